@@ -1,0 +1,17 @@
+"""Errors that a user can act on: the command line prints them in one line and exits with status 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrefenvsError(ValueError):
+    """Bad input, named: what it is, the value given, and the way out."""
+
+
+def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Return the sentence "Did you mean ...?" for a misspelt name, or an empty string."""
+    by_lower = {item.lower(): item for item in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    return f" Did you mean {', '.join(by_lower[item] for item in found)}?" if found else ""

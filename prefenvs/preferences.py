@@ -1,0 +1,113 @@
+"""Queries and preferences: what is asked, what is answered, and the contract between the two."""
+
+from __future__ import annotations
+
+import hashlib
+import time as clock
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array, Segment, SegmentBatch
+
+if TYPE_CHECKING:
+    from prefenvs.trajectories import Trajectories
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """The question "which of these K >= 2 segments is best?"."""
+
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.segments) < 2:
+            raise PrefenvsError(f"a query compares at least 2 segments, got {len(self.segments)}")
+        if len({segment.task for segment in self.segments}) > 1:
+            raise PrefenvsError(f"a query compares segments of one task, got {sorted({s.task for s in self.segments})}")
+
+    @cached_property
+    def id(self) -> str:
+        """Hex id made from the segments' content, so that the same question has the same id everywhere."""
+        return hashlib.sha256("|".join(segment.hash for segment in self.segments).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, eq=False)
+class Preference:
+    """One rater's answer to one query.
+
+    probabilities: [K] float64 summing to 1, the chance that each segment is the best (a tie is 0.5/0.5); None if skipped.
+    annotator, oracle: who answered and by which oracle; time: seconds since the epoch; seconds: how long it took.
+    shown: order in which the segments were shown, as indices into `query.segments`; None if nothing was shown.
+    """
+
+    query: Query
+    probabilities: Array | None
+    annotator: str = ""
+    oracle: str = ""
+    time: float = field(default_factory=clock.time)
+    seconds: float | None = None
+    shown: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.probabilities is None:
+            return
+        probabilities = np.asarray(self.probabilities, np.float64)
+        object.__setattr__(self, "probabilities", probabilities)
+        valid = probabilities.shape == (len(self.query.segments),) and bool(np.all(probabilities >= 0))
+        if not valid or abs(float(probabilities.sum()) - 1.0) > 1e-6:
+            raise PrefenvsError(
+                f"probabilities {probabilities.tolist()} are not {len(self.query.segments)} numbers >= 0 that sum to 1"
+            )
+
+    @property
+    def skipped(self) -> bool:
+        """True where the rater could not or would not tell."""
+        return self.probabilities is None
+
+    @property
+    def best(self) -> int | None:
+        """Index of the one segment preferred over all others; None for a tie at the top and for a skip."""
+        if self.probabilities is None:
+            return None
+        top = np.flatnonzero(self.probabilities >= self.probabilities.max() - 1e-9)
+        return int(top[0]) if len(top) == 1 else None
+
+
+class Oracle(ABC):
+    """Whoever answers queries: `ask` hands them over, `collect` returns what has been answered since the last call.
+
+    Synthetic oracles answer at once, people and models when they do; nothing blocks in either call. An answer comes
+    out of `collect` exactly once, and each asked query gets at most one answer per annotator.
+    """
+
+    name: str = "oracle"
+
+    @abstractmethod
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Accept queries; answers may come later and in any order."""
+
+    @abstractmethod
+    def collect(self) -> list[Preference]:
+        """Return new answers, skips included; an empty list if there are none yet."""
+
+    @property
+    @abstractmethod
+    def pending(self) -> int:
+        """Number of asked queries that are still unanswered."""
+
+    def observe(self, trajectories: Trajectories) -> None:
+        """See the recent trajectories before a session; raters that scale their thresholds to the policy read them."""
+
+
+def make_pairs(batch: SegmentBatch) -> list[Query]:
+    """Pair the first half of a batch with the second half: segment i with segment N/2 + i."""
+    if len(batch) % 2:
+        raise PrefenvsError(f"pairs need an even number of segments, got {len(batch)}")
+    half = len(batch) // 2
+    return [Query((batch[i], batch[half + i])) for i in range(half)]

@@ -1,0 +1,110 @@
+"""Segments: the short pieces of behaviour that raters compare."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from prefenvs.errors import PrefenvsError
+
+Array = npt.NDArray[Any]
+
+
+def _bytes_of(array: Array | None) -> bytes:
+    if array is None:
+        return b"-"
+    array = np.ascontiguousarray(array)
+    return f"{array.dtype.str}{array.shape}".encode() + array.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """T consecutive steps of one episode.
+
+    observations: [T, obs]; actions: [T, act], in the units of the task's action space, one-hot where it is discrete.
+    true_rewards: [T], privileged: synthetic oracles and evaluation read it, learners never do; None where unknown.
+    states: [T, s] float64, the simulator state that each observation was made from; None where it was not recorded.
+    scene: [m] float64, model arrays that the task set at reset (Meta-World's body and site positions); None if constant.
+    task, source, episode, start: where it comes from; source names the run or data set.
+    """
+
+    observations: Array
+    actions: Array
+    true_rewards: Array | None = None
+    states: Array | None = None
+    scene: Array | None = None
+    task: str = ""
+    source: str = ""
+    episode: int = -1
+    start: int = -1
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex SHA-256 of what a rater can be shown: task, observations, actions, states and scene, not the rewards."""
+        digest = hashlib.sha256(self.task.encode())
+        for array in (self.observations, self.actions, self.states, self.scene):
+            digest.update(_bytes_of(array))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentBatch:
+    """N segments of one length and one task as arrays; iterating and indexing by an integer give `Segment` views.
+
+    observations: [N, T, obs]; actions: [N, T, act]; true_rewards: [N, T]; states: [N, T, s] float64; scenes: [N, m].
+    episodes, starts: [N] int64. The optional arrays are None where `Segment` says they may be.
+    """
+
+    observations: Array
+    actions: Array
+    true_rewards: Array | None = None
+    states: Array | None = None
+    scenes: Array | None = None
+    episodes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    starts: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    task: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        n, t = self.observations.shape[:2]
+        for name in ("episodes", "starts"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(n, -1, np.int64))
+        shapes = {"actions": (n, t), "true_rewards": (n, t), "states": (n, t), "scenes": (n,), "episodes": (n,), "starts": (n,)}
+        for name, lead in shapes.items():
+            array = getattr(self, name)
+            if array is not None and array.shape[: len(lead)] != lead:
+                raise PrefenvsError(f"SegmentBatch.{name} has shape {array.shape}; it must begin with {lead}, as observations do")
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    @property
+    def length(self) -> int:
+        """Steps in each segment, T."""
+        return int(self.observations.shape[1])
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice | Array | Sequence[int]) -> SegmentBatch: ...
+    def __getitem__(self, index: int | slice | Array | Sequence[int]) -> Segment | SegmentBatch:
+        def pick(array: Array | None) -> Any:
+            return None if array is None else array[index]
+
+        arrays = (pick(self.observations), pick(self.actions), pick(self.true_rewards), pick(self.states), pick(self.scenes))
+        if isinstance(index, int | np.integer):
+            return Segment(*arrays, self.task, self.source, int(self.episodes[index]), int(self.starts[index]))
+        return SegmentBatch(*arrays, self.episodes[index], self.starts[index], self.task, self.source)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return (self[i] for i in range(len(self)))

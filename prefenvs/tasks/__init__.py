@@ -1,0 +1,7 @@
+"""The task tables: one row per task, one file per family."""
+
+from __future__ import annotations
+
+from prefenvs.tasks.task import Budget, Camera, Task, find_task, list_tasks
+
+__all__ = ["Budget", "Camera", "Task", "find_task", "list_tasks"]

@@ -1,0 +1,89 @@
+"""What a row of a task table holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from prefenvs.errors import PrefenvsError, near_matches
+
+FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "robotics", "gridworld")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A published label budget: `labels` in all, `per_session` of them every `interact` environment steps.
+
+    steps: length of the published run in environment steps; epochs: reward epochs per session;
+    lr: actor and critic learning rate; source: where it was published.
+    """
+
+    labels: int
+    per_session: int
+    interact: int
+    steps: int
+    epochs: int
+    lr: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where to look from: a camera of the model by `name`, or a free one that follows body `track` if given.
+
+    lookat, distance (m), azimuth and elevation (degrees) describe the free camera; None keeps the model's default.
+    """
+
+    name: str | None = None
+    track: str | None = None
+    lookat: tuple[float, float, float] | None = None
+    distance: float | None = None
+    azimuth: float | None = None
+    elevation: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of a task table.
+
+    id: registered as "prefenvs/<id>"; family: name of its table; sentence: the task in one sentence, for raters.
+    horizon: steps until the time limit; segment_length: default T in steps; fps: steps per second of simulated time.
+    source: id or name in the package that it comes from; kwargs: what its constructor is given.
+    success_key: key of `info` that tells success, if any; budgets: published ones, smallest first.
+    """
+
+    id: str
+    family: str
+    sentence: str
+    horizon: int
+    segment_length: int
+    fps: int
+    source: str
+    camera: Camera = Camera()
+    success_key: str | None = None
+    budgets: tuple[Budget, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@cache
+def _rows() -> dict[str, Task]:
+    tables = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
+    return {task.id: task for table in tables for task in table}
+
+
+def list_tasks(family: str | None = None) -> list[Task]:
+    """Return every task, or those of one family."""
+    if family is not None and family not in FAMILIES:
+        raise PrefenvsError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}.{near_matches(family, FAMILIES)}")
+    return [task for task in _rows().values() if family in (None, task.family)]
+
+
+def find_task(task_id: str) -> Task:
+    """Return the row of a task; "prefenvs/" in front is allowed."""
+    task = _rows().get(task_id.removeprefix("prefenvs/"))
+    if task is None:
+        raise PrefenvsError(f"unknown task {task_id!r}.{near_matches(task_id, _rows())} `prefenvs tasks` lists all.")
+    return task

@@ -1,0 +1,227 @@
+"""Trajectories as flat arrays, and the sampling of segments from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array, SegmentBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """E episodes laid end to end, S steps in all.
+
+    observations: [S, obs]; actions: [S, act]; true_rewards: [S] or None (privileged, see `Segment`);
+    states: [S, s] float64 or None; scenes: [E, m] float64 or None; ends: [E] int64, one past each episode's last step.
+    terminated: [E] bool, whether the task ended the episode (a time limit does not); None where unknown.
+    first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
+    """
+
+    observations: Array
+    actions: Array
+    ends: Array
+    true_rewards: Array | None = None
+    states: Array | None = None
+    scenes: Array | None = None
+    terminated: Array | None = None
+    task: str = ""
+    source: str = ""
+    first_episode: int = 0
+
+    def __post_init__(self) -> None:
+        steps, ends = len(self.observations), self.ends
+        if len(ends) and (ends[-1] != steps or ends[0] <= 0 or np.any(np.diff(ends) <= 0)):
+            raise PrefenvsError(f"episode ends must rise to the number of steps {steps}, got {ends.tolist()[-5:]} at the end")
+        for name, rows in (("actions", steps), ("true_rewards", steps), ("states", steps), ("scenes", len(ends))):
+            array = getattr(self, name)
+            if array is not None and len(array) != rows:
+                raise PrefenvsError(f"trajectories.{name} has {len(array)} rows, expected {rows}")
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.ends)
+
+    @cached_property
+    def begins(self) -> Array:
+        """[E] index of each episode's first step."""
+        return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]]) if len(self.ends) else np.zeros(0, np.int64)
+
+    @property
+    def lengths(self) -> Array:
+        """[E] steps in each episode."""
+        return self.ends - self.begins
+
+    @cached_property
+    def returns(self) -> Array:
+        """[E] true return of each episode (privileged)."""
+        if self.true_rewards is None:
+            raise PrefenvsError(f"the trajectories of {self.source or self.task!r} carry no true rewards")
+        return np.add.reduceat(self.true_rewards, self.begins) if len(self) else np.zeros(0)
+
+    def count_segments(self, length: int, last_episodes: int | None = None) -> int:
+        """Number of distinct segments of `length` steps that stay inside one episode."""
+        return int(self._valid_starts(length, last_episodes).sum())
+
+    def sample(
+        self, count: int, length: int, rng: np.random.Generator, last_episodes: int | None = None
+    ) -> SegmentBatch:
+        """Draw `count` segments of `length` steps, with replacement and uniformly over all valid starts.
+
+        A segment never crosses an episode's end. `last_episodes` restricts the draw to the newest ones.
+        """
+        valid = self._valid_starts(length, last_episodes)
+        cumulative = np.cumsum(valid)
+        if not len(cumulative) or cumulative[-1] == 0:
+            longest = int(self.lengths.max()) if len(self) else 0
+            raise PrefenvsError(
+                f"no segment of {length} steps fits into the {len(self)} episodes at hand (the longest has {longest} steps); "
+                "choose a shorter segment or collect more steps first"
+            )
+        draws = rng.integers(cumulative[-1], size=count)
+        episodes = np.searchsorted(cumulative, draws, side="right")
+        offsets = draws - (cumulative[episodes] - valid[episodes])
+        return self.cut(episodes, offsets, length)
+
+    def cut(self, episodes: Array, starts: Array, length: int) -> SegmentBatch:
+        """Cut the segments that begin at step `starts[i]` of the episode at position `episodes[i]`."""
+        episodes, starts = np.asarray(episodes, np.int64), np.asarray(starts, np.int64)
+        if np.any(episodes < 0) or np.any(episodes >= len(self)):
+            raise PrefenvsError(f"episode {int(episodes.max(initial=0))} is not among the {len(self)} episodes at hand")
+        if np.any(starts < 0) or np.any(starts + length > self.lengths[episodes]):
+            raise PrefenvsError(f"a segment of {length} steps would cross the end of its episode")
+        first = self.begins[episodes] + starts
+
+        def windows(array: Array | None) -> Any:
+            if array is None:
+                return None
+            # One block copy per segment: rows of a window are adjacent in memory.
+            views = np.lib.stride_tricks.as_strided(
+                array, (len(array) - length + 1, length, *array.shape[1:]), (array.strides[0], *array.strides)
+            )
+            return views[first]
+
+        return SegmentBatch(
+            windows(self.observations),
+            windows(self.actions),
+            windows(self.true_rewards),
+            windows(self.states),
+            None if self.scenes is None else self.scenes[episodes],
+            episodes + self.first_episode,
+            starts,
+            self.task,
+            self.source,
+        )
+
+    def _valid_starts(self, length: int, last_episodes: int | None) -> Array:
+        if length < 1:
+            raise PrefenvsError(f"a segment has at least 1 step, got length {length}")
+        valid = np.maximum(self.lengths - length + 1, 0)
+        if last_episodes is not None:
+            valid[: max(len(valid) - last_episodes, 0)] = 0
+        return valid
+
+
+class TrajectoryBuffer:
+    """The most recent finished episodes, kept in flat arrays; several environments may write side by side."""
+
+    def __init__(self, task: str = "", source: str = "", max_episodes: int | None = 100) -> None:
+        """`max_episodes`: how many episodes to keep, oldest dropped first (B-Pref keeps 100); None keeps all."""
+        if max_episodes is not None and max_episodes < 1:
+            raise PrefenvsError(f"max_episodes must be at least 1 or None, got {max_episodes}")
+        self.task, self.source, self.max_episodes = task, source, max_episodes
+        self.episodes_seen = 0
+        self._open: dict[int, list[tuple[Any, ...]]] = {}
+        self._flat: dict[str, Array] = {}
+        self._begin = self._end = 0
+        self._ends: list[int] = []
+        self._scenes: list[Array | None] = []
+        self._terminated: list[bool] = []
+
+    def __len__(self) -> int:
+        """Number of finished episodes at hand."""
+        return len(self._ends)
+
+    def add_step(
+        self,
+        env: int,
+        observation: Array,
+        action: Array,
+        true_reward: float,
+        state: Array | None,
+        *,
+        done: bool,
+        terminated: bool = False,
+        scene: Array | None = None,
+    ) -> None:
+        """Append one step of environment number `env`: what was seen, done and earned, and the state it was seen in."""
+        steps = self._open.setdefault(env, [])
+        steps.append((observation, action, true_reward, state))
+        if done:
+            self._close(self._open.pop(env), terminated, scene)
+
+    def drop_open(self) -> None:
+        """Forget the unfinished episodes, as after a reset in the middle of one."""
+        self._open.clear()
+
+    def trajectories(self) -> Trajectories:
+        """The finished episodes as flat arrays (views; valid until the next step is added)."""
+        window = {name: array[self._begin : self._end] for name, array in self._flat.items()}
+        has_scenes = bool(self._scenes) and self._scenes[0] is not None
+        if not self._flat:
+            window = {"observations": np.zeros((0, 0), np.float32), "actions": np.zeros((0, 0), np.float32)}
+        return Trajectories(
+            ends=np.asarray(self._ends, np.int64) - self._begin,
+            scenes=np.stack([scene for scene in self._scenes if scene is not None]) if has_scenes else None,
+            terminated=np.asarray(self._terminated, bool),
+            task=self.task,
+            source=self.source,
+            first_episode=self.episodes_seen - len(self._ends),
+            **window,
+        )
+
+    def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None) -> None:
+        observations, actions, rewards, states = zip(*steps, strict=True)
+        arrays = {
+            "observations": np.asarray(observations, np.float32),
+            "actions": np.asarray(actions, np.float32),
+            "true_rewards": np.asarray(rewards, np.float64),
+        }
+        if states[0] is not None:
+            arrays["states"] = np.asarray(states, np.float64)
+        for name in ("observations", "actions", "true_rewards"):
+            if not np.all(np.isfinite(arrays[name])):
+                step = int(np.argwhere(~np.isfinite(arrays[name]))[0][0])
+                raise PrefenvsError(f"{name} of task {self.task!r} hold a NaN or infinite value at step {step} of an episode")
+        self._reserve(len(steps), arrays)
+        for name, array in arrays.items():
+            self._flat[name][self._end : self._end + len(steps)] = array
+        self._end += len(steps)
+        self._ends.append(self._end)
+        self._scenes.append(scene)
+        self._terminated.append(terminated)
+        self.episodes_seen += 1
+        if self.max_episodes is not None and len(self._ends) > self.max_episodes:
+            self._begin = self._ends.pop(0)
+            self._scenes.pop(0)
+            self._terminated.pop(0)
+
+    def _reserve(self, steps: int, arrays: dict[str, Array]) -> None:
+        """Make room for `steps` more rows: slide the window to the front, and grow if that is not enough."""
+        capacity = len(self._flat["observations"]) if self._flat else 0
+        if self._end + steps <= capacity:
+            return
+        used = self._end - self._begin
+        grown = capacity if capacity and used + steps <= capacity // 2 else max(2 * (used + steps), 1024)
+        for name, array in arrays.items():
+            old = self._flat.get(name)
+            new = np.empty((grown, *array.shape[1:]), array.dtype)
+            if old is not None:
+                new[:used] = old[self._begin : self._end]
+            self._flat[name] = new
+        self._ends = [end - self._begin for end in self._ends]
+        self._begin, self._end = 0, used
