@@ -197,10 +197,24 @@ class TrajectoryBuffer:
             if not np.all(np.isfinite(arrays[name])):
                 step = int(np.argwhere(~np.isfinite(arrays[name]))[0][0])
                 raise PrefenvsError(f"{name} of task {self.task!r} hold a NaN or infinite value at step {step} of an episode")
-        self._reserve(len(steps), arrays)
+        self._append(arrays, terminated, scene)
+
+    def extend(self, trajectories: Trajectories) -> None:
+        """Append finished episodes of the same task, as when a checkpoint is read."""
+        if not len(self) and len(trajectories):
+            self.episodes_seen = trajectories.first_episode
+        for i, (begin, end) in enumerate(zip(trajectories.begins, trajectories.ends, strict=True)):
+            names = ("observations", "actions", "true_rewards", "states")
+            arrays = {name: array[begin:end] for name in names if (array := getattr(trajectories, name)) is not None}
+            terminated = False if trajectories.terminated is None else bool(trajectories.terminated[i])
+            self._append(arrays, terminated, None if trajectories.scenes is None else trajectories.scenes[i])
+
+    def _append(self, arrays: dict[str, Array], terminated: bool, scene: Array | None) -> None:
+        steps = len(arrays["observations"])
+        self._reserve(steps, arrays)
         for name, array in arrays.items():
-            self._flat[name][self._end : self._end + len(steps)] = array
-        self._end += len(steps)
+            self._flat[name][self._end : self._end + steps] = array
+        self._end += steps
         self._ends.append(self._end)
         self._scenes.append(scene)
         self._terminated.append(terminated)
