@@ -41,7 +41,7 @@ class Query:
 class Preference:
     """One rater's answer to one query.
 
-    probabilities: [K] float64 summing to 1, the chance that each segment is the best (a tie is 0.5/0.5); None if skipped.
+    probabilities: [K] float64 summing to 1, the chance that each segment is best (a tie is 0.5/0.5); None if skipped.
     annotator, oracle: who answered and by which oracle; time: seconds since the epoch; seconds: how long it took.
     shown: order in which the segments were shown, as indices into `query.segments`; None if nothing was shown.
     """
@@ -55,6 +55,8 @@ class Preference:
     shown: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.shown is not None and sorted(self.shown) != list(range(len(self.query.segments))):
+            raise PrefenvsError(f"shown={self.shown} is not an order of the {len(self.query.segments)} segments")
         if self.probabilities is None:
             return
         probabilities = np.asarray(self.probabilities, np.float64)
@@ -101,7 +103,7 @@ class Oracle(ABC):
     def pending(self) -> int:
         """Number of asked queries that are still unanswered."""
 
-    def observe(self, trajectories: Trajectories) -> None:
+    def observe(self, trajectories: Trajectories) -> None:  # noqa: B027, most raters need not look
         """See the recent trajectories before a session; raters that scale their thresholds to the policy read them."""
 
 

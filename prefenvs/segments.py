@@ -30,7 +30,7 @@ class Segment:
     observations: [T, obs]; actions: [T, act], in the units of the task's action space, one-hot where it is discrete.
     true_rewards: [T], privileged: synthetic oracles and evaluation read it, learners never do; None where unknown.
     states: [T, s] float64, the simulator state that each observation was made from; None where it was not recorded.
-    scene: [m] float64, model arrays that the task set at reset (Meta-World's body and site positions); None if constant.
+    scene: [m] float64, model arrays that the task set at reset (Meta-World's body and site positions); else None.
     task, source, episode, start: where it comes from; source names the run or data set.
     """
 
@@ -43,6 +43,12 @@ class Segment:
     source: str = ""
     episode: int = -1
     start: int = -1
+
+    def __post_init__(self) -> None:
+        for name in ("actions", "true_rewards", "states"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(self.observations):
+                raise PrefenvsError(f"Segment.{name} has {len(array)} steps, but observations have {len(self)}")
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -79,11 +85,11 @@ class SegmentBatch:
         for name in ("episodes", "starts"):
             if not len(getattr(self, name)):
                 object.__setattr__(self, name, np.full(n, -1, np.int64))
-        shapes = {"actions": (n, t), "true_rewards": (n, t), "states": (n, t), "scenes": (n,), "episodes": (n,), "starts": (n,)}
-        for name, lead in shapes.items():
+        per_step, per_segment = ("actions", "true_rewards", "states"), ("scenes", "episodes", "starts")
+        for name, lead in [(name, (n, t)) for name in per_step] + [(name, (n,)) for name in per_segment]:
             array = getattr(self, name)
             if array is not None and array.shape[: len(lead)] != lead:
-                raise PrefenvsError(f"SegmentBatch.{name} has shape {array.shape}; it must begin with {lead}, as observations do")
+                raise PrefenvsError(f"SegmentBatch.{name} has shape {array.shape}, which must begin with {lead}")
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -101,10 +107,11 @@ class SegmentBatch:
         def pick(array: Array | None) -> Any:
             return None if array is None else array[index]
 
-        arrays = (pick(self.observations), pick(self.actions), pick(self.true_rewards), pick(self.states), pick(self.scenes))
+        arrays = pick(self.observations), pick(self.actions), pick(self.true_rewards), pick(self.states)
+        scenes = pick(self.scenes)
         if isinstance(index, int | np.integer):
-            return Segment(*arrays, self.task, self.source, int(self.episodes[index]), int(self.starts[index]))
-        return SegmentBatch(*arrays, self.episodes[index], self.starts[index], self.task, self.source)
+            return Segment(*arrays, scenes, self.task, self.source, int(self.episodes[index]), int(self.starts[index]))
+        return SegmentBatch(*arrays, scenes, self.episodes[index], self.starts[index], self.task, self.source)
 
     def __iter__(self) -> Iterator[Segment]:
         return (self[i] for i in range(len(self)))

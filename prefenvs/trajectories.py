@@ -35,9 +35,18 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends
-        if len(ends) and (ends[-1] != steps or ends[0] <= 0 or np.any(np.diff(ends) <= 0)):
-            raise PrefenvsError(f"episode ends must rise to the number of steps {steps}, got {ends.tolist()[-5:]} at the end")
-        for name, rows in (("actions", steps), ("true_rewards", steps), ("states", steps), ("scenes", len(ends))):
+        if (ends[-1] if len(ends) else 0) != steps or np.any(np.diff(ends, prepend=0) <= 0):
+            raise PrefenvsError(
+                f"episode ends must rise to {steps}, the number of steps; they end with {ends[-5:].tolist()}"
+            )
+        expected = {
+            "actions": steps,
+            "true_rewards": steps,
+            "states": steps,
+            "scenes": len(ends),
+            "terminated": len(ends),
+        }
+        for name, rows in expected.items():
             array = getattr(self, name)
             if array is not None and len(array) != rows:
                 raise PrefenvsError(f"trajectories.{name} has {len(array)} rows, expected {rows}")
@@ -74,42 +83,49 @@ class Trajectories:
 
         A segment never crosses an episode's end. `last_episodes` restricts the draw to the newest ones.
         """
+        total = self.count_segments(length, last_episodes)
+        if total == 0:
+            longest = int(self.lengths.max(initial=0))
+            raise PrefenvsError(
+                f"no segment of {length} steps fits into the {len(self)} episodes at hand, of which the longest has "
+                f"{longest} steps; choose a shorter segment or collect more steps first"
+            )
+        return self.cut(*self.locate(rng.integers(total, size=count), length, last_episodes), length)
+
+    def locate(self, numbers: Array, length: int, last_episodes: int | None = None) -> tuple[Array, Array]:
+        """Return the episode positions and first steps, [N] each, of segments numbered 0 to `count_segments` - 1.
+
+        Segments are numbered in the order of time. With `cut` this lets a caller choose first and copy arrays later.
+        """
         valid = self._valid_starts(length, last_episodes)
         cumulative = np.cumsum(valid)
-        if not len(cumulative) or cumulative[-1] == 0:
-            longest = int(self.lengths.max()) if len(self) else 0
-            raise PrefenvsError(
-                f"no segment of {length} steps fits into the {len(self)} episodes at hand (the longest has {longest} steps); "
-                "choose a shorter segment or collect more steps first"
-            )
-        draws = rng.integers(cumulative[-1], size=count)
-        episodes = np.searchsorted(cumulative, draws, side="right")
-        offsets = draws - (cumulative[episodes] - valid[episodes])
-        return self.cut(episodes, offsets, length)
+        episodes = np.searchsorted(cumulative, numbers, side="right")
+        return episodes, numbers - (cumulative[episodes] - valid[episodes])
 
     def cut(self, episodes: Array, starts: Array, length: int) -> SegmentBatch:
         """Cut the segments that begin at step `starts[i]` of the episode at position `episodes[i]`."""
         episodes, starts = np.asarray(episodes, np.int64), np.asarray(starts, np.int64)
-        if np.any(episodes < 0) or np.any(episodes >= len(self)):
-            raise PrefenvsError(f"episode {int(episodes.max(initial=0))} is not among the {len(self)} episodes at hand")
+        if length < 1:
+            raise PrefenvsError(f"a segment has at least 1 step, got length {length}")
+        outside = episodes[(episodes < 0) | (episodes >= len(self))]
+        if len(outside):
+            raise PrefenvsError(f"there is no episode at position {outside[0]}: {len(self)} episodes are at hand")
         if np.any(starts < 0) or np.any(starts + length > self.lengths[episodes]):
             raise PrefenvsError(f"a segment of {length} steps would cross the end of its episode")
         first = self.begins[episodes] + starts
 
-        def windows(array: Array | None) -> Any:
-            if array is None:
-                return None
+        def windows(array: Array) -> Array:
             # One block copy per segment: rows of a window are adjacent in memory.
-            views = np.lib.stride_tricks.as_strided(
-                array, (len(array) - length + 1, length, *array.shape[1:]), (array.strides[0], *array.strides)
-            )
-            return views[first]
+            shape = (max(len(array) - length + 1, 0), length, *array.shape[1:])
+            strides = (array.strides[0], *array.strides)
+            copied: Array = np.lib.stride_tricks.as_strided(array, shape, strides, writeable=False)[first]
+            return copied
 
         return SegmentBatch(
             windows(self.observations),
             windows(self.actions),
-            windows(self.true_rewards),
-            windows(self.states),
+            None if self.true_rewards is None else windows(self.true_rewards),
+            None if self.states is None else windows(self.states),
             None if self.scenes is None else self.scenes[episodes],
             episodes + self.first_episode,
             starts,
@@ -120,7 +136,9 @@ class Trajectories:
     def _valid_starts(self, length: int, last_episodes: int | None) -> Array:
         if length < 1:
             raise PrefenvsError(f"a segment has at least 1 step, got length {length}")
-        valid = np.maximum(self.lengths - length + 1, 0)
+        if last_episodes is not None and last_episodes < 1:
+            raise PrefenvsError(f"last_episodes must be at least 1 or None for all, got {last_episodes}")
+        valid: Array = np.maximum(self.lengths - length + 1, 0)
         if last_episodes is not None:
             valid[: max(len(valid) - last_episodes, 0)] = 0
         return valid
@@ -158,9 +176,14 @@ class TrajectoryBuffer:
         terminated: bool = False,
         scene: Array | None = None,
     ) -> None:
-        """Append one step of environment number `env`: what was seen, done and earned, and the state it was seen in."""
+        """Append one step of environment number `env`: what was seen, done and earned, and the state it was seen in.
+
+        `done` ends the episode, and `terminated` tells that the task ended it. Arrays are copied, so the caller may
+        reuse them. An episode with a NaN or infinite value is refused when it ends.
+        """
         steps = self._open.setdefault(env, [])
-        steps.append((observation, action, true_reward, state))
+        kept = None if state is None else np.array(state, np.float64)
+        steps.append((np.array(observation, np.float32), np.array(action, np.float32), true_reward, kept))
         if done:
             self._close(self._open.pop(env), terminated, scene)
 
@@ -169,7 +192,7 @@ class TrajectoryBuffer:
         self._open.clear()
 
     def trajectories(self) -> Trajectories:
-        """The finished episodes as flat arrays (views; valid until the next step is added)."""
+        """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""
         window = {name: array[self._begin : self._end] for name, array in self._flat.items()}
         has_scenes = bool(self._scenes) and self._scenes[0] is not None
         if not self._flat:
@@ -186,7 +209,7 @@ class TrajectoryBuffer:
 
     def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None) -> None:
         observations, actions, rewards, states = zip(*steps, strict=True)
-        arrays = {
+        arrays: dict[str, Array] = {
             "observations": np.asarray(observations, np.float32),
             "actions": np.asarray(actions, np.float32),
             "true_rewards": np.asarray(rewards, np.float64),
@@ -196,7 +219,8 @@ class TrajectoryBuffer:
         for name in ("observations", "actions", "true_rewards"):
             if not np.all(np.isfinite(arrays[name])):
                 step = int(np.argwhere(~np.isfinite(arrays[name]))[0][0])
-                raise PrefenvsError(f"{name} of task {self.task!r} hold a NaN or infinite value at step {step} of an episode")
+                where = f"at step {step} of episode {self.episodes_seen}"
+                raise PrefenvsError(f"{name} of task {self.task!r} hold a NaN or infinite value {where}")
         self._append(arrays, terminated, scene)
 
     def extend(self, trajectories: Trajectories) -> None:
@@ -210,6 +234,12 @@ class TrajectoryBuffer:
             self._append(arrays, terminated, None if trajectories.scenes is None else trajectories.scenes[i])
 
     def _append(self, arrays: dict[str, Array], terminated: bool, scene: Array | None) -> None:
+        had = self._flat.keys() | ({"scenes"} if self._scenes and self._scenes[0] is not None else set())
+        has = arrays.keys() | ({"scenes"} if scene is not None else set())
+        if len(self) and had != has:
+            raise PrefenvsError(
+                f"the episodes of a buffer hold the same arrays; {', '.join(sorted(had ^ has))} came with some only"
+            )
         steps = len(arrays["observations"])
         self._reserve(steps, arrays)
         for name, array in arrays.items():
@@ -225,15 +255,18 @@ class TrajectoryBuffer:
             self._terminated.pop(0)
 
     def _reserve(self, steps: int, arrays: dict[str, Array]) -> None:
-        """Make room for `steps` more rows: slide the window to the front, and grow if that is not enough."""
+        """Make room for `steps` more rows: move what is kept into new arrays with as much room again.
+
+        Rows are never overwritten, so views handed out before stay right; each row moves at most once per `used` rows.
+        """
         capacity = len(self._flat["observations"]) if self._flat else 0
         if self._end + steps <= capacity:
             return
         used = self._end - self._begin
-        grown = capacity if capacity and used + steps <= capacity // 2 else max(2 * (used + steps), 1024)
+        rows = 2 * (used + steps)
         for name, array in arrays.items():
             old = self._flat.get(name)
-            new = np.empty((grown, *array.shape[1:]), array.dtype)
+            new = np.empty((rows, *array.shape[1:]), array.dtype)
             if old is not None:
                 new[:used] = old[self._begin : self._end]
             self._flat[name] = new
