@@ -5,10 +5,52 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import WrapperSpec
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.tasks import Task, find_task, list_tasks
+
+__all__ = ["make"]
 
 
 def make(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """Make the environment of a task."""
-    raise PrefenvsError(task_id)
+    """Make the environment of a task, with its reward hidden: see `prefenvs.envs.hidden_reward.HiddenReward`.
+
+    `kwargs` are those of `gymnasium.make` (`render_mode="rgb_array"`, `max_episode_steps`) and of the task's own class.
+    Raises PrefenvsError for an unknown task, a package that is not installed, or an argument that the task refuses.
+    """
+    task = find_task(task_id)
+    try:
+        return gymnasium.make(f"prefenvs/{task.id}", **kwargs)
+    except TypeError as error:
+        if not kwargs:
+            raise
+        raise PrefenvsError(f"task {task.id!r} cannot be made with {kwargs}: {error}") from error
+
+
+def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
+    """The wrappers from the inside out. Named by text: importing prefenvs must not import what they need."""
+
+    def wrapper(name: str, module: str, **kwargs: Any) -> WrapperSpec:
+        return WrapperSpec(name, f"prefenvs.envs.{module}:{name}", kwargs)
+
+    wrappers = []
+    if task.source.startswith("Fetch"):
+        wrappers.append(wrapper("ShowTarget", "adapters"))
+    if task.family in ("gymnasium_mujoco", "robotics"):
+        wrappers.append(wrapper("FlatObservation", "adapters"))
+    return (*wrappers, wrapper("HiddenReward", "hidden_reward", task_id=task.id))
+
+
+def _register() -> None:
+    for task in list_tasks():
+        gymnasium.register(
+            f"prefenvs/{task.id}",
+            entry_point="prefenvs.envs.adapters:make_source",
+            max_episode_steps=task.horizon,
+            additional_wrappers=_wrappers(task),
+            kwargs={"task_id": task.id},
+        )
+
+
+_register()

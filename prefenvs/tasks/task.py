@@ -52,7 +52,9 @@ class Task:
     id: registered as "prefenvs/<id>"; family: name of its table; sentence: the task in one sentence, for raters.
     horizon: steps until the time limit; segment_length: default T in steps; fps: steps per second of simulated time.
     source: id or name in the package that it comes from; kwargs: what its constructor is given.
-    success_key: key of `info` that tells success, if any; budgets: published ones, smallest first.
+    scene: MuJoCo model arrays that a reset sets, such as "body_pos"; they belong to the episode, as its states do.
+    success_key: key of `info` that tells success, if any (privileged, as the reward); budgets: published ones,
+    smallest first.
     """
 
     id: str
@@ -63,9 +65,16 @@ class Task:
     fps: int
     source: str
     camera: Camera = Camera()
+    scene: tuple[str, ...] = ()
     success_key: str | None = None
     budgets: tuple[Budget, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.segment_length <= self.horizon:
+            raise PrefenvsError(
+                f"task {self.id}: a segment of {self.segment_length} steps does not fit into {self.horizon}"
+            )
 
 
 @cache
@@ -77,7 +86,9 @@ def _rows() -> dict[str, Task]:
 def list_tasks(family: str | None = None) -> list[Task]:
     """Return every task, or those of one family."""
     if family is not None and family not in FAMILIES:
-        raise PrefenvsError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}.{near_matches(family, FAMILIES)}")
+        raise PrefenvsError(
+            f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}.{near_matches(family, FAMILIES)}"
+        )
     return [task for task in _rows().values() if family in (None, task.family)]
 
 

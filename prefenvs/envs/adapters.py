@@ -1,0 +1,249 @@
+"""The tasks as their packages define them, with flat float32 observations and seeds that determine everything."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import warnings
+from contextlib import redirect_stderr
+from importlib import import_module
+from io import StringIO
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.utils import RecordConstructorArgs
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+from prefenvs.tasks import Task, find_task
+
+# Python module, extra that installs it.
+_PACKAGES = {
+    "dm_control": ("dm_control.suite", "dmc"),
+    "metaworld": ("metaworld", "metaworld"),
+    "robotics": ("gymnasium_robotics", "robotics"),
+}
+
+
+def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Make the bare environment of a task: no time limit, its true reward in plain sight.
+
+    `kwargs` go to the task's own constructor. Raises PrefenvsError if the task's package is not installed.
+    """
+    task = find_task(task_id)
+    kwargs = {**task.kwargs, **kwargs}
+    package = _import_package(task)
+    if task.family == "dm_control":
+        return DMControlEnv(package, task, **kwargs)
+    if task.family == "metaworld":
+        return MetaWorldEnv(package, task, **kwargs)
+    entry, defaults = task.source, {}
+    if ":" not in entry:
+        spec = gymnasium.spec(task.source)
+        entry, defaults = str(spec.entry_point), spec.kwargs
+    env: Any = load_env_creator(entry)(**{**defaults, **kwargs})
+    assert isinstance(env, gymnasium.Env)
+    return env
+
+
+def _import_package(task: Task) -> Any:
+    if task.family not in _PACKAGES:
+        return None
+    module, extra = _PACKAGES[task.family]
+    try:
+        # Their imports print notices: GLFW's that there is no display, Farama's that Adroit's rewards once changed.
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            package = import_module(module)
+    except ImportError as error:
+        raise PrefenvsError(
+            f"task {task.id!r} needs the package {module.split('.')[0]}, which cannot be imported ({error}): "
+            f'pip install "prefenvs[{extra}]"'
+        ) from error
+    if task.family == "robotics":
+        gymnasium.register_envs(package)
+    return package
+
+
+class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Turn box or dictionary observations into one float32 vector.
+
+    Entries of a dictionary are concatenated in the order of `observation_space.spaces`, which Gymnasium sorts by name:
+    achieved_goal, desired_goal, observation for the goal tasks of Gymnasium-Robotics; nested ones likewise.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._keys = tuple(_leaves(env.observation_space))
+        boxes = [_leaf_space(env.observation_space, path) for path in self._keys]
+        low = np.concatenate([box.low.ravel() for box in boxes]).astype(np.float32)
+        high = np.concatenate([box.high.ravel() for box in boxes]).astype(np.float32)
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+        self._is_box = self._keys == ((),)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Reset and flatten."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._flatten(observation), info
+
+    def step(self, action: Any) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        """Step and flatten."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._flatten(observation), reward, terminated, truncated, info
+
+    def _flatten(self, observation: Any) -> Array:
+        if self._is_box:
+            return np.array(observation, np.float32).ravel()
+        parts = []
+        for path in self._keys:
+            value = observation
+            for key in path:
+                value = value[key]
+            parts.append(np.ravel(value))
+        return np.concatenate(parts, dtype=np.float32, casting="same_kind")
+
+
+def _leaves(space: spaces.Space[Any]) -> list[tuple[str, ...]]:
+    if isinstance(space, spaces.Dict):
+        return [(key, *rest) for key, child in space.spaces.items() for rest in _leaves(child)]
+    return [()]
+
+
+def _leaf_space(space: Any, path: tuple[str, ...]) -> spaces.Box:
+    for key in path:
+        space = space[key]
+    if not isinstance(space, spaces.Box):
+        raise PrefenvsError(f"an observation of kind {type(space).__name__} cannot be flattened: a Box is needed")
+    return space
+
+
+class ShowTarget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Put the target's mark of a Fetch task where the goal is, at reset; the task does so only while it renders.
+
+    The mark is a site without mass or contact, so the motion does not change.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        task: Any = env.unwrapped
+        self._site: int = task.model.site("target0").id
+        self._body: int = task.model.site_bodyid[self._site]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset and move the mark."""
+        result = self.env.reset(seed=seed, options=options)
+        task: Any = self.env.unwrapped
+        task.model.site_pos[self._site] = task.goal - task.data.xpos[self._body]
+        return result
+
+
+class DMControlEnv(gymnasium.Env[Array, Array]):
+    """A task of the DeepMind Control Suite.
+
+    Observations are the suite's own entries in the suite's own order (walker: orientations, height, velocity). An
+    episode ends only by the time limit around this class, except where the task itself ends it.
+    """
+
+    def __init__(self, suite: Any, task: Task, render_mode: str | None = None, **task_kwargs: Any) -> None:
+        """`task_kwargs` go to the suite's task function."""
+        domain, name = task.source.split("/")
+        self.suite_env = suite.load(domain, name, task_kwargs={"time_limit": float("inf"), **task_kwargs})
+        self.suite_task: Any = self.suite_env.task
+        # The unwrapped structures: the same memory as the suite's physics, without its index by name.
+        self.model: Any = self.suite_env.physics.model.ptr
+        self.data: Any = self.suite_env.physics.data.ptr
+        self.render_mode = render_mode
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1.0 / self.suite_env.control_timestep())}
+        size = sum(int(np.prod(entry.shape)) for entry in self.suite_env.observation_spec().values())
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        action = self.suite_env.action_spec()
+        self.action_space = spaces.Box(
+            action.minimum.astype(np.float32), action.maximum.astype(np.float32), dtype=np.float32
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode; a seed restarts the task's generator (a seed below 2**32 draws what the suite draws)."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.suite_task.random.seed(seed % 2**32)
+        return _flat(self.suite_env.reset().observation), {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Advance by one control step."""
+        step = self.suite_env.step(action)
+        terminated = bool(step.last() and step.discount == 0.0)
+        return _flat(step.observation), step.reward, terminated, bool(step.last() and not terminated), {}
+
+    def close(self) -> None:
+        """Free the physics."""
+        self.suite_env.close()
+
+
+def _flat(observation: Any) -> Array:
+    return np.concatenate([np.ravel(entry) for entry in observation.values()], dtype=np.float32, casting="same_kind")
+
+
+class MetaWorldEnv(gymnasium.Env[Array, Array]):
+    """A task of Meta-World with a random goal and object position in each episode, drawn from the environment's seed.
+
+    Observations: gripper position and opening, two objects' positions and quaternions, all of it one step earlier,
+    and the goal's position in the last three entries.
+
+    Meta-World itself ignores the seed of `reset`, draws from NumPy's global generator, and leaves the last episode's
+    body positions in the model; here the positions are put back first, so that a seed determines the episode.
+    """
+
+    def __init__(self, package: Any, task: Task, **kwargs: Any) -> None:
+        """`kwargs` go to the Meta-World class, such as `reward_function_version="v1"`."""
+        from metaworld.types import Task as Instance
+
+        make_class = package.ALL_V3_ENVIRONMENTS[task.source]
+        kwargs.setdefault("reward_function_version", "v2")
+        self.sawyer: Any = make_class(**kwargs)
+        # Meta-World takes a task in pickled form. With this one the goal is visible.
+        setup = {"env_cls": make_class, "rand_vec": None, "partially_observable": False}
+        self.sawyer.set_task(Instance(task.source, pickle.dumps(setup)))
+        self.sawyer.seeded_rand_vec = True
+        self.sawyer._freeze_rand_vec = False
+        # The time limit is the one around this class.
+        self.sawyer.max_path_length = sys.maxsize
+        self.model: Any = self.sawyer.model
+        self.data: Any = self.sawyer.data
+        self.metadata = {**self.sawyer.metadata, "render_fps": task.fps}
+        self.render_mode = self.sawyer.render_mode
+        self._home = {name: getattr(self.model, name).copy() for name in task.scene}
+        box = self.sawyer.sawyer_observation_space
+        self._low, self._high = box.low, box.high
+        self.observation_space = spaces.Box(box.low.astype(np.float32), box.high.astype(np.float32), dtype=np.float32)
+        self.action_space = self.sawyer.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode with new positions."""
+        import mujoco
+
+        super().reset(seed=seed)
+        if seed is not None:
+            self.sawyer.seed(seed)
+        for name, values in self._home.items():
+            getattr(self.model, name)[:] = values
+        mujoco.mj_resetData(self.model, self.data)
+        observation, info = self.sawyer.reset()
+        return np.clip(observation, self._low, self._high).astype(np.float32), info
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Advance by one control step of 1/80 s."""
+        observation, reward, terminated, truncated, info = self.sawyer.step(action)
+        return observation.astype(np.float32), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """Meta-World's own picture, for the mode "human"."""
+        return self.sawyer.render()
+
+    def close(self) -> None:
+        """Close Meta-World's environment."""
+        self.sawyer.close()

@@ -1,0 +1,138 @@
+"""The wrapper that hides a task's reward and gives access to its simulator state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from prefenvs.envs.states import Snapshot, States
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+from prefenvs.tasks import find_task
+
+
+class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArgs):
+    """Return reward 0.0 from every step and put the true one into `info`.
+
+    `info` holds these keys and no others, so that none of the simulator's own entries (Gymnasium's `reward_forward`,
+    Meta-World's `in_place_reward`, ...) tells a learner what it must not know:
+
+    true_reward: float, the reward of this step; steps only. Privileged: synthetic raters and evaluation read it.
+    state: [s] float64, the simulator state that the observation beside it was made from; see `States`.
+    scene: [m] float64, the model arrays that the reset has set (`Task.scene`), one object for the whole episode;
+    absent where there are none.
+    the task's `success_key`: 1.0 if this state is a success, else 0.0; absent where the task tells none. Privileged
+    too: evaluation reads it.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Any], task_id: str) -> None:
+        RecordConstructorArgs.__init__(self, task_id=task_id)
+        gymnasium.Wrapper.__init__(self, env)
+        self.task = find_task(task_id)
+        self._states = States(env, self.task.scene)
+        self._scene: Array | None = None
+        self._success = self.task.success_key
+        self._continuous = isinstance(env.action_space, spaces.Box)
+        self._renderer: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode."""
+        observation, inner = self.env.reset(seed=seed, options=options)
+        self._scene = self._states.read_scene()
+        if not math.isfinite(np.add.reduce(observation)):
+            self._refuse(observation, 0.0)
+        return observation, self._info(inner)
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Advance by one step; raises PrefenvsError for a NaN or infinity in action, observation or true reward."""
+        # A sum is the cheapest test: it is not finite if any entry is not.
+        if self._continuous and not math.isfinite(np.add.reduce(action, axis=None)) and not np.all(np.isfinite(action)):
+            raise PrefenvsError(
+                f"task {self.task.id!r} was given the action {action}, which holds a NaN or infinite value"
+            )
+        observation, reward, terminated, truncated, inner = self.env.step(action)
+        reward = float(reward)
+        if not (math.isfinite(reward) and math.isfinite(np.add.reduce(observation))):
+            self._refuse(observation, reward)
+        info = self._info(inner)
+        info["true_reward"] = reward
+        return observation, 0.0, terminated, truncated, info
+
+    def _info(self, inner: dict[str, Any]) -> dict[str, Any]:
+        info: dict[str, Any] = {"state": self._states.read()}
+        if self._scene is not None:
+            info["scene"] = self._scene
+        if self._success is not None and self._success in inner:
+            info[self._success] = float(inner[self._success])
+        return info
+
+    def _refuse(self, observation: Array, reward: float) -> None:
+        """Raise if a value is not finite; a sum that merely overflowed passes."""
+        if not math.isfinite(reward):
+            raise PrefenvsError(
+                f"the simulator of task {self.task.id!r} returned the reward {reward}: reset, or bound the actions"
+            )
+        bad = np.flatnonzero(~np.isfinite(observation))
+        if len(bad):
+            raise PrefenvsError(
+                f"the simulator of task {self.task.id!r} returned {observation[bad[0]]} in entry {bad[0]} of the "
+                "observation: reset, or bound the actions"
+            )
+
+    def capture(self) -> Array:
+        """Return the simulator state [s], float64: what `info["state"]` held last."""
+        return self._states.read()
+
+    @property
+    def scene(self) -> Array | None:
+        """The episode's model arrays [m], float64; None where a reset sets none."""
+        return self._scene
+
+    def restore(self, state: Array, scene: Array | None = None) -> None:
+        """Put the simulator into a captured state, and into another episode's scene if given; both by `mj_forward`.
+
+        Enough to look at a state or to compute from it. To go on with an episode use `snapshot` and `resume`: a full
+        physics state lacks mocap and warm start. Raises PrefenvsError where the shape does not fit.
+        """
+        self._states.write(state, scene)
+        if scene is not None:
+            self._scene = np.array(scene, np.float64)
+
+    def snapshot(self) -> Snapshot:
+        """Return everything that this environment needs to go on exactly as it would have done.
+
+        Out of its scope are the counters of wrappers, `TimeLimit` among them: an episode resumed elsewhere ends by
+        time when the wrapper there says so.
+        """
+        return self._states.snapshot()
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot; the environment must have been reset once before."""
+        self._states.resume(snapshot)
+        self._scene = snapshot.scene
+
+    def render(self) -> Any:
+        """Return a picture [H, W, 3] uint8 of the present state, for the mode "rgb_array".
+
+        It is made from state and scene in a copy of the model, never from the live simulation, whose derived positions
+        lag behind its state; so it equals what a recorder makes of the stored state, and disturbs nothing.
+        """
+        if self.render_mode != "rgb_array":
+            return self.env.render()
+        if self._renderer is None:
+            from prefenvs.envs.rendering import Renderer
+
+            self._renderer = Renderer(self.task)
+        return self._renderer.frame(self._states.read(), self._scene)
+
+    def close(self) -> None:
+        """Close the renderer and the environment."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        super().close()
