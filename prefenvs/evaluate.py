@@ -1,0 +1,248 @@
+"""Evaluation: how well a policy does by the true reward, in environments and on seeds of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from prefenvs.envs import make
+from prefenvs.errors import PrefenvsError
+from prefenvs.protocols import Policy
+from prefenvs.segments import Array
+from prefenvs.tasks import find_task, list_tasks
+from prefenvs.trajectories import Trajectories, TrajectoryBuffer
+
+Env = gymnasium.Env[Any, Any]
+
+# Reset seeds from here on belong to evaluation; training seeds stay below.
+FIRST_SEED = 2**31
+# Each evaluation seed has so many reset seeds, and no two share one.
+EPISODES_PER_SEED = 2**16
+LAST_SEED = 2**15 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What E episodes of one policy on one task gave.
+
+    returns: [E] undiscounted true returns; lengths: [E] steps; seeds: [E] the seed each episode was reset with.
+    success: [E], the greatest success value seen in each episode; None where the task does not tell success.
+    trajectories: the first episodes with states, as many as were asked for; None if none were.
+    """
+
+    task: str
+    returns: Array
+    lengths: Array
+    seeds: Array
+    success: Array | None = None
+    trajectories: Trajectories | None = None
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.returns)
+
+    @property
+    def mean_return(self) -> float:
+        """Mean true return."""
+        return float(self.returns.mean())
+
+    @property
+    def iqm_return(self) -> float:
+        """Interquartile mean: the mean without the lowest and the highest quarter, floor(E / 4) episodes each."""
+        cut = len(self.returns) // 4
+        return float(np.sort(self.returns)[cut : len(self.returns) - cut].mean())
+
+    @property
+    def success_rate(self) -> float | None:
+        """Mean over episodes of the greatest success value, in [0, 1]; None where the task does not tell success."""
+        return None if self.success is None else float(self.success.mean())
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures that a log or a table takes."""
+        figures = {
+            "return_mean": self.mean_return,
+            "return_iqm": self.iqm_return,
+            "return_std": float(self.returns.std()),
+            "length_mean": float(self.lengths.mean()),
+            "episodes": float(len(self)),
+        }
+        return figures if self.success_rate is None else figures | {"success_rate": self.success_rate}
+
+
+def random_policy(action_space: spaces.Space[Any], seed: int = 0) -> Policy:
+    """Return a policy that acts uniformly at random: the floor that every learner has to leave behind."""
+    return _RandomPolicy(action_space, seed)
+
+
+def evaluation_seeds(seed: int, episodes: int) -> Array:
+    """Return the reset seeds of an evaluation, [episodes]: 2^31 + 2^16 * seed + 0, 1, ...
+
+    They fit into 32 bits, are disjoint for different evaluation seeds, and cannot meet a training seed below 2^31.
+    """
+    if not 0 <= seed <= LAST_SEED:
+        raise PrefenvsError(f"an evaluation seed lies between 0 and {LAST_SEED}, got {seed}")
+    if not 1 <= episodes <= EPISODES_PER_SEED:
+        raise PrefenvsError(f"an evaluation takes 1 to {EPISODES_PER_SEED} episodes, got {episodes}")
+    return FIRST_SEED + EPISODES_PER_SEED * seed + np.arange(episodes)
+
+
+def evaluate(
+    policy: Policy,
+    task_id: str,
+    episodes: int = 10,
+    seed: int = 0,
+    num_envs: int = 5,
+    deterministic: bool = True,
+    record: int = 0,
+    envs: Sequence[Env] | None = None,
+    success_key: str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Run a policy for `episodes` whole episodes and return what it truly earned.
+
+    Environment i of `num_envs` plays episodes i, i + num_envs, ..., so every episode counts once and none is cut off or
+    preferred for being short. They step one after the other in this process and share each call of `policy.predict`.
+
+    policy: anything with Stable-Baselines3's `predict`; recurrent states are carried along. With `deterministic` false
+    it draws from its own generator, which `seed` does not set.
+    seed: number of the evaluation, 0 to 32767; `evaluation_seeds` tells the reset seeds, which no training run uses.
+    record: how many of the first episodes to return as trajectories with simulator states, as a recorder wants them.
+    envs: environments to use and leave open, instead of `num_envs` new ones: making some takes longer than an episode.
+    success_key: key of `info` that tells success, where it is not the task's own or the task is not in the tables.
+    progress: called with the number of finished episodes after each one.
+    """
+    seeds = evaluation_seeds(seed, episodes)
+    task_id = task_id.removeprefix("prefenvs/")
+    if envs is None or task_id in {task.id for task in list_tasks()}:
+        success_key = success_key or find_task(task_id).success_key
+    if (num_envs if envs is None else len(envs)) < 1:
+        raise PrefenvsError("an evaluation needs at least 1 environment, got 0")
+    with ExitStack() as stack:
+        if envs is None:
+            envs = [stack.enter_context(closing(make(task_id))) for _ in range(min(num_envs, episodes))]
+        envs = envs[:episodes]
+        runs = [_Run(env, seeds, i, len(envs), record, success_key) for i, env in enumerate(envs)]
+        _play(policy, runs, deterministic, progress)
+    finished = sorted((episode for run in runs for episode in run.finished), key=lambda episode: episode.number)
+    return Evaluation(
+        task=task_id,
+        returns=np.array([episode.earned for episode in finished]),
+        lengths=np.array([episode.length for episode in finished]),
+        seeds=seeds,
+        success=None if success_key is None else np.array([episode.success for episode in finished]),
+        trajectories=_trajectories(finished[:record], task_id, seed) if record else None,
+    )
+
+
+class _RandomPolicy:
+    """Draws every action from the action space, whatever it sees."""
+
+    def __init__(self, action_space: spaces.Space[Any], seed: int) -> None:
+        self.action_space = deepcopy(action_space)
+        self.action_space.seed(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, None]:
+        """Return one action for each of the observations [N, obs]."""
+        return np.stack([self.action_space.sample() for _ in range(len(observation))]), None
+
+
+@dataclass
+class _Episode:
+    """One episode as it goes on; `steps` are the arguments of `TrajectoryBuffer.add_step`, empty if not recorded."""
+
+    number: int
+    earned: float = 0.0
+    length: int = 0
+    success: float | None = None
+    steps: list[tuple[Any, ...]] = field(default_factory=list)
+    terminated: bool = False
+    scene: Array | None = None
+
+
+class _Run:
+    """One environment and the episodes that it has to play."""
+
+    def __init__(self, env: Env, seeds: Array, first: int, stride: int, record: int, success_key: str | None) -> None:
+        self.env, self.seeds, self.stride, self.record, self.success_key = env, seeds, stride, record, success_key
+        self.finished: list[_Episode] = []
+        self.idle = self.fresh = False
+        self._begin(first)
+
+    def _begin(self, number: int) -> None:
+        self.episode = _Episode(number)
+        self.observation, info = self.env.reset(seed=int(self.seeds[number]))
+        self.state = info.get("state")
+        self.fresh = True
+
+    def step(self, action: Array) -> bool:
+        """Take one step, go on to the next episode after the last one's end, and tell whether one ended."""
+        observation, _, terminated, truncated, info = self.env.step(action)
+        episode = self.episode
+        if "true_reward" not in info:
+            raise PrefenvsError('the environment tells no true reward: make it with prefenvs.make("<task>")')
+        earned = float(info["true_reward"])
+        episode.earned += earned
+        episode.length += 1
+        if self.success_key in info:
+            success = float(info[self.success_key])
+            episode.success = success if episode.success is None else max(success, episode.success)
+        if episode.number < self.record:
+            episode.steps.append((np.array(self.observation), _vector(self.env, action), earned, self.state))
+        self.observation, self.state, self.fresh = observation, info.get("state"), False
+        if not (terminated or truncated):
+            return False
+        if self.success_key is not None and episode.success is None:
+            raise PrefenvsError(f"no step of the episode told {self.success_key!r} in info; name the right success_key")
+        episode.terminated, episode.scene = bool(terminated), info.get("scene")
+        self.finished.append(episode)
+        if episode.number + self.stride < len(self.seeds):
+            self._begin(episode.number + self.stride)
+        else:
+            self.idle = True
+        return True
+
+
+def _play(policy: Policy, runs: list[_Run], deterministic: bool, progress: Callable[[int], object] | None) -> None:
+    """Step all environments until each has played its episodes."""
+    memory: tuple[Array, ...] | None = None
+    done = 0
+    while not all(run.idle for run in runs):
+        # Idle environments stay in the batch, so that a recurrent policy's states keep their places.
+        observations = np.stack([run.observation for run in runs])
+        starts = np.array([run.fresh for run in runs])
+        actions, memory = policy.predict(observations, memory, starts, deterministic=deterministic)
+        for run, action in zip(runs, actions, strict=True):
+            if not run.idle and run.step(action):
+                done += 1
+                if progress is not None:
+                    progress(done)
+
+
+def _vector(env: Env, action: Array) -> Array:
+    """Return the action as segments hold it: one-hot where it is discrete."""
+    space = env.action_space
+    return (
+        np.eye(space.n, dtype=np.float32)[int(action) - space.start] if isinstance(space, spaces.Discrete) else action
+    )
+
+
+def _trajectories(episodes: list[_Episode], task: str, seed: int) -> Trajectories:
+    buffer = TrajectoryBuffer(task, source=f"evaluation-{seed}", max_episodes=None)
+    for episode in episodes:
+        last = len(episode.steps) - 1
+        for i, step in enumerate(episode.steps):
+            buffer.add_step(0, *step, done=i == last, terminated=episode.terminated, scene=episode.scene)
+    return buffer.trajectories()
