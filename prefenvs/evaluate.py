@@ -124,6 +124,8 @@ def evaluate(
         success_key = success_key or find_task(task_id).success_key
     if (num_envs if envs is None else len(envs)) < 1:
         raise PrefenvsError("an evaluation needs at least 1 environment, got 0")
+    if envs is not None and len({id(env) for env in envs}) < len(envs):
+        raise PrefenvsError("envs holds the same environment twice; make one for each place")
     with ExitStack() as stack:
         if envs is None:
             envs = [stack.enter_context(closing(make(task_id))) for _ in range(min(num_envs, episodes))]

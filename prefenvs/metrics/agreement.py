@@ -1,0 +1,72 @@
+"""Agreement of a reward model with true returns and with raters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference
+from prefenvs.protocols import RewardModel
+from prefenvs.segments import Array, SegmentBatch
+
+
+class Correlation(NamedTuple):
+    """Pearson's and Spearman's coefficients, each in [-1, 1]; NaN where one side does not vary."""
+
+    pearson: float
+    spearman: float
+
+
+def return_correlation(model: RewardModel, segments: SegmentBatch) -> Correlation:
+    """Correlate a model's returns of N >= 2 segments with their true returns (privileged: for evaluation only).
+
+    The model's return of a segment is the sum over its steps of the ensemble's mean reward; nothing is discounted.
+    Equal returns share their mean rank.
+    """
+    if segments.true_rewards is None:
+        raise PrefenvsError(f"the segments of {segments.source or segments.task!r} carry no true rewards")
+    if len(segments) < 2:
+        raise PrefenvsError(f"a correlation needs at least 2 segments, got {len(segments)}")
+    predicted = _predict_returns(model, segments.observations, segments.actions)
+    true = segments.true_rewards.sum(axis=1)
+    return Correlation(_pearson(predicted, true), _pearson(rankdata(predicted), rankdata(true)))
+
+
+def preference_accuracy(model: RewardModel, preferences: Sequence[Preference]) -> float:
+    """Return the share of answers in which the segment that the rater preferred has the model's greatest return.
+
+    Counted are answers with one best segment: skips and ties are left out, and a soft label counts by its most probable
+    segment, whatever its probability. Where the model gives its greatest return to k segments, the preferred one among
+    them, the answer counts 1/k; so a constant model scores 1/2 on pairs.
+    """
+    clear = [preference for preference in preferences if preference.best is not None]
+    if not clear:
+        raise PrefenvsError(f"none of the {len(preferences)} answers names one best segment")
+    segments = [segment for preference in clear for segment in preference.query.segments]
+    counts = np.array([len(preference.query.segments) for preference in clear])
+    begins = np.cumsum(counts) - counts
+    returns = np.zeros(len(segments))
+    lengths = np.array([len(segment) for segment in segments])
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        observations = np.stack([segments[i].observations for i in rows])
+        returns[rows] = _predict_returns(model, observations, np.stack([segments[i].actions for i in rows]))
+    top = returns >= np.repeat(np.maximum.reduceat(returns, begins), counts)
+    best = begins + np.array([preference.best for preference in clear])
+    return float(np.mean(top[best] / np.add.reduceat(top.astype(int), begins)))
+
+
+def _predict_returns(model: RewardModel, observations: Array, actions: Array) -> Array:
+    """Sum the ensemble's mean reward over steps: [...] for observations [..., T, obs]."""
+    returns: Array = model.predict(observations, actions).mean(axis=0, dtype=np.float64).sum(axis=-1)
+    return returns
+
+
+def _pearson(first: Array, second: Array) -> float:
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / scale if scale > 0 else float("nan")
