@@ -1,0 +1,135 @@
+"""MuJoCo states to pixels: one scene, one OpenGL context, and the settings that make software rendering fast."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import weakref
+from typing import Any
+
+import numpy as np
+
+from prefenvs.envs.gl import current, open_context
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+from prefenvs.tasks.task import Camera
+
+_open: weakref.WeakSet[MujocoPainter] = weakref.WeakSet()
+
+
+class MujocoPainter:
+    """Paint states of one MuJoCo model, on a copy of it, so that the environment it came from is left alone.
+
+    Without `quality` shadows, reflections and multisampling are off and the off-screen buffer has the frame's size:
+    shadow maps and sample buffers are most of the work of a software renderer, and show a rater nothing that moves.
+    """
+
+    def __init__(self, model: Any, camera: Camera, width: int, height: int, quality: bool = False) -> None:
+        self._context: Any = open_context(width, height)
+        import mujoco
+
+        self._mujoco = mujoco
+        self.model = copy.copy(model)
+        self._data = mujoco.MjData(self.model)
+        self._camera = _camera_of(self.model, camera)
+        self._track = None if camera.track is None or camera.name else self.model.body(camera.track).id
+        # Without `lookat`, the height of a tracked body's centre of mass in the model's reference pose.
+        mujoco.mj_forward(self.model, self._data)
+        self._lookat = np.asarray(camera.lookat or (0.0, 0.0, self._data.subtree_com[self._track or 0, 2]))
+        self._option = mujoco.MjvOption()
+        self._scene = mujoco.MjvScene(self.model, maxgeom=10_000)
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+
+        visual = self.model.vis
+        visual.global_.offwidth, visual.global_.offheight = width, height
+        if not quality:
+            visual.quality.offsamples = visual.quality.shadowsize = 0
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        with current(self._context):
+            self._buffers: Any = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffers)
+        if not _open:
+            # After the context was made, so that this runs before the backend's own clean-up, which invalidates it.
+            atexit.register(_close_all)
+        _open.add(self)
+
+    def paint(self, states: Array) -> Array:
+        """Return the frames [T, H, W, 3] uint8 of the full-physics states [T, s]."""
+        if self._context is None:
+            raise PrefenvsError("this renderer was closed; make a new one")
+        mujoco, spec = self._mujoco, self._spec(states)
+        frames = np.empty((len(states), self._rect.height, self._rect.width, 3), np.uint8)
+        with current(self._context):
+            for state, frame in zip(states, frames, strict=True):
+                mujoco.mj_setState(self.model, self._data, state, spec)
+                mujoco.mj_forward(self.model, self._data)
+                self._aim()
+                mujoco.mjv_updateScene(
+                    self.model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+                )
+                mujoco.mjr_render(self._rect, self._scene, self._buffers)
+                mujoco.mjr_readPixels(frame, None, self._rect, self._buffers)
+        # OpenGL's rows run upwards.
+        return np.ascontiguousarray(frames[:, ::-1])
+
+    def close(self) -> None:
+        """Free the OpenGL context; a second call does nothing."""
+        if self._context is None:
+            return
+        with current(self._context):
+            self._buffers.free()
+        self._context.free()
+        self._context = self._buffers = None
+        _open.discard(self)
+
+    def _spec(self, states: Array) -> Any:
+        """Which of MuJoCo's state vectors these are, by their length."""
+        kinds = self._mujoco.mjtState
+        sizes = {
+            self._mujoco.mj_stateSize(self.model, kind): kind
+            for kind in (kinds.mjSTATE_INTEGRATION, kinds.mjSTATE_FULLPHYSICS)
+        }
+        if states.shape[1] not in sizes:
+            way_out = "were they recorded from another task, or with another version of it?"
+            raise PrefenvsError(
+                f"states have {states.shape[1]} numbers, this model has {' or '.join(map(str, sizes))}: {way_out}"
+            )
+        return sizes[states.shape[1]]
+
+    def _aim(self) -> None:
+        """Move a free camera along with the body it tracks: sideways only, so that the ground stays still."""
+        if self._track is not None:
+            self._camera.lookat[:] = self._lookat
+            self._camera.lookat[:2] += self._data.xpos[self._track, :2]
+
+
+def _camera_of(model: Any, camera: Camera) -> Any:
+    """Translate a task's camera into MuJoCo's."""
+    import mujoco
+
+    made = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, made)
+    for kind, name in ((mujoco.mjtObj.mjOBJ_CAMERA, camera.name), (mujoco.mjtObj.mjOBJ_BODY, camera.track)):
+        if name is not None and mujoco.mj_name2id(model, kind, name) < 0:
+            count = model.ncam if kind == mujoco.mjtObj.mjOBJ_CAMERA else model.nbody
+            known = ", ".join(mujoco.mj_id2name(model, kind, i) or "(unnamed)" for i in range(count))
+            raise PrefenvsError(
+                f"the model has no camera or body {name!r} to look from or follow; it has {known or 'none'}"
+            )
+    if camera.name is not None:
+        made.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        made.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera.name)
+        return made
+    made.type = mujoco.mjtCamera.mjCAMERA_FREE
+    if camera.lookat is not None:
+        made.lookat[:] = camera.lookat
+    for field in ("distance", "azimuth", "elevation"):
+        if getattr(camera, field) is not None:
+            setattr(made, field, getattr(camera, field))
+    return made
+
+
+def _close_all() -> None:
+    for painter in list(_open):
+        painter.close()

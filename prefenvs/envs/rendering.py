@@ -1,0 +1,151 @@
+"""Frames of a task from its recorded simulator states."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from prefenvs.envs.adapters import make_source
+from prefenvs.envs.gl import gl_backend
+from prefenvs.envs.states import mujoco_model, write_scene
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+from prefenvs.tasks import Task, find_task
+
+
+class Renderer:
+    """Turn states of a task into frames, the same ones whoever asks and in whatever order.
+
+    A frame depends on state and scene alone: MuJoCo tasks are painted from `mj_setState` and `mj_forward` in a copy of
+    the model, others by their own drawing. One thread at a time; close it, or use it in a `with` statement.
+    """
+
+    def __init__(self, task: Task | str, width: int = 256, height: int = 256, quality: bool = False) -> None:
+        """`width` and `height` in pixels; `quality` adds shadows, reflections and smooth edges, ten times slower.
+
+        Raises PrefenvsError if the machine has no OpenGL for a MuJoCo task, or lacks the task's package.
+        """
+        self.task = find_task(task) if isinstance(task, str) else task
+        if width < 16 or height < 16:
+            raise PrefenvsError(f"a frame of {width} x {height} pixels is too small: choose at least 16 x 16")
+        self.width, self.height = width, height
+        self._scene: Array | None = None
+        self._painter: Any
+        if self.task.family in ("classic_control", "gridworld"):
+            self._painter = _DrawingPainter(self.task, width, height)
+            return
+        # Before MuJoCo is imported, which fails by itself, less helpfully, where MUJOCO_GL names nothing that works.
+        gl_backend()
+        from prefenvs.envs.mujoco_rendering import MujocoPainter
+
+        self._painter = MujocoPainter(_model_of(self.task.id), self.task.camera, width, height, quality)
+
+    def frame(self, state: Array, scene: Array | None = None) -> Array:
+        """Return the frame [H, W, 3] uint8 of one state [s], with the episode's scene [m] where the task has one."""
+        frame: Array = self.frames(np.asarray(state)[None], scene)[0]
+        return frame
+
+    def frames(self, states: Array, scene: Array | None = None) -> Array:
+        """Return the frames [T, H, W, 3] uint8 of the states [T, s] of one episode, whose scene is [m].
+
+        Raises PrefenvsError for a wrong shape, a NaN, or a missing scene.
+        """
+        states = np.ascontiguousarray(states, np.float64)
+        if states.ndim != 2:
+            raise PrefenvsError(f"states have shape {states.shape}; frames are made of [T, s], one row per step")
+        if not np.all(np.isfinite(states)):
+            step = int(np.argwhere(~np.isfinite(states))[0][0])
+            raise PrefenvsError(
+                f"the state at step {step} of {self.task.id!r} holds a NaN or infinite value; there is no picture of it"
+            )
+        self._set_scene(scene)
+        frames: Array = self._painter.paint(states)
+        return frames
+
+    def close(self) -> None:
+        """Free what the renderer holds; a second call does nothing."""
+        self._painter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _set_scene(self, scene: Array | None) -> None:
+        if not self.task.scene:
+            return
+        if scene is None:
+            raise PrefenvsError(
+                f"a reset of {self.task.id!r} sets {', '.join(self.task.scene)}, so its states cannot be drawn without "
+                'the episode\'s scene: pass `segment.scene`, or `info["scene"]` as recorded'
+            )
+        if self._scene is None or not np.array_equal(scene, self._scene):
+            write_scene(self._painter.model, self.task.scene, scene)
+            self._scene = np.array(scene, np.float64)
+
+
+@lru_cache(maxsize=4)
+def _model_of(task_id: str) -> Any:
+    """The MuJoCo model of a task; kept, since some take a second to compile. Painters work on copies."""
+    env = make_source(task_id)
+    model = mujoco_model(env)
+    env.close()
+    if model is None:
+        raise PrefenvsError(f"task {task_id!r} is not simulated by MuJoCo, and no drawing of it is known")
+    return model
+
+
+class _DrawingPainter:
+    """Paint a task that draws itself from its attribute `state`, fitted into the frame without distortion."""
+
+    def __init__(self, task: Task, width: int, height: int) -> None:
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        bare: Any = make_source(task.id, render_mode="rgb_array").unwrapped
+        bare.reset(seed=0)
+        # Of the drawing, but not of the state: the arrow of the last torque would depend on what was drawn before.
+        if hasattr(bare, "last_u"):
+            bare.last_u = None
+        self._env = bare
+        self._like = np.asarray(bare.state)
+        self._size = (width, height)
+        self._task = task
+
+    def paint(self, states: Array) -> Array:
+        """Return the frames [T, H, W, 3] uint8 of the states [T, s]."""
+        if states.shape[1] != self._like.size:
+            raise PrefenvsError(
+                f"states of {self._task.id!r} have {self._like.size} numbers, these have {states.shape[1]}"
+            )
+        frames = np.empty((len(states), self._size[1], self._size[0], 3), np.uint8)
+        for state, frame in zip(states, frames, strict=True):
+            self._env.state = state.reshape(self._like.shape)
+            frame[:] = _fit(self._env.render(), self._size)
+        return frames
+
+    def close(self) -> None:
+        """Do nothing: closing the environment would shut down pygame for every other window of the process."""
+
+
+def _fit(picture: Array, size: tuple[int, int]) -> Array:
+    """Scale a picture into a frame of `size` (width, height), centred on a ground of its corner's colour."""
+    if picture.shape[1::-1] == size:
+        return picture
+    scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
+    width, height = (max(1, round(side * scale)) for side in picture.shape[1::-1])
+    frame = Image.new("RGB", size, tuple(int(value) for value in picture[0, 0]))
+    smaller = Image.fromarray(picture).resize(
+        (width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+    )
+    frame.paste(smaller, ((size[0] - width) // 2, (size[1] - height) // 2))
+    return np.asarray(frame)
