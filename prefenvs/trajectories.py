@@ -20,6 +20,7 @@ class Trajectories:
     states: [S, s] float64 or None; scenes: [E, m] float64 or None; ends: [E] int64, one past each episode's last step.
     terminated: [E] bool, whether the task ended the episode (a time limit does not); None where unknown.
     first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
+    final_observations: [E, obs], what was seen after each episode's last step; None where it was not recorded.
     """
 
     observations: Array
@@ -32,6 +33,7 @@ class Trajectories:
     task: str = ""
     source: str = ""
     first_episode: int = 0
+    final_observations: Array | None = None
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends
@@ -45,6 +47,7 @@ class Trajectories:
             "states": steps,
             "scenes": len(ends),
             "terminated": len(ends),
+            "final_observations": len(ends),
         }
         for name, rows in expected.items():
             array = getattr(self, name)
