@@ -185,8 +185,9 @@ class _Run:
 
     def _begin(self, number: int) -> None:
         self.episode = _Episode(number)
-        self.observation, info = self.env.reset(seed=int(self.seeds[number]))
-        self.state = info.get("state")
+        observation, info = self.env.reset(seed=int(self.seeds[number]))
+        # A copy, because an environment may return the same array each time.
+        self.observation, self.state = np.array(observation), info.get("state")
         self.fresh = True
 
     def step(self, action: Array) -> bool:
@@ -202,8 +203,8 @@ class _Run:
             success = float(info[self.success_key])
             episode.success = success if episode.success is None else max(success, episode.success)
         if episode.number < self.record:
-            episode.steps.append((np.array(self.observation), _vector(self.env, action), earned, self.state))
-        self.observation, self.state, self.fresh = observation, info.get("state"), False
+            episode.steps.append((self.observation, _vector(self.env, action), earned, self.state))
+        self.observation, self.state, self.fresh = np.array(observation), info.get("state"), False
         if not (terminated or truncated):
             return False
         if self.success_key is not None and episode.success is None:
