@@ -1,0 +1,79 @@
+"""Ensembles of small networks as one set of batched weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Output = Literal["tanh", "sigmoid", "relu", "identity"]
+Precision = Literal["float32", "bfloat16"]
+
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+}
+
+
+class EnsembleMLP(nn.Module):
+    """M independent MLPs of equal shape with LeakyReLU(0.01); each layer's weights are one tensor [M, in, out].
+
+    Weights and biases start as those of `nn.Linear` do, uniform within 1 / sqrt(in). With `precision="bfloat16"` the
+    hidden layers compute in bfloat16 from float32 weights; the last layer, the optimiser and all sums stay float32.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        members: int,
+        output: Output = "tanh",
+        precision: Precision = "float32",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """`sizes`: input, hidden and output widths; `generator`: CPU generator for the initial weights."""
+        super().__init__()
+        self.members, self.output = members, OUTPUTS[output]
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            for group, rows in ((self.weights, fan_in), (self.biases, 1)):
+                uniform = torch.rand(members, rows, fan_out, generator=generator)
+                group.append(nn.Parameter((2.0 * uniform - 1.0) * fan_in**-0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [M, ..., out] for inputs [..., in] that all members share."""
+        rows = x.reshape(1, -1, x.shape[-1]).expand(self.members, -1, -1)
+        return self._compute(rows).view(self.members, *x.shape[:-1], -1)
+
+    def forward_each(self, x: Tensor) -> Tensor:
+        """Return [M, ..., out] for inputs [M, ..., in], each member's own."""
+        return self._compute(x.reshape(self.members, -1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        hidden = [(self.weights[i].to(self.dtype), self.biases[i].to(self.dtype)) for i in range(len(self.weights) - 1)]
+        if x.device.type == "cpu":
+            # One member after another: on a CPU batched products are slower, and activations fall out of its cache.
+            pairs = [(w.unbind(), b.unbind()) for w, b in hidden]
+            x = torch.stack(
+                [self._last(self._hidden(x[m], [(w[m], b[m]) for w, b in pairs]), m) for m in range(self.members)]
+            )
+        else:
+            x = torch.baddbmm(self.biases[-1], self._hidden(x, hidden).float(), self.weights[-1])
+        return self.output(x)
+
+    @staticmethod
+    def _hidden(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        product = torch.addmm if x.dim() == 2 else torch.baddbmm
+        for weight, bias in layers:
+            x = functional.leaky_relu(product(bias, x, weight), 0.01, inplace=True)
+        return x
+
+    def _last(self, x: Tensor, member: int) -> Tensor:
+        return torch.addmm(self.biases[-1][member], x.float(), self.weights[-1][member])

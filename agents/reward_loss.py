@@ -1,0 +1,63 @@
+"""The Bradley-Terry loss on segment returns, its corrections for flipped labels, and accuracy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Correction = Literal["unbiased", "forward"]
+
+# Absent segments of ragged queries get this return, so that their softmax is 0 and no product is NaN.
+ABSENT = -1e9
+# The unbiased loss falls without limit in the terms of negative weight; they stop at this log-probability.
+LOWEST = -10.0
+
+
+def preference_loss(
+    returns: Tensor,
+    targets: Tensor,
+    present: Tensor | None = None,
+    flip_rate: float = 0.0,
+    correction: Correction = "unbiased",
+) -> Tensor:
+    """Return the cross entropy [...] between targets [..., K] and the softmax of segment returns [..., K].
+
+    For K = 2 this is Bradley-Terry, for more Plackett-Luce's first choice (Christiano et al. 2017, eq. 1). `present`:
+    [..., K] bool, False where a query has fewer than K segments. `flip_rate`: the share e of labels that name another
+    segment at random; it is corrected either without bias (Natarajan et al. 2013; for K = 2 the loss is
+    ((1-e) l(y) - e l(1-y)) / (1-2e)), or forward through the noise, -log((1-e) p + e (1-p)) (Patrini et al. 2017).
+    """
+    if present is not None:
+        returns = returns.masked_fill(~present, ABSENT)
+    log_probabilities = returns.log_softmax(-1)
+    if not flip_rate:
+        return -(targets * log_probabilities).sum(-1)
+    count = returns.shape[-1] if present is None else present.sum(-1, keepdim=True)
+    other = flip_rate / (count - 1)
+    kept = 1.0 - flip_rate - other
+    if correction == "forward":
+        return -(targets * torch.log(other + kept * log_probabilities.exp())).sum(-1)
+    corrected = (targets - other) / kept
+    if present is not None:
+        corrected = corrected * present
+    return -(corrected * torch.where(corrected < 0, log_probabilities.clamp_min(LOWEST), log_probabilities)).sum(-1)
+
+
+def is_correct(returns: Tensor, targets: Tensor, present: Tensor | None = None) -> Tensor:
+    """Return [...] bool: the segment with the highest target has strictly the highest return.
+
+    Meant for decided labels alone: a tied label has no right answer. A tied prediction counts as wrong.
+    """
+    if present is not None:
+        returns = returns.masked_fill(~present, ABSENT)
+    best = targets.argmax(-1, keepdim=True).expand(*returns.shape[:-1], 1)
+    rivals = returns.scatter(-1, best, -torch.inf).amax(-1)
+    return returns.gather(-1, best).squeeze(-1) > rivals
+
+
+def is_decided(targets: Tensor) -> Tensor:
+    """Return [...] bool: one segment of targets [..., K] is preferred over all others."""
+    top = targets.topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1] > 1e-6
