@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ class Renderer:
     """Turn states of a task into frames, the same ones whoever asks and in whatever order.
 
     A frame depends on state and scene alone: MuJoCo tasks are painted from `mj_setState` and `mj_forward` in a copy of
-    the model, others by their own drawing. One thread at a time; close it, or use it in a `with` statement.
+    the model, others by their own drawing. Threads may share one; close it, or use it in a `with` statement.
     """
 
     def __init__(self, task: Task | str, width: int = 256, height: int = 256, quality: bool = False) -> None:
@@ -35,6 +36,7 @@ class Renderer:
         if width < 16 or height < 16:
             raise PrefenvsError(f"a frame of {width} x {height} pixels is too small: choose at least 16 x 16")
         self.width, self.height = width, height
+        self._lock = threading.Lock()
         self._scene: Array | None = None
         self._painter: Any
         if self.task.family in ("classic_control", "gridworld"):
@@ -64,8 +66,9 @@ class Renderer:
             raise PrefenvsError(
                 f"the state at step {step} of {self.task.id!r} holds a NaN or infinite value; there is no picture of it"
             )
-        self._set_scene(scene)
-        frames: Array = self._painter.paint(states)
+        with self._lock:
+            self._set_scene(scene)
+            frames: Array = self._painter.paint(states)
         return frames
 
     def close(self) -> None:

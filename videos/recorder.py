@@ -1,0 +1,248 @@
+"""The recorder: segments, queries and episodes to video files, by way of their simulator states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import repeat
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from tqdm import tqdm
+
+from prefenvs.envs.rendering import Renderer
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Query
+from prefenvs.segments import Array, Segment
+from prefenvs.tasks import Task, find_task
+from prefenvs.trajectories import Trajectories
+from videos import layout
+from videos.clips import write_clip
+
+# A clip in real time shows no more frames a second than this; beyond it people see no difference, and each one costs.
+MAX_FPS = 40
+# States rendered at a time: enough to make the switch between two sides of a pair cheap, little enough in memory.
+CHUNK = 16
+# Seconds for which an episode's last frame stays before the next episode begins.
+PAUSE = 0.5
+
+
+class Recorder:
+    """Make the clips of one task that raters, language models and authors look at.
+
+    A clip shows what the simulator's states say, rendered now; nothing needs to be rendered while an agent trains. By
+    default it plays in real time: a task of more than 40 steps a second is thinned to every second, third, ... step
+    (Hopper, 125 steps/s: every fourth, 31.25 frames/s), first and last step always included.
+    """
+
+    def __init__(
+        self,
+        task: Task | str,
+        size: int | tuple[int, int] = 256,
+        fps: float | None = None,
+        quality: bool = False,
+        *,
+        speed: float = 1.0,
+        plot: bool = False,
+        progress: bool = True,
+    ) -> None:
+        """Choose the picture.
+
+        size: pixels of a square frame, or (width, height). fps: frames per second of the file, steps dropped or
+        repeated to fit; None: as the task's own rate allows. speed: 1 is real time, 0.5 half of it. quality: shadows,
+        reflections and smooth edges, ten times slower. plot: draw segments without states as curves of their
+        observations, which otherwise raise PrefenvsError. progress: show a bar for what takes more than a second.
+        """
+        self.task = find_task(task) if isinstance(task, str) else task
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
+        if fps is not None and not 0 < fps <= 1000:
+            raise PrefenvsError(f"fps={fps} is not a rate that a clip can have: choose one between 1 and 60")
+        if not 0.001 <= speed <= 1000:
+            raise PrefenvsError(f"speed={speed} cannot be shown: 1 is real time, 0.5 half of it")
+        self.quality, self.plot, self.progress = quality, plot, progress
+        self._fps, self._speed = fps, speed
+        self._renderer: Renderer | None = None
+
+    def steps(self, length: int) -> tuple[Array, Fraction]:
+        """Return which of `length` steps a clip shows, [n] int64 rising, and its frames per second."""
+        if length < 1:
+            raise PrefenvsError("there is nothing to show in a segment of 0 steps")
+        rate = Fraction(self.task.fps) * Fraction(self._speed).limit_denominator(1000)
+        if self._fps is None:
+            stride = math.ceil(rate / MAX_FPS)
+            fps, steps = rate / stride, np.arange(0, length, stride)
+        else:
+            fps = Fraction(self._fps).limit_denominator(1000)
+            count = max(1, math.ceil(length * fps / rate))
+            steps = np.arange(count) * rate.numerator * fps.denominator // (rate.denominator * fps.numerator)
+        if steps[-1] != length - 1:
+            steps = np.append(steps, length - 1)
+        return steps, fps
+
+    def frames(self, segment: Segment, steps: Array | None = None) -> Array:
+        """Return frames [n, H, W, 3] uint8 of a segment: at `steps` [n] if given, else those that its clip shows."""
+        shown = self.steps(len(segment))[0] if steps is None else np.asarray(steps, np.int64)
+        if not len(shown) or shown.min() < 0 or shown.max() >= len(segment):
+            raise PrefenvsError(f"steps {shown.tolist()} are not in a segment of {len(segment)} steps, numbered from 0")
+        return np.stack(list(self._pictures(segment, shown)))
+
+    def clip(
+        self, segment: Segment | Array, path: str | Path, caption: str | None = None, *, scene: Array | None = None
+    ) -> Path:
+        """Write one segment, or states [T, s] with the episode's `scene`, to `path` (.mp4, .webp or .gif)."""
+        if not isinstance(segment, Segment):
+            states = np.asarray(segment, np.float64)
+            segment = Segment(states, np.zeros((len(states), 0)), states=states, scene=scene, task=self.task.id)
+        steps, fps = self.steps(len(segment))
+        pictures = self._bar(self._pictures(segment, steps), len(steps), path)
+        if caption is not None:
+            pictures = (layout.caption(picture, caption) for picture in pictures)
+        return write_clip(pictures, path, fps)
+
+    def pair(self, query: Query, path: str | Path, captions: Iterable[str] | None = None) -> Path:
+        """Write the segments of a query side by side, in the query's order, on one clock.
+
+        A shorter segment holds its last frame until the longest ends. `captions`, one for each, are left out by default
+        so that a rater reads nothing into them.
+        """
+        shown = [self.steps(len(segment)) for segment in query.segments]
+        sides = [self._pictures(segment, steps) for segment, (steps, _) in zip(query.segments, shown, strict=True)]
+        if captions is not None:
+            texts = list(captions)
+            if len(texts) != len(sides):
+                raise PrefenvsError(f"{len(texts)} captions were given for the {len(sides)} segments of a query")
+            lines = layout.count_lines(texts, *self.size)
+            sides = [_captioned(side, text, lines) for side, text in zip(sides, texts, strict=True)]
+        count = max(len(steps) for steps, _ in shown)
+        joined = (layout.side_by_side(frames) for frames in _in_step(sides))
+        return write_clip(self._bar(joined, count, path), path, shown[0][1])
+
+    def episodes(
+        self,
+        trajectories: Trajectories,
+        path: str | Path,
+        caption: str | None = None,
+        episodes: Iterable[int] | None = None,
+    ) -> Path:
+        """Write whole episodes one after the other, all of them or those at the given positions.
+
+        caption: text with the fields {episode}, {steps} and {true_return}, such as "return {true_return:.0f}".
+        """
+        chosen = list(range(len(trajectories)) if episodes is None else episodes)
+        if not chosen or min(chosen) < 0 or max(chosen) >= len(trajectories):
+            raise PrefenvsError(f"episodes {chosen} cannot be shown: there are {len(trajectories)} of them, from 0 on")
+        shown = [self.steps(int(trajectories.lengths[episode])) for episode in chosen]
+        pause = round(shown[0][1] * Fraction(PAUSE))
+
+        texts = [] if caption is None else [_describe(trajectories, episode, caption) for episode in chosen]
+        # One height for all frames, whatever the longest caption takes.
+        lines = layout.count_lines(texts, *self.size) if texts else 0
+
+        def pictures() -> Iterator[Array]:
+            for position, (episode, (steps, _)) in enumerate(zip(chosen, shown, strict=True)):
+                side = self._pictures(_episode(trajectories, episode), steps)
+                for picture in _captioned(side, texts[position], lines) if texts else side:
+                    yield picture
+                if position < len(chosen) - 1:
+                    yield from repeat(picture, pause)
+
+        count = sum(len(steps) for steps, _ in shown) + pause * (len(chosen) - 1)
+        return write_clip(self._bar(pictures(), count, path), path, shown[0][1])
+
+    def close(self) -> None:
+        """Free the renderer; a second call does nothing."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pictures(self, segment: Segment, steps: Array) -> Iterator[Array]:
+        """Yield the frames of a segment at the given steps; each step is rendered once, however often it is shown."""
+        if segment.task and segment.task != self.task.id:
+            raise PrefenvsError(f"a segment of {segment.task!r} cannot be drawn by a recorder of {self.task.id!r}")
+        if segment.states is None:
+            if not self.plot:
+                raise PrefenvsError(
+                    f"this segment of {self.task.id!r} has no simulator states, so there is nothing to render: record "
+                    "with prefenvs.make, or Recorder(..., plot=True) to draw its observations as curves"
+                )
+            yield from layout.curves(segment.observations, steps, *self.size)
+            return
+        if self._renderer is None:
+            self._renderer = Renderer(self.task, *self.size, quality=self.quality)
+        for begin in range(0, len(steps), CHUNK):
+            wanted, where = np.unique(steps[begin : begin + CHUNK], return_inverse=True)
+            yield from self._renderer.frames(segment.states[wanted], segment.scene)[where]
+
+    def _bar(self, pictures: Iterable[Array], count: int, path: str | Path) -> Iterable[Array]:
+        hidden = None if self.progress else True
+        return tqdm(pictures, desc=Path(path).name, total=count, unit="frame", delay=1.0, leave=False, disable=hidden)
+
+
+def record_episodes(
+    task_id: str,
+    trajectories: Trajectories,
+    path: str | Path,
+    caption: str | None = "episode {episode}, {steps} steps",
+    *,
+    size: int | tuple[int, int] = 256,
+    fps: float | None = None,
+    quality: bool = False,
+    speed: float = 1.0,
+) -> Path:
+    """Write the episodes of a policy to one video file; see `Recorder` and `Recorder.episodes` for the arguments."""
+    with Recorder(task_id, size, fps, quality, speed=speed) as recorder:
+        return recorder.episodes(trajectories, path, caption)
+
+
+def _in_step(sides: list[Iterator[Array]]) -> Iterator[list[Array]]:
+    """Advance all sides together until the longest ends; the others hold their last frame."""
+    held = [next(side) for side in sides]
+    while True:
+        yield held
+        following = [next(side, None) for side in sides]
+        if all(frame is None for frame in following):
+            return
+        held = [old if new is None else new for old, new in zip(held, following, strict=True)]
+
+
+def _captioned(pictures: Iterator[Array], text: str, lines: int) -> Iterator[Array]:
+    return (layout.caption(picture, text, lines) for picture in pictures)
+
+
+def _episode(trajectories: Trajectories, position: int) -> Segment:
+    """One whole episode as a segment; views, not copies."""
+    span = slice(int(trajectories.begins[position]), int(trajectories.ends[position]))
+    return Segment(
+        trajectories.observations[span],
+        trajectories.actions[span],
+        states=None if trajectories.states is None else trajectories.states[span],
+        scene=None if trajectories.scenes is None else trajectories.scenes[position],
+        task=trajectories.task,
+    )
+
+
+def _describe(trajectories: Trajectories, position: int, caption: str) -> str:
+    """Fill in a caption's fields; the true return is looked up only if the caption asks for it."""
+    fields: dict[str, float] = {
+        "episode": trajectories.first_episode + position,
+        "steps": int(trajectories.lengths[position]),
+    }
+    if "true_return" in caption:
+        fields["true_return"] = float(trajectories.returns[position])
+    try:
+        return caption.format(**fields)
+    except (KeyError, IndexError, ValueError) as error:
+        raise PrefenvsError(
+            f"caption {caption!r} cannot be filled in ({error}): fields are episode, steps, true_return"
+        ) from error
