@@ -50,15 +50,20 @@ class Transitions:
     ) -> Transitions:
         """Take transitions from episodes: all of them, or `count` drawn without replacement.
 
-        An episode's last step is left out, because what followed it is not recorded.
+        An episode's last step counts where the trajectories hold what was seen after it, and is left out elsewhere.
         """
-        rows = np.ones(len(trajectories.observations), bool)
-        rows[trajectories.ends - 1] = False
-        first = np.flatnonzero(rows)
-        if count is not None and count < len(first):
-            first = (rng or np.random.default_rng(0)).choice(first, count, replace=False)
-        observations = trajectories.observations
-        return cls(observations[first], trajectories.actions[first], observations[first + 1])
+        last, observations = trajectories.ends - 1, trajectories.observations
+        following, terminated = np.roll(observations, -1, axis=0), np.zeros(len(observations), bool)
+        known = np.ones(len(observations), bool)
+        if trajectories.final_observations is None:
+            known[last] = False
+        else:
+            following[last] = trajectories.final_observations
+            terminated[last] = False if trajectories.terminated is None else trajectories.terminated
+        rows = np.flatnonzero(known)
+        if count is not None and count < len(rows):
+            rows = (rng or np.random.default_rng(0)).choice(rows, count, replace=False)
+        return cls(observations[rows], trajectories.actions[rows], following[rows], terminated[rows])
 
 
 def reward_of(model: RewardModel) -> Reward:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -217,6 +218,38 @@ def test_transitions_of_episodes_never_join_two_episodes() -> None:
     np.testing.assert_array_equal(data.observations[:, 0], [0.0, 1.0, 10.0])
     np.testing.assert_array_equal(data.next_observations - data.observations, np.ones((3, 1)))
     assert len(Transitions.of(trajectories, 2, np.random.default_rng(0))) == 2
+    whole = Transitions.of(
+        replace(
+            trajectories,
+            final_observations=np.array([[3.0], [12.0], [21.0]]),
+            terminated=np.array([True, False, True]),
+        )
+    )
+    np.testing.assert_array_equal(whole.observations, observations)
+    np.testing.assert_array_equal(whole.next_observations - whole.observations, np.ones((6, 1)))
+    assert whole.terminated is not None
+    assert whole.terminated.tolist() == [False, False, True, False, False, True]
+
+
+def test_nothing_follows_an_end_of_the_task() -> None:
+    """Two steps and an end: the value is the sum of what is left, and what lies behind the end does not count."""
+    data = Transitions(
+        np.tile(np.eye(2), (2, 1)),
+        np.array([[0.0], [0.0], [1.0], [1.0]]),
+        np.array([[0.0, 1.0], [5.0, 5.0]] * 2),
+        np.array([False, True] * 2),
+    )
+    dynamics = np.zeros((3, 2, 3))
+    dynamics[0, :, 1] = dynamics[1, :, 2] = dynamics[2, :, 2] = 1.0
+    tables = np.random.default_rng(0).normal(size=(2, 2, 2))
+
+    def table(rewards: Any) -> Callable[[Any, Any, Any], Any]:
+        return lambda s, a, n: rewards[s.argmax(axis=1), a[:, 0].astype(int)]
+
+    full = np.zeros((2, 3, 2, 3))
+    full[:, :2] = tables[..., None]
+    exact = starc_distance_tabular(full[0], full[1], dynamics, GAMMA)
+    assert starc_distance(table(tables[0]), table(tables[1]), data, GAMMA) == pytest.approx(exact, abs=1e-4)
 
 
 @pytest.mark.parametrize(
