@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time as clock
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ class Query:
     @cached_property
     def id(self) -> str:
         """Hex id made from the segments' content, so that the same question has the same id everywhere."""
-        return hashlib.sha256("|".join(segment.hash for segment in self.segments).encode()).hexdigest()[:32]
+        return query_id(segment.hash for segment in self.segments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +105,11 @@ class Oracle(ABC):
 
     def observe(self, trajectories: Trajectories) -> None:  # noqa: B027, most raters need not look
         """See the recent trajectories before a session; raters that scale their thresholds to the policy read them."""
+
+
+def query_id(hashes: Iterable[str]) -> str:
+    """Return the id of the query that compares the segments with these hashes, in this order."""
+    return hashlib.sha256("|".join(hashes).encode()).hexdigest()[:32]
 
 
 def make_pairs(batch: SegmentBatch) -> list[Query]:

@@ -1,0 +1,98 @@
+"""`prefenvs store stats | export | import`: look into a preference store, and carry its labels elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Count the queries, labels, annotators and segments of a store."""
+
+    store: Annotated[str, Positional]
+    """Path of the SQLite file, or postgresql:// URL."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Print the counts as a table."""
+        from prefenvs.store import Store
+
+        with Store(self.store, create=False) as store:
+            stats = store.stats()
+        if self.json:
+            print(json.dumps(dataclasses.asdict(stats)))
+            return
+        table = Table(title=f"{stats.location}, schema version {stats.schema_version}", title_justify="left")
+        table.add_column("what")
+        table.add_column("count", justify="right")
+        table.add_column("remarks")
+        table.add_row("queries", f"{stats.queries:,}", f"{stats.pending:,} waiting for an answer")
+        about = f"{stats.comparisons:,} comparisons, {stats.ties:,} of them ties; {stats.skips:,} skips"
+        table.add_row("labels", f"{stats.labels:,}", about)
+        table.add_row("undone", f"{stats.undone:,}", "kept in the log")
+        table.add_row("events", f"{stats.events:,}", f"{_moment(stats.first_time)} to {_moment(stats.last_time)}")
+        rewarded = f"{decimal(stats.segment_bytes)}; {stats.with_true_rewards:,} with true rewards"
+        table.add_row("segments", f"{stats.segments:,}", rewarded)
+        table.add_row("on disk", decimal(stats.file_bytes), "")
+        for title, counts in (("annotator", stats.by_annotator), ("oracle", stats.by_oracle), ("run", stats.by_run)):
+            table.add_section()
+            for name, count in counts.items():
+                table.add_row(f"{title} {name or '(no name)'}", f"{count:,}", f"{count / stats.labels:.1%} of labels")
+        Console().print(table)
+
+
+@dataclass(frozen=True)
+class StoreExport:
+    """Write a store to a folder or a .zip file: JSON lines and NPZ, documented in docs/store.md."""
+
+    store: Annotated[str, Positional]
+    """Path of the SQLite file, or postgresql:// URL."""
+    out: Annotated[Path, Positional]
+    """Folder to make, or file if the name ends in .zip; it must not exist yet."""
+    true_rewards: bool = True
+    """Include the hidden rewards; leave them out of an export for people or methods that must not know them."""
+
+    def run(self) -> None:
+        """Export, and say what was written."""
+        from prefenvs.store import Store, export_store
+
+        with Store(self.store, create=False) as store:
+            counts = export_store(store, self.out, self.true_rewards)
+        about = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+        Console(soft_wrap=True).print(f"wrote {self.out}: {about}", markup=False)
+
+
+@dataclass(frozen=True)
+class StoreImport:
+    """Add an export to a store, which is made if there is none; importing twice changes nothing."""
+
+    store: Annotated[str, Positional]
+    """Path of the SQLite file, or postgresql:// URL."""
+    source: Annotated[Path, Positional]
+    """Folder or .zip file that `prefenvs store export` wrote."""
+
+    def run(self) -> None:
+        """Import, and say how much was new."""
+        from prefenvs.store import Store, import_store
+
+        with Store(self.store) as store:
+            new = import_store(store, self.source)
+        about = f"{new.segments:,} segments, {new.queries:,} queries and {new.events:,} events were new"
+        Console(soft_wrap=True).print(f"imported {self.source}: {about}", markup=False)
+
+
+def _moment(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")

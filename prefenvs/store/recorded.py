@@ -1,0 +1,55 @@
+"""An oracle whose questions and answers go through a store, so that a crash loses neither."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.store.store import Store
+from prefenvs.trajectories import Trajectories
+
+
+class Recorded(Oracle):
+    """Pass everything on to `oracle`; store queries before they are asked and answers before they are handed out.
+
+    After a restart, `resume` returns the answers that the run already has and asks the unanswered queries again.
+    """
+
+    def __init__(self, oracle: Oracle, store: Store, run: str = "", policy: str = "") -> None:
+        """`run` names the training run; `policy` tags its queries and may be changed as the policy learns."""
+        self.oracle, self.store, self.run, self.policy = oracle, store, run, policy
+        self.name = oracle.name
+        self._unstored: list[Preference] = []
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Store the queries, then ask them."""
+        self.store.add_queries(queries, run=self.run, policy=self.policy)
+        self.oracle.ask(queries)
+
+    def collect(self) -> list[Preference]:
+        """Return new answers once they are stored; those that could not be stored are kept for the next call."""
+        self._unstored += self.oracle.collect()
+        self.store.add_preferences(self._unstored, run=self.run)
+        answers, self._unstored = self._unstored, []
+        return answers
+
+    @property
+    def pending(self) -> int:
+        """Number of asked queries whose answers have not been handed out."""
+        return self.oracle.pending + len(self._unstored)
+
+    def observe(self, trajectories: Trajectories) -> None:
+        """Pass recent trajectories on."""
+        self.oracle.observe(trajectories)
+
+    def resume(self) -> list[Preference]:
+        """Return the run's stored answers, without true rewards, and ask again what was never answered.
+
+        Call it once, before the first `ask`. Rewards are read for the queries asked again, as synthetic oracles judge
+        by them.
+        """
+        waiting = self.store.pending_queries(run=self.run, with_true_rewards=True)
+        earlier = self.store.preferences(run=self.run)
+        if waiting:
+            self.oracle.ask(waiting)
+        return earlier

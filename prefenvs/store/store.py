@@ -1,0 +1,300 @@
+"""The preference store: every query asked and every answer given, in one SQLite file or one PostgreSQL database."""
+
+from __future__ import annotations
+
+import os
+import time as clock
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import sqlalchemy as sa
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference, Query
+from prefenvs.segments import Segment
+from prefenvs.store import rows
+from prefenvs.store.database import describe, open_engine, parse_location, reading, writing
+from prefenvs.store.events import ANSWERS, Event, check_number, check_text
+from prefenvs.store.schema import SCHEMA_VERSION, events, queries, requests, segments, true_rewards
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a store holds.
+
+    labels: answers that stand (neither undone nor replaced), made up of comparisons and skips; ties: comparisons
+    without a single best segment; undone: answers taken back; events: length of the log. pending: queries asked by a
+    run that has no answer to them. The by_... counts are of labels. segment_bytes: packed size; file_bytes: size of the
+    database on disk. first_time, last_time: of all labels, seconds since the epoch; None if there are none.
+    """
+
+    location: str
+    schema_version: int
+    queries: int
+    pending: int
+    labels: int
+    comparisons: int
+    ties: int
+    skips: int
+    undone: int
+    events: int
+    by_annotator: dict[str, int]
+    by_oracle: dict[str, int]
+    by_run: dict[str, int]
+    segments: int
+    with_true_rewards: int
+    segment_bytes: int
+    file_bytes: int
+    first_time: float | None
+    last_time: float | None
+
+
+class Store:
+    """Queries, segments and an append-only log of label events; any number of processes may read and write at once.
+
+    Whatever `add_queries`, `add_preferences`, `add_events` and `undo` have returned from is on the disk and survives a
+    killed process and a power cut. All of them may be repeated without effect, so a writer that is unsure sends again.
+    Reading takes nothing away: each reader remembers the number of the last event it saw.
+    """
+
+    def __init__(self, location: str | os.PathLike[str], create: bool = True) -> None:
+        """Open a store, or make it unless `create` is False.
+
+        location: a path or `sqlite:///path` for a SQLite file, whose folder must exist, or `postgresql://...`.
+        Raises PrefenvsError for anything that is no store, or one of another schema version.
+        """
+        self._url = parse_location(location)
+        self._engine = open_engine(self._url, create)
+
+    def __repr__(self) -> str:
+        return f"<{describe(self._url)}>"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the store opens new ones if it is used again."""
+        self._engine.dispose()
+
+    @property
+    def engine(self) -> sa.Engine:
+        """SQLAlchemy's engine, for queries of your own; write through the methods, which take turns with others."""
+        return self._engine
+
+    def add_queries(
+        self, items: Iterable[Query], run: str = "", priority: float | Sequence[float] = 0.0, policy: str = ""
+    ) -> None:
+        """Note that `run` asks these queries; one that it has already asked stays as it is.
+
+        priority: one number, or one per query; `pending_queries` returns the highest first. policy: a tag of the
+        policy whose segments these are, so that stale queries can be told from fresh ones.
+        """
+        items = list(items)
+        check_text("run", run)
+        check_text("policy", policy)
+        priorities = [priority] * len(items) if isinstance(priority, int | float | np.number) else list(priority)
+        if len(priorities) != len(items):
+            raise PrefenvsError(f"{len(priorities)} priorities were given for {len(items)} queries")
+        now = clock.time()
+        asked = [
+            {"run": run, "query": query.id, "time": now, "priority": check_number("priority", value), "policy": policy}
+            for query, value in zip(items, priorities, strict=True)
+        ]
+        if not items:
+            return
+        with writing(self._engine) as connection:
+            rows.add_queries(connection, items)
+            rows.add_requests(connection, asked)
+
+    def add_preferences(self, preferences: Iterable[Preference], run: str = "") -> None:
+        """Append answers given to `run`, all or none; their queries are stored too where they are new."""
+        preferences = list(preferences)
+        if not preferences:
+            return
+        # Made before the transaction: hashing must not keep other writers waiting.
+        answers = [Event.of(preference, run) for preference in preferences]
+        with writing(self._engine) as connection:
+            rows.add_queries(connection, (preference.query for preference in preferences))
+            rows.add_events(connection, answers)
+
+    def add_events(self, items: Iterable[Event]) -> None:
+        """Append events, all or none; one that the log holds is left out, a different one of that id is an error."""
+        items = list(items)
+        if not items:
+            return
+        with writing(self._engine) as connection:
+            rows.add_events(connection, items)
+
+    def undo(self, event: Event | str, annotator: str | None = None, reason: str = "") -> Event:
+        """Take back an answer, given as its event or id, and return the undo event; a second undo returns the first.
+
+        The answer stays in the log. `annotator` is who takes it back, by default whoever gave it.
+        """
+        key = event.id if isinstance(event, Event) else event
+        with writing(self._engine) as connection:
+            found = rows.select_events(connection, events.c.id == key)
+            if not found:
+                raise PrefenvsError(f"there is no event {key} in {describe(self._url)}")
+            if found[0].kind == "undo":
+                raise PrefenvsError(f"event {key} is an undo, which cannot be taken back: answer the query again")
+            undone = rows.select_events(connection, events.c.target == key, limit=1)
+            if undone:
+                return undone[0]
+            undo = found[0].undone(annotator, reason)
+            rows.add_events(connection, [undo])
+            return rows.select_events(connection, events.c.id == undo.id)[0]
+
+    def preferences(
+        self,
+        run: str | None = None,
+        annotators: Collection[str] | None = None,
+        since: float | None = None,
+        with_true_rewards: bool = False,
+    ) -> list[Preference]:
+        """Return the answers that stand, skips included, in the order in which they were stored.
+
+        An answer stands until it is undone, or until the same named annotator answers the same query of the same run
+        and oracle again. run: of this run only; annotators: by these only; since: given at or after this time, in
+        seconds since the epoch. Segments come without their true rewards unless `with_true_rewards` is set.
+        """
+        with reading(self._engine) as connection:
+            answers = self._standing(connection, run, annotators)
+            if since is not None:
+                answers = [event for event in answers if event.time >= since]
+            return _preferences_of(connection, answers, with_true_rewards)
+
+    def events_after(self, seq: int = 0, run: str | None = None, limit: int | None = None) -> list[Event]:
+        """Return the events numbered above `seq`, oldest first; the last one's `seq` is the reader's next cursor."""
+        where = [events.c.seq > seq]
+        if run is not None:
+            where.append(events.c.run == run)
+        with reading(self._engine) as connection:
+            return rows.select_events(connection, *where, limit=limit)
+
+    def preferences_of(self, items: Iterable[Event], with_true_rewards: bool = False) -> list[Preference]:
+        """Return the preferences that the answers among these events express, undone or not."""
+        with reading(self._engine) as connection:
+            return _preferences_of(connection, [event for event in items if event.kind in ANSWERS], with_true_rewards)
+
+    def pending_queries(
+        self,
+        run: str | None = None,
+        annotator: str | None = None,
+        limit: int | None = None,
+        with_true_rewards: bool = False,
+    ) -> list[Query]:
+        """Return queries asked that nobody has answered in that run, or that `annotator` has not.
+
+        Highest priority first, then longest waiting. A skip is an answer; an undone answer is none.
+        """
+        with reading(self._engine) as connection:
+            select = sa.select(requests.c.query).where(_unanswered(annotator)).group_by(requests.c.query)
+            if run is not None:
+                select = select.where(requests.c.run == run)
+            order = select.order_by(sa.func.max(requests.c.priority).desc(), sa.func.min(requests.c.seq)).limit(limit)
+            ids = list(connection.scalars(order))
+            found = rows.load_queries(connection, ids, with_true_rewards)
+        return [found[key] for key in ids]
+
+    def count_pending(self, run: str | None = None, annotator: str | None = None) -> int:
+        """Number of queries that `pending_queries` would return."""
+        select = sa.select(sa.func.count(requests.c.query.distinct())).where(_unanswered(annotator))
+        with reading(self._engine) as connection:
+            return connection.scalar(select if run is None else select.where(requests.c.run == run)) or 0
+
+    def find_queries(self, ids: Iterable[str], with_true_rewards: bool = False) -> dict[str, Query]:
+        """Return queries by id; ids that the store does not hold are left out."""
+        with reading(self._engine) as connection:
+            return rows.load_queries(connection, ids, with_true_rewards)
+
+    def find_segments(self, hashes: Iterable[str], with_true_rewards: bool = False) -> dict[str, Segment]:
+        """Return segments by hash; hashes that the store does not hold are left out."""
+        with reading(self._engine) as connection:
+            return rows.load_segments(connection, hashes, with_true_rewards)
+
+    def stats(self) -> Stats:
+        """Count what the store holds."""
+        with reading(self._engine) as connection:
+            answers = self._standing(connection)
+            given = connection.execute(
+                sa.select(sa.func.count(), sa.func.min(events.c.time), sa.func.max(events.c.time)).where(
+                    events.c.kind.in_(ANSWERS)
+                )
+            ).one()
+            size = sa.func.coalesce(sa.func.sum(sa.func.length(segments.c.data)), 0)
+            pieces, piece_bytes = connection.execute(sa.select(sa.func.count(), size).select_from(segments)).one()
+
+            def count(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+                return connection.scalar(sa.select(sa.func.count()).select_from(table).where(*where)) or 0
+
+            target = sa.select(events.c.target).where(events.c.kind == "undo")
+            return Stats(
+                location=describe(self._url).removeprefix("the store "),
+                schema_version=SCHEMA_VERSION,
+                queries=count(queries),
+                pending=count(requests, _unanswered(None)),
+                labels=len(answers),
+                comparisons=sum(event.kind == "comparison" for event in answers),
+                ties=sum(event.tie for event in answers),
+                skips=sum(event.kind == "skip" for event in answers),
+                undone=count(events, events.c.id.in_(target), events.c.kind.in_(ANSWERS)),
+                events=count(events),
+                by_annotator=dict(Counter(event.annotator for event in answers).most_common()),
+                by_oracle=dict(Counter(event.oracle for event in answers).most_common()),
+                by_run=dict(Counter(event.run for event in answers).most_common()),
+                segments=pieces,
+                with_true_rewards=count(true_rewards),
+                segment_bytes=int(piece_bytes),
+                file_bytes=self._file_bytes(connection),
+                first_time=given[1],
+                last_time=given[2],
+            )
+
+    def _standing(
+        self, connection: sa.Connection, run: str | None = None, annotators: Collection[str] | None = None
+    ) -> list[Event]:
+        where = [events.c.kind.in_(ANSWERS), _not_undone(events)]
+        if run is not None:
+            where.append(events.c.run == run)
+        if annotators is not None:
+            where.append(events.c.annotator.in_(list(annotators)))
+        last: dict[object, Event] = {}
+        for event in rows.select_events(connection, *where):
+            # Nobody knows whether two answers without a name are one person's, so both stand.
+            key = (event.run, event.query, event.annotator, event.oracle) if event.annotator else event.id
+            last.pop(key, None)
+            last[key] = event
+        return list(last.values())
+
+    def _file_bytes(self, connection: sa.Connection) -> int:
+        if connection.dialect.name == "postgresql":
+            return int(connection.scalar(sa.select(sa.func.pg_database_size(sa.func.current_database()))) or 0)
+        files = (Path(f"{self._url.database}{suffix}") for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _not_undone(answers: sa.FromClause) -> sa.ColumnElement[bool]:
+    undo = events.alias("undo")
+    return ~sa.exists().where(undo.c.target == answers.c.id, undo.c.kind == "undo")
+
+
+def _unanswered(annotator: str | None) -> sa.ColumnElement[bool]:
+    """Condition on table `requests`: no answer of its run stands, or none by this annotator."""
+    answer = events.alias("answer")
+    by = [] if annotator is None else [answer.c.annotator == annotator]
+    same = (answer.c.query == requests.c.query, answer.c.run == requests.c.run, answer.c.kind.in_(ANSWERS))
+    return ~sa.exists().where(*same, _not_undone(answer), *by)
+
+
+def _preferences_of(connection: sa.Connection, answers: Sequence[Event], with_true_rewards: bool) -> list[Preference]:
+    found = rows.load_queries(connection, (event.query for event in answers if event.query), with_true_rewards)
+    return [event.preference(found[event.query]) for event in answers if event.query]
