@@ -1,0 +1,49 @@
+# Everything runs in .venv, made here from Python 3.11 or newer. `make demo` is the main job, `make test` the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := classic,dmc,metaworld,robotics,postgres,imitation,dev
+
+.PHONY: help demo test test-slow lint types format bench clean
+
+help:
+	@echo "make demo       train PEBBLE on HalfCheetah from a simulated rater and record it (minutes)"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the long learning checks"
+	@echo "make lint types check style and types; make format rewrites"
+	@echo "make bench      run every benchmark and print its ratios"
+	@echo "make clean      remove the virtual environment and caches"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "prefenvs needs Python 3.11 to 3.13; set PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	# imitation declares gymnasium 0.29 and stable-baselines3 2.2, yet runs on the current ones.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps imitation
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/prefenvs demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

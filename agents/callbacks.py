@@ -1,0 +1,76 @@
+"""Stable-Baselines3 callbacks for preference learning: evaluation by the hidden reward, and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from prefenvs.evaluate import evaluate
+from prefenvs.runs import Run
+
+if TYPE_CHECKING:
+    from agents.pebble import PEBBLE
+
+
+class EvaluationCallback(BaseCallback):
+    """Measure the policy by the true return in environments of its own, and add a row to the run's evaluations.csv.
+
+    Columns: steps, labels, mean_return, std_return, success (share of episodes; empty where there is none), seconds.
+    """
+
+    def __init__(self, run: Run, task: str, every: int, episodes: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        self.run, self.task, self.every, self.episodes, self.seed = run, task, every, episodes, seed
+        self._next = 0
+        self._begin = 0.0
+
+    def _on_training_start(self) -> None:
+        self._begin = time.time()
+        self._next = self.num_timesteps
+        self._on_step()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._next:
+            self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
+            self.measure()
+        return True
+
+    def _on_training_end(self) -> None:
+        rows = self.run.rows("evaluations")
+        if not rows or rows[-1]["steps"] < self.num_timesteps:
+            self.measure()
+
+    def measure(self) -> None:
+        """Evaluate the present policy and write the row."""
+        result = evaluate(self.model, self.task, episodes=self.episodes, seed=self.seed)
+        feedback = getattr(self.model, "feedback", None)
+        row = {
+            "steps": self.num_timesteps,
+            "labels": feedback.labels if feedback is not None else 0,
+            "mean_return": round(float(result.returns.mean()), 4),
+            "std_return": round(float(result.returns.std()), 4),
+            "success": "" if result.success is None else float(result.success.mean()),
+            "seconds": round(time.time() - self._begin, 1),
+        }
+        self.run.append("evaluations", row)
+        self.logger.record("evaluation/true_return", row["mean_return"])
+        if result.success is not None:
+            self.logger.record("evaluation/success", row["success"])
+
+
+class CheckpointCallback(BaseCallback):
+    """Write the run's checkpoint every so many seconds of wall-clock time."""
+
+    def __init__(self, folder: Path, seconds: float = 600.0) -> None:
+        super().__init__()
+        self.folder, self.seconds = folder, seconds
+        self._last = time.monotonic()
+
+    def _on_step(self) -> bool:
+        if time.monotonic() - self._last >= self.seconds:
+            cast("PEBBLE", self.model).save_checkpoint(self.folder)
+            self._last = time.monotonic()
+        return True

@@ -1,0 +1,162 @@
+"""Feedback sessions: when to ask, what to ask, and learning the reward from what has been answered."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from agents.reward_model import RewardEnsemble
+from agents.surf import centre_query
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.queries import Selector
+from prefenvs.trajectories import TrajectoryBuffer
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    """When and how much a rater is asked; the defaults are B-Pref's for walker-walk with 500 labels."""
+
+    labels: int = 500
+    """Label budget; every query asked counts, skipped or not."""
+    per_session: int = 50
+    """Queries in one session (the first value where a schedule changes it)."""
+    interact: int = 20_000
+    """Environment steps between two sessions."""
+    segment_length: int = 50
+    """Steps in one segment."""
+    selector: str = "disagreement"
+    """How queries are chosen after the first session, which is always uniform (see prefenvs.queries)."""
+    schedule: Literal["constant", "decreasing", "increasing"] = "constant"
+    """How the size of a session changes over the run."""
+    unlabelled: int = 10
+    """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
+
+    def __post_init__(self) -> None:
+        if self.labels < self.per_session:
+            raise PrefenvsError(
+                f"a budget of {self.labels} labels is smaller than one session of {self.per_session}; "
+                "raise --labels or lower --per-session"
+            )
+        for name in ("per_session", "interact", "segment_length"):
+            if getattr(self, name) < 1:
+                raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        Selector.named(self.selector)
+
+
+class Feedback:
+    """The rater's side of training: holds the sessions and keeps every answer.
+
+    An oracle that answers late (a person, a model behind a network) never blocks: what has arrived is learned from at
+    the next session, or at one of the looks in between, ten for each interval.
+    """
+
+    def __init__(
+        self,
+        config: FeedbackConfig,
+        oracle: Oracle,
+        reward_model: RewardEnsemble,
+        buffer: TrajectoryBuffer,
+        first_session: int,
+        total_steps: int,
+        seed: int | None = None,
+    ) -> None:
+        self.config, self.oracle, self.reward_model, self.buffer = config, oracle, reward_model, buffer
+        self.total_steps = total_steps
+        self.next_session = self.next_look = first_session
+        self.asked = self.sessions = 0
+        self.preferences: list[Preference] = []
+        self.unlabelled: list[Query] = []
+        surf = reward_model.config.surf
+        # SURF learns from the rated segment with a margin of steps around it, which the rater does not see.
+        self.margin = surf.margin if surf is not None else 0
+        self.length = config.segment_length + 2 * self.margin
+        self._wide: dict[str, Query] = {}
+        self.rng = np.random.default_rng(seed)
+
+    @property
+    def labels(self) -> int:
+        """Number of answers that were not skipped."""
+        return sum(not preference.skipped for preference in self.preferences)
+
+    def due(self, steps: int) -> bool:
+        """Tell whether a session should be held after `steps` environment steps."""
+        if self.asked < self.config.labels and steps >= self.next_session:
+            return self._has_segments()
+        return self.oracle.pending > 0 and steps >= self.next_look
+
+    def hold(self, steps: int) -> dict[str, float] | None:
+        """Ask what is due, take what has been answered, and fit the reward model.
+
+        Returns the fit's metrics, or None where nothing new could be learned (no answers yet, or only skips).
+        """
+        if self.asked < self.config.labels and steps >= self.next_session:
+            self._ask(steps)
+            self.next_session = steps + self.config.interact
+        self.next_look = steps + max(self.config.interact // 10, 1)
+        answers = [self._widen(answer) for answer in self.oracle.collect()]
+        self.preferences.extend(answers)
+        if all(answer.skipped for answer in answers):
+            return None
+        return self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters and the random state that a checkpoint has to keep."""
+        names = ("next_session", "next_look", "asked", "sessions")
+        return {name: getattr(self, name) for name in names} | {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        state = dict(state)
+        self.rng.bit_generator.state = state.pop("rng")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _ask(self, steps: int) -> None:
+        name = self.config.selector if self.labels else "uniform"
+        trajectories = self.buffer.trajectories()
+        self.oracle.observe(trajectories)
+        size = self._session_size(steps)
+        queries = Selector.named(name).select(
+            trajectories, size, self.length, self.reward_model, self.preferences, self.rng
+        )
+        if self.margin:
+            uniform = Selector.named("uniform")
+            self.unlabelled += uniform.select(
+                trajectories, size * self.config.unlabelled, self.length, None, (), self.rng
+            )
+            centres = [centre_query(query, self.margin) for query in queries]
+            self._wide |= {centre.id: query for centre, query in zip(centres, queries, strict=True)}
+            queries = centres
+        self.oracle.ask(queries)
+        self.asked += len(queries)
+        self.sessions += 1
+
+    def _widen(self, answer: Preference) -> Preference:
+        """Give an answer's segments the margins back that SURF trains on."""
+        wide = self._wide.pop(answer.query.id, None)
+        return answer if wide is None else replace(answer, query=wide)
+
+    def _session_size(self, steps: int) -> int:
+        """B-Pref's schedules within the budget: floor(n (T - t) / T) decreasing, floor(n T / (T - t + 1)) increasing."""
+        size, total, left = self.config.per_session, self.total_steps, max(self.total_steps - steps, 0)
+        if self.config.schedule == "decreasing":
+            size = size * left // total
+        elif self.config.schedule == "increasing":
+            size = size * total // (left + 1)
+        return max(min(size, self.config.labels - self.asked), 1)
+
+    def _has_segments(self) -> bool:
+        trajectories = self.buffer.trajectories()
+        if trajectories.count_segments(self.length) >= 2:
+            return True
+        if len(trajectories) >= 20 and self.buffer.episodes_seen % 20 == 0:
+            warnings.warn(
+                f"no query could be asked yet: the last {len(trajectories)} episodes of {self.buffer.task!r} are all "
+                f"shorter than segment_length={self.config.segment_length}; choose shorter segments",
+                stacklevel=2,
+            )
+        return False

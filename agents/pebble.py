@@ -1,0 +1,156 @@
+"""PEBBLE: off-policy preference learning with relabelling and unsupervised pre-training (Lee, Smith, Abbeel 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from agents.learner import LearnerConfig, PreferenceLearner
+from agents.policies import PebblePolicy
+from agents.replay import RelabelBuffer
+from agents.sac import update
+from prefenvs.preferences import Oracle
+
+SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
+
+
+@dataclass(frozen=True)
+class PebbleConfig(LearnerConfig):
+    """PEBBLE's settings beside those of SAC; B-Pref's defaults."""
+
+    reset_updates: int = 100
+    """Updates right after the first session, when the critic starts afresh."""
+    bonus: float = 0.0
+    """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
+    bonus_decay: float = 1e-5
+    """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
+
+
+class PEBBLE(PreferenceLearner, SAC):
+    """SAC on a reward learned from preferences between segments of its own behaviour.
+
+    The environment must hide its reward (`prefenvs.make`); the oracle answers queries about recorded segments.
+    Arguments beside `oracle` and `config` are Stable-Baselines3's, with B-Pref's values for DeepMind Control.
+
+    Timeline (Lee et al. 2021, algorithm 2): random actions for `learning_starts` steps; SAC on the state-entropy reward
+    for `unsupervised_steps`; the first session, of uniform queries, then relabelling and a fresh critic; from there SAC
+    on the learned reward, with a session every `interact` steps until the budget is spent.
+    """
+
+    name = "pebble"
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy}
+    policy: PebblePolicy
+    config: PebbleConfig
+    replay_buffer: RelabelBuffer
+
+    def __init__(
+        self,
+        policy: str | type[PebblePolicy],
+        env: GymEnv | str | None,
+        oracle: Oracle | None = None,
+        config: PebbleConfig | None = None,
+        learning_rate: float | Schedule = 5e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1_000,
+        batch_size: int = 1_024,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        gradient_steps: int = -1,
+        ent_coef: str | float = "auto_0.1",
+        ent_coef_learning_rate: float = 1e-4,
+        target_update_interval: int = 2,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.oracle = oracle
+        self.config = config or PebbleConfig()
+        self.ent_coef_learning_rate = ent_coef_learning_rate
+        self.feedback = None
+        self.reward_learned = False
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            gradient_steps=gradient_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            policy_kwargs={"net_arch": [1024, 1024]} | (policy_kwargs or {}),
+            replay_buffer_class=RelabelBuffer,
+            **kwargs,
+        )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.log_ent_coef is not None:
+            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
+
+    @property
+    def first_session(self) -> int:
+        """Environment steps of random actions and of state-entropy exploration."""
+        return self.learning_starts + self.config.unsupervised_steps
+
+    def learn(
+        self: SelfPEBBLE,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "PEBBLE",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPEBBLE:
+        """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
+        self.start_feedback(total_timesteps)
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Hold a feedback session if one is due, give new transitions their reward, and take gradient steps."""
+        if self.hold_session():
+            self.replay_buffer.relabel(self.learned_reward)
+            if not self.reward_learned:
+                self.reward_learned = True
+                self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+                self._update(self.config.reset_updates, batch_size)
+        if self.config.true_reward:
+            self.replay_buffer.keep_rewards()
+        elif self.reward_learned:
+            self.replay_buffer.fill(self.learned_reward)
+            self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
+        self._update(gradient_steps, batch_size)
+
+    def save_memory(self, folder: Path) -> None:
+        """Write the replay buffer."""
+        self.replay_buffer.save(folder / "replay.npz")
+
+    def load_memory(self, folder: Path) -> None:
+        """Read the replay buffer."""
+        self.replay_buffer.restore(folder / "replay.npz")
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        seen = None
+        if not (self.reward_learned or self.config.true_reward):
+            seen = torch.from_numpy(self.replay_buffer.all_observations).to(self.device)
+        metrics: dict[str, torch.Tensor] = {}
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size)
+            if seen is not None:
+                batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
+            metrics = update(self, batch, update_target=self._n_updates % self.target_update_interval == 0)
+            self._n_updates += 1
+        # Reading a metric waits for the device, so only every hundredth update is logged.
+        if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            for name, value in metrics.items():
+                self.logger.record(f"train/{name}", float(value))

@@ -1,0 +1,58 @@
+"""The actor and critics of the PEBBLE line as a Stable-Baselines3 policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import Actor, SACPolicy
+from torch import nn
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+def initialise(module: nn.Module) -> None:
+    """Give every linear layer orthogonal weights and zero bias."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class BoundedActor(Actor):
+    """SAC's squashed Gaussian with log-std = an affine map of tanh into [-5, 2], as B-Pref has it."""
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Return mean and log-std of the Gaussian before squashing, [B, act] each."""
+        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        log_std = torch.tanh(self.log_std(latent))  # type: ignore[operator]
+        return self.mu(latent), LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (log_std + 1.0), {}
+
+
+class PebblePolicy(SACPolicy):
+    """Stable-Baselines3's SAC policy with `BoundedActor`, orthogonal initialisation and fused Adam."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["optimizer_kwargs"] = {"fused": True} | (kwargs.get("optimizer_kwargs") or {})
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        initialise(self.actor)
+        initialise(self.critic)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        """Return the actor network."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return BoundedActor(**kwargs).to(self.device)
+
+    def reset_critic(self, learning_rate: float) -> None:
+        """Forget the critics: new weights, a new target and a new optimiser; the actor stays."""
+        initialise(self.critic)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        parameters = list(self.critic.parameters())
+        make_optimizer: Any = self.optimizer_class
+        self.critic.optimizer = make_optimizer(parameters, lr=learning_rate, **self.optimizer_kwargs)

@@ -1,0 +1,91 @@
+"""Published settings by task, and a small set for machines without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agents.pebble import PebbleConfig
+from agents.prefppo import PrefPPOConfig
+from agents.reward_model import RewardConfig
+from prefenvs.errors import PrefenvsError
+from prefenvs.tasks import Budget, Task
+
+Preset = Literal["published", "small"]
+
+
+@dataclass(frozen=True)
+class PebbleSettings:
+    """What a PEBBLE run is made of: its configuration, SAC's arguments, and its length in environment steps."""
+
+    config: PebbleConfig
+    sac: dict[str, Any]
+    steps: int
+
+
+def pebble_settings(task: Task, preset: Preset = "published", labels: int | None = None) -> PebbleSettings:
+    """Return B-Pref's settings for a task (its scripts, 2021), or smaller networks and batches for a CPU.
+
+    labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
+    """
+    budget = _budget(task, labels)
+    config = PebbleConfig(
+        labels=budget.labels,
+        per_session=min(budget.per_session, budget.labels),
+        interact=budget.interact,
+        segment_length=task.segment_length,
+        reward=RewardConfig(epochs=budget.epochs),
+    )
+    manipulation = task.family == "metaworld"
+    sac: dict[str, Any] = {
+        "learning_rate": budget.lr,
+        "batch_size": 512 if manipulation else 1024,
+        "policy_kwargs": {"net_arch": [256] * 3 if manipulation else [1024] * 2},
+        "buffer_size": budget.steps,
+    }
+    if preset == "small":
+        sac |= {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [256] * 2}}
+        config = dataclasses.replace(config, entropy_states=8_192)
+    return PebbleSettings(config, sac, budget.steps)
+
+
+@dataclass(frozen=True)
+class PrefPPOSettings:
+    """What a PrefPPO run is made of: configuration, PPO's arguments, environments side by side, steps in all."""
+
+    config: PrefPPOConfig
+    ppo: dict[str, Any]
+    envs: int
+    steps: int
+
+
+def prefppo_settings(task: Task, labels: int | None = None) -> PrefPPOSettings:
+    """Return B-Pref's settings of PrefPPO for a task (its scripts, 2021), but for its observation normalisation."""
+    budget = _budget(task, labels)
+    config = PrefPPOConfig(
+        labels=budget.labels,
+        per_session=min(budget.per_session, budget.labels),
+        interact=budget.interact,
+        segment_length=task.segment_length,
+        reward=RewardConfig(epochs=50 if task.family == "metaworld" else 100),
+    )
+    ppo: dict[str, Any] = {"clip_range": lambda remaining: 0.4 * remaining}
+    if task.family not in ("gridworld", "classic_control"):
+        ppo |= {"use_sde": True, "sde_sample_freq": 4}
+    if task.family == "metaworld":
+        ppo |= {"learning_rate": 3e-4, "n_steps": 250, "batch_size": 128}
+        return PrefPPOSettings(config, ppo, envs=16, steps=3_000_000)
+    return PrefPPOSettings(config, ppo, envs=32, steps=4_000_000)
+
+
+def _budget(task: Task, labels: int | None) -> Budget:
+    """The published budget of that size; else the task's first one, or walker-walk's, with `labels` in its place."""
+    if labels is not None and labels < 1:
+        raise PrefenvsError(f"labels must be at least 1, got {labels}")
+    for budget in task.budgets:
+        if labels in (None, budget.labels):
+            return budget
+    walker = Budget(labels=500, per_session=50, interact=20_000, steps=500_000, epochs=50, lr=5e-4, source="B-Pref")
+    nearest = task.budgets[0] if task.budgets else walker
+    return dataclasses.replace(nearest, labels=labels or nearest.labels)

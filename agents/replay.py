@@ -1,0 +1,111 @@
+"""A replay buffer whose rewards come from the learned reward model and change when it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+
+Reward = Callable[[Array, Array], tuple[Array, Array]]
+
+
+class RelabelBuffer(ReplayBuffer):
+    """Stable-Baselines3's replay buffer with rewards that are filled in and rewritten by a reward function.
+
+    New rows wait with reward 0 until `fill`; `relabel` rewrites every row, before and after the ring has wrapped.
+    A reward function maps observations [B, obs] and actions [B, act], in the units of the task, to the ensemble's mean
+    [B] and standard deviation [B]; a sample's reward is mean + `bonus` * std (RUNE, Liang et al. 2022; 0 without it).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.spreads = np.zeros((self.buffer_size, self.n_envs), np.float32)
+        self.bonus = 0.0
+        self._unfilled = 0
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Store one row for each environment; its reward counts as unfilled."""
+        super().add(*args, **kwargs)
+        self._unfilled = min(self._unfilled + 1, self.buffer_size)
+
+    def fill(self, reward: Reward) -> None:
+        """Compute the rewards of all rows added since the last call, in one batch."""
+        if self._unfilled:
+            self._write(reward, (self.pos - self._unfilled + np.arange(self._unfilled)) % self.buffer_size)
+
+    def relabel(self, reward: Reward, chunk: int = 65_536) -> None:
+        """Recompute the rewards of all rows held, `chunk` transitions at a time."""
+        rows, step = self.size(), max(chunk // self.n_envs, 1)
+        for start in range(0, rows, step):
+            self._write(reward, slice(start, min(start + step, rows)))
+        self._unfilled = 0
+
+    def keep_rewards(self) -> None:
+        """Accept the rewards that came with the new rows, as the true-reward upper bound does."""
+        self._unfilled = 0
+
+    @property
+    def all_observations(self) -> Array:
+        """[size * n_envs, obs] view of every observation held."""
+        return self.observations[: self.size()].reshape(-1, *self.obs_shape)
+
+    def _write(self, reward: Reward, rows: Array | slice) -> None:
+        observations = self.observations[rows].reshape(-1, *self.obs_shape)
+        actions = self._task_actions(self.actions[rows].reshape(-1, self.action_dim))
+        mean, spread = reward(observations, actions)
+        if not np.all(np.isfinite(mean)):
+            raise PrefenvsError(
+                "the reward model returned a NaN or infinite reward; check its training data and learning rate"
+            )
+        self.rewards[rows] = mean.reshape(-1, self.n_envs)
+        self.spreads[rows] = spread.reshape(-1, self.n_envs)
+        self._unfilled = 0
+
+    def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        envs = np.random.randint(self.n_envs, size=len(batch_inds))  # noqa: NPY002 - SB3 seeds the global generator
+        rows = (batch_inds, envs)
+        arrays = (
+            self.observations[rows],
+            self.actions[rows],
+            self.next_observations[rows],
+            (self.dones[rows] * (1 - self.timeouts[rows])).reshape(-1, 1),
+            (self.rewards[rows] + self.bonus * self.spreads[rows]).reshape(-1, 1),
+        )
+        return ReplayBufferSamples(*(self.to_torch(array.astype(np.float32, copy=False)) for array in arrays))
+
+    def _task_actions(self, actions: Array) -> Array:
+        """Undo Stable-Baselines3's scaling to [-1, 1], so that segments and replay speak of the same actions."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        low, high = self.action_space.low.reshape(-1), self.action_space.high.reshape(-1)
+        unscaled: Array = low + 0.5 * (actions + 1.0) * (high - low)
+        return unscaled
+
+    def save(self, path: str | Path) -> None:
+        """Write the rows held as one uncompressed .npz file."""
+        names = ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts")
+        rows = {name: getattr(self, name)[: self.size()] for name in names}
+        with open(path, "wb") as file:
+            np.savez(file, pos=self.pos, full=self.full, unfilled=self._unfilled, **rows)
+
+    def restore(self, path: str | Path) -> None:
+        """Read what `save` wrote into a buffer of the same shape."""
+        with np.load(path) as rows:
+            for name in ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts"):
+                target, stored = getattr(self, name), rows[name]
+                if len(stored) > len(target) or stored.shape[1:] != target.shape[1:]:
+                    raise PrefenvsError(
+                        f"{path} holds {name} of shape {stored.shape}, which do not fit a buffer of {target.shape}"
+                    )
+                target[: len(stored)] = stored
+            self.pos, self.full = int(rows["pos"]), bool(rows["full"])
+            self._unfilled = int(rows["unfilled"])

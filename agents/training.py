@@ -1,0 +1,83 @@
+"""One training run in a run folder: learn, evaluate, keep checkpoints, stop and resume, and sum up."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from stable_baselines3.common.logger import configure
+
+from agents.callbacks import CheckpointCallback, EvaluationCallback
+from agents.learner import PreferenceLearner
+from prefenvs.curves import draw_learning_curve
+from prefenvs.errors import PrefenvsError
+from prefenvs.protocols import Policy
+from prefenvs.runs import Run
+
+
+def train(
+    agent: PreferenceLearner, run: Run, total_steps: int, evaluate_every: int, episodes: int = 10, progress: bool = True
+) -> dict[str, Any]:
+    """Train until `total_steps` environment steps and return the summary that is written to the run folder.
+
+    The folder then holds evaluations.csv, progress.csv, TensorBoard events, the newest checkpoint, learning_curve.png
+    and summary.json. After Ctrl-C the checkpoint is written before KeyboardInterrupt goes on, so a run can be resumed.
+    """
+    task = agent.recorder.buffer.task
+    agent.set_logger(configure(str(run.folder), ["csv", "tensorboard"]))
+    evaluation = EvaluationCallback(run, task, evaluate_every, episodes, seed=agent.seed or 0)
+    begin = time.time()
+    try:
+        agent.learn(
+            total_steps - agent.num_timesteps if agent.num_timesteps else total_steps,
+            callback=[evaluation, CheckpointCallback(run.checkpoint)],
+            reset_num_timesteps=agent.num_timesteps == 0,
+            progress_bar=progress,
+        )
+    except KeyboardInterrupt:
+        agent.save_checkpoint(run.checkpoint)
+        print(f"\nstopped after {agent.num_timesteps} steps; to continue:")
+        print(f"prefenvs train {agent.name} --resume {run.folder}")
+        raise
+    agent.save_checkpoint(run.checkpoint)
+    summary = summarise(agent, run) | {"seconds": round(time.time() - begin, 1)}
+    run.summarise(summary)
+    learner = "true reward (upper bound)" if agent.config.true_reward else f"{agent.name}, {summary['labels']} labels"
+    draw_learning_curve(
+        {learner: run.rows("evaluations")}, run.path("learning_curve.png"), f"{task}, seed {agent.seed}"
+    )
+    return summary
+
+
+def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
+    """Return first and last evaluation, labels and learning signal of a run."""
+    rows = run.rows("evaluations")
+    return {
+        "task": agent.recorder.buffer.task,
+        "algorithm": agent.name,
+        "learns_from": "true reward (upper bound)" if agent.config.true_reward else "preferences",
+        "seed": agent.seed,
+        "steps": agent.num_timesteps,
+        "labels": 0 if agent.feedback is None else agent.feedback.labels,
+        "queries": 0 if agent.feedback is None else agent.feedback.asked,
+        "first": rows[0],
+        "last": rows[-1],
+        "best_mean_return": max(row["mean_return"] for row in rows),
+    }
+
+
+def load_policy(run: Run) -> Policy:
+    """Return the policy of a run's newest checkpoint, ready to predict."""
+    from agents import PEBBLE, PrefPPO
+
+    path = run.checkpoint / "model.zip"
+    if not path.is_file():
+        raise PrefenvsError(
+            f"{run.folder} holds no checkpoint yet (no {path.name} in {path.parent.name}/); train it further first"
+        )
+    algorithms: dict[str, type[PEBBLE] | type[PrefPPO]] = {
+        "train pebble": PEBBLE,
+        "demo": PEBBLE,
+        "train prefppo": PrefPPO,
+    }
+    return algorithms[run.record["command"]].load(path, device="cpu")

@@ -1,0 +1,56 @@
+"""The command line: each command is a frozen dataclass whose docstrings are its help and whose `run` does the work."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Protocol
+
+import tyro
+from tyro.conf import OmitSubcommandPrefixes, subcommand
+
+from prefenvs.cli.demo import Demo
+from prefenvs.cli.doctor import Doctor
+from prefenvs.cli.evaluate import Evaluate
+from prefenvs.cli.record import Record
+from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
+from prefenvs.cli.tasks import Tasks
+from prefenvs.cli.train import TrainPebble, TrainPrefPPO
+from prefenvs.errors import PrefenvsError
+
+Train = Annotated[TrainPebble, subcommand("pebble")] | Annotated[TrainPrefPPO, subcommand("prefppo")]
+StoreCommand = (
+    Annotated[StoreStats, subcommand("stats")]
+    | Annotated[StoreExport, subcommand("export")]
+    | Annotated[StoreImport, subcommand("import")]
+)
+Command = (
+    Annotated[Tasks, subcommand("tasks")]
+    | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train", description="Train an agent from preferences.")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Record, subcommand("record")]
+    | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
+)
+
+
+class Runnable(Protocol):
+    """What every command can do."""
+
+    def run(self) -> None:
+        """Carry the command out."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; bad input prints one line and exits with status 2, Ctrl-C with 130."""
+    command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
+    try:
+        command.run()
+    except PrefenvsError as error:
+        print(f"prefenvs: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("prefenvs: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None

@@ -1,0 +1,67 @@
+"""`prefenvs doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.packages import check_packages
+from prefenvs.runs import PACKAGES
+from prefenvs.tasks import find_task
+
+EXTRAS = {
+    "dm_control": "dmc",
+    "metaworld": "metaworld",
+    "gymnasium_robotics": "robotics",
+    "pygame": "classic",
+    "psycopg": "postgres",
+}
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check the installation, or with --task whether a task keeps the environments' contract."""
+
+    task: str | None = None
+    """Task to check: determinism, state round trip, hidden reward, rendering."""
+
+    def run(self) -> None:
+        """Print one line for each check; fail if one failed."""
+        failed = self._check_task(self.task) if self.task else self._check_installation()
+        if failed:
+            raise PrefenvsError(f"{failed} checks failed")
+        print("all checks passed")
+
+    def _check_task(self, task: str) -> int:
+        from prefenvs.envs.check import check_task
+
+        results = check_task(find_task(task).id)
+        for result in results:
+            print(f"{'ok    ' if result.passed else 'FAILED'} {result.name}: {result.detail}")
+        return sum(not result.passed for result in results)
+
+    def _check_installation(self) -> int:
+        from prefenvs.envs.gl import gl_backend
+
+        print(f"python {platform.python_version()}, {os.cpu_count()} processors")
+        for package in PACKAGES:
+            try:
+                print(f"ok     {package} {metadata.version(package)}")
+            except metadata.PackageNotFoundError:
+                print(f"-      {package} is not installed")
+        for module, extra in EXTRAS.items():
+            if importlib.util.find_spec(module) is None:
+                print(f'-      no {module}: its tasks or features need `pip install "prefenvs[{extra}]"`')
+        failed = 0
+        for name, check in (("packages", check_packages), ("rendering", gl_backend)):
+            try:
+                detail = check()
+                print(f"ok     {name}{f': {detail}' if detail else ''}")
+            except PrefenvsError as error:
+                failed += 1
+                print(f"FAILED {name}: {error}")
+        return failed

@@ -1,0 +1,65 @@
+"""`prefenvs evaluate RUN`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from prefenvs.evaluate import Evaluation, evaluate
+from prefenvs.packages import check_packages
+from prefenvs.runs import Run
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained policy by the hidden reward, in environments and with seeds that training never saw."""
+
+    run_folder: Annotated[Path, Positional]
+    """Folder that `prefenvs train` wrote."""
+    episodes: int = 20
+    """Episodes."""
+    seed: int = 1
+    """Seed of the evaluation; training itself evaluated with its own."""
+    stochastic: bool = False
+    """Sample actions instead of taking the mean."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Print the returns."""
+        result, record = evaluate_run(Run.open(self.run_folder), self.episodes, self.seed, not self.stochastic)
+        figures = {
+            "task": record["task"],
+            "episodes": len(result.returns),
+            "mean_return": float(result.returns.mean()),
+            "std_return": float(result.returns.std()),
+            "min_return": float(result.returns.min()),
+            "max_return": float(result.returns.max()),
+            "success": None if result.success is None else float(result.success.mean()),
+        }
+        if self.json:
+            print(json.dumps(figures))
+            return
+        print(f"{figures['task']}, {figures['episodes']} episodes, evaluation seed {self.seed}")
+        print(f"true return: {figures['mean_return']:.1f} +- {figures['std_return']:.1f} (std over episodes), "
+              f"{figures['min_return']:.1f} to {figures['max_return']:.1f}")  # fmt: skip
+        if figures["success"] is not None:
+            print(f"success: {figures['success']:.0%}")
+
+
+def evaluate_run(
+    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0
+) -> tuple[Evaluation, dict[str, str]]:
+    """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration."""
+    check_packages()
+    from agents.training import load_policy
+
+    policy = load_policy(run)
+    result = evaluate(
+        policy, run.config["task"], episodes=episodes, seed=seed, deterministic=deterministic, record=record
+    )
+    return result, run.config

@@ -1,0 +1,49 @@
+"""`prefenvs record RUN`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from prefenvs.cli.evaluate import evaluate_run
+from prefenvs.errors import PrefenvsError
+from prefenvs.runs import Run
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record a video of a trained policy."""
+
+    run_folder: Annotated[Path, Positional]
+    """Folder that `prefenvs train` wrote."""
+    episodes: int = 1
+    """Episodes to show, one after the other."""
+    seed: int = 1
+    """Seed of the episodes."""
+    size: int = 256
+    """Height and width in pixels."""
+    quality: bool = False
+    """Shadows, reflections and multisampling: slower."""
+    out: Path | None = None
+    """Video file; policy.mp4 in the run folder by default."""
+
+    def run(self) -> None:
+        """Roll the policy out and write the video."""
+        if self.episodes < 1:
+            raise PrefenvsError(f"--episodes must be at least 1, got {self.episodes}")
+        run = Run.open(self.run_folder)
+        path = record_run(run, self.out or run.path("policy.mp4"), self.episodes, self.seed, self.size, self.quality)
+        print(path)
+
+
+def record_run(run: Run, path: Path, episodes: int = 1, seed: int = 1, size: int = 256, quality: bool = False) -> Path:
+    """Write a video of the newest checkpoint's policy."""
+    result, config = evaluate_run(run, episodes, seed, record=episodes)
+    from videos import Recorder
+
+    assert result.trajectories is not None
+    with Recorder(config["task"], size=size, quality=quality) as recorder:
+        return recorder.episodes(result.trajectories, path)

@@ -1,0 +1,210 @@
+"""`prefenvs train <algorithm>`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import prefenvs
+from prefenvs.errors import PrefenvsError
+from prefenvs.packages import check_packages
+from prefenvs.runs import Run
+from prefenvs.store import Recorded, Store
+from prefenvs.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from agents.learner import LearnerConfig, PreferenceLearner
+    from prefenvs.preferences import Oracle
+
+AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What every online learner is told; settings that are not given are the published ones."""
+
+    algorithm: ClassVar[str]
+
+    task: str = ""
+    """Task id; `prefenvs tasks` lists them."""
+    oracle: str = "oracle"
+    """Simulated teacher: oracle, mistake, noisy, skip, myopic or equal."""
+    steps: int | None = None
+    """Environment steps."""
+    seed: int = 0
+    """Seed of everything in training; evaluation has seeds of its own."""
+    labels: int | None = None
+    """Label budget."""
+    per_session: int | None = None
+    """Queries in a session."""
+    interact: int | None = None
+    """Environment steps between sessions."""
+    segment_length: int | None = None
+    """Steps in a segment."""
+    selector: str | None = None
+    """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
+    unsupervised_steps: int | None = None
+    """Steps of state-entropy exploration before the first session."""
+    true_reward: bool = False
+    """Upper bound: learn from the true reward instead of preferences."""
+    evaluate_every: int = 10_000
+    """Environment steps between two evaluations."""
+    episodes: int = 10
+    """Episodes in an evaluation."""
+    threads: int = 1
+    """PyTorch threads; small networks are slower with more."""
+    folder: Path | None = None
+    """Run folder; runs/<task>-<algorithm>-<oracle>-<seed> by default."""
+    resume: Path | None = None
+    """Continue the run in this folder; all other options come from it."""
+    progress: bool = True
+    """Show a progress bar with an ETA."""
+
+    def run(self) -> None:
+        """Train, or continue to train, and print the returns before and after."""
+        check_packages()
+        if self.resume is not None:
+            run = Run.open(self.resume)
+            self._check_command(run)
+            options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
+            options._train(run, resume=True)
+            return
+        task = self._find_task()
+        self._settings(task)  # so that bad input is refused before a folder is made
+        rater = "true-reward" if self.true_reward else self.oracle
+        folder = self.folder or Path("runs") / f"{task.id}-{self.algorithm}-{rater}-{self.seed}"
+        self._train(Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self)))
+
+    def _train(self, run: Run, resume: bool = False) -> None:
+        import torch
+
+        from agents.training import train
+
+        torch.set_num_threads(self.threads)
+        task = self._find_task()
+        with Store(run.path("preferences.sqlite")) as store:
+            oracle = None if self.true_reward else Recorded(make_oracle(self.oracle, self.seed), store)
+            agent, steps = self._make_agent(task, oracle)
+            if resume:
+                agent.resume(run.checkpoint)
+            summary = train(agent, run, steps, self.evaluate_every, self.episodes, self.progress)
+        report(summary, run)
+
+    def _settings(self, task: Task) -> Any:
+        raise PrefenvsError(f"choose an algorithm: prefenvs train {type(self).__name__} is none")
+
+    def _make_agent(self, task: Task, oracle: Oracle | None) -> tuple[PreferenceLearner, int]:
+        raise PrefenvsError(f"choose an algorithm: prefenvs train {type(self).__name__} is none")
+
+    def _override(self, config: AnyConfig) -> AnyConfig:
+        """Put what was given on the command line in place of the published settings."""
+        names = ("per_session", "interact", "segment_length", "selector", "unsupervised_steps")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(config, **given, true_reward=self.true_reward)
+
+    def _find_task(self) -> Task:
+        if not self.task:
+            raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
+        return find_task(self.task)
+
+    def _check_command(self, run: Run) -> None:
+        command = run.record["command"]
+        if command != f"train {self.algorithm}":
+            raise PrefenvsError(f"{run.folder} is a run of `prefenvs {command}`; resume it with that command")
+
+
+@dataclass(frozen=True)
+class TrainPebble(TrainOptions):
+    """Train PEBBLE: SAC on a reward learned online from a rater's preferences."""
+
+    algorithm = "pebble"
+
+    preset: Literal["published", "small"] = "published"
+    """small: 2x256 networks and batches of 256, for a CPU."""
+    surf: bool = False
+    """Semi-supervised reward learning with augmentation (SURF)."""
+    rune: bool = False
+    """Reward bonus for the ensemble's uncertainty (RUNE)."""
+    envs: int = 1
+    """Environments stepped side by side; one update for each environment step in any case."""
+
+    def _settings(self, task: Task) -> Any:
+        from agents.published import pebble_settings
+        from agents.surf import SurfConfig
+
+        settings = pebble_settings(task, self.preset, self.labels)
+        config = self._override(settings.config)
+        if self.rune:
+            config = dataclasses.replace(config, bonus=0.05)
+        if self.surf:
+            config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, surf=SurfConfig()))
+        steps = self.steps or settings.steps
+        return dataclasses.replace(settings, config=config, steps=steps, sac=settings.sac | {"buffer_size": steps})
+
+    def _make_agent(self, task: Task, oracle: Oracle | None) -> tuple[PreferenceLearner, int]:
+        from agents import PEBBLE
+
+        settings = self._settings(task)
+        envs = make_envs(task.id, self.envs, self.seed)
+        return PEBBLE("MlpPolicy", envs, oracle, settings.config, seed=self.seed, **settings.sac), settings.steps
+
+
+@dataclass(frozen=True)
+class TrainPrefPPO(TrainOptions):
+    """Train PrefPPO: PPO on a reward learned online from a rater's preferences."""
+
+    algorithm = "prefppo"
+
+    envs: int | None = None
+    """Environments stepped side by side; 32 on DeepMind Control and 16 on Meta-World as published."""
+
+    def _settings(self, task: Task) -> Any:
+        from agents.published import prefppo_settings
+
+        settings = prefppo_settings(task, self.labels)
+        config = self._override(settings.config)
+        return dataclasses.replace(
+            settings, config=config, steps=self.steps or settings.steps, envs=self.envs or settings.envs
+        )
+
+    def _make_agent(self, task: Task, oracle: Oracle | None) -> tuple[PreferenceLearner, int]:
+        from agents import PrefPPO
+
+        settings = self._settings(task)
+        envs = make_envs(task.id, settings.envs, self.seed)
+        return PrefPPO("MlpPolicy", envs, oracle, settings.config, seed=self.seed, **settings.ppo), settings.steps
+
+
+def make_envs(task: str, count: int, seed: int) -> VecEnv:
+    """Make `count` environments that are stepped one after the other in this process."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    if count < 1:
+        raise PrefenvsError(f"--envs must be at least 1, got {count}")
+    venv = DummyVecEnv([lambda: prefenvs.make(task)] * count)
+    venv.seed(seed)
+    return venv
+
+
+def make_oracle(name: str, seed: int) -> Oracle:
+    """Return the simulated teacher of that name."""
+    from oracles import PartialReturnOracle
+
+    return PartialReturnOracle(name, seed=seed)
+
+
+def report(summary: dict[str, Any], run: Run) -> None:
+    """Print the figures of a finished run."""
+    first, last = summary["first"], summary["last"]
+    print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
+    print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
+    print(f"true return before: {first['mean_return']:.1f} +- {first['std_return']:.1f}")
+    print(f"true return after:  {last['mean_return']:.1f} +- {last['std_return']:.1f}")
+    if not math.isnan(last["success"]):
+        print(f"success before and after: {first['success']:.0%}, {last['success']:.0%}")
+    print(f"run folder: {run.folder}")

@@ -1,0 +1,42 @@
+"""A check that `agents`, `oracles` and `videos` are this distribution's packages and not another's of the same name."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+from pathlib import Path
+
+from prefenvs.errors import PrefenvsError
+
+# A file that only our package of that name holds.
+OWN_FILES = {"agents": "pebble.py", "oracles": "partial_return.py", "videos": "recorder.py"}
+
+
+def foreign_packages() -> dict[str, str]:
+    """Return the location of each of our top-level packages that another distribution has taken the place of."""
+    found = {}
+    for package, own_file in OWN_FILES.items():
+        spec = importlib.util.find_spec(package)
+        origin = spec.origin if spec is not None else None
+        if origin is None or not Path(origin).with_name(own_file).exists() or not _is_ours(Path(origin)):
+            found[package] = str(origin)
+    return found
+
+
+def check_packages() -> None:
+    """Raise a `PrefenvsError` that names the culprit if one of our packages is hidden by another's."""
+    for package, origin in foreign_packages().items():
+        owners = [name for name in metadata.packages_distributions().get(package, []) if name != "prefenvs"]
+        culprit = f"the distribution {owners[0]!r}" if owners else "another package"
+        raise PrefenvsError(
+            f"`import {package}` finds {origin}, which belongs to {culprit} and not to prefenvs; "
+            f"install prefenvs in a fresh virtual environment{f' without {owners[0]}' if owners else ''}"
+        )
+
+
+def _is_ours(init: Path) -> bool:
+    """Two distributions can write into one folder; the package's `__init__` says whose it is."""
+    try:
+        return "prefenvs" in init.read_text(encoding="utf-8")
+    except OSError:
+        return False

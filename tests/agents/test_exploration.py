@@ -1,0 +1,46 @@
+"""State entropy: exact neighbours, and a running deviation that is one."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.exploration import RunningStd, StateEntropy, nearest_distances
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 400), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31))
+def test_distances_are_those_of_a_full_sort(count: int, k: int, chunk: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    seen = torch.randn(count, 3, generator=generator) + 100.0
+    states = seen[torch.randint(count, (7,), generator=generator)]
+    exact = torch.cdist(states.double(), seen.double()).sort(dim=1).values[:, min(k, count - 1)]
+    found = nearest_distances(states, seen, k, chunk=chunk)
+    torch.testing.assert_close(found.double(), exact, rtol=5e-2, atol=2e-2)
+
+
+def test_far_from_the_origin_distances_stay_exact() -> None:
+    seen = torch.arange(100.0)[:, None] * 0.01 + 50.0
+    torch.testing.assert_close(nearest_distances(seen[50:51], seen, k=4), torch.tensor([0.02]), rtol=2e-2, atol=1e-3)
+
+
+@given(st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=20), min_size=1, max_size=10))
+def test_running_std_equals_the_std_of_everything(batches: list[list[float]]) -> None:
+    running = RunningStd()
+    for batch in batches:
+        result = running.update(torch.tensor(batch, dtype=torch.float64))
+    np.testing.assert_allclose(result, np.std(np.concatenate(batches)), atol=1e-6)
+
+
+def test_a_state_nobody_has_been_near_is_worth_more() -> None:
+    crowd, hermit = torch.randn(500, 4) * 0.1, torch.full((1, 4), 10.0)
+    seen = torch.cat([crowd, hermit])
+    rewards = StateEntropy(k=5)(torch.cat([crowd[:20], hermit]), seen)
+    assert rewards[-1] > 5 * rewards[:-1].max()
+
+
+def test_a_subset_of_states_gives_rewards_of_the_same_order() -> None:
+    torch.manual_seed(0)
+    seen = torch.randn(5_000, 3)
+    full, part = nearest_distances(seen[:200], seen, 5).mean(), nearest_distances(seen[:200], seen[:2_500], 5).mean()
+    assert 1.0 < part / full < 2.0

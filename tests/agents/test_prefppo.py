@@ -1,0 +1,101 @@
+"""PrefPPO: rollouts rewarded by the learned reward, for continuous and discrete actions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents import PrefPPO, PrefPPOConfig, RewardConfig
+
+from .conftest import Point, Rater
+
+
+class DiscretePoint(Point):
+    action_space = spaces.Discrete(3)
+
+    def step(self, action: Any) -> Any:
+        return super().step(np.array([float(action) - 1.0]))
+
+
+def make_agent(oracle: Rater | None, env: type[Point] = Point, **config: Any) -> PrefPPO:
+    settings: dict[str, Any] = {"labels": 40, "per_session": 20, "interact": 200, "segment_length": 8}
+    settings |= {
+        "unsupervised_steps": 200,
+        "unsupervised_epochs": 2,
+        "reward": RewardConfig(width=32, layers=2, epochs=30),
+    }
+    return PrefPPO(
+        "MlpPolicy",
+        DummyVecEnv([env] * 4),
+        oracle,
+        PrefPPOConfig(**(settings | config)),
+        n_steps=50,
+        batch_size=50,
+        n_epochs=5,
+        learning_rate=1e-3,
+        policy_kwargs={"net_arch": [32]},
+        seed=0,
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize("env", [Point, DiscretePoint])
+def test_every_rollout_is_rewarded_by_the_reward_model(env: type[Point], monkeypatch: pytest.MonkeyPatch) -> None:
+    rater = Rater()
+    agent = make_agent(rater, env)
+    inputs: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def five(observations: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs.append((observations, actions))
+        return np.full(len(observations), 5.0, np.float32), np.zeros(len(observations), np.float32)
+
+    monkeypatch.setattr(agent, "learned_reward", five)
+    agent.learn(1_000)
+    assert [len(queries) for queries in rater.asked] == [20, 20]
+    assert agent.feedback.labels == 40
+    size = spaces.flatdim(env.action_space)
+    assert {segment.actions.shape for query in rater.asked[0] for segment in query.segments} == {(8, size)}
+    assert {(observations.shape, actions.shape) for observations, actions in inputs} == {((200, 2), (200, size))}
+    assert all(np.abs(actions).max() <= 2.0 for _, actions in inputs)
+    # Time limits add the bootstrap value, once in each of two episodes of 25 steps.
+    assert np.isclose(agent.rollout_buffer.rewards, 5.0).sum() == 4 * 48
+
+
+def test_it_learns_to_please_the_rater() -> None:
+    agent = make_agent(Rater(), labels=200, per_session=50, interact=1_000)
+    before, after = mean_position(agent), mean_position(agent.learn(12_000))
+    assert after > before + 0.5
+
+
+def mean_position(agent: PrefPPO) -> float:
+    env, positions = Point(), []
+    for seed in range(5):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(25):
+            observation, *_ = env.step(agent.predict(observation, deterministic=True)[0])
+        positions.append(-abs(env.position - 1.0))
+    return float(np.mean(positions))
+
+
+def test_the_upper_bound_sees_the_true_reward() -> None:
+    agent = make_agent(None, true_reward=True)
+    agent.learn(200)
+    assert agent.rollout_buffer.rewards.max() <= 0.0
+    assert agent.rollout_buffer.rewards.min() < -0.1
+
+
+def test_a_checkpoint_goes_on(tmp_path: Path) -> None:
+    agent = make_agent(Rater())
+    agent.learn(400)
+    agent.feedback.total_steps = 1_000
+    agent.save_checkpoint(tmp_path / "checkpoint")
+    rater = Rater()
+    resumed = make_agent(rater)
+    resumed.resume(tmp_path / "checkpoint")
+    resumed.learn(400, reset_num_timesteps=False)
+    assert resumed.num_timesteps == 800
+    assert [len(queries) for queries in rater.asked] in ([], [20])
+    assert resumed.feedback.labels == 40
