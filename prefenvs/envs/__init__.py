@@ -48,6 +48,8 @@ def _register() -> None:
             f"prefenvs/{task.id}",
             entry_point="prefenvs.envs.adapters:make_source",
             max_episode_steps=task.horizon,
+            # It would warn of the packages' own spaces and buffers; `prefenvs.envs.check` looks at what users get.
+            disable_env_checker=True,
             additional_wrappers=_wrappers(task),
             kwargs={"task_id": task.id},
         )

@@ -195,7 +195,8 @@ class MetaWorldEnv(gymnasium.Env[Array, Array]):
     and the goal's position in the last three entries.
 
     Meta-World itself ignores the seed of `reset`, draws from NumPy's global generator, and leaves the last episode's
-    body positions in the model; here the positions are put back first, so that a seed determines the episode.
+    body positions in the model; here the positions are put back first, so that a seed determines the episode, and the
+    first observation shows the state that the reset has left.
     """
 
     def __init__(self, package: Any, task: Task, **kwargs: Any) -> None:
@@ -209,7 +210,6 @@ class MetaWorldEnv(gymnasium.Env[Array, Array]):
         setup = {"env_cls": make_class, "rand_vec": None, "partially_observable": False}
         self.sawyer.set_task(Instance(task.source, pickle.dumps(setup)))
         self.sawyer.seeded_rand_vec = True
-        self.sawyer._freeze_rand_vec = False
         # The time limit is the one around this class.
         self.sawyer.max_path_length = sys.maxsize
         self.model: Any = self.sawyer.model
@@ -232,7 +232,16 @@ class MetaWorldEnv(gymnasium.Env[Array, Array]):
         for name, values in self._home.items():
             getattr(self.model, name)[:] = values
         mujoco.mj_resetData(self.model, self.data)
+        # Meta-World's reset places everything twice and would draw anew each time, so that the first observation showed
+        # the first draw and the model the second: draw here, then reset with the draw held fixed.
+        self.sawyer._freeze_rand_vec = False
+        self.sawyer.reset_model()
+        self.sawyer._freeze_rand_vec = True
         observation, info = self.sawyer.reset()
+        # Positions lag behind what the reset has set (window-close: by the width of the window).
+        mujoco.mj_kinematics(self.model, self.data)
+        self.sawyer._prev_obs = self.sawyer._get_curr_obs_combined_no_goal()
+        observation[:36] = np.tile(self.sawyer._prev_obs, 2)
         return np.clip(observation, self._low, self._high).astype(np.float32), info
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:

@@ -189,7 +189,8 @@ def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: in
     for _, info in seen:
         extra = set(info) - KEYS - {task.success_key}
         _require(not extra, f"info holds {sorted(map(str, extra))}")
-        _require("state" in info, "info holds no state")
+        missing = {"state", *([task.success_key] if task.success_key else [])} - set(info)
+        _require(not missing, f"info lacks {sorted(missing)}")
     for key in set(seen[0][1]) - {"true_reward", task.success_key}:
         told = all(np.size(info[key]) == 1 and np.all(info[key] == reward) for reward, info in seen)
         _require(not told, f"info[{key!r}] equals the true reward")

@@ -24,8 +24,8 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
 
     true_reward: float, the reward of this step; steps only. Privileged: synthetic raters and evaluation read it.
     state: [s] float64, the simulator state that the observation beside it was made from; see `States`.
-    scene: [m] float64, the model arrays that the reset has set (`Task.scene`), one object for the whole episode;
-    absent where there are none.
+    scene: [m] float64, the model arrays that the reset has set (`Task.scene`), the same in the whole episode; absent
+    where there are none.
     the task's `success_key`: 1.0 if this state is a success, else 0.0; absent where the task tells none. Privileged
     too: evaluation reads it.
     """
@@ -66,7 +66,7 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
     def _info(self, inner: dict[str, Any]) -> dict[str, Any]:
         info: dict[str, Any] = {"state": self._states.read()}
         if self._scene is not None:
-            info["scene"] = self._scene
+            info["scene"] = self._scene.copy()
         if self._success is not None and self._success in inner:
             info[self._success] = float(inner[self._success])
         return info

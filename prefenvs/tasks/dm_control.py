@@ -51,11 +51,11 @@ def _task(
     )
 
 
-_WALKER = Camera(track="torso", distance=4.0, azimuth=90.0, elevation=-10.0)
-_CHEETAH = Camera(track="torso", distance=3.5, azimuth=90.0, elevation=-10.0)
-_QUADRUPED = Camera(track="torso", distance=4.5, azimuth=110.0, elevation=-25.0)
-_HOPPER = Camera(track="torso", distance=3.5, azimuth=90.0, elevation=-10.0)
-_HUMANOID = Camera(track="torso", distance=4.0, azimuth=120.0, elevation=-15.0)
+_WALKER = Camera(track="torso", lookat=(0.0, 0.0, 0.9), distance=4.0, azimuth=90.0, elevation=-10.0)
+_CHEETAH = Camera(track="torso", lookat=(0.0, 0.0, 0.6), distance=3.5, azimuth=90.0, elevation=-10.0)
+_QUADRUPED = Camera(track="torso", lookat=(0.0, 0.0, 0.5), distance=4.5, azimuth=110.0, elevation=-25.0)
+_HOPPER = Camera(track="torso", lookat=(0.0, 0.0, 0.8), distance=3.5, azimuth=90.0, elevation=-10.0)
+_HUMANOID = Camera(track="torso", lookat=(0.0, 0.0, 0.9), distance=4.0, azimuth=120.0, elevation=-15.0)
 _CARTPOLE = Camera(name="fixed")
 _REACHER = Camera(lookat=(0.0, 0.0, 0.0), distance=0.75, azimuth=90.0, elevation=-90.0)
 _PENDULUM = Camera(name="fixed")

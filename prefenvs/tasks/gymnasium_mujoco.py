@@ -14,31 +14,31 @@ TASKS: tuple[Task, ...] = (
     _task(
         "Ant",
         20,
-        Camera(track="torso", distance=5.0, azimuth=90.0, elevation=-25.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.5), distance=5.0, azimuth=90.0, elevation=-25.0),
         "The four-legged ant walks to the right as fast as it can without falling over.",
     ),
     _task(
         "HalfCheetah",
         20,
-        Camera(track="torso", distance=3.5, azimuth=90.0, elevation=-10.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.5), distance=3.5, azimuth=90.0, elevation=-10.0),
         "The two-legged cheetah runs to the right as fast as it can, upright and not on its back.",
     ),
     _task(
         "Hopper",
         125,
-        Camera(track="torso", distance=3.5, azimuth=90.0, elevation=-10.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.8), distance=3.5, azimuth=90.0, elevation=-10.0),
         "The one-legged hopper hops to the right as fast as it can without falling.",
     ),
     _task(
         "Humanoid",
         67,
-        Camera(track="torso", distance=4.0, azimuth=90.0, elevation=-15.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.9), distance=4.0, azimuth=90.0, elevation=-15.0),
         "The humanoid walks or runs to the right as fast as it can without falling.",
     ),
     _task(
         "HumanoidStandup",
         67,
-        Camera(track="torso", distance=4.0, azimuth=90.0, elevation=-15.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.6), distance=4.0, azimuth=90.0, elevation=-15.0),
         "The humanoid, which lies on its back at first, gets up and holds its body as high as possible.",
     ),
     _task(
@@ -71,13 +71,13 @@ TASKS: tuple[Task, ...] = (
     _task(
         "Swimmer",
         25,
-        Camera(track="torso", distance=4.0, azimuth=90.0, elevation=-60.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.0), distance=7.0, azimuth=90.0, elevation=-60.0),
         "The three-link swimmer undulates and moves to the right as fast as it can.",
     ),
     _task(
         "Walker2d",
         125,
-        Camera(track="torso", distance=4.0, azimuth=90.0, elevation=-10.0),
+        Camera(track="torso", lookat=(0.0, 0.0, 0.8), distance=4.0, azimuth=90.0, elevation=-10.0),
         "The two-legged walker walks or runs to the right as fast as it can without falling.",
     ),
 )

@@ -69,9 +69,9 @@ SENTENCES = {
     "dial-turn": "The arm pushes the knob of the dial so that the dial turns by half a turn.",
     "disassemble": "The arm grasps the ring by its handle and lifts it off the peg.",
     "door-close": "The arm pushes the open door of the safe shut.",
-    "door-lock": "The arm turns the lock on the door down, so that the door is locked.",
+    "door-lock": "The arm turns the lock on the door from pointing sideways to pointing down: locked.",
     "door-open": "The arm grips the handle and pulls the door of the safe wide open.",
-    "door-unlock": "The arm turns the lock on the door back, so that the door is unlocked.",
+    "door-unlock": "The arm turns the lock on the door from pointing down to pointing sideways: unlocked.",
     "drawer-close": "The arm pushes the open drawer shut.",
     "drawer-open": "The arm grips the handle and pulls the drawer open.",
     "faucet-close": "The arm pushes the handle of the faucet clockwise, seen from above, until it is closed.",
@@ -107,8 +107,18 @@ SENTENCES = {
     "window-open": "The arm pushes the window's handle sideways until the sliding window is open.",
 }
 
-CAMERA = Camera(name="corner2")
-CAMERAS: dict[str, Camera] = {}
+
+def _view(azimuth: float) -> Camera:
+    return Camera(lookat=(0.0, 0.68, 0.12), distance=1.4, azimuth=azimuth, elevation=-27.0)
+
+
+# From behind the robot's right shoulder: the fronts of the objects and the gripper at work are both in view.
+CAMERA = _view(148.0)
+CAMERAS = {
+    "handle-press-side": _view(205.0),
+    "handle-pull-side": _view(205.0),
+    "shelf-place": _view(128.0),
+}
 
 TASKS: tuple[Task, ...] = tuple(
     Task(

@@ -145,6 +145,6 @@ TASKS: tuple[Task, ...] = (
         segment_length=50,
         fps=12,
         source="FrankaKitchen-v1",
-        camera=Camera(lookat=(-0.2, 0.5, 2.0), distance=2.2, azimuth=70.0, elevation=-35.0),
+        camera=Camera(lookat=(-0.2, 0.5, 2.15), distance=2.4, azimuth=70.0, elevation=-28.0),
     ),
 )
