@@ -23,7 +23,7 @@ def read_imitation(
     imitation keeps T + 1 observations for T actions: the last ones become `final_observations`. Its rewards, where
     there are any, are the environment's and become `true_rewards`. Its `terminal` is True for every finished episode,
     time limit or not; an episode counts as terminated only where the last step's info holds "TimeLimit.truncated":
-    false, and `terminated` is None if one of them leaves it open. Infos are read as plain JSON; no object in them is built.
+    false, and `terminated` is None if one of them leaves it open. Infos are read as plain JSON, never as objects.
 
     task, source: kept in the trajectories (`source` defaults to the folder's name). discrete_actions: number of actions
     where they are integers, which become one-hot rows; by default the largest in the file plus one.
