@@ -67,9 +67,10 @@ def starc_distance(
 
     The canonical reward of a transition is R(s, a, s') - V(s) + discount V(s'), with V the value, under that reward, of
     the policy that made `transitions`, fitted by least-squares temporal differences (Bradtke and Barto 1996) on the
-    observation and `features` random Fourier features. Norm and distance are L2 over `transitions`.
+    observation, its squares and `features` random Fourier features. Norm and distance are L2 over `transitions`.
 
-    Shaping by a potential within those features cancels up to rounding, another one up to how well they fit it. Where
+    Shaping by a potential within those features cancels up to rounding, another one up to how well they fit it, so a
+    strong potential that they fit badly leaves a distance where there is none; `epic_distance` has no such error. Where
     the dynamics are deterministic this is the value-adjusted levelling of Skalse et al. (2024); elsewhere it is their
     form without the mean over successors, which does not ignore which successor earns what.
     """
@@ -90,7 +91,7 @@ def starc_distance(
 
 
 def _features(transitions: Transitions, count: int, seed: int) -> tuple[Array, Array]:
-    """Return features of states and of next states, [N, 1 + obs + count] each, of whitened observations."""
+    """Return features of states and of next states, [N, 1 + 2 obs + count] each, of whitened observations."""
     rng = np.random.default_rng(seed)
     observations = transitions.observations.astype(np.float64)
     mean, scale = observations.mean(axis=0), observations.std(axis=0)
@@ -102,6 +103,6 @@ def _features(transitions: Transitions, count: int, seed: int) -> tuple[Array, A
     def expand(states: Array) -> Array:
         white = (states - mean) / scale
         waves = np.sqrt(2 / count) * np.cos(white @ frequencies + phases)
-        return np.concatenate([np.ones((len(white), 1)), white, waves], axis=1)
+        return np.concatenate([np.ones((len(white), 1)), white, white**2, waves], axis=1)
 
     return expand(observations), expand(transitions.next_observations.astype(np.float64))

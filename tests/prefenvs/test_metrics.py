@@ -96,11 +96,14 @@ def test_shaping_and_constants_cancel_exactly_in_epic_and_dard(
 
 @given(seed=SEEDS, scale=st.floats(0.1, 100.0))
 @settings(max_examples=15, deadline=None)
-def test_linear_shaping_cancels_in_sampled_starc(seed: int, scale: float) -> None:
-    reward, weights = random_reward(seed), np.random.default_rng(seed).normal(size=2)
+def test_quadratic_shaping_cancels_in_sampled_starc(seed: int, scale: float) -> None:
+    reward, weights = random_reward(seed), np.random.default_rng(seed).normal(size=(2, 2))
+
+    def potential(states: Any) -> Any:
+        return states @ weights[0] + states**2 @ weights[1]
 
     def copy(s: Any, a: Any, n: Any) -> Any:
-        return scale * reward(s, a, n) + GAMMA * (n @ weights) - s @ weights
+        return scale * reward(s, a, n) + GAMMA * potential(n) - potential(s)
 
     assert DISTANCES["starc"](reward, copy) < 1e-4
 
