@@ -31,10 +31,19 @@ _PACKAGES = {
 def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make the bare environment of a task: no time limit, its true reward in plain sight.
 
-    `kwargs` go to the task's own constructor. Raises PrefenvsError if the task's package is not installed.
+    `kwargs` go to the task's own constructor. Raises PrefenvsError if the task's package is not installed, and for a
+    `render_mode` other than None, "rgb_array" and, where the task has a window of its own, "human".
     """
     task = find_task(task_id)
+    modes = (None, "rgb_array") if task.family == "dm_control" else (None, "rgb_array", "human")
+    if kwargs.get("render_mode") not in modes:
+        raise PrefenvsError(f"task {task.id!r} has no render_mode {kwargs['render_mode']!r}: choose one of {modes}")
     kwargs = {**task.kwargs, **kwargs}
+    if kwargs.get("reset_target"):
+        raise PrefenvsError(
+            f"task {task.id!r} cannot take reset_target=True: the goal would move within an episode, whose "
+            "recorded scene holds one goal"
+        )
     package = _import_package(task)
     if task.family == "dm_control":
         return DMControlEnv(package, task, **kwargs)

@@ -39,6 +39,8 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         self._success = self.task.success_key
         self._continuous = isinstance(env.action_space, spaces.Box)
         self._renderer: Any = None
+        modes = [mode for mode in env.metadata.get("render_modes", []) if mode in ("human", "rgb_array")]
+        self.metadata = {**env.metadata, "render_modes": modes, "render_fps": self.task.fps}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode."""

@@ -153,3 +153,7 @@ def test_arguments_reach_the_task() -> None:
     assert prefenvs.make("HalfCheetah-v5", max_episode_steps=7).spec.max_episode_steps == 7  # type: ignore[union-attr]
     with pytest.raises(PrefenvsError, match=r"cannot be made with.*wheels"):
         prefenvs.make("HalfCheetah-v5", wheels=4)
+    with pytest.raises(PrefenvsError, match=r"no render_mode 'human': choose one of .*rgb_array"):
+        prefenvs.make("dmc-walker-walk-v0", render_mode="human")
+    with pytest.raises(PrefenvsError, match="the goal would move within an episode"):
+        prefenvs.make("PointMaze_UMaze-v3", reset_target=True)
