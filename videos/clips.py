@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -145,7 +146,7 @@ def decode(path: str | Path) -> tuple[Array, float]:
 
 def _exact(fps: float | Fraction) -> Fraction:
     """Frames per second as a fraction that MP4's time base can hold."""
-    exact = Fraction(fps).limit_denominator(1000)
+    exact = Fraction(fps).limit_denominator(1000) if math.isfinite(fps) else Fraction(0)
     if not 0 < exact <= 1000:
         raise PrefenvsError(f"fps={fps} is not a rate that a clip can have: choose one between 1 and 60")
     return exact

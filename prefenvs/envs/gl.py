@@ -97,7 +97,8 @@ def open_context(width: int, height: int) -> Any:
     backend = gl_backend()
     try:
         module = import_module(f"mujoco.{'glfw' if backend == 'wgl' else backend}")
-        return module.GLContext(width, height)
+        with _unchanged():
+            return module.GLContext(width, height)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PrefenvsError(f"the OpenGL backend {backend} gave no context ({reason}): {INSTALL}") from error
@@ -109,15 +110,29 @@ def current(context: Any) -> Iterator[None]:
 
     So a renderer may be used from several threads in turn, and beside environments that render on their own.
     """
-    if gl_backend() != "egl":
+    with _unchanged():
         context.make_current()
+        yield
+
+
+def free_context(context: Any) -> None:
+    """Free a context, whichever is current in this thread."""
+    with _unchanged():
+        context.free()
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """Give this thread back the context that was current in it; EGL can tell which, the others cannot."""
+    if gl_backend() != "egl":
         yield
         return
     module = import_module("mujoco.egl")
     egl = module.EGL
     before = egl.eglGetCurrentContext()
-    context.make_current()
     try:
         yield
     finally:
-        egl.eglMakeCurrent(module.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, before)
+        # No display yet: the first context could not be opened.
+        if module.EGL_DISPLAY is not None:
+            egl.eglMakeCurrent(module.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, before)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import weakref
 from typing import Any
 
 import numpy as np
 
-from prefenvs.envs.gl import current, open_context
+from prefenvs.envs.gl import current, free_context, open_context
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks.task import Camera
@@ -49,10 +50,10 @@ class MujocoPainter:
         with current(self._context):
             self._buffers: Any = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffers)
-        if not _open:
-            # After the context was made, so that this runs before the backend's own clean-up, which invalidates it.
-            atexit.register(_close_all)
         _open.add(self)
+        # Anew, so that it runs before the clean-up that the backend has registered, which invalidates all contexts.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
 
     def paint(self, states: Array) -> Array:
         """Return the frames [T, H, W, 3] uint8 of the full-physics states [T, s]."""
@@ -64,14 +65,21 @@ class MujocoPainter:
             for state, frame in zip(states, frames, strict=True):
                 mujoco.mj_setState(self.model, self._data, state, spec)
                 mujoco.mj_forward(self.model, self._data)
-                self._aim()
+                camera = self.aim(self._data)
                 mujoco.mjv_updateScene(
-                    self.model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+                    self.model, self._data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
                 )
                 mujoco.mjr_render(self._rect, self._scene, self._buffers)
                 mujoco.mjr_readPixels(frame, None, self._rect, self._buffers)
         # OpenGL's rows run upwards.
         return np.ascontiguousarray(frames[:, ::-1])
+
+    def aim(self, data: Any) -> Any:
+        """Return the `mujoco.MjvCamera` for a simulation; it follows a body sideways only, so that the ground stays."""
+        if self._track is not None:
+            self._camera.lookat[:] = self._lookat
+            self._camera.lookat[:2] += data.xpos[self._track, :2]
+        return self._camera
 
     def close(self) -> None:
         """Free the OpenGL context; a second call does nothing."""
@@ -79,7 +87,7 @@ class MujocoPainter:
             return
         with current(self._context):
             self._buffers.free()
-        self._context.free()
+        free_context(self._context)
         self._context = self._buffers = None
         _open.discard(self)
 
@@ -96,12 +104,6 @@ class MujocoPainter:
                 f"states have {states.shape[1]} numbers, this model has {' or '.join(map(str, sizes))}: {way_out}"
             )
         return sizes[states.shape[1]]
-
-    def _aim(self) -> None:
-        """Move a free camera along with the body it tracks: sideways only, so that the ground stays still."""
-        if self._track is not None:
-            self._camera.lookat[:] = self._lookat
-            self._camera.lookat[:2] += self._data.xpos[self._track, :2]
 
 
 def _camera_of(model: Any, camera: Camera) -> Any:
@@ -132,4 +134,6 @@ def _camera_of(model: Any, camera: Camera) -> Any:
 
 def _close_all() -> None:
     for painter in list(_open):
-        painter.close()
+        # Where another package has shut the display down meanwhile, there is nothing left to free.
+        with contextlib.suppress(Exception):
+            painter.close()

@@ -148,7 +148,7 @@ def _fit(picture: Array, size: tuple[int, int]) -> Array:
     width, height = (max(1, round(side * scale)) for side in picture.shape[1::-1])
     frame = Image.new("RGB", size, tuple(int(value) for value in picture[0, 0]))
     smaller = Image.fromarray(picture).resize(
-        (width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+        (width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.LANCZOS
     )
     frame.paste(smaller, ((size[0] - width) // 2, (size[1] - height) // 2))
     return np.asarray(frame)
