@@ -94,6 +94,14 @@ def k_center(features: Array, centers: Array, count: int) -> Array:
     return chosen
 
 
+def number_to_pair(numbers: Array) -> Array:
+    """Return the pairs (i, j), i < j, [N, 2], of numbers [N]: pair (i, j) has number j (j - 1) / 2 + i."""
+    second = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
+    # Floats run out of digits above 2^50 pairs, where the root may be one too large.
+    second -= second * (second - 1) // 2 > numbers
+    return np.stack([numbers - second * (second - 1) // 2, second], axis=1)
+
+
 @dataclass(frozen=True)
 class Selector:
     """A way to choose queries; `Selector.named` gives one with its published settings.
@@ -168,13 +176,8 @@ class Selector:
             )
         total = segments * (segments - 1) // 2
         numbers = rng.choice(total, size=min(count, total), replace=False)
-        # Pair (i, j), i < j, has number j (j - 1) / 2 + i; the root may be off by one where floats run out of digits.
-        second = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
-        second -= second * (second - 1) // 2 > numbers
-        second += second * (second + 1) // 2 <= numbers
-        both = np.stack([numbers - second * (second - 1) // 2, second], axis=1)
-        both = rng.permuted(both, axis=1)
-        return np.stack(pool.locate(both, length, self.last_episodes), axis=-1)
+        sides = rng.permuted(number_to_pair(numbers), axis=1)
+        return np.stack(pool.locate(sides, length, self.last_episodes), axis=-1)
 
     def _choose(
         self,

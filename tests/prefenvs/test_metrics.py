@@ -235,15 +235,16 @@ def test_transitions_of_episodes_never_join_two_episodes() -> None:
 
 
 def test_nothing_follows_an_end_of_the_task() -> None:
-    """Two steps and an end: the value is the sum of what is left, and what lies behind the end does not count."""
+    """Action 0 leads to the other state, action 1 to the end, after which the first state is seen again."""
     data = Transitions(
-        np.tile(np.eye(2), (2, 1)),
-        np.array([[0.0], [0.0], [1.0], [1.0]]),
-        np.array([[0.0, 1.0], [5.0, 5.0]] * 2),
-        np.array([False, True] * 2),
+        np.eye(2)[[0, 0, 1, 1]],
+        np.array([[0.0], [1.0], [0.0], [1.0]]),
+        np.eye(2)[[1, 0, 0, 0]],
+        np.array([False, True, False, True]),
     )
     dynamics = np.zeros((3, 2, 3))
-    dynamics[0, :, 1] = dynamics[1, :, 2] = dynamics[2, :, 2] = 1.0
+    dynamics[0, 0, 1] = dynamics[1, 0, 0] = 1.0
+    dynamics[:2, 1, 2] = dynamics[2, :, 2] = 1.0
     tables = np.random.default_rng(0).normal(size=(2, 2, 2))
 
     def table(rewards: Any) -> Callable[[Any, Any, Any], Any]:

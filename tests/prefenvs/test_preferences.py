@@ -59,8 +59,9 @@ def test_ties_and_skips_have_no_best() -> None:
 
 def test_the_order_shown_must_name_each_segment_once() -> None:
     assert Preference(PAIR, None, shown=(1, 0)).shown == (1, 0)
-    with pytest.raises(PrefenvsError, match="order"):
-        Preference(PAIR, None, shown=(1, 1))
+    for wrong in ((1, 1), (0,), (0, 1, 1), (1, 2)):
+        with pytest.raises(PrefenvsError, match="order"):
+            Preference(PAIR, None, shown=wrong)
 
 
 def test_pairs_join_the_halves_of_a_batch() -> None:

@@ -12,7 +12,16 @@ from scipy import stats
 
 import prefenvs.queries
 from prefenvs import PrefenvsError, Preference, Query, Trajectories
-from prefenvs.queries import NAMES, Selector, bald, disagreement, entropy, k_center, preference_probabilities
+from prefenvs.queries import (
+    NAMES,
+    Selector,
+    bald,
+    disagreement,
+    entropy,
+    k_center,
+    number_to_pair,
+    preference_probabilities,
+)
 
 PROBABILITIES = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 8)), elements=st.floats(0.0, 1.0))
 LN2 = np.log(2.0)
@@ -187,8 +196,20 @@ def test_uniform_pairs_are_uniform_and_sides_are_even() -> None:
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
-def test_pairs_of_a_huge_pool_are_decoded_without_rounding() -> None:
-    # 4 million segments: 8e12 pairs, where a float32 root would be far off.
+def test_pairs_are_numbered_without_gaps() -> None:
+    expected = [(i, j) for j in range(1, 60) for i in range(j)]
+    assert [tuple(pair) for pair in number_to_pair(np.arange(len(expected))).tolist()] == expected
+
+
+@given(st.integers(2, 3 * 10**9), st.data())
+def test_pair_numbers_are_exact_where_floats_are_not(second: int, data: st.DataObject) -> None:
+    first = data.draw(st.sampled_from([0, 1, second - 1, second // 2]))
+    number = second * (second - 1) // 2 + first
+    assert number_to_pair(np.array([number])).tolist() == [[first, second]]
+
+
+def test_pairs_of_a_huge_pool_are_uniform() -> None:
+    # 4 million segments, 8e12 pairs.
     steps = 4_000_000
     pool = Trajectories(np.zeros((steps, 0)), np.arange(steps)[:, None], np.array([steps]))
     queries = Selector("uniform").select(pool, 500, 1, None, [], np.random.default_rng(0))
@@ -207,6 +228,10 @@ def test_segments_with_the_same_content_are_not_compared() -> None:
     queries = Selector("uniform").select(pool, 9, 5, None, [], np.random.default_rng(0))
     assert len(queries) == 9
     assert all(9 in {segment.episode for segment in query.segments} for query in queries)
+    # A like beginning is no hindrance.
+    actions[45:49] = 0.0
+    queries = Selector("uniform").select(replace(pool, actions=actions), 9, 5, None, [], np.random.default_rng(0))
+    assert len(queries) == 9
     alike = replace(pool, actions=np.zeros((50, 1)))
     with pytest.warns(UserWarning, match="only 0 of 3"):
         assert Selector("uniform").select(alike, 3, 5, None, [], np.random.default_rng(0)) == []
