@@ -1,0 +1,9 @@
+"""Raters: whoever answers queries of prefenvs, from simulated teachers on."""
+
+from __future__ import annotations
+
+from oracles.partial_return import PartialReturnOracle
+from oracles.regret import RegretOracle
+from oracles.teachers import TEACHERS, Teacher, find_teacher
+
+__all__ = ["TEACHERS", "PartialReturnOracle", "RegretOracle", "Teacher", "find_teacher"]
