@@ -28,9 +28,12 @@ class EvaluationCallback(BaseCallback):
         self._begin = 0.0
 
     def _on_training_start(self) -> None:
-        self._begin = time.time()
-        self._next = self.num_timesteps
-        self._on_step()
+        self.run.drop_rows_after("evaluations", self.num_timesteps)
+        rows = self.run.rows("evaluations")
+        self._begin = time.time() - (rows[-1]["seconds"] if rows else 0.0)
+        self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
+        if not rows:
+            self.measure()
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:

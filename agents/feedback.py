@@ -141,7 +141,7 @@ class Feedback:
         return answer if wide is None else replace(answer, query=wide)
 
     def _session_size(self, steps: int) -> int:
-        """B-Pref's schedules within the budget: floor(n (T - t) / T) decreasing, floor(n T / (T - t + 1)) increasing."""
+        """B-Pref's schedules in the budget: floor(n (T - t) / T) decreasing, floor(n T / (T - t + 1)) increasing."""
         size, total, left = self.config.per_session, self.total_steps, max(self.total_steps - steps, 0)
         if self.config.schedule == "decreasing":
             size = size * left // total

@@ -73,16 +73,15 @@ class PreferenceLearner(BaseAlgorithm):
     def first_session(self) -> int:
         """Environment steps after which the first feedback session is held."""
 
-    def start_feedback(self, total_steps: int) -> None:
-        """Check that raters can be asked in a run of `total_steps`, and get ready to; once, at the start of `learn`."""
-        self.recorder.reveal = self.config.true_reward
-        if self.config.true_reward or self.feedback is not None:
+    def check_run(self, total_steps: int) -> None:
+        """Raise a PrefenvsError if a run of `total_steps` environment steps could not ask anybody anything."""
+        if self.config.true_reward:
             return
         if self.oracle is None:
             raise PrefenvsError(f"{self.name} needs a rater: pass oracle=..., or set true_reward for the upper bound")
-        horizon, task = self.recorder.horizon, self.recorder.buffer.task
         surf = self.config.reward.surf
         length = self.config.segment_length + (2 * surf.margin if surf is not None else 0)
+        horizon, task = self.recorder.horizon, self.recorder.buffer.task
         if horizon is not None and length > horizon:
             margin = " with SURF's margins" if surf is not None else ""
             raise PrefenvsError(
@@ -94,6 +93,14 @@ class PreferenceLearner(BaseAlgorithm):
                 f"the first session comes after {self.first_session} steps, but the run ends after {total_steps}: "
                 "train for longer or lower unsupervised_steps"
             )
+
+    def start_feedback(self, total_steps: int) -> None:
+        """Get ready to ask the rater; called at the start of `learn`."""
+        self.recorder.reveal = self.config.true_reward
+        if self.config.true_reward or self.feedback is not None:
+            return
+        self.check_run(total_steps)
+        assert self.oracle is not None
         self.feedback = Feedback(
             self.config,
             self.oracle,

@@ -20,11 +20,12 @@ def train(
 ) -> dict[str, Any]:
     """Train until `total_steps` environment steps and return the summary that is written to the run folder.
 
-    The folder then holds evaluations.csv, progress.csv, TensorBoard events, the newest checkpoint, learning_curve.png
-    and summary.json. After Ctrl-C the checkpoint is written before KeyboardInterrupt goes on, so a run can be resumed.
+    The folder then holds evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and
+    summary.json. After Ctrl-C the checkpoint is written before KeyboardInterrupt goes on, so a run can be resumed.
     """
     task = agent.recorder.buffer.task
-    agent.set_logger(configure(str(run.folder), ["csv", "tensorboard"]))
+    # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
+    agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
     evaluation = EvaluationCallback(run, task, evaluate_every, episodes, seed=agent.seed or 0)
     begin = time.time()
     try:

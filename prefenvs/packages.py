@@ -8,17 +8,17 @@ from pathlib import Path
 
 from prefenvs.errors import PrefenvsError
 
-# A file that only our package of that name holds.
-OWN_FILES = {"agents": "pebble.py", "oracles": "partial_return.py", "videos": "recorder.py"}
+# A module that only our package of that name holds, and that its `__init__` imports.
+OWN_MODULES = {"agents": "pebble", "oracles": "partial_return", "videos": "recorder"}
 
 
 def foreign_packages() -> dict[str, str]:
     """Return the location of each of our top-level packages that another distribution has taken the place of."""
     found = {}
-    for package, own_file in OWN_FILES.items():
+    for package, module in OWN_MODULES.items():
         spec = importlib.util.find_spec(package)
         origin = spec.origin if spec is not None else None
-        if origin is None or not Path(origin).with_name(own_file).exists() or not _is_ours(Path(origin)):
+        if origin is None or not _is_ours(Path(origin), module):
             found[package] = str(origin)
     return found
 
@@ -34,9 +34,8 @@ def check_packages() -> None:
         )
 
 
-def _is_ours(init: Path) -> bool:
-    """Two distributions can write into one folder; the package's `__init__` says whose it is."""
-    try:
-        return "prefenvs" in init.read_text(encoding="utf-8")
-    except OSError:
-        return False
+def _is_ours(init: Path, module: str) -> bool:
+    """Two distributions can write into one folder, so the module must be there and the `__init__` must be its own."""
+    return init.with_name(f"{module}.py").exists() and f"{init.parent.name}.{module}" in init.read_text(
+        encoding="utf-8"
+    )

@@ -98,6 +98,18 @@ class Run:
                 writer.writeheader()
             writer.writerow(row)
 
+    def drop_rows_after(self, table: str, steps: float) -> None:
+        """Remove the rows of <table>.csv that lie after a step, as when a run goes back to a checkpoint."""
+        path = self.folder / f"{table}.csv"
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        kept = [row for row in rows if float(row["steps"]) <= steps]
+        path.unlink()
+        for row in kept:
+            self.append(table, row)
+
     def rows(self, table: str) -> list[dict[str, float]]:
         """Read <table>.csv as numbers; an absent table has no rows."""
         path = self.folder / f"{table}.csv"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefenvs.cli.record import record_run
 from prefenvs.cli.train import TrainPebble
+from prefenvs.envs.gl import gl_backend
 from prefenvs.runs import Run
 
 
@@ -28,6 +29,7 @@ class Demo:
 
     def run(self) -> None:
         """Train, print the returns before and after, and write the run folder."""
+        gl_backend()  # a machine that cannot render says so before it trains
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
         options = TrainPebble(
             task="HalfCheetah-v5",

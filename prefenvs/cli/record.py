@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from prefenvs.cli.evaluate import evaluate_run
+from prefenvs.envs.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
@@ -35,6 +36,7 @@ class Record:
         if self.episodes < 1:
             raise PrefenvsError(f"--episodes must be at least 1, got {self.episodes}")
         run = Run.open(self.run_folder)
+        gl_backend()  # a machine that cannot render says so before the policy is rolled out
         path = record_run(run, self.out or run.path("policy.mp4"), self.episodes, self.seed, self.size, self.quality)
         print(path)
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from prefenvs.tasks import list_tasks
 
@@ -27,7 +27,7 @@ class Tasks:
             for task in tasks:
                 print(json.dumps(asdict(task), default=dict))
             return
-        table = Table("task", "horizon", "segment", "fps", "camera", "labels", "sentence")
+        table = Table(Column("task", no_wrap=True), "horizon", "segment", "fps", "camera", "labels", "sentence")
         for task in tasks:
             labels = " / ".join(str(budget.labels) for budget in task.budgets)
             camera = task.camera.name or (f"tracks {task.camera.track}" if task.camera.track else "free")

@@ -72,34 +72,39 @@ class TrainOptions:
             run = Run.open(self.resume)
             self._check_command(run)
             options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
-            options._train(run, resume=True)
+            options._train(*options._make_agent(options._find_task()), run, resume=True)
             return
         task = self._find_task()
-        self._settings(task)  # so that bad input is refused before a folder is made
+        # Settings are checked before a folder is made.
+        agent, steps = self._make_agent(task)
+        agent.check_run(steps)
         rater = "true-reward" if self.true_reward else self.oracle
         folder = self.folder or Path("runs") / f"{task.id}-{self.algorithm}-{rater}-{self.seed}"
-        self._train(Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self)))
+        self._train(agent, steps, Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self)))
 
-    def _train(self, run: Run, resume: bool = False) -> None:
+    def _train(self, agent: PreferenceLearner, steps: int, run: Run, resume: bool = False) -> None:
         import torch
 
         from agents.training import train
 
         torch.set_num_threads(self.threads)
-        task = self._find_task()
         with Store(run.path("preferences.sqlite")) as store:
-            oracle = None if self.true_reward else Recorded(make_oracle(self.oracle, self.seed), store)
-            agent, steps = self._make_agent(task, oracle)
+            if agent.oracle is not None:
+                agent.oracle = Recorded(agent.oracle, store)
             if resume:
                 agent.resume(run.checkpoint)
             summary = train(agent, run, steps, self.evaluate_every, self.episodes, self.progress)
         report(summary, run)
 
-    def _settings(self, task: Task) -> Any:
-        raise PrefenvsError(f"choose an algorithm: prefenvs train {type(self).__name__} is none")
+    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
+        """Return the agent and how many environment steps it is to be trained for."""
+        raise PrefenvsError("choose an algorithm: prefenvs train pebble or prefenvs train prefppo")
 
-    def _make_agent(self, task: Task, oracle: Oracle | None) -> tuple[PreferenceLearner, int]:
-        raise PrefenvsError(f"choose an algorithm: prefenvs train {type(self).__name__} is none")
+    def _make_oracle(self) -> Oracle | None:
+        """Return the simulated teacher of that name; none for the upper bound."""
+        from oracles import PartialReturnOracle
+
+        return None if self.true_reward else PartialReturnOracle(self.oracle, seed=self.seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
@@ -130,10 +135,13 @@ class TrainPebble(TrainOptions):
     """Semi-supervised reward learning with augmentation (SURF)."""
     rune: bool = False
     """Reward bonus for the ensemble's uncertainty (RUNE)."""
+    learning_starts: int = 1_000
+    """Steps of random actions at the beginning."""
     envs: int = 1
     """Environments stepped side by side; one update for each environment step in any case."""
 
-    def _settings(self, task: Task) -> Any:
+    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
+        from agents import PEBBLE
         from agents.published import pebble_settings
         from agents.surf import SurfConfig
 
@@ -144,14 +152,9 @@ class TrainPebble(TrainOptions):
         if self.surf:
             config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, surf=SurfConfig()))
         steps = self.steps or settings.steps
-        return dataclasses.replace(settings, config=config, steps=steps, sac=settings.sac | {"buffer_size": steps})
-
-    def _make_agent(self, task: Task, oracle: Oracle | None) -> tuple[PreferenceLearner, int]:
-        from agents import PEBBLE
-
-        settings = self._settings(task)
+        sac = settings.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
         envs = make_envs(task.id, self.envs, self.seed)
-        return PEBBLE("MlpPolicy", envs, oracle, settings.config, seed=self.seed, **settings.sac), settings.steps
+        return PEBBLE("MlpPolicy", envs, self._make_oracle(), config, seed=self.seed, **sac), steps
 
 
 @dataclass(frozen=True)
@@ -163,21 +166,15 @@ class TrainPrefPPO(TrainOptions):
     envs: int | None = None
     """Environments stepped side by side; 32 on DeepMind Control and 16 on Meta-World as published."""
 
-    def _settings(self, task: Task) -> Any:
+    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
+        from agents import PrefPPO
         from agents.published import prefppo_settings
 
         settings = prefppo_settings(task, self.labels)
         config = self._override(settings.config)
-        return dataclasses.replace(
-            settings, config=config, steps=self.steps or settings.steps, envs=self.envs or settings.envs
-        )
-
-    def _make_agent(self, task: Task, oracle: Oracle | None) -> tuple[PreferenceLearner, int]:
-        from agents import PrefPPO
-
-        settings = self._settings(task)
-        envs = make_envs(task.id, settings.envs, self.seed)
-        return PrefPPO("MlpPolicy", envs, oracle, settings.config, seed=self.seed, **settings.ppo), settings.steps
+        envs = make_envs(task.id, settings.envs if self.envs is None else self.envs, self.seed)
+        agent = PrefPPO("MlpPolicy", envs, self._make_oracle(), config, seed=self.seed, **settings.ppo)
+        return agent, self.steps or settings.steps
 
 
 def make_envs(task: str, count: int, seed: int) -> VecEnv:
@@ -189,13 +186,6 @@ def make_envs(task: str, count: int, seed: int) -> VecEnv:
     venv = DummyVecEnv([lambda: prefenvs.make(task)] * count)
     venv.seed(seed)
     return venv
-
-
-def make_oracle(name: str, seed: int) -> Oracle:
-    """Return the simulated teacher of that name."""
-    from oracles import PartialReturnOracle
-
-    return PartialReturnOracle(name, seed=seed)
 
 
 def report(summary: dict[str, Any], run: Run) -> None:

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: results, run folders, and one clear line for bad input."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prefenvs.cli import main
+
+QUICK = ["--steps", "900", "--labels", "20", "--per-session", "10", "--interact", "100", "--unsupervised-steps", "200"]
+QUICK += ["--evaluate-every", "400", "--episodes", "2", "--preset", "small", "--no-progress"]
+TASK = ["--task", "InvertedPendulum-v5", "--segment-length", "5"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished PEBBLE run."""
+    folder = tmp_path_factory.mktemp("runs") / "pebble"
+    main(["train", "pebble", *TASK, *QUICK, "--learning-starts", "100", "--folder", str(folder)])
+    return folder
+
+
+def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_folder_holds_what_was_run_and_what_came_out(run_folder: Path) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    assert record["command"] == "train pebble"
+    assert record["config"]["task"] == "InvertedPendulum-v5"
+    assert record["versions"]["mujoco"] == "3.3.0"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|", record["commit"])
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert (summary["steps"], summary["labels"], summary["learns_from"]) == (900, 20, "preferences")
+    with (run_folder / "evaluations.csv").open() as file:
+        assert [float(row["steps"]) for row in csv.DictReader(file)] == [0, 400, 800, 900]
+    names = {path.name for path in run_folder.iterdir()}
+    assert {"checkpoint", "learning_curve.png", "preferences.sqlite", "log"} <= names
+    logs = {path.name.split(".")[0] for path in (run_folder / "log" / "from-0").iterdir()}
+    assert logs == {"progress", "events"}
+
+
+def test_evaluate_and_record_a_run(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run_folder), "--episodes", "3", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["episodes"] == 3
+    assert figures["min_return"] <= figures["mean_return"] <= figures["max_return"]
+    main(["record", str(run_folder), "--size", "64"])
+    video = Path(capsys.readouterr().out.strip())
+    assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_labels_of_a_run_are_in_its_store(run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = str(run_folder / "preferences.sqlite")
+    main(["store", "stats", store])
+    assert "20" in capsys.readouterr().out
+    main(["store", "export", store, str(tmp_path / "labels.zip")])
+    main(["store", "import", str(tmp_path / "copy.sqlite"), str(tmp_path / "labels.zip")])
+    capsys.readouterr()
+    main(["store", "stats", str(tmp_path / "copy.sqlite")])
+    assert "20" in capsys.readouterr().out
+
+
+def test_tasks_are_listed_as_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tasks", "--family", "metaworld", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 50
+    assert all(row["horizon"] == 500 and row["sentence"].endswith(".") for row in rows)
+    main(["tasks"])
+    assert "HalfCheetah-v5" in capsys.readouterr().out
+
+
+def test_doctor_checks_the_installation_and_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    assert "all checks passed" in capsys.readouterr().out
+    main(["doctor", "--task", "Pendulum-v1"])
+    assert "all checks passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "HalfCheeta-v5"], "Did you mean HalfCheetah-v5"),
+        ([], "--task ID"),
+        (["--task", "HalfCheetah-v5", "--segment-length", "2000"], "longer than the horizon"),
+        (["--task", "HalfCheetah-v5", "--labels", "10", "--per-session", "20"], "smaller than one session"),
+        (["--task", "HalfCheetah-v5", "--oracle", "orcale"], "orcale"),
+        (["--task", "HalfCheetah-v5", "--selector", "random"], "random"),
+        (["--task", "HalfCheetah-v5", "--steps", "5000"], "first session"),
+        (["--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = run_failing(capsys, "train", "pebble", *arguments, "--folder", str(tmp_path / "run"), "--no-progress")
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_folders_are_named(capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path) -> None:
+    assert "already holds a run" in run_failing(
+        capsys, "train", "pebble", *TASK, *QUICK, "--learning-starts", "100", "--folder", str(run_folder)
+    )
+    assert "not a run folder" in run_failing(capsys, "evaluate", str(tmp_path))
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    state = json.loads((other / "checkpoint" / "state.json").read_text())
+    (other / "checkpoint" / "state.json").write_text(json.dumps(state | {"task": "Hopper-v5"}))
+    assert "Hopper-v5" in run_failing(capsys, "train", "pebble", "--resume", str(other))
+    assert "train pebble" in run_failing(capsys, "train", "prefppo", "--resume", str(other))
+
+
+def test_no_gl_backend_is_one_line_and_status_2(run_folder: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "prefenvs", "record", str(run_folder)],
+        env=os.environ | {"MUJOCO_GL": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "MUJOCO_GL" in result.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "prefenvs", "train", "pebble"]
+    long = ["3000" if word == "900" else word for word in QUICK]
+    process = subprocess.Popen(
+        [*command, *TASK, *long, "--learning-starts", "100", "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        evaluations = folder / "evaluations.csv"
+        if evaluations.exists() and len(evaluations.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"--resume {folder}" in output
+    finished = subprocess.run(
+        [*command, "--resume", str(folder), "--no-progress"], capture_output=True, text=True, timeout=240
+    )
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 3000
+    assert summary["labels"] == 20
+    rows = (folder / "evaluations.csv").read_text().splitlines()[1:]
+    steps = [int(row.split(",")[0]) for row in rows]
+    assert steps == sorted(set(steps))
