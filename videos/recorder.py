@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import repeat
 from pathlib import Path
@@ -82,7 +82,7 @@ class Recorder:
             steps = np.append(steps, length - 1)
         return steps, fps
 
-    def frames(self, segment: Segment, steps: Array | None = None) -> Array:
+    def frames(self, segment: Segment, steps: Array | Sequence[int] | None = None) -> Array:
         """Return frames [n, H, W, 3] uint8 of a segment: at `steps` [n] if given, else those that its clip shows."""
         shown = self.steps(len(segment))[0] if steps is None else np.asarray(steps, np.int64)
         if not len(shown) or shown.min() < 0 or shown.max() >= len(segment):

@@ -23,11 +23,15 @@ INSTALL = (
 # Runs in a process of its own: a backend that fails half-way leaves PyOpenGL, and with it the process, unusable.
 PROBE = """
 import os, sys
-import mujoco
-model = mujoco.MjModel.from_xml_string("<mujoco><visual><quality shadowsize='0' offsamples='0'/></visual></mujoco>")
-context = mujoco.GLContext(16, 16)
-context.make_current()
-mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+try:
+    import mujoco
+    model = mujoco.MjModel.from_xml_string("<mujoco><visual><quality shadowsize='0' offsamples='0'/></visual></mujoco>")
+    context = mujoco.GLContext(16, 16)
+    context.make_current()
+    mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+except Exception as error:
+    print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr, flush=True)
+    os._exit(1)
 print("works", flush=True)
 os._exit(0)
 """
