@@ -90,6 +90,14 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
             yield connection
 
 
+def bytes_on_disk(connection: sa.Connection) -> int:
+    """Size of the database: of a SQLite file with its write-ahead log, or of all that is in a PostgreSQL database."""
+    if connection.dialect.name == "postgresql":
+        return int(connection.scalar(sa.select(sa.func.pg_database_size(sa.func.current_database()))) or 0)
+    files = (Path(f"{connection.engine.url.database}{suffix}") for suffix in ("", "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def _check_path(path: Path, create: bool) -> None:
     if path.is_dir():
         raise PrefenvsError(f"the store {path} is a folder; give the path of a file in it")
@@ -122,7 +130,8 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _begin_postgres(connection: sa.Connection) -> None:
     if connection.get_execution_options().get("store_writes"):
         connection.exec_driver_sql(
-            f"SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock({_WRITER_LOCK})"
+            f"SELECT set_config('synchronous_commit', 'on', true), set_config('lock_timeout', "
+            f"'{int(BUSY_SECONDS * 1000)}', true), pg_advisory_xact_lock({_WRITER_LOCK})"
         )
 
 
@@ -198,7 +207,8 @@ def describe(url: sa.URL) -> str:
 _HINTS = {
     "not a database": "this file is no SQLite database; choose another path",
     "malformed": "the file is damaged; restore it from a copy or an export",
-    "is locked": f"another process has kept it locked for more than {BUSY_SECONDS:.0f} s",
+    "is locked": "another process has kept it locked for too long",
+    "lock timeout": "another process has kept it locked for too long",
     "disk is full": "the disk is full; nothing of this batch was stored",
     "readonly": "the file or its folder may not be written",
     "unable to open": "the file or its folder may not be read and written",

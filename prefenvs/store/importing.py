@@ -51,6 +51,7 @@ def import_store(store: Store, source: str | os.PathLike[str]) -> Imported:
         _read_rewards(connection, path, tasks)
         _read_tables(connection, path, tasks, about["counts"])
         after = _count(connection)
+        rows.analyze(connection, sum(after.values()) - sum(before.values()))
     return Imported(*(after[table] - before[table] for table in ("segments", "queries", "events")))
 
 

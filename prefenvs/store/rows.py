@@ -14,7 +14,7 @@ from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 from prefenvs.store.events import COLUMNS, Event, check_text
 from prefenvs.store.packing import pack_arrays, pack_segment, unpack_arrays
-from prefenvs.store.schema import events, queries, query_segments, requests, segments, true_rewards
+from prefenvs.store.schema import events, queries, query_segments, requests, segments, tables, true_rewards
 
 # Bounds the memory of a large insertion and the number of parameters of a statement.
 CHUNK = 1000
@@ -31,6 +31,16 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappin
     if rows:
         insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         connection.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+def analyze(connection: sa.Connection, added: int) -> None:
+    """Tell PostgreSQL how large the tables are after a large insertion.
+
+    It finds out by itself in a minute; until then it takes them for empty and plans joins that take time n^2.
+    """
+    if added >= CHUNK and connection.dialect.name == "postgresql":
+        for table in tables.sorted_tables:
+            connection.execute(sa.text(f"ANALYZE {table.name}"))
 
 
 def known(connection: sa.Connection, column: sa.Column[str], keys: Iterable[str]) -> set[str]:

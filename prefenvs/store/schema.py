@@ -90,9 +90,9 @@ events = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("page", sa.Text, nullable=False),
     sa.Column("extra", sa.Text),
-    # One index for both columns: given two, SQLite may look up all answers of a run for each of its queries.
+    # Of both columns, and none that begins with the run: without statistics, either database may look through all
+    # answers of a run for each of its queries.
     sa.Index("ix_events_query_run", "query", "run"),
-    sa.Index("ix_events_run_seq", "run", "seq"),
     sqlite_autoincrement=True,
 )
 

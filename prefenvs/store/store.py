@@ -7,7 +7,6 @@ import time as clock
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -17,7 +16,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store import rows
-from prefenvs.store.database import describe, open_engine, parse_location, reading, writing
+from prefenvs.store.database import bytes_on_disk, describe, open_engine, parse_location, reading, writing
 from prefenvs.store.events import ANSWERS, Event, check_number, check_text
 from prefenvs.store.schema import SCHEMA_VERSION, events, queries, requests, segments, true_rewards
 
@@ -114,6 +113,7 @@ class Store:
         with writing(self._engine) as connection:
             rows.add_queries(connection, items)
             rows.add_requests(connection, asked)
+            rows.analyze(connection, len(asked))
 
     def add_preferences(self, preferences: Iterable[Preference], run: str = "") -> None:
         """Append answers given to `run`, all or none; their queries are stored too where they are new."""
@@ -125,6 +125,7 @@ class Store:
         with writing(self._engine) as connection:
             rows.add_queries(connection, (preference.query for preference in preferences))
             rows.add_events(connection, answers)
+            rows.analyze(connection, len(answers))
 
     def add_events(self, items: Iterable[Event]) -> None:
         """Append events, all or none; one that the log holds is left out, a different one of that id is an error."""
@@ -133,6 +134,7 @@ class Store:
             return
         with writing(self._engine) as connection:
             rows.add_events(connection, items)
+            rows.analyze(connection, len(items))
 
     def undo(self, event: Event | str, annotator: str | None = None, reason: str = "") -> Event:
         """Take back an answer, given as its event or id, and return the undo event; a second undo returns the first.
@@ -254,7 +256,7 @@ class Store:
                 segments=pieces,
                 with_true_rewards=count(true_rewards),
                 segment_bytes=int(piece_bytes),
-                file_bytes=self._file_bytes(connection),
+                file_bytes=bytes_on_disk(connection),
                 first_time=given[1],
                 last_time=given[2],
             )
@@ -274,12 +276,6 @@ class Store:
             last.pop(key, None)
             last[key] = event
         return list(last.values())
-
-    def _file_bytes(self, connection: sa.Connection) -> int:
-        if connection.dialect.name == "postgresql":
-            return int(connection.scalar(sa.select(sa.func.pg_database_size(sa.func.current_database()))) or 0)
-        files = (Path(f"{self._url.database}{suffix}") for suffix in ("", "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _not_undone(answers: sa.FromClause) -> sa.ColumnElement[bool]:

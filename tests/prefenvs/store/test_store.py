@@ -269,7 +269,14 @@ def test_stats_count_what_is_there(store: Store) -> None:
     answers = [answer(queries[0], 1, "ana", oracle="human", time=10.0), answer(queries[1], 0.5, "bo", time=30.0)]
     store.add_preferences([*answers, Preference(queries[2], None, "ana", "human", time=20.0)], run="r")
     stats = store.stats()
-    assert (stats.queries, stats.pending, stats.labels, stats.comparisons, stats.ties, stats.skips) == (5, 2, 3, 2, 1, 1)
+    assert (stats.queries, stats.pending, stats.labels, stats.comparisons, stats.ties, stats.skips) == (
+        5,
+        2,
+        3,
+        2,
+        1,
+        1,
+    )
     assert stats.by_annotator == {"ana": 2, "bo": 1}
     assert stats.by_oracle == {"human": 2, "": 1}
     assert stats.by_run == {"r": 3}

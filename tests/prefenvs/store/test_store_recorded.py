@@ -1,0 +1,119 @@
+"""An oracle behind a store: nothing is lost, whenever the process dies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Oracle, Preference, Query, make_pairs
+from prefenvs.segments import SegmentBatch
+from prefenvs.store import Recorded, Store
+from prefenvs.trajectories import Trajectories
+
+
+class ReturnOracle(Oracle):
+    """Prefer the higher true return, at most `speed` answers a call; skip where the returns are equal."""
+
+    name = "returns"
+
+    def __init__(self, speed: int = 1000) -> None:
+        self.speed = speed
+        self.queue: list[Query] = []
+        self.seen: Trajectories | None = None
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        self.queue += queries
+
+    def collect(self) -> list[Preference]:
+        now, self.queue = self.queue[: self.speed], self.queue[self.speed :]
+        return [self.judge(query) for query in now]
+
+    def judge(self, query: Query) -> Preference:
+        returns = np.array([np.sum(segment.true_rewards) for segment in query.segments])
+        return Preference(query, None if np.ptp(returns) == 0 else np.eye(2)[returns.argmax()], oracle=self.name)
+
+    @property
+    def pending(self) -> int:
+        return len(self.queue)
+
+    def observe(self, trajectories: Trajectories) -> None:
+        self.seen = trajectories
+
+
+def make_queries(count: int, seed: int = 0) -> list[Query]:
+    rng = np.random.default_rng(seed)
+    rewards = rng.integers(0, 2, (2 * count, 1)) * np.ones((1, 4))
+    return make_pairs(SegmentBatch(rng.random((2 * count, 4, 3)), rng.random((2 * count, 4, 1)), rewards, task="t"))
+
+
+def test_the_oracle_behaves_as_before_and_the_store_has_all(tmp_path: Path) -> None:
+    queries = make_queries(20)
+    plain = ReturnOracle(7)
+    with Store(tmp_path / "labels.sqlite") as store:
+        recorded: Oracle = Recorded(ReturnOracle(7), store, run="r", policy="step 0")
+        for oracle in (plain, recorded):
+            oracle.ask(queries)
+        assert (recorded.name, recorded.pending, store.count_pending("r")) == ("returns", 20, 20)
+        handed_out: list[Preference] = []
+        while recorded.pending:
+            expected, found = plain.collect(), recorded.collect()
+            assert [(p.query, p.best) for p in found] == [(p.query, p.best) for p in expected]
+            handed_out += found
+            assert recorded.pending == plain.pending == store.count_pending("r")
+        assert recorded.collect() == []
+        stored = store.preferences(run="r")
+        assert [(p.query.id, p.best, p.time) for p in stored] == [(p.query.id, p.best, p.time) for p in handed_out]
+        trajectories = Trajectories(np.zeros((1, 1)), np.zeros((1, 1)), np.ones(1, np.int64))
+        recorded.observe(trajectories)
+        assert isinstance(recorded, Recorded)
+        assert isinstance(recorded.oracle, ReturnOracle)
+        assert recorded.oracle.seen is trajectories
+
+
+def test_a_restarted_run_has_its_answers_and_asks_the_rest_again(tmp_path: Path) -> None:
+    queries = make_queries(20)
+    expected = {query.id: ReturnOracle().judge(query).best for query in queries}
+    with Store(tmp_path / "labels.sqlite") as store:
+        Recorded(ReturnOracle(), store, run="other").ask(make_queries(3, seed=1))
+        first = Recorded(ReturnOracle(8), store, run="r")
+        first.ask(queries)
+        first.collect()
+    # The first process is gone, and with it the twelve queries in its oracle's queue.
+    with Store(tmp_path / "labels.sqlite") as store:
+        second = Recorded(ReturnOracle(), store, run="r")
+        earlier = second.resume()
+        assert len(earlier) == 8
+        assert all(s.true_rewards is None for p in earlier for s in p.query.segments)
+        assert second.pending == 12
+        later = second.collect()
+        assert {p.query.id: p.best for p in (*earlier, *later)} == expected
+        assert store.count_pending("r") == 0
+        assert store.count_pending("other") == 3
+        assert len(Recorded(ReturnOracle(), store, run="r").resume()) == 20
+
+
+def test_answers_that_could_not_be_stored_are_neither_handed_out_nor_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "labels.sqlite") as store:
+        recorded = Recorded(ReturnOracle(), store, run="r")
+        recorded.ask(make_queries(5))
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "add_preferences", _fail)
+            with pytest.raises(PrefenvsError, match="disk"):
+                recorded.collect()
+        assert recorded.pending == 5
+        assert len(recorded.collect()) == len(store.preferences(run="r")) == 5
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "add_queries", _fail)
+            with pytest.raises(PrefenvsError, match="disk"):
+                recorded.ask(make_queries(5, seed=2))
+        assert recorded.pending == 0
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise PrefenvsError("the disk is full")
