@@ -186,7 +186,7 @@ class SyntheticOracle(Oracle):
         if scale <= 0:
             return None, None
         power = 2 if teacher.double_scale and self._sessions > 1 else 1
-        return scale * teacher.skip**power, scale * teacher.equal**power
+        return scale * teacher.skip**power or None, scale * teacher.equal**power or None
 
     def _policy(self, length: int) -> float:
         """Score of a segment that is as good as the recent policy."""
