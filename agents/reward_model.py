@@ -117,6 +117,8 @@ class RewardEnsemble:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise KeyError("format")
+            surf = state["config"]["surf"]
+            config = RewardConfig(**state["config"] | {"surf": None if surf is None else SurfConfig(**surf)})
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
         except Exception as error:
@@ -128,8 +130,6 @@ class RewardEnsemble:
                 raise PrefenvsError(
                     f"{path} holds a reward model with {name}={state[name]}, but the task has {name}={size}"
                 )
-        surf = state["config"]["surf"]
-        config = RewardConfig(**state["config"] | {"surf": None if surf is None else SurfConfig(**surf)})
         model = cls(state["observation_size"], state["action_size"], config, device=device)
         model.load_state_dict(state)
         return model

@@ -253,6 +253,17 @@ def test_padding_changes_no_gradient() -> None:
     assert beside.fit([*pair, *longer], weights=np.array([1.0, 0.0]))["loss"] * 2 == pytest.approx(loss, rel=1e-5)
 
 
+def test_only_real_steps_count_where_lengths_differ_within_a_query() -> None:
+    long, short = make_preferences(1, steps=9)[0].query.segments[0], make_preferences(1, steps=4)[0].query.segments[1]
+    query = Query((long, short))
+    model = make_model()
+    returns = np.stack([model.predict(s.observations, s.actions).sum(-1) for s in query.segments], -1)
+    expected = np.exp(returns) / np.exp(returns).sum(-1, keepdims=True)
+    np.testing.assert_allclose(model.preference_probabilities([query])[:, 0], expected, rtol=1e-5)
+    metrics = make_model(replace(SMALL, epochs=1)).fit([Preference(query, np.array([1.0, 0.0]))])
+    assert metrics["loss"] == pytest.approx(-np.log(expected[:, 0]).mean(), rel=1e-5)
+
+
 def test_table_pads_either_way() -> None:
     short, long = make_preferences(2, steps=3), make_preferences(2, steps=5, k=3, seed=1)
     table = QueryTable(3, 2, torch.device("cpu"))
@@ -297,6 +308,19 @@ def test_sides_are_honest_and_stay(pairs: list[tuple[int, int]], share: float, s
     assert sum(sides.values()) >= round(share * len(queries)) // 2
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_query_follows_the_side_that_its_episodes_are_on(seed: int) -> None:
+    rng, sides = np.random.default_rng(seed), {}
+    first = [p.query for p in make_preferences(20)]
+    assert assign_sides(first, sides, 0.3, rng)
+    again = [
+        Query((old.segments[1], new.segments[0]))
+        for old, new in zip(first, (p.query for p in make_preferences(20, seed=1, episode=100)), strict=True)
+    ]
+    assert assign_sides(first + again, sides, 0.3, rng)
+    assert [sides[q.id] for q in again] == [sides[q.id] for q in first]
+
+
 def test_held_out_labels_are_never_trained_on() -> None:
     preferences = make_preferences(100)
     config = replace(SMALL, validation_share=0.2, epochs=3, stop="never")
@@ -323,6 +347,8 @@ def test_stopping_on_held_out_labels_returns_to_the_best_weights() -> None:
     longer = make_model(replace(config, stop="never")).fit(preferences)
     assert metrics["epochs"] < 100
     assert metrics["validation_loss"] < longer["validation_loss"]
+    until_best = make_model(replace(config, stop="never", epochs=int(metrics["epochs"]) - config.patience))
+    assert until_best.fit(preferences)["validation_loss"] == metrics["validation_loss"]
 
 
 # Files
