@@ -70,6 +70,7 @@ class Feedback:
         self.asked = self.sessions = 0
         self.preferences: list[Preference] = []
         self.unlabelled: list[Query] = []
+        self.held_out_accuracy: float | None = None
         surf = reward_model.config.surf
         # SURF learns from the rated segment with a margin of steps around it, which the rater does not see.
         self.margin = surf.margin if surf is not None else 0
@@ -86,7 +87,7 @@ class Feedback:
         """Tell whether a session should be held after `steps` environment steps."""
         if self.asked < self.config.labels and steps >= self.next_session:
             return self._has_segments()
-        return self.oracle.pending > 0 and steps >= self.next_look
+        return steps >= self.next_look and self.oracle.pending > 0
 
     def hold(self, steps: int) -> dict[str, float] | None:
         """Ask what is due, take what has been answered, and fit the reward model.
@@ -98,20 +99,36 @@ class Feedback:
             self.next_session = steps + self.config.interact
         self.next_look = steps + max(self.config.interact // 10, 1)
         answers = [self._widen(answer) for answer in self.oracle.collect()]
-        self.preferences.extend(answers)
-        if all(answer.skipped for answer in answers):
-            return None
-        return self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
+        changed = self._add(answers)
+        status: dict[str, float | None] = {"steps": steps, "labels": self.labels, "budget": self.config.labels}
+        metrics = None
+        if self.labels and (changed or not all(answer.skipped for answer in answers)):
+            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
+            # Kept while nothing new arrives: the page shows how well the model that is learned from predicts answers.
+            self.held_out_accuracy = metrics["new_accuracy"]
+        self.oracle.report({**status, "held_out_accuracy": self.held_out_accuracy})
+        return metrics
+
+    def _add(self, answers: list[Preference]) -> bool:
+        """Keep answers, the later ones in place of earlier ones; tell whether any earlier one was replaced."""
+        new = {(answer.query.id, answer.annotator) for answer in answers}
+        kept = [old for old in self.preferences if (old.query.id, old.annotator) not in new]
+        replaced = len(kept) < len(self.preferences)
+        latest = {(answer.query.id, answer.annotator): answer for answer in answers}
+        self.preferences = [*kept, *latest.values()]
+        return replaced
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters and the random state that a checkpoint has to keep."""
         names = ("next_session", "next_look", "asked", "sessions")
-        return {name: getattr(self, name) for name in names} | {"rng": self.rng.bit_generator.state}
+        counters = {name: getattr(self, name) for name in names}
+        return counters | {"rng": self.rng.bit_generator.state, "oracle": self.oracle.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         state = dict(state)
         self.rng.bit_generator.state = state.pop("rng")
+        self.oracle.load_state_dict(state.pop("oracle"))
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -137,7 +154,7 @@ class Feedback:
 
     def _widen(self, answer: Preference) -> Preference:
         """Give an answer's segments the margins back that SURF trains on."""
-        wide = self._wide.pop(answer.query.id, None)
+        wide = self._wide.get(answer.query.id)
         return answer if wide is None else replace(answer, query=wide)
 
     def _session_size(self, steps: int) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from oracles.human import HumanOracle
 from oracles.partial_return import PartialReturnOracle
 from oracles.regret import RegretOracle
 from oracles.teachers import TEACHERS, Teacher, find_teacher
 
-__all__ = ["TEACHERS", "PartialReturnOracle", "RegretOracle", "Teacher", "find_teacher"]
+__all__ = ["TEACHERS", "HumanOracle", "PartialReturnOracle", "RegretOracle", "Teacher", "find_teacher"]

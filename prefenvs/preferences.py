@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import time as clock
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,7 +85,8 @@ class Oracle(ABC):
     """Whoever answers queries: `ask` hands them over, `collect` returns what has been answered since the last call.
 
     Synthetic oracles answer at once, people and models when they do; nothing blocks in either call. An answer comes
-    out of `collect` exactly once, and each asked query gets at most one answer per annotator.
+    out of `collect` exactly once. A rater who thinks again answers a query a second time, under the same annotator;
+    that answer takes the place of the first, and a skip withdraws it.
     """
 
     name: str = "oracle"
@@ -102,6 +103,16 @@ class Oracle(ABC):
     @abstractmethod
     def pending(self) -> int:
         """Number of asked queries that are still unanswered."""
+
+    def report(self, status: Mapping[str, float | None]) -> None:  # noqa: B027, as `observe`
+        """Hear how far learning has come, numbers by name; raters that people wait for show it to them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep so that answers go on as if nothing had happened, fit for JSON."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027, as `observe`
+        """Take up what `state_dict` returned."""
 
     def observe(self, trajectories: Trajectories) -> None:  # noqa: B027, most raters need not look
         """See the recent trajectories before a session; raters that scale their thresholds to the policy read them."""

@@ -11,6 +11,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.doctor import Doctor
 from prefenvs.cli.evaluate import Evaluate
+from prefenvs.cli.label import Label
 from prefenvs.cli.record import Record
 from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.tasks import Tasks
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Train, subcommand("train", description="Train an agent from preferences.")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
+    | Annotated[Label, subcommand("label")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.store.store import Store
@@ -41,6 +42,18 @@ class Recorded(Oracle):
     def observe(self, trajectories: Trajectories) -> None:
         """Pass recent trajectories on."""
         self.oracle.observe(trajectories)
+
+    def report(self, status: Mapping[str, float | None]) -> None:
+        """Pass the learner's status on."""
+        self.oracle.report(status)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the oracle behind it."""
+        return self.oracle.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.oracle.load_state_dict(state)
 
     def resume(self) -> list[Preference]:
         """Return the run's stored answers, without true rewards, and ask again what was never answered.

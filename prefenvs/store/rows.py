@@ -33,6 +33,13 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappin
         connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
+def put(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
+    """Insert a row, or change the one that has its key."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    keys = list(table.primary_key)
+    connection.execute(insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=dict(row)))
+
+
 def analyze(connection: sa.Connection, added: int) -> None:
     """Tell PostgreSQL how large the tables are after a large insertion.
 

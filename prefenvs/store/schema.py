@@ -93,7 +93,40 @@ events = sa.Table(
     # Of both columns, and none that begins with the run: without statistics, either database may look through all
     # answers of a run for each of its queries.
     sa.Index("ix_events_query_run", "query", "run"),
+    sa.Index("ix_events_segment_run", "segment", "run"),
     sqlite_autoincrement=True,
+)
+
+# Who was given what to answer, and until when it is theirs alone. Unlike the log this may change, and an export leaves
+# it out. One of `query` and `segment` is the subject; `answer` is the event that answered, None while it is open;
+# `repeats` names the answer whose question this one asks again, to see whether the annotator repeats it.
+assignments = sa.Table(
+    "assignments",
+    tables,
+    sa.Column("seq", _sequence, primary_key=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("annotator", sa.Text, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("query", sa.ForeignKey("queries.id")),
+    sa.Column("segment", sa.ForeignKey("segments.hash")),
+    sa.Column("shown", sa.Text, nullable=False),
+    sa.Column("repeats", sa.ForeignKey("events.id")),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("answer", sa.ForeignKey("events.id")),
+    sa.Index("ix_assignments_query", "query", "run"),
+    sa.Index("ix_assignments_segment", "segment", "run"),
+    sa.Index("ix_assignments_annotator", "annotator", "answer"),
+    sqlite_autoincrement=True,
+)
+
+# What lets an annotator in, as a SHA-256, so that whoever reads the store cannot label in another's name.
+tokens = sa.Table(
+    "tokens",
+    tables,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("annotator", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
 )
 
 _REFUSAL = "label events are append-only"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import time as clock
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,7 +23,7 @@ from prefenvs.segments import Segment
 from prefenvs.store import rows
 from prefenvs.store.database import bytes_on_disk, describe, open_engine, parse_location, reading, writing
 from prefenvs.store.events import ANSWERS, Event, check_number, check_text
-from prefenvs.store.schema import SCHEMA_VERSION, events, queries, requests, segments, true_rewards
+from prefenvs.store.schema import SCHEMA_VERSION, events, meta, queries, requests, segments, true_rewards
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,13 @@ class Store:
     def close(self) -> None:
         """Close the connections; the store opens new ones if it is used again."""
         self._engine.dispose()
+
+    @cached_property
+    def identity(self) -> str:
+        """Eight hex digits that tell this store from others, whatever its path."""
+        with reading(self._engine) as connection:
+            created = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "created"))
+        return hashlib.sha256(str(created).encode()).hexdigest()[:8]
 
     @property
     def engine(self) -> sa.Engine:
@@ -161,15 +173,17 @@ class Store:
         annotators: Collection[str] | None = None,
         since: float | None = None,
         with_true_rewards: bool = False,
+        queries: Collection[str] | None = None,
     ) -> list[Preference]:
         """Return the answers that stand, skips included, in the order in which they were stored.
 
         An answer stands until it is undone, or until the same named annotator answers the same query of the same run
         and oracle again. run: of this run only; annotators: by these only; since: given at or after this time, in
-        seconds since the epoch. Segments come without their true rewards unless `with_true_rewards` is set.
+        seconds since the epoch; queries: to these only, by id. Segments come without their true rewards unless
+        `with_true_rewards` is set.
         """
         with reading(self._engine) as connection:
-            answers = self._standing(connection, run, annotators)
+            answers = self._standing(connection, run, annotators, queries)
             if since is not None:
                 answers = [event for event in answers if event.time >= since]
             return _preferences_of(connection, answers, with_true_rewards)
@@ -181,6 +195,14 @@ class Store:
             where.append(events.c.run == run)
         with reading(self._engine) as connection:
             return rows.select_events(connection, *where, limit=limit)
+
+    def find_events(self, ids: Iterable[str]) -> dict[str, Event]:
+        """Return events by id; ids that the log does not hold are left out."""
+        with reading(self._engine) as connection:
+            found = [
+                e for part in rows.chunks(list(ids)) for e in rows.select_events(connection, events.c.id.in_(part))
+            ]
+        return {event.id: event for event in found}
 
     def preferences_of(self, items: Iterable[Event], with_true_rewards: bool = False) -> list[Preference]:
         """Return the preferences that the answers among these events express, undone or not."""
@@ -223,6 +245,26 @@ class Store:
         with reading(self._engine) as connection:
             return rows.load_segments(connection, hashes, with_true_rewards)
 
+    def report_learner(self, run: str, status: Mapping[str, float | None]) -> None:
+        """Leave a note on how far the learner of `run` has come, in place of its last one, for whoever labels for it.
+
+        status: numbers by name, such as steps, labels, budget and held_out_accuracy; NaN and infinity become None.
+        """
+        finite = {name: value if value is None or math.isfinite(value) else None for name, value in status.items()}
+        row = {"key": f"learner:{run}", "value": json.dumps({**finite, "run": run, "updated": clock.time()})}
+        with writing(self._engine) as connection:
+            rows.put(connection, meta, row)
+
+    def learner_status(self, run: str | None = None) -> dict[str, Any] | None:
+        """Return the last note of the learner of `run`, or of whichever wrote last; None if there is none.
+
+        It holds what `report_learner` was given, `run`, and `updated` in seconds since the epoch.
+        """
+        key = meta.c.key.startswith("learner:", autoescape=True) if run is None else meta.c.key == f"learner:{run}"
+        with reading(self._engine) as connection:
+            notes = [json.loads(value) for value in connection.scalars(sa.select(meta.c.value).where(key))]
+        return max(notes, key=lambda note: float(note["updated"]), default=None)
+
     def stats(self) -> Stats:
         """Count what the store holds."""
         with reading(self._engine) as connection:
@@ -262,13 +304,19 @@ class Store:
             )
 
     def _standing(
-        self, connection: sa.Connection, run: str | None = None, annotators: Collection[str] | None = None
+        self,
+        connection: sa.Connection,
+        run: str | None = None,
+        annotators: Collection[str] | None = None,
+        asked: Collection[str] | None = None,
     ) -> list[Event]:
         where = [events.c.kind.in_(ANSWERS), _not_undone(events)]
         if run is not None:
             where.append(events.c.run == run)
         if annotators is not None:
             where.append(events.c.annotator.in_(list(annotators)))
+        if asked is not None:
+            where.append(events.c.query.in_(list(asked)))
         last: dict[object, Event] = {}
         for event in rows.select_events(connection, *where):
             # Nobody knows whether two answers without a name are one person's, so both stand.

@@ -1,0 +1,194 @@
+"""Who may label: tokens, cookies, and the checks that keep other web sites out."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+import threading
+import time as clock
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import Store, check_annotator, find_annotator
+
+COOKIE = "prefenvs_session"
+BODY_LIMIT = 64 * 1024
+WRONG_TOKENS, WINDOW = 20, 60.0
+"""Wrong tokens that one address may show within this many seconds."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Denied(Exception):
+    """A request that is not served: its status and one line that says why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks: the annotator's name and the secret of the session."""
+
+    annotator: str
+    secret: str
+
+    @property
+    def csrf(self) -> str:
+        """What a post has to carry in X-CSRF: only a page of this server can have read it."""
+        return hmac.new(self.secret.encode(), b"prefenvs csrf", hashlib.sha256).hexdigest()
+
+
+class Access:
+    """Decide who a request comes from.
+
+    With tokens, the cookie holds the annotator's token. Without, everybody is `open_to`; then the server must be bound
+    to a loopback address, and only requests that name such a host are served (else a web site could have its own name
+    resolved to 127.0.0.1 and read the page).
+    """
+
+    def __init__(self, store: Store, open_to: str | None = None) -> None:
+        """`open_to`: the name under which everybody labels; None asks for tokens."""
+        self.store = store
+        self.open_to = None if open_to is None else check_annotator(open_to)
+        self._failures: dict[str, deque[float]] = {}
+        self._known: dict[str, tuple[str | None, float]] = {}
+        self._turn = threading.Lock()
+
+    def admit(self, token: str, request: HTTPConnection) -> Visitor:
+        """Return who a token belongs to; raises Denied with 401, or 429 after too many wrong ones."""
+        address = request.client.host if request.client else ""
+        self._check_failures(address)
+        name = self._find(token)
+        if name is None:
+            with self._turn:
+                self._failures.setdefault(address, deque(maxlen=WRONG_TOKENS)).append(clock.monotonic())
+            raise Denied(401, "this token is not valid: ask for a new link")
+        return Visitor(name, token)
+
+    def identify(self, request: HTTPConnection) -> Visitor:
+        """Return who a request's cookie belongs to; raises Denied where it may not be served."""
+        self.check_host(request)
+        secret = request.cookies.get(COOKIE, "")
+        if self.open_to is not None:
+            return Visitor(self.open_to, secret or secrets.token_urlsafe(32))
+        if not secret:
+            raise Denied(401, "open the link that you were given, which ends in ?token=...")
+        return self.admit(secret, request)
+
+    def check_post(self, request: HTTPConnection, visitor: Visitor) -> None:
+        """Refuse a post that does not come from this server's own page."""
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+        if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+            raise Denied(403, "posts are accepted from this server's own page only")
+        if not hmac.compare_digest(request.headers.get("x-csrf", "").encode(), visitor.csrf.encode()):
+            raise Denied(403, "the header X-CSRF is missing or wrong: load the session again")
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            raise Denied(415, "the body must be application/json")
+
+    def check_host(self, request: HTTPConnection) -> None:
+        """Without tokens, refuse a request that names another host than this computer."""
+        if self.open_to is not None and not is_loopback(
+            urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        ):
+            raise Denied(403, "without tokens this server answers to localhost only")
+
+    def _find(self, token: str) -> str | None:
+        """Look a token up, and remember the result for a few seconds: every clip asks."""
+        found, until = self._known.get(token, (None, 0.0))
+        if clock.monotonic() < until:
+            return found
+        found = find_annotator(self.store, token)
+        if found is not None:
+            self._known[token] = found, clock.monotonic() + 10.0
+        return found
+
+    def _check_failures(self, address: str) -> None:
+        with self._turn:
+            times = self._failures.get(address, deque[float]())
+            if len(times) == WRONG_TOKENS and clock.monotonic() - times[0] < WINDOW:
+                raise Denied(429, f"too many wrong tokens: wait {WINDOW:.0f} s")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this computer's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_binding(host: str, with_tokens: bool) -> None:
+    """Raise PrefenvsError where a server would let in whoever reaches its address."""
+    if not with_tokens and not is_loopback(host):
+        raise PrefenvsError(
+            f"--host {host} can be reached by others, who then need tokens: name them, --annotators NAME NAME"
+        )
+
+
+class Guard:
+    """ASGI middleware: security headers on every response, and an end to bodies that are too long."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        received, refused = 0, False
+
+        async def guarded_send(message: Message) -> None:
+            if refused:
+                return
+            if message["type"] == "http.response.start":
+                taken = {name.lower() for name, _ in message["headers"]}
+                new = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *(item for item in new if item[0] not in taken)]
+            await send(message)
+
+        async def counted_receive() -> Message:
+            nonlocal received, refused
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > BODY_LIMIT:
+                await _refuse(guarded_send)
+                refused = True
+                return {"type": "http.disconnect"}
+            return message
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > BODY_LIMIT:
+            await _refuse(guarded_send)
+            return
+        await self.app(scope, counted_receive, guarded_send)
+
+
+async def _refuse(send: Send) -> None:
+    body = json.dumps({"error": f"a body has at most {BODY_LIMIT} bytes"}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": body})

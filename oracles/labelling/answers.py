@@ -1,0 +1,117 @@
+"""Answers as the page posts them, checked, and turned into events of the store."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import Assignment, Event, Undo
+
+ORACLE = "human"
+MOST_ANSWERS = 100
+
+
+class Refused(PrefenvsError):
+    """An answer that cannot be stored; the message tells the annotator why."""
+
+
+class Answer(BaseModel):
+    """One answer, or the taking back of one; `uuid` makes posting it twice harmless."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    uuid: str
+    question: str = Field(max_length=36)
+    choice: StrictInt | Literal["equal", "skip"] | None = None
+    rating: Annotated[StrictInt, Field(ge=1, le=5)] | None = None
+    undo: str | None = None
+    reason: str = Field("", max_length=2000)
+    seconds: float = Field(0.0, ge=0, le=1e6, strict=True)
+    replays: StrictInt = Field(0, ge=0, le=10**6)
+    time: float = Field(0.0, ge=0, le=1e11, strict=True)
+
+    @field_validator("uuid", "undo")
+    @classmethod
+    def _is_uuid(cls, value: str | None) -> str | None:
+        return None if value is None else str(uuid.UUID(value))
+
+    @field_validator("reason")
+    @classmethod
+    def _is_storable(cls, value: str) -> str:
+        return value.encode("utf-8", "replace").decode().replace("\x00", "")
+
+
+def parse_answers(body: Any) -> tuple[list[Answer], list[dict[str, str]]]:
+    """Return the answers of a posted body, and what was refused as {"uuid", "reason"}.
+
+    One malformed answer does not keep the others from being stored. Raises PrefenvsError where the body as a whole
+    makes no sense, or an answer has no UUID by which to tell the page about it.
+    """
+    if not isinstance(body, dict) or set(body) != {"answers"} or not isinstance(body["answers"], list):
+        raise PrefenvsError('the body must be {"answers": [...]}')
+    if len(body["answers"]) > MOST_ANSWERS:
+        raise PrefenvsError(f"{len(body['answers'])} answers were posted at once; the most is {MOST_ANSWERS}")
+    answers, refused = [], []
+    for item in body["answers"]:
+        try:
+            key = str(uuid.UUID(item["uuid"]))
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise PrefenvsError("an answer has no UUID") from None
+        try:
+            answers.append(Answer.model_validate(item))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            refused.append({"uuid": key, "reason": f"{where}: {first['msg']}"})
+    return answers, refused
+
+
+def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page: str, now: float) -> Event | Undo:
+    """Return the event that an answer is; raises Refused where it does not fit its question."""
+    if answer.undo is not None:
+        return Undo(answer.uuid, answer.undo, answer.reason)
+    if assignment is None:
+        raise Refused("question: it was never given to you")
+    common: dict[str, Any] = {
+        "id": answer.uuid,
+        "query": assignment.query,
+        "segment": assignment.segment,
+        "run": assignment.run,
+        "annotator": annotator,
+        "oracle": ORACLE,
+        # The page's clock may be wrong, but no answer precedes its question, or comes from the future.
+        "time": min(max(answer.time, assignment.created), now),
+        "seconds": answer.seconds,
+        "reason": answer.reason,
+        "page": page,
+    }
+    extra: dict[str, Any] = {"assignment": assignment.id, "replays": answer.replays, "received": now}
+    if assignment.repeats is not None:
+        extra["repeats"] = assignment.repeats
+    if assignment.segment is not None:
+        extra["rating"] = _rating(answer)
+        return Event(kind="rating" if assignment.repeats is None else "repeat", extra=extra, **common)
+    probabilities = _probabilities(answer, assignment.shown)
+    kind = "skip" if probabilities is None else "comparison"
+    kind = kind if assignment.repeats is None else "repeat"
+    return Event(kind=kind, probabilities=probabilities, shown=assignment.shown, extra=extra, **common)
+
+
+def _rating(answer: Answer) -> int | None:
+    if answer.choice not in (None, "skip") or (answer.rating is None) != (answer.choice == "skip"):
+        raise Refused("rating: this question takes a rating from 1 to 5, or the choice skip")
+    return answer.rating
+
+
+def _probabilities(answer: Answer, shown: tuple[int, ...]) -> tuple[float, ...] | None:
+    count, choice = len(shown), answer.choice
+    if choice == "skip":
+        return None
+    if choice == "equal":
+        return (1.0 / count,) * count
+    if not isinstance(choice, int) or not 0 <= choice < count or answer.rating is not None:
+        raise Refused(f"choice: this question takes 0 to {count - 1}, equal or skip, and no rating")
+    return tuple(float(index == shown[choice]) for index in range(count))

@@ -1,0 +1,249 @@
+"""The web server of the labelling page: a FastAPI application over a store."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time as clock
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from oracles.labelling.access import COOKIE, Access, Denied, Guard, Visitor
+from oracles.labelling.answers import parse_answers, to_event
+from oracles.labelling.clips import Clips
+from oracles.labelling.report import render_report
+from oracles.labelling.status import Status
+from prefenvs.agreement import measure_agreement
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import Assignment, Assignments, Event, Plan, Store, Undo
+from prefenvs.tasks import find_task
+
+STATIC = Path(__file__).parent / "static"
+PAGE_VERSION = "1"
+MOST_QUESTIONS = 20
+_HASH = re.compile(r"[0-9a-f]{64}\.mp4")
+_COOKIE_SECONDS = 90 * 24 * 3600
+
+
+class Desk:
+    """What the routes share: questions out, answers in."""
+
+    def __init__(self, store: Store, access: Access, clips: Clips, plan: Plan, seed: int | None) -> None:
+        self.store, self.access, self.clips = store, access, clips
+        self.assignments = Assignments(store, plan, seed)
+        self.status = Status(store, plan)
+
+    def session(self, visitor: Visitor) -> dict[str, Any]:
+        """Return /api/session."""
+        waiting = self.store.pending_queries(self.assignments.plan.run, limit=1)
+        task = find_task(waiting[0].segments[0].task) if waiting else None
+        return {
+            "annotator": visitor.annotator,
+            "task": task.id if task else "",
+            "sentence": task.sentence if task else "",
+            "budget": self.status.read(visitor.annotator)["budget"],
+            "page_version": PAGE_VERSION,
+            "csrf": visitor.csrf,
+            "store": self.store.identity,
+        }
+
+    def next(self, annotator: str, count: int, holding: Sequence[str]) -> dict[str, Any]:
+        """Return /api/next, and have the clips made."""
+        leased = self.assignments.lease(annotator, count, holding)
+        questions = self._describe(leased)
+        self.clips.prefetch(clip["hash"] for question in questions for clip in question["clips"])
+        more = not questions and not holding
+        waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
+        return {"questions": questions, "waiting": waiting}
+
+    def take(self, annotator: str, body: Any) -> dict[str, Any]:
+        """Store a posted body's answers and return which are on the disk."""
+        answers, refused = parse_answers(body)
+        given = self.assignments.find([answer.question for answer in answers], annotator)
+        items: list[Event | Undo] = []
+        for answer in answers:
+            try:
+                items.append(to_event(answer, given.get(answer.question), annotator, PAGE_VERSION, clock.time()))
+            except PrefenvsError as error:
+                refused.append({"uuid": answer.uuid, "reason": str(error)})
+        reasons = self.assignments.record(annotator, items) if items else {}
+        refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
+        keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
+        return {"accepted": [key for key in keys if key not in reasons], "rejected": refused}
+
+    def _describe(self, leased: Sequence[Assignment]) -> list[dict[str, Any]]:
+        """Return questions as the page wants them, clips in the order shown."""
+        queries = self.store.find_queries(item.query for item in leased if item.query)
+        questions = []
+        for item in leased:
+            if item.query is not None:
+                hashes = [queries[item.query].segments[index].hash for index in item.shown]
+                kind, task_id = "comparison" if len(hashes) == 2 else "best", queries[item.query].segments[0].task
+            else:
+                hashes, kind = [str(item.segment)], "rating"
+                task_id = self.store.find_segments(hashes)[hashes[0]].task
+            described = self.clips.describe(hashes)
+            questions.append(
+                {
+                    "id": item.id,
+                    "query": item.query or "",
+                    "kind": kind,
+                    "sentence": find_task(task_id).sentence,
+                    "task": task_id,
+                    "clips": [described[key] for key in hashes],
+                    "lease_seconds": max(0, round(item.expires - clock.time())),
+                }
+            )
+        return questions
+
+
+def _identify(request: Request) -> Visitor:
+    desk: Desk = request.app.state.desk
+    return desk.access.identify(request)
+
+
+Who = Annotated[Visitor, Depends(_identify)]
+
+
+def create_app(
+    store: Store, access: Access, clips: Clips, plan: Plan | None = None, seed: int | None = None
+) -> FastAPI:
+    """Return the application.
+
+    access: who may label; clips: where clips come from, closed with the application; plan: how questions are spread
+    over annotators; seed: of sides and repetitions.
+    """
+    desk = Desk(store, access, clips, plan or Plan(), seed)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        clips.close()
+
+    app = FastAPI(title="prefenvs labelling", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.desk = desk
+    app.add_middleware(Guard)
+    _add_errors(app)
+    _add_pages(app, desk)
+    _add_questions(app, desk)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Answer every error by {"error": one line}."""
+
+    @app.exception_handler(Denied)
+    def denied(request: Request, error: Denied) -> Response:
+        return _error(error.status, error.reason)
+
+    @app.exception_handler(PrefenvsError)
+    def bad_input(request: Request, error: PrefenvsError) -> Response:
+        return _error(400, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _error(400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail))
+
+
+def _add_pages(app: FastAPI, desk: Desk) -> None:
+    """Add what people look at: the page, the report and the clips."""
+
+    @app.get("/")
+    def page(request: Request, token: str | None = None) -> Response:
+        page, headers = STATIC / "label.html", {"Cache-Control": "no-cache"}
+        try:
+            if token is None:
+                secret = desk.access.identify(request).secret
+                return _with_cookie(FileResponse(page, headers=headers), secret)
+            desk.access.check_host(request)
+            if desk.access.open_to is None:
+                desk.access.admit(token, request)
+            return _with_cookie(RedirectResponse("/", status_code=303), token)
+        except Denied as error:
+            if error.status != 401 or "text/html" not in request.headers.get("accept", ""):
+                raise
+            # The page itself is no secret, and tells a person what is wrong; all data answers 401.
+            return FileResponse(page, status_code=401, headers=headers)
+
+    @app.get("/report")
+    def report(who: Who) -> Response:
+        task = desk.session(who)["task"]
+        return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
+
+    @app.get("/clips/{name}")
+    async def clip(name: str, who: Who) -> Response:
+        if not _HASH.fullmatch(name):
+            raise Denied(404, "there is no such clip")
+        try:
+            path = await asyncio.wrap_future(desk.clips.path(name.removesuffix(".mp4")))
+        except PrefenvsError as error:
+            raise Denied(404, str(error)) from error
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        return FileResponse(path, media_type="video/mp4", headers=headers)
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        files = {file.name: file for file in STATIC.iterdir() if file.is_file()}
+        if name not in files:
+            raise Denied(404, "there is no such file")
+        return FileResponse(files[name], headers={"Cache-Control": "no-cache"})
+
+
+def _add_questions(app: FastAPI, desk: Desk) -> None:
+    """Add what the page's script talks to."""
+
+    @app.get("/api/session")
+    def session(who: Who) -> Response:
+        return _with_cookie(JSONResponse(desk.session(who)), who.secret)
+
+    @app.get("/api/next")
+    def next_questions(who: Who, count: int = 5, holding: str = "") -> dict[str, Any]:
+        if not 0 <= count <= MOST_QUESTIONS:
+            raise PrefenvsError(f"count={count} questions cannot be had at once: ask for 0 to {MOST_QUESTIONS}")
+        held = [key for key in holding.split(",") if key]
+        if len(held) > 2 * MOST_QUESTIONS:
+            raise PrefenvsError(f"{len(held)} questions cannot be held at once: the most is {2 * MOST_QUESTIONS}")
+        return desk.next(who.annotator, count, held)
+
+    @app.post("/api/answers")
+    async def answers(request: Request, who: Who) -> dict[str, Any]:
+        desk.access.check_post(request, who)
+        try:
+            body = await request.json()
+        except (ValueError, RecursionError):
+            raise PrefenvsError("the body is not JSON") from None
+        except ClientDisconnect:
+            raise Denied(413, "the body is too long") from None
+        return await run_in_threadpool(desk.take, who.annotator, body)
+
+    @app.get("/api/status")
+    def status(who: Who) -> dict[str, Any]:
+        return desk.status.read(who.annotator)
+
+    @app.get("/api/report")
+    def report(who: Who) -> dict[str, Any]:
+        return dataclasses.asdict(measure_agreement(desk.store, desk.assignments.plan.run))
+
+
+def _with_cookie(response: Response, secret: str) -> Response:
+    response.set_cookie(COOKIE, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/")
+    return response
+
+
+def _error(status: int, reason: str) -> JSONResponse:
+    return JSONResponse({"error": " ".join(reason.split())}, status_code=status)

@@ -1,0 +1,88 @@
+"""What the page shows of progress: labels done, the rate, the budget, and the learner's own figures."""
+
+from __future__ import annotations
+
+import threading
+import time as clock
+from itertools import pairwise
+from typing import Any
+
+from oracles.labelling.answers import ORACLE
+from prefenvs.agreement import repeat_consistency
+from prefenvs.store import Event, Plan, Store
+
+BREAK = 120.0
+"""Seconds between two answers from which on they do not count as work."""
+RECENT = 50
+"""Answers that the rate is taken over."""
+ALIVE = 600.0
+"""Seconds since its last note for which a learner is taken to be at work."""
+
+
+class Status:
+    """Read the log on, event by event, and keep count; the log may be long, so it is never read twice."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self.store, self.plan = store, plan
+        self._cursor = 0
+        self._answers: dict[str, Event] = {}
+        self._turn = threading.Lock()
+        self._pending: tuple[float, int] = (0.0, 0)
+
+    def read(self, annotator: str) -> dict[str, Any]:
+        """Return /api/status for an annotator."""
+        with self._turn:
+            self._catch_up()
+            answers = list(self._answers.values())
+            if clock.monotonic() > self._pending[0]:
+                self._pending = clock.monotonic() + 1.0, self.store.count_pending(self.plan.run)
+        labels = [event for event in answers if event.kind != "repeat"]
+        mine = [event for event in answers if event.annotator == annotator]
+        repeats = [event for event in mine if event.kind == "repeat"]
+        learner = self.store.learner_status(self.plan.run)
+        pending = self._pending[1]
+        return {
+            "done": len(labels),
+            "budget": _budget(learner, len(labels) + pending),
+            "labels_per_hour": labels_per_hour([float(event.extra.get("received", event.time)) for event in mine]),
+            "pending": pending,
+            "mine": {
+                "done": len(mine),
+                "repeat_consistency": repeat_consistency(repeats, self._answers),
+            },
+            "learner": None
+            if learner is None
+            else {
+                "steps": learner.get("steps"),
+                "labels": learner.get("labels"),
+                "held_out_accuracy": learner.get("held_out_accuracy"),
+                "updated": learner["updated"],
+            },
+        }
+
+    def more_may_come(self) -> bool:
+        """Tell whether a learner is at work that may still ask something."""
+        learner = self.store.learner_status(self.plan.run)
+        return learner is not None and clock.time() - float(learner["updated"]) < ALIVE
+
+    def _catch_up(self) -> None:
+        kinds = ("rating", "repeat") if self.plan.kind == "rating" else ("comparison", "skip", "repeat")
+        for event in self.store.events_after(self._cursor, run=self.plan.run):
+            self._cursor = event.seq or self._cursor
+            if event.kind == "undo":
+                self._answers.pop(str(event.target), None)
+            elif event.kind in kinds and event.oracle == ORACLE:
+                self._answers[event.id] = event
+
+
+def labels_per_hour(times: list[float]) -> float:
+    """Return the rate of the last answers, given at these times in seconds; pauses do not count."""
+    times = sorted(times)[-RECENT:]
+    gaps = [after - before for before, after in pairwise(times) if after - before < BREAK]
+    return 3600.0 * len(gaps) / sum(gaps) if gaps and sum(gaps) > 0 else 0.0
+
+
+def _budget(learner: dict[str, Any] | None, asked: int) -> int | None:
+    """The learner's label budget; without a learner, what has been asked."""
+    budget = None if learner is None else learner.get("budget")
+    return asked if budget is None else int(budget)

@@ -1,0 +1,199 @@
+"""How far the people who label agree, with each other and with themselves, and signs that somebody does not look."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+from prefenvs.store import Event, Store, rows
+from prefenvs.store.database import reading
+from prefenvs.store.schema import query_segments, segments
+from prefenvs.tasks import find_task
+
+RUSHED = 0.1
+"""Share of answers faster than their clips from which an annotator is flagged."""
+SIDE_Z = 3.0
+"""Standard errors from one half at which the share of left answers is flagged."""
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """What one person's answers look like; shares are None where there is nothing to divide by.
+
+    labels: answers that stand, made up of comparisons and skips; ratings: of single clips. skip_rate: of labels; ties:
+    of comparisons. left_share: of comparisons of two that named a winner, how often it was shown on the left. repeats:
+    hidden repetitions answered; consistency: share of them answered alike. median_seconds: for a label. too_fast: share
+    of labels given in less time than the longest clip of the question plays. flags: what to look into, in words.
+    """
+
+    name: str
+    labels: int
+    ratings: int
+    skip_rate: float | None
+    ties: float | None
+    left_share: float | None
+    repeats: int
+    consistency: float | None
+    median_seconds: float | None
+    too_fast: float | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of all annotators.
+
+    alpha: Krippendorff's, of which segment is best or a tie (nominal; skips are missing values): 1 is full agreement, 0
+    chance; None without questions that two people answered, or where all answers are the same. shared: number of those
+    questions. percent: share of pairs of people's answers to them that are the same. rating_alpha, rated: the same of
+    ratings (ordinal).
+    """
+
+    alpha: float | None
+    shared: int
+    percent: float | None
+    rating_alpha: float | None
+    rated: int
+    annotators: tuple[Annotator, ...]
+
+
+def measure_agreement(store: Store, run: str | None = None, oracle: str | None = "human") -> Agreement:
+    """Read a store's log and measure agreement; of one run or all, of one oracle's answers or all (None)."""
+    log = [event for event in store.events_after(run=run) if oracle is None or event.oracle == oracle]
+    undone = {event.target for event in log if event.kind == "undo"}
+    log = [event for event in log if event.annotator and event.kind != "undo" and event.id not in undone]
+    labels = _latest(event for event in log if event.kind in ("comparison", "skip"))
+    ratings = _latest(event for event in log if event.kind == "rating")
+    repeats = [event for event in log if event.kind == "repeat"]
+    clips = _clip_seconds(store, {str(event.query) for event in labels})
+    votes = [(event.annotator, str(event.query), _vote(event)) for event in labels]
+    marks = [(event.annotator, str(event.segment), _vote(event)) for event in ratings]
+    alpha, shared = krippendorff_alpha(votes, "nominal")
+    rating_alpha, rated = krippendorff_alpha(marks, "ordinal")
+    by_id = {event.id: event for event in log}
+    names = sorted({event.annotator for event in log})
+    people = [
+        _describe(name, [event for event in [*labels, *ratings, *repeats] if event.annotator == name], by_id, clips)
+        for name in names
+    ]
+    return Agreement(alpha, shared, _percent(votes), rating_alpha, rated, tuple(people))
+
+
+def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: str) -> tuple[float | None, int]:
+    """Return Krippendorff's alpha of (annotator, unit, value) and how many units two people valued; None is no value.
+
+    level: "nominal" or "ordinal". Krippendorff, Content Analysis (2004), chapter 11, computed by `krippendorff`.
+    """
+    given = [vote for vote in votes if vote[2] is not None]
+    people = {name: row for row, name in enumerate(sorted({vote[0] for vote in given}))}
+    units = {unit: column for column, unit in enumerate(sorted({vote[1] for vote in given}))}
+    table: Array = np.full((len(people), len(units)), np.nan)
+    for name, unit, value in given:
+        table[people[name], units[unit]] = value
+    table = table[:, (~np.isnan(table)).sum(axis=0) >= 2]
+    if not table.size or len(np.unique(table[~np.isnan(table)])) < 2:
+        return None, table.shape[1] if table.size else 0
+    try:
+        import krippendorff
+    except ModuleNotFoundError:
+        raise PrefenvsError('agreement needs krippendorff: pip install "prefenvs[human]"') from None
+    return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level)), table.shape[1]
+
+
+def repeat_consistency(repeats: Sequence[Event], by_id: dict[str, Event]) -> float | None:
+    """Return the share of repetitions that were answered as their originals; None if nothing can be compared."""
+    pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in repeats if _original(event) in by_id]
+    same = [first == second for first, second in pairs if first is not None and second is not None]
+    return sum(same) / len(same) if same else None
+
+
+def _original(event: Event) -> str:
+    return str(event.extra.get("repeats", ""))
+
+
+def _latest(items: Iterable[Event]) -> list[Event]:
+    """Keep each annotator's last answer to each question."""
+    return list({(event.annotator, event.query or event.segment): event for event in items}.values())
+
+
+def _vote(event: Event) -> float | None:
+    """What an answer says, as a number: the best segment, -1 for a tie, the rating; None for a skip."""
+    if event.segment is not None:
+        rating = event.extra.get("rating")
+        return None if rating is None else float(rating)
+    if event.probabilities is None:
+        return None
+    return -1.0 if event.tie else float(np.argmax(event.probabilities))
+
+
+def _percent(votes: Sequence[tuple[str, str, float | None]]) -> float | None:
+    by_unit: dict[str, list[float]] = {}
+    for _, unit, value in votes:
+        if value is not None:
+            by_unit.setdefault(unit, []).append(value)
+    pairs = sum(math.comb(len(values), 2) for values in by_unit.values())
+    same = sum(math.comb(values.count(value), 2) for values in by_unit.values() for value in set(values))
+    return same / pairs if pairs else None
+
+
+def _describe(
+    name: str,
+    answers: list[Event],
+    by_id: dict[str, Event],
+    clips: dict[str, float],
+) -> Annotator:
+    labels = [event for event in answers if event.kind in ("comparison", "skip")]
+    ratings = [event for event in answers if event.kind == "rating"]
+    repeats = [event for event in answers if event.kind == "repeat"]
+    comparisons = [event for event in labels if event.probabilities is not None]
+    decided = [event for event in comparisons if event.shown and len(event.shown) == 2 and not event.tie]
+    left = [event.probabilities[event.shown[0]] > 0.5 for event in decided if event.probabilities and event.shown]
+    times = [event.seconds for event in labels if event.seconds is not None]
+    timed = [event for event in labels if event.seconds is not None and str(event.query) in clips]
+    fast = [(event.seconds or 0.0) < clips[str(event.query)] for event in timed]
+    share_left, share_fast = _share(left), _share(fast)
+    flags = []
+    if share_fast is not None and share_fast > RUSHED:
+        flags.append(f"{share_fast:.0%} of answers came before the clip had ended")
+    if share_left is not None and abs(share_left - 0.5) * 2 * math.sqrt(len(left)) > SIDE_Z:
+        flags.append(f"prefers the {'left' if share_left > 0.5 else 'right'} side")
+    consistency = repeat_consistency(repeats, by_id)
+    if consistency is not None and len(repeats) >= 5 and consistency < 0.6:
+        flags.append("answers repeated questions differently")
+    return Annotator(
+        name=name,
+        labels=len(labels),
+        ratings=len(ratings),
+        skip_rate=_share([event.kind == "skip" for event in labels]),
+        ties=_share([event.tie for event in comparisons]),
+        left_share=share_left,
+        repeats=len(repeats),
+        consistency=consistency,
+        median_seconds=statistics.median(times) if times else None,
+        too_fast=share_fast,
+        flags=tuple(flags),
+    )
+
+
+def _share(items: Sequence[bool]) -> float | None:
+    return sum(items) / len(items) if items else None
+
+
+def _clip_seconds(store: Store, queries: set[str]) -> dict[str, float]:
+    """Return how long the longest clip of each query plays, in seconds of the task's own time."""
+    found: dict[str, float] = {}
+    columns = query_segments.c.query, segments.c.task, sa.func.max(segments.c.steps).label("steps")
+    joined = sa.select(*columns).join(segments, segments.c.hash == query_segments.c.segment)
+    with reading(store.engine) as connection:
+        for part in rows.chunks(sorted(queries)):
+            where = joined.where(query_segments.c.query.in_(part)).group_by(query_segments.c.query, segments.c.task)
+            for row in connection.execute(where):
+                found[row.query] = row.steps / find_task(row.task).fps
+    return found

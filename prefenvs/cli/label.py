@@ -1,0 +1,120 @@
+"""`prefenvs label`: let people compare clips in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import Plan, Store, issue_token
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+@dataclass(frozen=True)
+class Label:
+    """Serve the labelling page of a preference store until Ctrl-C; every answer is on the disk when it is accepted."""
+
+    store: str
+    """Path of the SQLite file, made if there is none, or postgresql:// URL."""
+    port: int = 8765
+    """Port to listen on; 0 takes a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this computer's own asks for --annotators, whose links carry tokens."""
+    demo: bool = False
+    """First fill the store with clips of a cheetah, to try the page without a training run."""
+    annotators: tuple[str, ...] = ()
+    """Names of the people who label; each gets a link. Without names, whoever sits at this computer labels."""
+    overlap: float = 0.0
+    """Share of the questions that two people answer, to measure their agreement."""
+    repeats: float = 0.05
+    """Share of each person's questions that are earlier ones with swapped sides, to measure how constant they are."""
+    kind: Literal["comparison", "rating"] = "comparison"
+    """Compare clips, or rate one at a time from 1 to 5."""
+    task_run: str | None = None
+    """Only the questions of this run."""
+    lease: float = 300.0
+    """Seconds for which a question that was handed out is kept for one person."""
+    size: int = 256
+    """Pixels of a clip's side."""
+    quality: bool = False
+    """Shadows, reflections and smooth edges, ten times slower to render."""
+    clips: Path | None = None
+    """Folder where clips are kept; beside the store by default."""
+
+    def run(self) -> None:
+        """Serve until Ctrl-C."""
+        try:
+            import uvicorn
+        except ModuleNotFoundError:
+            raise PrefenvsError('the labelling page needs a web server: pip install "prefenvs[human]"') from None
+        from oracles.labelling.access import check_binding
+        from prefenvs.envs.gl import gl_backend
+
+        check_binding(self.host, bool(self.annotators))
+        plan = Plan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
+        gl_backend()  # a machine that cannot render says so before anybody waits for a clip
+        listening = contextlib.closing(_listen(self.host, self.port))
+        with listening as listener, Store(self.store) as store, self._clip_folder() as folder:
+            app = self._make_app(store, plan, folder)
+            self._print_links(store, listener.getsockname()[1])
+            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
+            uvicorn.Server(config).run(sockets=[listener])
+
+    def _make_app(self, store: Store, plan: Plan, folder: Path) -> FastAPI:
+        from oracles.labelling import Access, Clips, create_app, fill_demo
+
+        if self.demo:
+            print("making clips of the demo task to compare ...", flush=True)
+            fill_demo(store)
+        access = Access(store, None if self.annotators else "annotator")
+        return create_app(store, access, Clips(store, folder, self.size, self.quality), plan)
+
+    def _print_links(self, store: Store, port: int) -> None:
+        waiting = store.count_pending(self.task_run)
+        print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
+        url = f"http://{_named(self.host)}:{port}/"
+        if not self.annotators:
+            print(f"label at {url}", flush=True)
+        for name in self.annotators:
+            print(f"{name} labels at {url}?token={issue_token(store, name)}", flush=True)
+        print("Ctrl-C stops; nothing that was accepted is lost", flush=True)
+
+    @contextlib.contextmanager
+    def _clip_folder(self) -> Iterator[Path]:
+        if self.clips is not None or "://" not in self.store:
+            yield self.clips or Path(f"{self.store}.clips")
+            return
+        with tempfile.TemporaryDirectory(prefix="prefenvs-clips-") as folder:
+            yield Path(folder)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port now, so that a busy one is told before anything is done."""
+    if not 0 <= port <= 65535:
+        raise PrefenvsError(f"--port {port} is not between 0 and 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(256)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PrefenvsError(f"port {port} of {host} is in use: choose another with --port, or --port 0") from None
+        raise PrefenvsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+def _named(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

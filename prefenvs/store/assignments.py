@@ -1,0 +1,316 @@
+"""Assignments: which annotator is to answer what, so that two people do not answer the same question by accident."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time as clock
+import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sqlalchemy as sa
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import rows
+from prefenvs.store.database import reading, writing
+from prefenvs.store.events import ANSWERS, Event
+from prefenvs.store.schema import assignments, events, queries, query_segments, requests
+from prefenvs.store.store import Store
+
+Kind = Literal["comparison", "rating"]
+MOST_SEGMENTS = 4
+"""Largest query that is shown to people."""
+REPEAT_AFTER = 5
+"""Answers that lie at least between a question and its repetition."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One question handed to one annotator.
+
+    query or segment: what is asked about, by id or hash. shown: the order of the segments from left to right, as
+    indices into the query. repeats: id of the annotator's own earlier answer, where this question is asked again to
+    see whether it is answered alike; else None. answer: id of the event that answered it, None while it is open.
+    """
+
+    id: str
+    annotator: str
+    run: str
+    query: str | None
+    segment: str | None
+    shown: tuple[int, ...]
+    repeats: str | None
+    created: float
+    expires: float
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How questions are spread over annotators.
+
+    run: of this run only, None for all. kind: compare the segments of queries, or rate each segment by itself.
+    overlap: share of the questions that `votes` annotators answer instead of one. repeats: share of an annotator's
+    questions that are earlier ones with swapped sides. lease: seconds for which a question is one annotator's alone.
+    """
+
+    run: str | None = None
+    kind: Kind = "comparison"
+    overlap: float = 0.0
+    votes: int = 2
+    repeats: float = 0.05
+    lease: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("overlap", 1.0), ("repeats", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise PrefenvsError(f"{name}={getattr(self, name)} is no share of questions between 0 and {most:g}")
+        if self.votes < 2:
+            raise PrefenvsError(f"votes={self.votes}: a question that overlaps is answered by 2 annotators or more")
+        if not self.lease > 0:
+            raise PrefenvsError(f"lease={self.lease} is no number of seconds above 0")
+        if self.kind not in ("comparison", "rating"):
+            raise PrefenvsError(f"kind={self.kind!r} of question is unknown: choose comparison or rating")
+
+
+class Assignments:
+    """Hand out questions and take answers, for any number of threads and processes at once."""
+
+    def __init__(
+        self, store: Store, plan: Plan = Plan(), seed: int | None = None, now: Callable[[], float] = clock.time
+    ) -> None:
+        """`seed` decides which side is shown where and which answers are asked again; `now`: seconds since 1970."""
+        self.store, self.plan, self.now = store, plan, now
+        self._rng = random.Random(seed)
+        # The database lets waiting writers try again at random; in one process a lock serves them sooner.
+        self._turn = threading.Lock()
+
+    def lease(self, annotator: str, count: int, holding: Collection[str] = ()) -> list[Assignment]:
+        """Give up to `count` questions to an annotator, and renew those in `holding`, ids the annotator still has.
+
+        First come the annotator's own open questions that are not in `holding`: what was undone last, then what a
+        reloaded page forgot; then new ones, highest priority first.
+        """
+        with self._turn, writing(self.store.engine) as connection:
+            now = self.now()
+            self._renew(connection, annotator, holding, now)
+            own = (assignments.c.annotator == annotator, assignments.c.answer.is_(None), *self._of_plan())
+            mine = _select(connection, *own, assignments.c.expires > now, order=assignments.c.expires.desc())
+            held = set(holding)
+            given = [item for item in mine if item.id not in held][:count]
+            self._renew(connection, annotator, [item.id for item in given], now)
+            new = [
+                self._make(annotator, run, subject, size, now)
+                for run, subject, size in self._candidates(connection, annotator, count - len(given), now)
+            ]
+            if new and self.plan.repeats:
+                new = self._mix_repeats(connection, annotator, new, now)
+            if new:
+                connection.execute(sa.insert(assignments), [_row(item) for item in new])
+        return given + new
+
+    def find(self, ids: Iterable[str], annotator: str) -> dict[str, Assignment]:
+        """Return the assignments of an annotator by id; those that are not theirs are left out."""
+        with reading(self.store.engine) as connection:
+            found = _select(connection, assignments.c.id.in_(list(ids)), assignments.c.annotator == annotator)
+        return {item.id: item for item in found}
+
+    def record(self, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
+        """Store an annotator's answers and undos in order, all in one durable transaction.
+
+        An answer names its assignment in `extra["assignment"]`. One whose id is in the log already changes nothing.
+        Returns the reasons of what was refused, by id; everything else is on the disk.
+        """
+        refused: dict[str, str] = {}
+        with self._turn, writing(self.store.engine) as connection:
+            for item in items:
+                key = item.uuid if isinstance(item, Undo) else item.id
+                known = rows.select_events(connection, events.c.id == key)
+                if known:
+                    if known[0].annotator != annotator:
+                        refused[key] = "this id is another annotator's"
+                elif isinstance(item, Undo):
+                    reason = self._undo(connection, annotator, item)
+                    if reason:
+                        refused[key] = reason
+                else:
+                    rows.add_events(connection, [item])
+                    where = assignments.c.id == item.extra["assignment"]
+                    connection.execute(sa.update(assignments).where(where).values(answer=item.id))
+        return refused
+
+    def count_leased(self, besides: str) -> int:
+        """Number of questions that are open with other annotators at this moment."""
+        where = (
+            assignments.c.annotator != besides,
+            assignments.c.answer.is_(None),
+            assignments.c.expires > self.now(),
+            *self._of_plan(),
+        )
+        with reading(self.store.engine) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(assignments).where(*where)) or 0
+
+    def _undo(self, connection: sa.Connection, annotator: str, item: Undo) -> str:
+        target = next(iter(rows.select_events(connection, events.c.id == item.target)), None)
+        if target is None or target.annotator != annotator:
+            return "there is no answer of yours with this id to undo"
+        if target.kind == "undo":
+            return "an undo cannot be undone: answer the question again"
+        if rows.select_events(connection, events.c.target == target.id, limit=1):
+            return ""
+        undo = Event(
+            kind="undo",
+            id=item.uuid,
+            query=target.query,
+            segment=target.segment,
+            target=target.id,
+            run=target.run,
+            annotator=annotator,
+            oracle=target.oracle,
+            reason=item.reason,
+            time=self.now(),
+            extra={"assignment": target.extra.get("assignment")},
+        )
+        rows.add_events(connection, [undo])
+        where = assignments.c.answer == target.id
+        reopened = {"answer": None, "expires": self.now() + self.plan.lease}
+        connection.execute(sa.update(assignments).where(where).values(reopened))
+        return ""
+
+    def _renew(self, connection: sa.Connection, annotator: str, ids: Collection[str], now: float) -> None:
+        if ids:
+            where = (assignments.c.id.in_(list(ids)), assignments.c.annotator == annotator)
+            update = sa.update(assignments).where(*where, assignments.c.answer.is_(None), assignments.c.expires > now)
+            connection.execute(update.values(expires=now + self.plan.lease))
+
+    def _of_plan(self) -> list[sa.ColumnElement[bool]]:
+        subject = assignments.c.query if self.plan.kind == "comparison" else assignments.c.segment
+        where: list[sa.ColumnElement[bool]] = [subject.is_not(None)]
+        return where if self.plan.run is None else [*where, assignments.c.run == self.plan.run]
+
+    def _candidates(
+        self, connection: sa.Connection, annotator: str, count: int, now: float
+    ) -> list[tuple[str, str, int]]:
+        """Return (run, query or segment, number of segments) of questions that this annotator may be given."""
+        if count <= 0:
+            return []
+        asked = _asked(self.plan)
+        answer, lease = events.alias("answer"), assignments.alias("lease")
+        subject = "query" if self.plan.kind == "comparison" else "segment"
+        kinds = ANSWERS if self.plan.kind == "comparison" else ("rating",)
+        undo = events.alias("undo")
+        answered = (
+            answer.c[subject] == asked.c.subject,
+            answer.c.run == asked.c.run,
+            answer.c.kind.in_(kinds),
+            ~sa.exists().where(undo.c.target == answer.c.id, undo.c.kind == "undo"),
+        )
+        leased = (
+            lease.c[subject] == asked.c.subject,
+            lease.c.run == asked.c.run,
+            lease.c.answer.is_(None),
+            lease.c.repeats.is_(None),
+            lease.c.expires > now,
+        )
+        free = ~sa.exists().where(*answered) & ~sa.exists().where(*leased)
+        if self.plan.overlap:
+            voters = sa.select(sa.func.count(answer.c.annotator.distinct())).where(*answered).scalar_subquery()
+            leasers = sa.select(sa.func.count(lease.c.annotator.distinct())).where(*leased).scalar_subquery()
+            mine = sa.exists().where(*answered, answer.c.annotator == annotator) | sa.exists().where(
+                *leased, lease.c.annotator == annotator
+            )
+            free = free | ((asked.c.subject < _bound(self.plan.overlap)) & ~mine & (voters + leasers < self.plan.votes))
+        order = sa.select(asked.c.run, asked.c.subject, asked.c.size).where(free)
+        order = order.order_by(asked.c.priority.desc(), asked.c.seq).limit(count)
+        return [(row.run, row.subject, row.size) for row in connection.execute(order)]
+
+    def _make(
+        self,
+        annotator: str,
+        run: str,
+        subject: str,
+        size: int,
+        now: float,
+        shown: Sequence[int] = (),
+        repeats: str = "",
+    ) -> Assignment:
+        compared = self.plan.kind == "comparison"
+        return Assignment(
+            id=str(uuid.uuid4()),
+            annotator=annotator,
+            run=run,
+            query=subject if compared else None,
+            segment=None if compared else subject,
+            shown=tuple(shown) or tuple(self._rng.sample(range(size), size)),
+            repeats=repeats or None,
+            created=now,
+            expires=now + self.plan.lease,
+            answer=None,
+        )
+
+    def _mix_repeats(
+        self, connection: sa.Connection, annotator: str, new: list[Assignment], now: float
+    ) -> list[Assignment]:
+        """Put repetitions in place of a share of the new questions, which stay open for the next call."""
+        due = [i for i in range(len(new)) if self._rng.random() < self.plan.repeats]
+        if not due:
+            return new
+        own = _select(connection, assignments.c.annotator == annotator, *self._of_plan())
+        repeated = {item.repeats for item in own}
+        answered = [item for item in own if item.answer and item.repeats is None]
+        answered = [item for item in answered[: max(len(answered) - REPEAT_AFTER, 0)] if item.answer not in repeated]
+        mixed = list(new)
+        for i, item in zip(due, self._rng.sample(answered, min(len(due), len(answered))), strict=False):
+            subject = item.query or item.segment or ""
+            shown = item.shown[::-1]
+            mixed[i] = self._make(annotator, item.run, subject, len(shown), now, shown, item.answer or "")
+        return mixed
+
+
+@dataclass(frozen=True)
+class Undo:
+    """The wish to take back the answer `target`; `uuid` becomes the id of the undo event."""
+
+    uuid: str
+    target: str
+    reason: str = field(default="")
+
+
+def _asked(plan: Plan) -> sa.Subquery:
+    """What runs ask, as rows of run, subject, size, priority and seq; a query too large for a page is left out."""
+    if plan.kind == "comparison":
+        columns = requests.c.run, requests.c.query.label("subject"), queries.c.size, requests.c.priority, requests.c.seq
+        select = sa.select(*columns).join(queries, queries.c.id == requests.c.query)
+        select = select.where(queries.c.size <= MOST_SEGMENTS)
+    else:
+        most, first = sa.func.max(requests.c.priority).label("priority"), sa.func.min(requests.c.seq).label("seq")
+        subject = query_segments.c.segment.label("subject")
+        select = sa.select(requests.c.run, subject, sa.literal(1).label("size"), most, first)
+        select = select.join(query_segments, query_segments.c.query == requests.c.query)
+        select = select.group_by(requests.c.run, query_segments.c.segment)
+    if plan.run is not None:
+        select = select.where(requests.c.run == plan.run)
+    return select.subquery()
+
+
+def _bound(share: float) -> str:
+    """Hashes are uniform, so this share of them sorts below the text returned."""
+    return "g" if share >= 1 else f"{int(share * 2**52):013x}"
+
+
+def _select(
+    connection: sa.Connection, *where: sa.ColumnElement[bool], order: sa.ColumnElement[float] | None = None
+) -> list[Assignment]:
+    columns = [column for column in assignments.c if column.name != "seq"]
+    statement = sa.select(*columns).where(*where).order_by(assignments.c.seq if order is None else order)
+    return [
+        Assignment(**{**row, "shown": tuple(json.loads(row["shown"]))})
+        for row in connection.execute(statement).mappings()
+    ]
+
+
+def _row(item: Assignment) -> dict[str, object]:
+    return {**vars(item), "shown": json.dumps(item.shown)}
