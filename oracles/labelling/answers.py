@@ -38,10 +38,11 @@ class Answer(BaseModel):
     def _is_uuid(cls, value: str | None) -> str | None:
         return None if value is None else str(uuid.UUID(value))
 
-    @field_validator("reason")
+    @field_validator("reason", mode="before")
     @classmethod
-    def _is_storable(cls, value: str) -> str:
-        return value.encode("utf-8", "replace").decode().replace("\x00", "")
+    def _make_storable(cls, value: object) -> object:
+        # A browser cuts text in the middle of an emoji; the label is not lost for that.
+        return value.encode("utf-8", "replace").decode().replace("\x00", "") if isinstance(value, str) else value
 
 
 def parse_answers(body: Any) -> tuple[list[Answer], list[dict[str, str]]]:

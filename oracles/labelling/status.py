@@ -32,9 +32,9 @@ class Status:
     def read(self, annotator: str) -> dict[str, Any]:
         """Return /api/status for an annotator."""
         with self._turn:
-            self._catch_up()
+            moved = self._catch_up()
             answers = list(self._answers.values())
-            if clock.monotonic() > self._pending[0]:
+            if moved or clock.monotonic() > self._pending[0]:
                 self._pending = clock.monotonic() + 1.0, self.store.count_pending(self.plan.run)
         labels = [event for event in answers if event.kind != "repeat"]
         mine = [event for event in answers if event.annotator == annotator]
@@ -65,7 +65,8 @@ class Status:
         learner = self.store.learner_status(self.plan.run)
         return learner is not None and clock.time() - float(learner["updated"]) < ALIVE
 
-    def _catch_up(self) -> None:
+    def _catch_up(self) -> bool:
+        before = self._cursor
         kinds = ("rating", "repeat") if self.plan.kind == "rating" else ("comparison", "skip", "repeat")
         for event in self.store.events_after(self._cursor, run=self.plan.run):
             self._cursor = event.seq or self._cursor
@@ -73,6 +74,7 @@ class Status:
                 self._answers.pop(str(event.target), None)
             elif event.kind in kinds and event.oracle == ORACLE:
                 self._answers[event.id] = event
+        return self._cursor > before
 
 
 def labels_per_hour(times: list[float]) -> float:
