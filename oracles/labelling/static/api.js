@@ -1,0 +1,72 @@
+// Talking to the server: JSON both ways, one error class, and the two kinds of trouble a person should hear about.
+
+export class ApiError extends Error {
+  // status: the HTTP status, 0 where the server was not reached.
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function request(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { credentials: "same-origin", signal: AbortSignal.timeout(20_000), ...options });
+  } catch {
+    throw new ApiError(0, "the server does not answer");
+  }
+  let body = null;
+  try { body = await response.json(); } catch { /* a proxy's page, or nothing */ }
+  if (!response.ok) throw new ApiError(response.status, body?.error ?? `the server answers with status ${response.status}`);
+  if (body === null) throw new ApiError(502, "the server's answer is not understood");
+  return body;
+}
+
+export class Api {
+  // `heard(error)` is called after each request, with null where it went well.
+  constructor(heard) {
+    this.heard = heard;
+    this.session = null;
+  }
+
+  async call(path, options) {
+    try {
+      const body = await request(path, options);
+      this.heard(null);
+      return body;
+    } catch (error) {
+      this.heard(error);
+      throw error;
+    }
+  }
+
+  async open() {
+    this.session = await this.call("/api/session");
+    return this.session;
+  }
+
+  next(count, holding) {
+    return this.call(`/api/next?count=${count}&holding=${holding.map(encodeURIComponent).join(",")}`);
+  }
+
+  status() { return this.call("/api/status"); }
+
+  async post(answers) {
+    const send = () => this.call("/api/answers", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-CSRF": this.session.csrf },
+      body: JSON.stringify({ answers }),
+    });
+    try {
+      return await send();
+    } catch (error) {
+      if (error.status !== 403) throw error;
+    }
+    // The server was started afresh and wants a new mark; the session tells it. Whose session it is must not change.
+    const before = this.session.annotator;
+    const fresh = await this.call("/api/session");
+    if (fresh.annotator !== before) throw new ApiError(401, `this browser is now signed in as ${fresh.annotator}`);
+    this.session = fresh;
+    return send();
+  }
+}

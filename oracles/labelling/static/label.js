@@ -1,0 +1,356 @@
+// The labelling page: shows questions, takes answers by key or button, and never makes anybody wait.
+
+import { Api } from "./api.js";
+import { BreakReminder, showFigures } from "./figures.js";
+import { Outbox, makeUuid } from "./outbox.js";
+import { Player } from "./player.js";
+
+const AHEAD = 5; // questions loaded and decoded beyond the one on show
+const MOST_HELD = 40; // as many as the server accepts
+const HISTORY = 50; // answers that can be undone
+const SPEEDS = [0.25, 0.5, 1, 2];
+const RATINGS = ["very bad", "bad", "so-so", "good", "very good"];
+
+const byId = (id) => document.getElementById(id);
+const text = (id, content) => { if (byId(id).textContent !== content) byId(id).textContent = content; };
+
+const memory = {
+  get(key, otherwise) {
+    try { return JSON.parse(localStorage.getItem(key)) ?? otherwise; } catch { return otherwise; }
+  },
+  set(key, value) {
+    try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* storage is off or full: the page works without */ }
+  },
+};
+
+const page = {
+  api: new Api(heard), outbox: null, prefix: "", queue: [], current: null, answered: new Set(), history: [],
+  trouble: null, refusals: [], waiting: true, filling: false, lease: 300, filled: 0, timers: {}, status: null,
+  speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
+};
+const rest = new BreakReminder();
+
+// ------------------------------------------------------------------ questions
+
+function names(question) {
+  if (question.kind === "rating") return ["This"];
+  return question.clips.length === 2 ? ["Left", "Right"] : question.clips.map((_, i) => `Clip ${i + 1}`);
+}
+
+// What can be answered: key names, the face of the button, and the fields of the answer.
+function choices(question) {
+  const skip = { keys: ["ArrowDown"], face: "↓", name: "Cannot tell", choice: "skip", side: true };
+  if (question.kind === "rating") {
+    const rate = (name, i) => ({ keys: [`${i + 1}`], face: `${i + 1}`, name, rating: i + 1, choice: null });
+    return [...RATINGS.map(rate), skip];
+  }
+  const equal = { keys: ["ArrowUp"], face: "↑", name: "Equally good", choice: "equal", side: true };
+  const arrows = question.clips.length === 2 ? [["ArrowLeft", "←"], ["ArrowRight", "→"]] : [];
+  const best = names(question).map((name, i) => ({
+    keys: [`${i + 1}`, ...(arrows[i] ? [arrows[i][0]] : [])],
+    face: arrows[i] ? arrows[i][1] : `${i + 1}`,
+    name: arrows[i] ? `${name} is better` : `${name} is best`,
+    choice: i,
+  }));
+  return [...best, equal, skip];
+}
+
+function prepare(question) {
+  const item = { question, player: new Player(question, names(question)) };
+  byId("stage").append(item.player.root);
+  return item;
+}
+
+function knows(id) {
+  return page.answered.has(id) || page.current?.question.id === id || page.queue.some((item) => item.question.id === id);
+}
+
+// Ask for more questions, and renew the leases of those at hand.
+async function fill() {
+  if (page.filling || !page.outbox) return;
+  page.filling = true;
+  clearTimeout(page.timers.fill);
+  let again = (page.lease / 3) * 1000;
+  try {
+    forgetStale();
+    const held = [...(page.current ? [page.current] : []), ...page.queue].map((item) => item.question.id);
+    const unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
+    const asked = Math.max(0, AHEAD + (page.current ? 0 : 1) - page.queue.length);
+    const holding = [...new Set([...held, ...unsent])].slice(0, MOST_HELD);
+    const { questions, waiting } = await page.api.next(asked, holding);
+    page.filled = performance.now();
+    // While this page still has questions, the server cannot tell whether they were the last.
+    page.waiting = waiting || holding.length > 0;
+    for (const question of questions) {
+      page.lease = question.lease_seconds;
+      if (!knows(question.id)) page.queue.push(prepare(question));
+    }
+    if (page.queue.length < AHEAD) again = Math.min(again, page.waiting ? 1500 : 5000);
+  } catch {
+    again = 2000;
+  }
+  page.filling = false;
+  page.timers.fill = setTimeout(fill, again);
+  if (!page.current) advance();
+}
+
+// After a long sleep, what waits unseen may have been answered by somebody else: give it back.
+function forgetStale() {
+  if (page.filled === 0 || performance.now() - page.filled < page.lease * 1000) return;
+  for (const item of page.queue.splice(0)) item.player.close();
+}
+
+function advance(since = performance.now()) {
+  if (page.current) page.current.player.close();
+  page.current = null;
+  const ready = page.queue.findIndex((item) => item.player.ready);
+  const loading = page.queue.findIndex((item) => !item.player.failed);
+  const next = page.queue.splice(Math.max(0, ready >= 0 ? ready : loading), 1)[0];
+  if (next) show(next, since);
+  else render();
+  if (page.queue.length < AHEAD) fill();
+}
+
+function show(item, since) {
+  page.current = item;
+  item.seconds = 0;
+  item.since = document.hidden ? null : performance.now();
+  item.player.painted().then(() => {
+    if (performance.getEntriesByName("swap").length > 200) performance.clearMeasures("swap");
+    performance.measure("swap", { start: since, end: performance.now() });
+  });
+  item.player.show(page.speed, (share) => { byId("timeline").value = Math.round(1000 * share); });
+  byId("reason").value = "";
+  renderQuestion();
+  render();
+}
+
+// ------------------------------------------------------------------ answers
+
+function watched(item) { return item.seconds + (item.since === null ? 0 : (performance.now() - item.since) / 1000); }
+
+function give(option, since) {
+  const item = page.current;
+  // Nobody can judge what is not on the screen; passing it over is always possible.
+  if (!item || (option.choice !== "skip" && !item.player.ready)) return;
+  const answer = {
+    uuid: makeUuid(), question: item.question.id, choice: option.choice, rating: option.rating ?? null, undo: null,
+    reason: byId("reason").value.trim(), seconds: Number(watched(item).toFixed(3)), replays: item.player.replays,
+    time: Date.now() / 1000,
+  };
+  page.answered.add(item.question.id);
+  remember([...page.history, { uuid: answer.uuid, name: option.name, question: item.question }].slice(-HISTORY));
+  rest.answered();
+  page.outbox.add(answer);
+  byId("announce").textContent = `${option.name}. Next question.`;
+  advance(since);
+}
+
+function undo() {
+  const entry = page.history.at(-1);
+  if (!entry) return;
+  remember(page.history.slice(0, -1));
+  const given = page.outbox.answers.find((answer) => answer.uuid === entry.uuid);
+  page.outbox.add({
+    uuid: makeUuid(), question: entry.question.id, choice: null, rating: null, undo: entry.uuid, reason: "",
+    seconds: 0, replays: 0, time: Date.now() / 1000,
+  });
+  page.answered.delete(entry.question.id);
+  if (page.current) {
+    page.current.player.hide();
+    page.queue.unshift(page.current);
+    page.current = null;
+  }
+  show(prepare(entry.question), performance.now());
+  if (given) byId("reason").value = given.reason;
+  byId("announce").textContent = `Undone: ${entry.name}.`;
+}
+
+function remember(history) {
+  page.history = history;
+  memory.set(`${page.prefix}history`, history);
+}
+
+// ------------------------------------------------------------------ what is on the page
+
+function renderQuestion() {
+  const { question } = page.current;
+  text("sentence", question.sentence || page.api.session.sentence);
+  text("task", question.task);
+  const prompts = { rating: "How well does this clip do it?", best: "Which clip does it best?" };
+  text("prompt", prompts[question.kind] ?? "Which clip does it better?");
+  const group = byId("answers");
+  group.className = `answers ${question.kind === "rating" ? "ratings" : `choices-${question.clips.length}`}`;
+  group.replaceChildren(...choices(question).map((option) => {
+    const button = document.createElement("button");
+    const face = document.createElement("kbd");
+    face.textContent = option.face;
+    button.type = "button";
+    button.className = option.side ? "side" : "main";
+    button.dataset.answer = option.choice ?? option.rating;
+    button.setAttribute("aria-keyshortcuts", option.keys.join(" "));
+    button.append(face, ` ${option.name}`);
+    button.addEventListener("click", (event) => { give(option, event.timeStamp); });
+    return button;
+  }));
+}
+
+function render() {
+  const shown = page.current !== null;
+  document.body.classList.toggle("idle", !shown);
+  byId("message").hidden = shown;
+  if (!shown) {
+    const over = !page.waiting && page.filled > 0;
+    text("message-title", over ? "All done. Thank you!" : page.filled > 0 ? "No question right now" : "Loading…");
+    text("message-text", over ? "Every question has its answer. New ones will show up here by themselves."
+      : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
+    if (page.api.session) text("sentence", page.api.session.sentence);
+  }
+  byId("undo").disabled = page.history.length === 0;
+  byId("speed").lastElementChild.textContent = `${page.speed}×`;
+  byId("pause").lastElementChild.textContent = shown && !page.current.player.playing ? "Play" : "Pause";
+  const last = page.history.at(-1);
+  const unsent = page.outbox?.count ?? 0;
+  text("last", unsent > 1 || (unsent && page.trouble) ? `${unsent} not sent yet` : last ? `last: ${last.name}` : "");
+  if (page.status) showFigures(page.status, unsent);
+  renderBanner(unsent);
+}
+
+function renderBanner(unsent) {
+  const kept = `${unsent} answer${unsent === 1 ? "" : "s"}`;
+  const { trouble } = page;
+  let words = "";
+  if (trouble && [401, 403].includes(trouble.status)) {
+    words = "You are not signed in: this link is wrong or no longer valid. Ask for a new one and open it in this browser.";
+    if (unsent) words += ` ${kept} will be sent then.`;
+  } else if (trouble) {
+    words = trouble.status === 0 ? "Not connected." : `The server is in trouble (${trouble.message}).`;
+    words += unsent ? ` ${kept} kept in this browser and sent as soon as possible; you can go on.` : " Trying again.";
+  } else if (page.refusals.length) {
+    words = `The server refused ${page.refusals.length} of your answers: ${page.refusals.at(-1)}.`;
+  } else if (page.outbox && !page.outbox.durable && unsent) {
+    words = `This browser keeps nothing on its disk: leave this page open until ${kept} are sent.`;
+  }
+  byId("banner").hidden = words === "";
+  text("banner-text", words);
+}
+
+function heard(error) {
+  // Requests that are wrong in themselves say nothing about the connection; the outbox deals with them.
+  if (error && [400, 404, 413, 415, 422].includes(error.status)) return;
+  const back = page.trouble && !error;
+  page.trouble = error;
+  render();
+  if (back) {
+    page.outbox?.retry();
+    for (const item of [page.current, ...page.queue]) item?.player.reloadFailed();
+  }
+}
+
+async function refreshStatus() {
+  clearTimeout(page.timers.status);
+  if (!document.hidden) {
+    try { page.status = await page.api.status(); } catch { /* `heard` has told */ }
+    render();
+  }
+  page.timers.status = setTimeout(refreshStatus, page.trouble ? 2000 : 5000);
+}
+
+// ------------------------------------------------------------------ keys and buttons
+
+function changeSpeed(direction) {
+  const at = SPEEDS.indexOf(page.speed) + direction;
+  page.speed = SPEEDS[(at + SPEEDS.length) % SPEEDS.length];
+  memory.set("prefenvs/speed", page.speed);
+  if (page.current) page.current.player.speed = page.speed;
+}
+
+const actions = {
+  undo,
+  replay: () => page.current?.player.replay(),
+  pause: () => { const player = page.current?.player; if (player) player.playing ? player.pause() : player.play(); },
+  back: () => page.current?.player.step(-1),
+  forward: () => page.current?.player.step(1),
+  speed: (event) => changeSpeed(event?.shiftKey ? 1 : -1),
+  reason: () => byId("reason").focus(),
+  help: () => byId("help").showModal(),
+};
+const KEYS = {
+  u: "undo", Backspace: "undo", r: "replay", " ": "pause", ",": "back", ".": "forward", s: "speed", n: "reason", "?": "help",
+};
+
+function onKey(event) {
+  const typing = event.target.closest?.("input[type=text], textarea");
+  if (typing) {
+    if (["Enter", "Escape"].includes(event.key) && !event.isComposing) { typing.blur(); event.preventDefault(); }
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) {
+    if (event.key === "?" && byId("help").open) byId("help").close();
+    return;
+  }
+  if ([" ", "Enter"].includes(event.key) && event.target.closest?.("button, a")) return; // presses what has the focus
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const option = page.current && choices(page.current.question).find((candidate) => candidate.keys.includes(key));
+  const action = KEYS[key];
+  if (!option && !action) return;
+  event.preventDefault();
+  // A key held down is one answer, not thirty; stepping through frames may repeat.
+  if (event.repeat && !["back", "forward"].includes(action)) return;
+  if (option) give(option, event.timeStamp);
+  else actions[action](event);
+  render();
+}
+
+function listen() {
+  document.addEventListener("keydown", onKey);
+  for (const button of document.querySelectorAll("[data-do]")) {
+    button.addEventListener("click", (event) => {
+      actions[button.dataset.do](event);
+      if (event.detail > 0) button.blur(); // a mouse leaves no focus behind for Space to press again
+      render();
+    });
+  }
+  byId("help-close").addEventListener("click", () => byId("help").close());
+  byId("timeline").addEventListener("input", (event) => {
+    const player = page.current?.player;
+    if (player) { player.pause(); player.seek((event.target.value / 1000) * player.longest); }
+    render();
+  });
+  byId("timeline").addEventListener("change", (event) => event.target.blur());
+  document.addEventListener("visibilitychange", () => {
+    const item = page.current;
+    if (item && document.hidden) Object.assign(item, { seconds: watched(item), since: null });
+    else if (item) item.since = performance.now();
+    if (!document.hidden) { page.outbox?.retry(); fill(); refreshStatus(); }
+  });
+  window.addEventListener("online", () => { page.outbox?.retry(); fill(); });
+  window.addEventListener("beforeunload", (event) => {
+    if (page.outbox && !page.outbox.durable && page.outbox.count) event.preventDefault();
+  });
+}
+
+async function start() {
+  try {
+    const session = await page.api.open();
+    page.prefix = `prefenvs/${session.store ?? ""}/${session.annotator}/`;
+    page.history = memory.get(`${page.prefix}history`, []);
+    page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), render, (_uuid, reason) => {
+      page.refusals.push(reason);
+      render();
+    });
+    for (const answer of page.outbox.answers) {
+      if (answer.undo) page.answered.delete(answer.question);
+      else page.answered.add(answer.question);
+    }
+    page.outbox.retry();
+    await fill();
+    refreshStatus();
+  } catch {
+    setTimeout(start, 2000);
+  }
+}
+
+listen();
+render();
+start();

@@ -1,0 +1,122 @@
+// Answers on their way: each stays in localStorage, under a key of its own, until the server has it on its disk.
+
+const BATCH_BYTES = 48 * 1024;
+const BATCH_COUNT = 50;
+
+export function makeUuid() {
+  // crypto.randomUUID exists in secure contexts only; a team's server on plain HTTP is none.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
+
+export class Outbox {
+  // `post(answers)` returns {accepted, rejected}, or throws an error whose `status` is the HTTP status, if there was one.
+  // `changed()` is called whenever the number of unsent answers or `error` changes; `refused(uuid, reason)` per rejection.
+  constructor(prefix, post, changed, refused) {
+    this.prefix = `${prefix}answer/`;
+    this.post = post;
+    this.changed = changed;
+    this.refused = refused;
+    this.error = null;
+    this.durable = true;
+    this.items = new Map();
+    this.alone = false;
+    this.wait = 0;
+    this.timer = null;
+    this.busy = false;
+    this.load();
+  }
+
+  load() {
+    const found = [];
+    try {
+      for (let i = 0; i < localStorage.length; i++) {
+        const key = localStorage.key(i);
+        if (!key.startsWith(this.prefix)) continue;
+        try { found.push(JSON.parse(localStorage.getItem(key))); } catch { localStorage.removeItem(key); }
+      }
+    } catch { this.durable = false; }
+    found.sort((a, b) => a.order - b.order);
+    for (const item of found) this.items.set(item.answer.uuid, item);
+  }
+
+  get count() { return this.items.size; }
+
+  get answers() { return [...this.items.values()].map((item) => item.answer); }
+
+  add(answer) {
+    const last = [...this.items.values()].at(-1);
+    const item = { order: Math.max(Date.now(), last ? last.order + 1 : 0), answer };
+    this.items.set(answer.uuid, item);
+    try { localStorage.setItem(this.prefix + answer.uuid, JSON.stringify(item)); } catch { this.durable = false; }
+    this.changed();
+    this.send();
+  }
+
+  // Try at once, whatever was planned: the network is back, or the tab is looked at again.
+  retry() {
+    this.wait = 0;
+    this.send();
+  }
+
+  async send() {
+    clearTimeout(this.timer);
+    if (this.busy || this.items.size === 0) return;
+    this.busy = true;
+    const batch = this.batch();
+    try {
+      this.settle(batch, await this.post(batch));
+      this.error = null;
+      this.wait = 0;
+    } catch (error) {
+      this.fail(batch, error);
+    }
+    this.busy = false;
+    this.changed();
+    if (this.items.size > 0) this.timer = setTimeout(() => this.send(), this.wait);
+  }
+
+  batch() {
+    const batch = [];
+    let bytes = 0;
+    for (const { answer } of this.items.values()) {
+      bytes += new TextEncoder().encode(JSON.stringify(answer)).length + 1;
+      if (batch.length > 0 && (this.alone || bytes > BATCH_BYTES || batch.length >= BATCH_COUNT)) break;
+      batch.push(answer);
+    }
+    return batch;
+  }
+
+  settle(batch, { accepted, rejected }) {
+    for (const uuid of accepted) this.remove(uuid);
+    for (const { uuid, reason } of rejected) this.refuse(uuid, reason);
+    // An answer the server says nothing about stays and is sent again.
+    this.alone = this.alone && this.items.size > 0;
+  }
+
+  fail(batch, error) {
+    const malformed = [400, 413, 415, 422].includes(error.status);
+    if (malformed && batch.length === 1) this.refuse(batch[0].uuid, error.message);
+    else if (malformed) this.alone = true; // one at a time finds the one that is wrong, and the others pass
+    else {
+      this.error = error;
+      this.wait = Math.min(10_000, Math.max(500, this.wait * 2));
+    }
+  }
+
+  refuse(uuid, reason) {
+    const item = this.items.get(uuid);
+    if (!item) return;
+    try { localStorage.setItem(this.prefix.replace(/answer\/$/, "refused/") + uuid, JSON.stringify(item)); } catch { /* full */ }
+    this.remove(uuid);
+    this.refused(uuid, reason);
+  }
+
+  remove(uuid) {
+    this.items.delete(uuid);
+    try { localStorage.removeItem(this.prefix + uuid); } catch { /* storage is off */ }
+  }
+}
