@@ -15,12 +15,25 @@ from prefenvs.segments import Array
 from prefenvs.store import Event, Store, rows
 from prefenvs.store.database import reading
 from prefenvs.store.schema import query_segments, segments
-from prefenvs.tasks import find_task
+from prefenvs.tasks import list_tasks
 
 RUSHED = 0.1
 """Share of answers faster than their clips from which an annotator is flagged."""
 SIDE_Z = 3.0
 """Standard errors from one half at which the share of left answers is flagged."""
+COLUMNS = (
+    "annotator",
+    "labels",
+    "skipped",
+    "ties",
+    "left",
+    "repeats",
+    "alike",
+    "seconds",
+    "too fast",
+    "remarks",
+)
+"""What `cells` describes of each annotator."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,33 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level)), table.shape[1]
 
 
+def summarise(agreement: Agreement) -> list[str]:
+    """Return the overall figures as sentences."""
+    lines = [
+        f"Krippendorff's alpha {_number(agreement.alpha)} over {agreement.shared} questions that several people "
+        f"answered; {_share_text(agreement.percent)} of their answers are the same."
+    ]
+    if agreement.rated or any(person.ratings for person in agreement.annotators):
+        lines.append(f"Alpha of ratings {_number(agreement.rating_alpha)} over {agreement.rated} clips.")
+    return lines
+
+
+def cells(person: Annotator) -> list[str]:
+    """Return one annotator's row as text, in the order of COLUMNS."""
+    return [
+        person.name,
+        f"{person.labels + person.ratings:,}",
+        _share_text(person.skip_rate),
+        _share_text(person.ties),
+        _share_text(person.left_share),
+        str(person.repeats),
+        _share_text(person.consistency),
+        _number(person.median_seconds),
+        _share_text(person.too_fast),
+        "; ".join(person.flags),
+    ]
+
+
 def repeat_consistency(repeats: Sequence[Event], by_id: dict[str, Event]) -> float | None:
     """Return the share of repetitions that were answered as their originals; None if nothing can be compared."""
     pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in repeats if _original(event) in by_id]
@@ -189,11 +229,22 @@ def _share(items: Sequence[bool]) -> float | None:
 def _clip_seconds(store: Store, queries: set[str]) -> dict[str, float]:
     """Return how long the longest clip of each query plays, in seconds of the task's own time."""
     found: dict[str, float] = {}
+    # A store may hold tasks of other packages, whose rate is not known here.
+    rates = {task.id: task.fps for task in list_tasks()}
     columns = query_segments.c.query, segments.c.task, sa.func.max(segments.c.steps).label("steps")
     joined = sa.select(*columns).join(segments, segments.c.hash == query_segments.c.segment)
     with reading(store.engine) as connection:
         for part in rows.chunks(sorted(queries)):
             where = joined.where(query_segments.c.query.in_(part)).group_by(query_segments.c.query, segments.c.task)
             for row in connection.execute(where):
-                found[row.query] = row.steps / find_task(row.task).fps
+                if row.task in rates:
+                    found[row.query] = row.steps / rates[row.task]
     return found
+
+
+def _share_text(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -5,20 +5,7 @@ from __future__ import annotations
 import datetime
 from html import escape
 
-from prefenvs.agreement import Agreement, Annotator
-
-COLUMNS = (
-    "annotator",
-    "labels",
-    "skipped",
-    "ties",
-    "left side",
-    "repeats",
-    "consistent",
-    "median seconds",
-    "too fast",
-    "remarks",
-)
+from prefenvs.agreement import COLUMNS, Agreement, cells, summarise
 
 
 def render_report(agreement: Agreement, task: str) -> str:
@@ -37,38 +24,3 @@ def render_report(agreement: Agreement, task: str) -> str:
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         '<p><a href="/">Back to labelling</a></p></main></body></html>'
     )
-
-
-def summarise(agreement: Agreement) -> list[str]:
-    """Return the overall figures as sentences."""
-    lines = [
-        f"Krippendorff's alpha {_number(agreement.alpha)} over {agreement.shared} questions that several people "
-        f"answered; {_percent(agreement.percent)} of their answers are the same."
-    ]
-    if agreement.rated or any(person.ratings for person in agreement.annotators):
-        lines.append(f"Alpha of ratings {_number(agreement.rating_alpha)} over {agreement.rated} clips.")
-    return lines
-
-
-def cells(person: Annotator) -> list[str]:
-    """Return one annotator's row as text, in the order of COLUMNS."""
-    return [
-        person.name,
-        f"{person.labels + person.ratings:,}",
-        _percent(person.skip_rate),
-        _percent(person.ties),
-        _percent(person.left_share),
-        str(person.repeats),
-        _percent(person.consistency),
-        _number(person.median_seconds),
-        _percent(person.too_fast),
-        "; ".join(person.flags),
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -7,12 +7,17 @@ import datetime
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from prefenvs.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,15 @@ class StoreStats:
 
     def run(self) -> None:
         """Print the counts as a table."""
+        from prefenvs.agreement import measure_agreement
         from prefenvs.store import Store
 
         with Store(self.store, create=False) as store:
             stats = store.stats()
+            agreement = measure_agreement(store) if "human" in stats.by_oracle else None
         if self.json:
-            print(json.dumps(dataclasses.asdict(stats)))
+            figures = None if agreement is None else dataclasses.asdict(agreement)
+            print(json.dumps(dataclasses.asdict(stats) | {"agreement": figures}))
             return
         table = Table(title=f"{stats.location}, schema version {stats.schema_version}", title_justify="left")
         table.add_column("what")
@@ -48,8 +56,12 @@ class StoreStats:
         for title, counts in (("annotator", stats.by_annotator), ("oracle", stats.by_oracle), ("run", stats.by_run)):
             table.add_section()
             for name, count in counts.items():
-                table.add_row(f"{title} {name or '(no name)'}", f"{count:,}", f"{count / stats.labels:.1%} of labels")
+                table.add_row(
+                    f"{title} {escape(name) or '(no name)'}", f"{count:,}", f"{count / stats.labels:.1%} of labels"
+                )
         Console().print(table)
+        if agreement is not None:
+            _print_agreement(agreement)
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,24 @@ class StoreImport:
             new = import_store(store, self.source)
         about = f"{new.segments:,} segments, {new.queries:,} queries and {new.events:,} events were new"
         Console(soft_wrap=True).print(f"imported {self.source}: {about}", markup=False)
+
+
+def _print_agreement(agreement: Agreement) -> None:
+    """Print what the labelling page's report shows."""
+    from prefenvs.agreement import COLUMNS, cells, summarise
+
+    console = Console()
+    for line in summarise(agreement):
+        console.print(line)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in COLUMNS[:-1]:
+        table.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
+    for person in agreement.annotators:
+        table.add_row(*(escape(cell) for cell in cells(person)[:-1]))
+    console.print(table)
+    for person in agreement.annotators:
+        for flag in person.flags:
+            console.print(f"{person.name}: {flag}", markup=False)
 
 
 def _moment(seconds: float | None) -> str:

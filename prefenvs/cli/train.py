@@ -33,7 +33,11 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """Simulated teacher: oracle, mistake, noisy, skip, myopic or equal."""
+    """Simulated teacher: oracle, mistake, noisy, skip, myopic or equal; or human: people answer, `prefenvs label`."""
+    store: str | None = None
+    """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL."""
+    wait: bool = False
+    """With --oracle human: stop at each session until people have answered; otherwise training goes on meanwhile."""
     steps: int | None = None
     """Environment steps."""
     seed: int = 0
@@ -86,10 +90,15 @@ class TrainOptions:
         import torch
 
         from agents.training import train
+        from oracles import HumanOracle
 
         torch.set_num_threads(self.threads)
         with Store(run.path("preferences.sqlite")) as store:
-            if agent.oracle is not None:
+            if isinstance(agent.oracle, HumanOracle):
+                # What people are asked and answer is in a store already, under the name of the run's folder.
+                agent.oracle.run = run.folder.name
+                print(f"questions go to {self.store}: label with `prefenvs label --store {self.store}`", flush=True)
+            elif agent.oracle is not None:
                 agent.oracle = Recorded(agent.oracle, store)
             if resume:
                 agent.resume(run.checkpoint)
@@ -101,9 +110,16 @@ class TrainOptions:
         raise PrefenvsError("choose an algorithm: prefenvs train pebble or prefenvs train prefppo")
 
     def _make_oracle(self) -> Oracle | None:
-        """Return the simulated teacher of that name; none for the upper bound."""
-        from oracles import PartialReturnOracle
+        """Return the people behind a store, or the simulated teacher of that name; none for the upper bound."""
+        from oracles import HumanOracle, PartialReturnOracle
 
+        people = self.oracle == "human" and not self.true_reward
+        if people and self.store is not None:
+            return HumanOracle(Store(self.store), wait=self.wait)
+        if people:
+            raise PrefenvsError("--oracle human needs the store that people label: --store labels.sqlite")
+        if self.store is not None or self.wait:
+            raise PrefenvsError(f"--store and --wait go with --oracle human, not with {self.oracle!r}")
         return None if self.true_reward else PartialReturnOracle(self.oracle, seed=self.seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
@@ -130,7 +146,7 @@ class TrainPebble(TrainOptions):
     algorithm = "pebble"
 
     preset: Literal["published", "small"] = "published"
-    """small: 2x256 networks and batches of 256, for a CPU."""
+    """small: 2x128 networks, batches of 256 and larger steps, for a CPU."""
     surf: bool = False
     """Semi-supervised reward learning with augmentation (SURF)."""
     rune: bool = False

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefenvs.agreement import krippendorff_alpha, measure_agreement
+from prefenvs.cli import main
+from prefenvs.preferences import Preference, Query, make_pairs
+from prefenvs.segments import SegmentBatch
+from prefenvs.store import Event, Store
+
+
+def make_queries(count: int) -> list[Query]:
+    """Clips of 20 steps, 1 s, of HalfCheetah."""
+    rng = np.random.default_rng(0)
+    batch = SegmentBatch(rng.random((2 * count, 20, 3)), rng.random((2 * count, 20, 2)), task="HalfCheetah-v5")
+    return make_pairs(batch)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.sqlite") as opened:
+        yield opened
+
+
+def say(query: Query, best: int | None, who: str, seconds: float = 2.0, left: int = 0) -> Preference:
+    chances = None if best is None else np.eye(2)[best]
+    return Preference(query, chances, who, "human", seconds=seconds, shown=(left, 1 - left))
+
+
+def test_alpha_of_krippendorffs_own_example() -> None:
+    """Four observers, twelve units (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability, parts C and D)."""
+    observers = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
+    votes = [(str(i), str(j), float(v)) for i, row in enumerate(observers) for j, v in enumerate(row) if v != "."]
+    alpha, shared = krippendorff_alpha(votes, "nominal")
+    assert (alpha, shared) == (pytest.approx(0.743, abs=0.001), 11)
+    assert krippendorff_alpha(votes, "ordinal")[0] == pytest.approx(0.815, abs=0.001)
+
+
+def test_alpha_needs_two_people_and_two_values() -> None:
+    assert krippendorff_alpha([], "nominal") == (None, 0)
+    assert krippendorff_alpha([("a", "x", 1.0), ("a", "y", 0.0)], "nominal") == (None, 0)
+    assert krippendorff_alpha([("a", "x", 1.0), ("b", "x", 1.0)], "nominal") == (None, 1)
+    assert krippendorff_alpha([("a", "x", 1.0), ("b", "x", None)], "nominal") == (None, 0)
+
+
+def test_two_who_agree_and_one_who_does_not(store: Store) -> None:
+    queries = make_queries(40)
+    best = np.random.default_rng(1).integers(2, size=40)
+    for who, flip in (("ann", False), ("bob", False)):
+        store.add_preferences(say(q, int(b) ^ flip, who) for q, b in zip(queries, best, strict=True))
+    found = measure_agreement(store)
+    assert (found.alpha, found.percent, found.shared) == (pytest.approx(1.0), 1.0, 40)
+    store.add_preferences(say(q, 1 - int(b), "eve") for q, b in zip(queries, best, strict=True))
+    worse = measure_agreement(store)
+    assert worse.alpha is not None
+    assert worse.alpha < 0
+    assert worse.percent == pytest.approx(1 / 3)
+
+
+def test_undone_and_replaced_answers_do_not_count(store: Store) -> None:
+    queries = make_queries(2)
+    store.add_preferences([say(queries[0], 0, "ann"), say(queries[1], 0, "ann")])
+    store.undo(store.events_after()[0])
+    store.add_preferences([say(queries[1], None, "ann")])
+    [ann] = measure_agreement(store).annotators
+    assert (ann.labels, ann.skip_rate, ann.left_share) == (1, 1.0, None)
+
+
+def test_one_who_presses_the_same_key_quickly_is_flagged(store: Store) -> None:
+    queries = make_queries(40)
+    rng = np.random.default_rng(2)
+    sides = rng.integers(2, size=40)
+    store.add_preferences(say(q, int(s), "lazy", 0.4, left=int(s)) for q, s in zip(queries, sides, strict=True))
+    best = rng.integers(2, size=40)
+    shown = zip(queries, sides, best, strict=True)
+    store.add_preferences(say(q, int(b), "keen", 1.5, left=int(s)) for q, s, b in shown)
+    keen, lazy = measure_agreement(store).annotators
+    assert (lazy.left_share, lazy.too_fast, lazy.median_seconds) == (1.0, 1.0, 0.4)
+    assert len(lazy.flags) == 2
+    assert (keen.too_fast, keen.flags) == (0.0, ())
+
+
+def test_repeats_measure_consistency_whatever_the_side(store: Store) -> None:
+    queries = make_queries(4)
+    store.add_preferences(say(query, 0, "ann") for query in queries)
+    firsts = store.events_after()
+    for event, chances in zip(firsts, ((1.0, 0.0), (1.0, 0.0), (0.0, 1.0), None), strict=True):
+        about = {"query": event.query, "annotator": "ann", "oracle": "human", "shown": (1, 0)}
+        repeat = Event(kind="repeat", probabilities=chances, extra={"repeats": event.id}, **about)  # type: ignore[arg-type]
+        store.add_events([repeat])
+    [ann] = measure_agreement(store).annotators
+    assert (ann.labels, ann.repeats, ann.consistency) == (4, 4, pytest.approx(2 / 3))
+
+
+def test_store_stats_shows_people(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    store.add_preferences(say(query, 0, "[b]ann[/b]") for query in make_queries(3))
+    main(["store", "stats", store.stats().location])
+    out = capsys.readouterr().out
+    assert "Krippendorff" in out
+    assert "[b]ann[/b]" in out
