@@ -26,7 +26,7 @@ from oracles.labelling.status import Status
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.store import Assignment, Assignments, Event, Plan, Store, Undo
-from prefenvs.tasks import find_task
+from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
 PAGE_VERSION = "1"
@@ -41,16 +41,19 @@ class Desk:
     def __init__(self, store: Store, access: Access, clips: Clips, plan: Plan, seed: int | None) -> None:
         self.store, self.access, self.clips = store, access, clips
         self.assignments = Assignments(store, plan, seed)
-        self.status = Status(store, plan)
+        # Of the first question that was open; each question names its own.
+        self.task: Task | None = None
+        self.status = Status(self.assignments)
 
     def session(self, visitor: Visitor) -> dict[str, Any]:
         """Return /api/session."""
-        waiting = self.store.pending_queries(self.assignments.plan.run, limit=1)
-        task = find_task(waiting[0].segments[0].task) if waiting else None
+        if self.task is None:
+            waiting = self.store.pending_queries(self.assignments.plan.run, limit=1)
+            self.task = find_task(waiting[0].segments[0].task) if waiting else None
         return {
             "annotator": visitor.annotator,
-            "task": task.id if task else "",
-            "sentence": task.sentence if task else "",
+            "task": self.task.id if self.task else "",
+            "sentence": self.task.sentence if self.task else "",
             "budget": self.status.read(visitor.annotator)["budget"],
             "page_version": PAGE_VERSION,
             "csrf": visitor.csrf,

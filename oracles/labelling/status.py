@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time as clock
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
 from oracles.labelling.answers import ORACLE
 from prefenvs.agreement import repeat_consistency
-from prefenvs.store import Event, Plan, Store
+from prefenvs.store import Assignments, Event
 
 BREAK = 120.0
 """Seconds between two answers from which on they do not count as work."""
@@ -22,25 +23,28 @@ ALIVE = 600.0
 class Status:
     """Read the log on, event by event, and keep count; the log may be long, so it is never read twice."""
 
-    def __init__(self, store: Store, plan: Plan) -> None:
-        self.store, self.plan = store, plan
+    def __init__(self, assignments: Assignments) -> None:
+        self.store, self.plan, self.assignments = assignments.store, assignments.plan, assignments
         self._cursor = 0
         self._answers: dict[str, Event] = {}
+        # Answers by run and subject, whoever gave them: what has none is pending.
+        self._settled: Counter[tuple[str, str]] = Counter()
+        self._subjects: dict[str, tuple[str, str]] = {}
         self._turn = threading.Lock()
-        self._pending: tuple[float, int] = (0.0, 0)
+        self._asked: tuple[float, int] = (0.0, 0)
 
     def read(self, annotator: str) -> dict[str, Any]:
         """Return /api/status for an annotator."""
         with self._turn:
-            moved = self._catch_up()
+            self._catch_up()
             answers = list(self._answers.values())
-            if moved or clock.monotonic() > self._pending[0]:
-                self._pending = clock.monotonic() + 1.0, self.store.count_pending(self.plan.run)
+            if clock.monotonic() > self._asked[0]:
+                self._asked = clock.monotonic() + 1.0, self.assignments.count_asked()
+            pending = max(0, self._asked[1] - len(self._settled))
         labels = [event for event in answers if event.kind != "repeat"]
         mine = [event for event in answers if event.annotator == annotator]
         repeats = [event for event in mine if event.kind == "repeat"]
         learner = self.store.learner_status(self.plan.run)
-        pending = self._pending[1]
         return {
             "done": len(labels),
             "budget": _budget(learner, len(labels) + pending),
@@ -65,16 +69,27 @@ class Status:
         learner = self.store.learner_status(self.plan.run)
         return learner is not None and clock.time() - float(learner["updated"]) < ALIVE
 
-    def _catch_up(self) -> bool:
-        before = self._cursor
-        kinds = ("rating", "repeat") if self.plan.kind == "rating" else ("comparison", "skip", "repeat")
+    def _catch_up(self) -> None:
+        kinds = ("rating",) if self.plan.kind == "rating" else ("comparison", "skip")
         for event in self.store.events_after(self._cursor, run=self.plan.run):
             self._cursor = event.seq or self._cursor
             if event.kind == "undo":
                 self._answers.pop(str(event.target), None)
-            elif event.kind in kinds and event.oracle == ORACLE:
+                self._unsettle(str(event.target))
+                continue
+            if event.kind in kinds:
+                subject = event.run, str(event.query or event.segment)
+                self._subjects[event.id] = subject
+                self._settled[subject] += 1
+            if event.kind in (*kinds, "repeat") and event.oracle == ORACLE:
                 self._answers[event.id] = event
-        return self._cursor > before
+
+    def _unsettle(self, key: str) -> None:
+        subject = self._subjects.pop(key, None)
+        if subject is not None:
+            self._settled[subject] -= 1
+            if not self._settled[subject]:
+                del self._settled[subject]
 
 
 def labels_per_hour(times: list[float]) -> float:

@@ -23,6 +23,8 @@ from prefenvs.store.store import Store
 Kind = Literal["comparison", "rating"]
 MOST_SEGMENTS = 4
 """Largest query that is shown to people."""
+LOOK_BACK = 5.0
+"""Seconds after which questions that were passed over are looked at again: leases end, and urgent ones come in."""
 REPEAT_AFTER = 5
 """Answers that lie at least between a question and its repetition."""
 
@@ -87,6 +89,8 @@ class Assignments:
         self._rng = random.Random(seed)
         # The database lets waiting writers try again at random; in one process a lock serves them sooner.
         self._turn = threading.Lock()
+        # By annotator where questions overlap: until when, and after which priority and number, open ones begin.
+        self._front: dict[str, tuple[float, float, int]] = {}
 
     def lease(self, annotator: str, count: int, holding: Collection[str] = ()) -> list[Assignment]:
         """Give up to `count` questions to an annotator, and renew those in `holding`, ids the annotator still has.
@@ -141,6 +145,11 @@ class Assignments:
                     where = assignments.c.id == item.extra["assignment"]
                     connection.execute(sa.update(assignments).where(where).values(answer=item.id))
         return refused
+
+    def count_asked(self) -> int:
+        """Number of questions that there are, answered or not."""
+        with reading(self.store.engine) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(_asked(self.plan))) or 0
 
     def count_leased(self, besides: str) -> int:
         """Number of questions that are open with other annotators at this moment."""
@@ -223,9 +232,20 @@ class Assignments:
                 *leased, lease.c.annotator == annotator
             )
             free = free | ((asked.c.subject < _bound(self.plan.overlap)) & ~mine & (voters + leasers < self.plan.votes))
-        order = sa.select(asked.c.run, asked.c.subject, asked.c.size).where(free)
-        order = order.order_by(asked.c.priority.desc(), asked.c.seq).limit(count)
-        return [(row.run, row.subject, row.size) for row in connection.execute(order)]
+        search = sa.select(asked).where(free).order_by(asked.c.priority.desc(), asked.c.seq).limit(count)
+        # What has been answered is passed over quickly: whoever looked a moment ago knows where the open ones begin.
+        who = annotator if self.plan.overlap else ""
+        until, priority, seq = self._front.get(who, (0.0, 0.0, 0))
+        found: Sequence[sa.Row[tuple[str, str, int, float, int]]] = []
+        if now < until:
+            later = (asked.c.priority < priority) | (asked.c.seq >= seq)
+            found = connection.execute(search.where(asked.c.priority <= priority, later)).all()
+        if len(found) < count:
+            found = connection.execute(search).all()
+            until = now + LOOK_BACK
+        if found:
+            self._front[who] = until, found[0].priority, found[0].seq
+        return [(row.run, row.subject, row.size) for row in found]
 
     def _make(
         self,

@@ -66,6 +66,8 @@ requests = sa.Table(
     sa.Column("priority", sa.Double, nullable=False),
     sa.Column("policy", sa.Text, nullable=False),
     sa.UniqueConstraint("run", "query"),
+    # In the order in which questions are handed out, so that the search for the next one stops where it finds it.
+    sa.Index("ix_requests_order", sa.text("priority DESC"), "seq"),
     sqlite_autoincrement=True,
 )
 
