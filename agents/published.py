@@ -45,8 +45,10 @@ def pebble_settings(task: Task, preset: Preset = "published", labels: int | None
         "buffer_size": budget.steps,
     }
     if preset == "small":
-        sac |= {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [256] * 2}}
-        config = dataclasses.replace(config, entropy_states=8_192)
+        sac |= {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [128] * 2}}
+        sac |= {"ent_coef_learning_rate": 1e-3, "target_update_interval": 1}
+        reward = dataclasses.replace(config.reward, width=128)
+        config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
     return PebbleSettings(config, sac, budget.steps)
 
 

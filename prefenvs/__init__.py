@@ -12,8 +12,8 @@ from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 __version__ = "0.1.0"
 __all__ = [
     "Oracle",
-    "Preference",
     "PrefenvsError",
+    "Preference",
     "Query",
     "Segment",
     "SegmentBatch",

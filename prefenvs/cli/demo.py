@@ -14,13 +14,13 @@ from prefenvs.runs import Run
 
 @dataclass(frozen=True)
 class Demo:
-    """Train PEBBLE on HalfCheetah from a simulated rater for a few minutes, then record the learned policy."""
+    """Train PEBBLE to close a door from a simulated rater's preferences for a few minutes, then record the policy."""
 
     seed: int = 0
     """Seed."""
     steps: int = 20_000
     """Environment steps."""
-    labels: int = 300
+    labels: int = 1_000
     """Label budget."""
     folder: Path | None = None
     """Run folder; runs/demo-<time> by default."""
@@ -32,17 +32,17 @@ class Demo:
         gl_backend()  # a machine that cannot render says so before it trains
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
         options = TrainPebble(
-            task="HalfCheetah-v5",
+            task="metaworld-door-close-v3",
             seed=self.seed,
             steps=self.steps,
             labels=self.labels,
-            per_session=50,
-            interact=2_000,
+            per_session=55,
+            interact=1_000,
             segment_length=50,
-            unsupervised_steps=2_000,
+            unsupervised_steps=1_500,
             preset="small",
             evaluate_every=2_500,
-            episodes=3,
+            episodes=5,
             folder=folder,
             progress=self.progress,
         )
