@@ -18,10 +18,16 @@ from prefenvs.preferences import Query
 from prefenvs.store import Event, Plan, Store
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SHOWN = "document.querySelector('.clips.shown')"
 POSITIONS = f"return [...{SHOWN}.querySelectorAll('video')].map(v => v.currentTime)"
 

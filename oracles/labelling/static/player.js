@@ -26,7 +26,7 @@ export class Player {
   }
 
   build(clip, name, named) {
-    const figure = element("figure", "clip");
+    const figure = element("figure", "clip loading");
     const frame = element("div", "frame");
     const picture = element("div", "picture");
     const video = element("video");
@@ -40,8 +40,14 @@ export class Player {
     const failed = element("p", "failed", "This clip does not load. R tries again, ↓ goes on.");
     ended.hidden = failed.hidden = true;
     const made = { video, ended, failed, figure, url: clip.url, fps: clip.fps, length: clip.frames / clip.fps };
-    video.addEventListener("error", () => { failed.hidden = false; });
-    video.addEventListener("loadeddata", () => { failed.hidden = true; });
+    video.addEventListener("error", () => {
+      failed.hidden = false;
+      figure.classList.remove("loading");
+    });
+    video.addEventListener("loadeddata", () => {
+      failed.hidden = true;
+      figure.classList.remove("loading");
+    });
     picture.append(video, ended, failed);
     frame.append(picture);
     if (named) figure.append(element("figcaption", "", name));
