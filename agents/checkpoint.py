@@ -61,7 +61,9 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
         # The writer was killed between its two renames.
         old.rename(folder)
     if not (folder / "state.json").is_file():
-        raise PrefenvsError(f"{folder} is not a checkpoint: it holds no state.json")
+        raise PrefenvsError(
+            f"{folder} is not a checkpoint: it holds no state.json; a run stopped before its first one starts anew"
+        )
     state = json.loads((folder / "state.json").read_text())
     if state["task"] != agent.recorder.buffer.task:
         raise PrefenvsError(

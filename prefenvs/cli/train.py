@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import prefenvs
+from prefenvs.envs.delivery_board import find_board
+from prefenvs.envs.delivery_values import BoardValues
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
@@ -33,7 +35,7 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """Simulated teacher: oracle, mistake, noisy, skip, myopic or equal; or human: people answer, `prefenvs label`."""
+    """oracle, mistake, noisy, skip, myopic, equal (simulated), regret (Delivery-v0), or human (`prefenvs label`)."""
     store: str | None = None
     """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL."""
     wait: bool = False
@@ -109,9 +111,9 @@ class TrainOptions:
         """Return the agent and how many environment steps it is to be trained for."""
         raise PrefenvsError("choose an algorithm: prefenvs train pebble or prefenvs train prefppo")
 
-    def _make_oracle(self) -> Oracle | None:
+    def _make_oracle(self, task: Task) -> Oracle | None:
         """Return the people behind a store, or the simulated teacher of that name; none for the upper bound."""
-        from oracles import HumanOracle, PartialReturnOracle
+        from oracles import HumanOracle, PartialReturnOracle, RegretOracle
 
         people = self.oracle == "human" and not self.true_reward
         if people and self.store is not None:
@@ -120,7 +122,16 @@ class TrainOptions:
             raise PrefenvsError("--oracle human needs the store that people label: --store labels.sqlite")
         if self.store is not None or self.wait:
             raise PrefenvsError(f"--store and --wait go with --oracle human, not with {self.oracle!r}")
-        return None if self.true_reward else PartialReturnOracle(self.oracle, seed=self.seed)
+        if self.true_reward:
+            return None
+        if self.oracle != "regret":
+            return PartialReturnOracle(self.oracle, seed=self.seed)
+        if task.id != "Delivery-v0":
+            raise PrefenvsError(
+                f"--oracle regret needs an expert's values, which are known for Delivery-v0 but not for {task.id}: pass "
+                "RegretOracle(values) to the agent in Python"
+            )
+        return RegretOracle(BoardValues(find_board(0)), seed=self.seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
@@ -170,7 +181,7 @@ class TrainPebble(TrainOptions):
         steps = self.steps or settings.steps
         sac = settings.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
         envs = make_envs(task.id, self.envs, self.seed)
-        return PEBBLE("MlpPolicy", envs, self._make_oracle(), config, seed=self.seed, **sac), steps
+        return PEBBLE("MlpPolicy", envs, self._make_oracle(task), config, seed=self.seed, **sac), steps
 
 
 @dataclass(frozen=True)
@@ -189,7 +200,7 @@ class TrainPrefPPO(TrainOptions):
         settings = prefppo_settings(task, self.labels)
         config = self._override(settings.config)
         envs = make_envs(task.id, settings.envs if self.envs is None else self.envs, self.seed)
-        agent = PrefPPO("MlpPolicy", envs, self._make_oracle(), config, seed=self.seed, **settings.ppo)
+        agent = PrefPPO("MlpPolicy", envs, self._make_oracle(task), config, seed=self.seed, **settings.ppo)
         return agent, self.steps or settings.steps
 
 
