@@ -14,11 +14,11 @@ help:
 	@echo "make bench      run every benchmark and print its ratios"
 	@echo "make clean      remove the virtual environment and caches"
 
+# imitation comes last and alone: it declares gymnasium 0.29 and stable-baselines3 2.2, yet runs on the current ones.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "prefenvs needs Python 3.11 to 3.13; set PYTHON=..."'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
-	# imitation declares gymnasium 0.29 and stable-baselines3 2.2, yet runs on the current ones.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps imitation
 	touch $@
 
