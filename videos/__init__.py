@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from videos.cache import ClipCache, Look
 from videos.clips import ClipWriter, decode, write_clip
 from videos.recorder import Recorder, record_episodes
+from videos.workers import ClipPool, render_many
 
-__all__ = ["ClipWriter", "Recorder", "decode", "record_episodes", "write_clip"]
+__all__ = [
+    "ClipCache",
+    "ClipPool",
+    "ClipWriter",
+    "Look",
+    "Recorder",
+    "decode",
+    "record_episodes",
+    "render_many",
+    "write_clip",
+]

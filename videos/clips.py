@@ -132,6 +132,16 @@ def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction)
     return path
 
 
+def write_picture(picture: Array, path: str | Path) -> Path:
+    """Write one picture [H, W, 3] uint8 to `path`, which ends in .png, and return the path."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise PrefenvsError(f"{path.name}: the name of a picture ends in .png")
+    with _replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+    return path
+
+
 def decode(path: str | Path) -> tuple[Array, float]:
     """Return the frames [T, H, W, 3] uint8 of a video file and its frames per second."""
     try:

@@ -20,7 +20,7 @@ from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task
 from prefenvs.trajectories import Trajectories
 from videos import layout
-from videos.clips import write_clip
+from videos.clips import write_clip, write_picture
 
 # A clip in real time shows no more frames a second than this; beyond it people see no difference, and each one costs.
 MAX_FPS = 40
@@ -119,6 +119,29 @@ class Recorder:
         count = max(len(steps) for steps, _ in shown)
         joined = (layout.side_by_side(frames) for frames in _in_step(sides))
         return write_clip(self._bar(joined, count, path), path, shown[0][1])
+
+    def sides(self, query: Query, paths: Sequence[str | Path]) -> list[Path]:
+        """Write each segment of a query to a file of its own, all of one length and rate, for a player of one's own.
+
+        A shorter segment holds its last frame until the longest ends.
+        """
+        if len(paths) != len(query.segments):
+            raise PrefenvsError(f"{len(paths)} paths were given for the {len(query.segments)} segments of a query")
+        shown = [self.steps(len(segment)) for segment in query.segments]
+        count = max(len(steps) for steps, _ in shown)
+        written = []
+        for segment, (steps, fps), path in zip(query.segments, shown, paths, strict=True):
+            held = np.append(steps, np.full(count - len(steps), steps[-1]))
+            written.append(write_clip(self._bar(self._pictures(segment, held), count, path), path, fps))
+        return written
+
+    def strip(self, segment: Segment, path: str | Path, count: int = 6) -> Path:
+        """Write `count` frames of a segment side by side to a .png, from its first to its last; one is the last."""
+        if count < 1:
+            raise PrefenvsError(f"a strip of {count} frames shows nothing: choose at least 1")
+        last = len(segment) - 1
+        steps = np.round(np.linspace(0, last, count)).astype(np.int64) if count > 1 else np.array([last])
+        return write_picture(layout.side_by_side(list(self._pictures(segment, steps))), path)
 
     def episodes(
         self,
