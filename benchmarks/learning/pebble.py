@@ -22,10 +22,12 @@ from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.runs import Run
 
 TASKS = {
-    "metaworld-door-close-v3": "--steps 20000 --labels 1000 --per-session 55 --segment-length 50",
+    "metaworld-door-close-v3": "--steps 20000 --labels 1000 --per-session 60 --segment-length 50",
     "Reacher-v5": "--steps 15000 --labels 500 --per-session 40 --segment-length 10",
 }
-COMMON = "--preset small --interact 1000 --unsupervised-steps 1500 --evaluate-every 2500 --episodes 10 --no-progress"
+COMMON = (
+    "--preset small --selector uniform --interact 1000 --unsupervised-steps 1500 --evaluate-every 2500 --no-progress"
+)
 LEARNERS = {"preferences": "", "true reward (upper bound)": "--true-reward"}
 
 
