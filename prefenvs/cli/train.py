@@ -128,8 +128,8 @@ class TrainOptions:
             return PartialReturnOracle(self.oracle, seed=self.seed)
         if task.id != "Delivery-v0":
             raise PrefenvsError(
-                f"--oracle regret needs an expert's values, which are known for Delivery-v0 but not for {task.id}: pass "
-                "RegretOracle(values) to the agent in Python"
+                f"--oracle regret needs an expert's values, known for Delivery-v0 but not for {task.id}: "
+                "pass RegretOracle(values) to the agent in Python"
             )
         return RegretOracle(BoardValues(find_board(0)), seed=self.seed)
 
