@@ -11,6 +11,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.doctor import Doctor
 from prefenvs.cli.evaluate import Evaluate
+from prefenvs.cli.judge import Judge
 from prefenvs.cli.label import Label
 from prefenvs.cli.record import Record
 from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
@@ -32,6 +33,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Label, subcommand("label")]
+    | Annotated[Judge, subcommand("judge")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
 )
 

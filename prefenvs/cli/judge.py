@@ -1,0 +1,287 @@
+"""`prefenvs judge RUN RUN ...`: let people compare whole policies, and rank the agents by what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.runs import Run
+from prefenvs.segments import Segment
+from prefenvs.store import Store
+from prefenvs.tasks import find_task
+from prefenvs.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from oracles.judging import Tournament
+
+# Seconds between two looks at whether the people at the page need further questions.
+LOOK_EVERY = 2.0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compare whole policies: clips of their evaluation episodes on the labelling page, and a ranking with intervals.
+
+    The same command continues a judging that was stopped, and asks further questions if --matches has grown.
+    """
+
+    runs: Annotated[tuple[Path, ...], Positional] = ()
+    """Folders that `prefenvs train` wrote, two or more of one task; none continues the judging in --folder."""
+    folder: Path = Path("judging")
+    """Where episodes, questions, answers and the ranking are kept."""
+    matches: int = 100
+    """Questions in all, each about one episode of two agents."""
+    pairing: Literal["balanced", "informative"] = "balanced"
+    """Which agents meet: all equally often, or those whose next answer is expected to tell most."""
+    episodes: int = 10
+    """Evaluation episodes of each agent; the same ones for all."""
+    seed: int = 1
+    """Seed of the evaluation, and of who meets whom."""
+    seconds: float | None = None
+    """Show only the beginning of an episode, so many seconds of it; whole episodes by default."""
+    oracle: Literal["people", "oracle", "mistake", "noisy"] = "people"
+    """Who judges: people at the page, or a simulated teacher by true return."""
+    ahead: int = 10
+    """With informative pairing, questions that wait for an answer at a time."""
+    label: bool = False
+    """Serve the labelling page until Ctrl-C, then print the ranking; else `prefenvs label` serves it."""
+    port: int = 8765
+    """Port of the page; 0 takes a free one."""
+    annotators: tuple[str, ...] = ()
+    """Names of the people who judge; each gets a link of their own."""
+    report: bool = False
+    """Only print the ranking by the answers there are."""
+    json: bool = False
+    """Print the ranking as one JSON object."""
+
+    def run(self) -> None:
+        """Roll the policies out, ask what is still to be asked, and print the ranking."""
+        if self.matches < 1 or self.ahead < 1 or self.episodes < 1:
+            raise PrefenvsError("--matches, --ahead and --episodes must be at least 1")
+        if self.seconds is not None and not self.seconds > 0:
+            raise PrefenvsError(f"--seconds {self.seconds} shows nothing: give a number above 0")
+        run = self._open()
+        with Store(run.path("preferences.sqlite")) as store:
+            tournament = self._tournament(run, store)
+            if not self.report:
+                if self.oracle != "people":
+                    self._simulate(tournament)
+                else:
+                    self._ask(tournament)
+                    if self.label:
+                        self._serve(tournament, run)
+            self._conclude(tournament, run)
+
+    def _open(self) -> Run:
+        """Open the folder of the judging, or make it."""
+        if not (self.folder / "run.json").exists():
+            if self.report:
+                raise PrefenvsError(
+                    f"{self.folder} holds no judging yet: prefenvs judge RUN RUN --folder {self.folder}"
+                )
+            tasks = {find_task(Run.open(folder).config["task"]).id for folder in self.runs}
+            if len(self.runs) < 2:
+                raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
+            if len(tasks) > 1:
+                raise PrefenvsError(f"agents are compared on one task, these have {', '.join(sorted(tasks))}")
+            config = {
+                "task": tasks.pop(),
+                "runs": [str(folder.resolve()) for folder in self.runs],
+                "names": _names(self.runs),
+                "episodes": self.episodes,
+                "seed": self.seed,
+                "seconds": self.seconds,
+            }
+            return Run.create(self.folder, "judge", config)
+        run = Run.open(self.folder)
+        if run.record["command"] != "judge":
+            raise PrefenvsError(
+                f"{self.folder} is a run of `prefenvs {run.record['command']}`; choose another --folder"
+            )
+        given = [str(folder.resolve()) for folder in self.runs]
+        if given and given != run.config["runs"]:
+            raise PrefenvsError(
+                f"{self.folder} judges {', '.join(run.config['names'])}, not these runs; choose another --folder"
+            )
+        return run
+
+    def _tournament(self, run: Run, store: Store) -> Tournament:
+        from oracles.judging import Tournament
+
+        config = run.config
+        episodes = [
+            _episodes(run, number)
+            for number in tqdm(range(len(config["runs"])), desc="agents", leave=False, disable=None)
+        ]
+        if config["seconds"] is not None:
+            steps = max(1, round(config["seconds"] * find_task(config["task"]).fps))
+            episodes = [[_cut(episode, steps) for episode in played] for played in episodes]
+        path = run.path("matches.jsonl")
+        return Tournament(config["names"], episodes, store, "judge", path, self.pairing, config["seed"])
+
+    def _ask(self, tournament: Tournament) -> None:
+        """Ask what people are to answer now."""
+        left = max(0, self.matches - len(tournament.matches))
+        if self.pairing == "informative":
+            left = min(left, max(0, self.ahead - tournament.waiting()))
+        tournament.arrange(left)
+
+    def _simulate(self, tournament: Tournament) -> None:
+        """Let a simulated teacher answer, question by question where the pairing depends on the answers."""
+        tournament.answer(self.oracle, self.seed)
+        step = self.ahead if self.pairing == "informative" else self.matches
+        with tqdm(
+            total=self.matches, initial=len(tournament.matches), desc="matches", leave=False, disable=None
+        ) as bar:
+            while (left := self.matches - len(tournament.matches)) > 0 and tournament.arrange(min(step, left)):
+                bar.update(tournament.answer(self.oracle, self.seed))
+
+    def _serve(self, tournament: Tournament, run: Run) -> None:
+        """Serve the page until Ctrl-C, and go on asking while people answer."""
+        from prefenvs.cli.label import Label
+
+        page = Label(
+            str(run.path("preferences.sqlite")), self.port, annotators=self.annotators, task_run=tournament.run
+        )
+        with self._asking(tournament), contextlib.suppress(KeyboardInterrupt):
+            page.run()
+
+    @contextlib.contextmanager
+    def _asking(self, tournament: Tournament) -> Iterator[None]:
+        """Ask further questions in the background, as long as the pairing waits for answers."""
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.wait(LOOK_EVERY):
+                self._ask(tournament)
+
+        thread = threading.Thread(target=ask, name="pairing", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _conclude(self, tournament: Tournament, run: Run) -> None:
+        """Write ranking.json and print the ranking."""
+        from oracles.judging import report
+
+        returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
+        result = {"task": run.config["task"], **report(tournament, returns)}
+        (run.folder / "ranking.json").write_text(json.dumps(result, indent=2) + "\n")
+        if self.json:
+            print(json.dumps(result))
+            return
+        _print(result)
+        if result["waiting"]:
+            page = f"prefenvs label --store {run.path('preferences.sqlite')} --task-run {tournament.run}"
+            print(f"{result['waiting']} matches wait for an answer: {page}")
+        if (
+            not self.report
+            and len(tournament.matches) < self.matches
+            and not tournament.possible - len(tournament.matches)
+        ):
+            print(f"all {tournament.possible} possible matches are asked; more need a new folder with more --episodes")
+        print(f"judging folder: {run.folder}")
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Names that tell the runs apart: of their folders, with as much of the path as it takes."""
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise PrefenvsError("the same run was given twice; an agent cannot meet itself")
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+def _path(run: Run, number: int) -> Path:
+    return run.path("episodes") / f"{number}.npz"
+
+
+def _episodes(run: Run, number: int) -> list[Segment]:
+    """The evaluation episodes of an agent as segments; rolled out once and kept, as its run may train on."""
+    path = _path(run, number)
+    if not path.exists():
+        _roll_out(Path(run.config["runs"][number]), path, run.config["episodes"], run.config["seed"])
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != "returns"}
+    trajectories = Trajectories(**kept, task=run.config["task"])
+    return [_episode(trajectories, position) for position in range(len(trajectories))]
+
+
+def _roll_out(folder: Path, path: Path, episodes: int, seed: int) -> None:
+    from prefenvs.cli.evaluate import evaluate_run
+
+    result, _ = evaluate_run(Run.open(folder), episodes, seed, record=episodes)
+    trajectories = result.trajectories
+    assert trajectories is not None
+    names = ("observations", "actions", "ends", "true_rewards", "states", "scenes")
+    arrays: dict[str, Any] = {name: getattr(trajectories, name) for name in names}
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez(file, returns=result.returns, **{name: array for name, array in arrays.items() if array is not None})
+    temporary.replace(path)
+
+
+def _episode(trajectories: Trajectories, position: int) -> Segment:
+    span = slice(int(trajectories.begins[position]), int(trajectories.ends[position]))
+    rewards, states, scenes = trajectories.true_rewards, trajectories.states, trajectories.scenes
+    return Segment(
+        trajectories.observations[span],
+        trajectories.actions[span],
+        None if rewards is None else rewards[span],
+        None if states is None else states[span],
+        None if scenes is None else scenes[position],
+        trajectories.task,
+        "judge",
+        position,
+        0,
+    )
+
+
+def _cut(episode: Segment, steps: int) -> Segment:
+    return dataclasses.replace(
+        episode,
+        observations=episode.observations[:steps],
+        actions=episode.actions[:steps],
+        true_rewards=None if episode.true_rewards is None else episode.true_rewards[:steps],
+        states=None if episode.states is None else episode.states[:steps],
+    )
+
+
+def _print(result: dict[str, Any]) -> None:
+    title = f"{result['task']}: {result['answers']} answers to {result['matches']} matches"
+    table = Table("", "agent", title=title, title_justify="left")
+    for name in ("beats another", "95% interval", "is best", "answers", "wins", "ties", "true return"):
+        table.add_column(name, justify="right")
+    for agent in result["agents"]:
+        low, high = agent["win_rate_interval"]
+        table.add_row(
+            str(agent["place"]),
+            agent["name"],
+            f"{agent['win_rate']:.0%}",
+            f"{low:.0%} to {high:.0%}",
+            f"{agent['probability_best']:.0%}",
+            str(agent["answers"]),
+            f"{agent['wins']:g}",
+            str(agent["ties"]),
+            f"{agent['true_return']:.1f}",
+        )
+    Console().print(table)
