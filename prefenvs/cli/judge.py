@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm import tqdm
 from tyro.conf import Positional
 
@@ -268,9 +268,9 @@ def _cut(episode: Segment, steps: int) -> Segment:
 
 def _print(result: dict[str, Any]) -> None:
     title = f"{result['task']}: {result['answers']} answers to {result['matches']} matches"
-    table = Table("", "agent", title=title, title_justify="left")
+    table = Table("", Column("agent", overflow="fold"), title=title, title_justify="left")
     for name in ("beats another", "95% interval", "is best", "answers", "wins", "ties", "true return"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name == "95% interval")
     for agent in result["agents"]:
         low, high = agent["win_rate_interval"]
         table.add_row(
