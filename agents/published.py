@@ -46,7 +46,7 @@ def pebble_settings(task: Task, preset: Preset = "published", labels: int | None
     }
     if preset == "small":
         sac |= {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [128] * 2}}
-        sac |= {"ent_coef_learning_rate": 3e-4, "target_update_interval": 1}
+        sac |= {"ent_coef_learning_rate": 1e-3, "target_update_interval": 1}
         reward = dataclasses.replace(config.reward, width=128)
         config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
     return PebbleSettings(config, sac, budget.steps)

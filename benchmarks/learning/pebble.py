@@ -26,7 +26,7 @@ TASKS = {
     "Reacher-v5": "--steps 15000 --labels 500 --per-session 40 --segment-length 10",
 }
 COMMON = (
-    "--preset small --selector uniform --interact 1000 --unsupervised-steps 1500 --evaluate-every 2500 --no-progress"
+    "--preset small --selector uniform --interact 1000 --unsupervised-steps 1500 --evaluate-every 5000 --no-progress"
 )
 LEARNERS = {"preferences": "", "true reward (upper bound)": "--true-reward"}
 
