@@ -1,11 +1,14 @@
-"""Frames per second from recorded states: prefenvs against MuJoCo's renderer as it comes, and the rate of encoding.
+"""Frames and clips per second from recorded states: prefenvs against MuJoCo's renderer as it comes.
 
-    python benchmarks/rendering.py [--size 256] [--rounds 5] [task ...]
+    python benchmarks/rendering.py [--size 256] [--rounds 5] [--workers 2] [--clips-of TASK] [task ...]
 
 Both sides put the same states into a simulation, run `mj_forward`, and render them through the same camera into
 pictures of the same size. The reference is `mujoco.Renderer` with the default settings of model and scene: shadows,
 reflections, multisampling, and the model's own off-screen buffer. Rounds alternate between the sides; printed are the
-medians, and the ratio of prefenvs to the reference.
+medians, and the ratio of prefenvs to the reference. The rate of encoding alone is printed beside them.
+
+Last come whole clips on the disk, of different segments of one task: `videos.ClipPool` with one and with more worker
+processes, started before the clock, against a loop in one process that renders by the reference and encodes likewise.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,8 @@ import prefenvs
 from prefenvs.envs.gl import gl_backend
 from prefenvs.envs.rendering import Renderer
 from prefenvs.envs.states import write_scene
-from prefenvs.segments import Array
-from videos import ClipWriter
+from prefenvs.segments import Array, Segment
+from videos import ClipCache, ClipPool, ClipWriter, Look, Recorder, write_clip
 
 TASKS = (
     "HalfCheetah-v5",
@@ -40,6 +44,7 @@ TASKS = (
     "FrankaKitchen-v1",
 )
 SECONDS = 0.7  # of each side in each round
+CLIPS = 16  # that a pool makes in each round
 
 
 def record_states(task_id: str, count: int = 50) -> tuple[Array, Array | None, Any]:
@@ -101,11 +106,69 @@ def encoding_rate(frames: Array) -> float:
         return len(frames) / (time.perf_counter() - begin)
 
 
+def segments_of(task_id: str, count: int) -> list[Segment]:
+    """Segments of the task's own length, all different, cut from an episode of random actions."""
+    task = prefenvs.find_task(task_id)
+    length = task.segment_length
+    states, scene, _ = record_states(task_id, length + count - 1)
+    empty = np.zeros((length, 0))
+    return [
+        Segment(empty, empty, states=states[i : i + length], scene=scene, task=task.id, start=i) for i in range(count)
+    ]
+
+
+def reference_rate(plain: Reference, recorder: Recorder, segment: Segment) -> float:
+    """Clips per second to the disk by the reference's frames, one after the other in this process."""
+    assert segment.states is not None
+    begin = time.perf_counter()
+    steps, fps = recorder.steps(len(segment))
+    with tempfile.TemporaryDirectory() as folder:
+        write_clip((plain.frame(segment.states[step]) for step in steps), Path(folder) / "clip.mp4", fps)
+    return 1 / (time.perf_counter() - begin)
+
+
+def pool_rate(pool: ClipPool, segments: list[Segment]) -> float:
+    """Clips per second to the disk by a pool of workers."""
+    for path in pool.cache.folder.iterdir():
+        path.unlink()
+    begin = time.perf_counter()
+    for future in [pool.submit(segment) for segment in segments]:
+        future.result()
+    return len(segments) / (time.perf_counter() - begin)
+
+
+def compare_clips(task_id: str, size: int, rounds: int, workers: int) -> None:
+    """Print the rates of whole clips, from states to the disk."""
+    task = prefenvs.find_task(task_id)
+    _, scene, model = record_states(task_id, 2)
+    segments = segments_of(task_id, CLIPS)
+    plain, rates = Reference(task, model, scene, size), []
+    with tempfile.TemporaryDirectory() as folder, Recorder(task, size) as recorder, ExitStack() as stack:
+        pools = []
+        for count in (1, workers):
+            cache = stack.enter_context(ClipCache(Path(folder) / str(count), Look(size=size)))
+            pools.append(stack.enter_context(ClipPool(cache, count)))
+            # Every worker has made a clip before the clock starts.
+            pool_rate(pools[-1], segments)
+        for number in range(rounds):
+            slow = reference_rate(plain, recorder, segments[number % CLIPS])
+            rates.append([slow, *(pool_rate(pool, segments) for pool in pools)])
+        frames = len(recorder.steps(task.segment_length)[0])
+    plain.close()
+    slow, one, more = np.median(rates, axis=0)
+    print(f"\n{task_id}, clips of {frames} frames to the disk, median of {rounds} rounds (clips/s)")
+    print(f"{'reference, one process':26} {slow:10.2f}")
+    print(f"{'prefenvs, 1 worker':26} {one:10.2f} {one / slow:10.1f}x")
+    print(f"{f'prefenvs, {workers} workers':26} {more:10.2f} {more / slow:10.1f}x", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", default=TASKS)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--clips-of", default="HalfCheetah-v5")
     arguments = parser.parse_args()
 
     size = arguments.size
@@ -114,6 +177,7 @@ def main() -> None:
     print(f"{'task':26} {'reference':>10} {'prefenvs':>10} {'ratio':>7} {'quality':>9} {'encoding':>10}   (frames/s)")
     for task_id in arguments.tasks:
         compare(task_id, size, arguments.rounds)
+    compare_clips(arguments.clips_of, size, arguments.rounds, arguments.workers)
 
 
 def compare(task_id: str, size: int, rounds: int) -> None:

@@ -28,6 +28,17 @@ def side_by_side(frames: Sequence[Array], gap: int = GAP) -> Array:
     return np.concatenate(parts[1:], axis=1)
 
 
+def grid(frames: Sequence[Array], columns: int, gap: int = GAP) -> Array:
+    """Put frames [H, W, 3] uint8 of one size into rows of `columns`, `gap` dark pixels apart; places left are dark."""
+    height, width = frames[0].shape[:2]
+    rows = -(-len(frames) // columns)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), GROUND, np.uint8)
+    for number, frame in enumerate(frames):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = frame
+    return canvas
+
+
 def caption(frame: Array, text: str, lines: int = 1) -> Array:
     """Put a strip with `text` under a frame [H, W, 3]; it has room for at least `lines` lines of text."""
     strip = _strip(text, frame.shape[1], caption_size(frame.shape[0]), lines)

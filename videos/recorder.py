@@ -175,6 +175,19 @@ class Recorder:
         count = sum(len(steps) for steps, _ in shown) + pause * (len(chosen) - 1)
         return write_clip(self._bar(pictures(), count, path), path, shown[0][1])
 
+    def gallery(self, trajectories: Trajectories, path: str | Path, columns: int | None = None) -> Path:
+        """Write all episodes at once, in a grid with as many columns as rows unless `columns` says otherwise.
+
+        They begin together; a shorter one holds its last frame. Rows are filled from the left.
+        """
+        if not len(trajectories) or (columns is not None and columns < 1):
+            raise PrefenvsError(f"a grid of {len(trajectories)} episodes in {columns} columns shows nothing")
+        shown = [self.steps(int(length)) for length in trajectories.lengths]
+        columns = columns or math.ceil(math.sqrt(len(shown)))
+        sides = [self._pictures(_episode(trajectories, at), steps) for at, (steps, _) in enumerate(shown)]
+        grid = (layout.grid(frames, columns) for frames in _in_step(sides))
+        return write_clip(self._bar(grid, max(len(steps) for steps, _ in shown), path), path, shown[0][1])
+
     def close(self) -> None:
         """Free the renderer; a second call does nothing."""
         if self._renderer is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
@@ -268,9 +269,11 @@ def _cut(episode: Segment, steps: int) -> Segment:
 
 def _print(result: dict[str, Any]) -> None:
     title = f"{result['task']}: {result['answers']} answers to {result['matches']} matches"
-    table = Table("", Column("agent", overflow="fold"), title=title, title_justify="left")
-    for name in ("beats another", "95% interval", "is best", "answers", "wins", "ties", "true return"):
-        table.add_column(name, justify="right", no_wrap=name == "95% interval")
+    table = Table(
+        "", Column("agent", overflow="fold"), title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for name in ("win rate", "95% interval", "is best", "won", "tied", "of", "return"):
+        table.add_column(name, justify="right", no_wrap=True)
     for agent in result["agents"]:
         low, high = agent["win_rate_interval"]
         table.add_row(
@@ -279,9 +282,9 @@ def _print(result: dict[str, Any]) -> None:
             f"{agent['win_rate']:.0%}",
             f"{low:.0%} to {high:.0%}",
             f"{agent['probability_best']:.0%}",
-            str(agent["answers"]),
-            f"{agent['wins']:g}",
+            f"{agent['wins'] - agent['ties'] / 2:g}",
             str(agent["ties"]),
+            str(agent["answers"]),
             f"{agent['true_return']:.1f}",
         )
     Console().print(table)

@@ -22,6 +22,8 @@ class Record:
     """Folder that `prefenvs train` wrote."""
     episodes: int = 1
     """Episodes to show, one after the other."""
+    gallery: bool = False
+    """Show all episodes at once, in a grid."""
     seed: int = 1
     """Seed of the episodes."""
     size: int = 256
@@ -29,7 +31,7 @@ class Record:
     quality: bool = False
     """Shadows, reflections and multisampling: slower."""
     out: Path | None = None
-    """Video file; policy.mp4 in the run folder by default."""
+    """Video file; policy.mp4 or gallery.mp4 in the run folder by default."""
 
     def run(self) -> None:
         """Roll the policy out and write the video."""
@@ -37,15 +39,26 @@ class Record:
             raise PrefenvsError(f"--episodes must be at least 1, got {self.episodes}")
         run = Run.open(self.run_folder)
         gl_backend()  # a machine that cannot render says so before the policy is rolled out
-        path = record_run(run, self.out or run.path("policy.mp4"), self.episodes, self.seed, self.size, self.quality)
+        path = self.out or run.path("gallery.mp4" if self.gallery else "policy.mp4")
+        record_run(run, path, self.episodes, self.seed, self.size, self.quality, self.gallery)
         print(path)
 
 
-def record_run(run: Run, path: Path, episodes: int = 1, seed: int = 1, size: int = 256, quality: bool = False) -> Path:
-    """Write a video of the newest checkpoint's policy."""
+def record_run(
+    run: Run,
+    path: Path,
+    episodes: int = 1,
+    seed: int = 1,
+    size: int = 256,
+    quality: bool = False,
+    gallery: bool = False,
+) -> Path:
+    """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
     result, config = evaluate_run(run, episodes, seed, record=episodes)
     from videos import Recorder
 
     assert result.trajectories is not None
     with Recorder(config["task"], size=size, quality=quality) as recorder:
+        if gallery:
+            return recorder.gallery(result.trajectories, path)
         return recorder.episodes(result.trajectories, path)

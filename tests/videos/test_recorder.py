@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prefenvs
-from prefenvs import PrefenvsError, Query, TrajectoryBuffer
+from prefenvs import PrefenvsError, Query, Segment, TrajectoryBuffer
 from prefenvs.envs.gl import gl_backend
 from prefenvs.envs.rendering import Renderer
 from prefenvs.tasks import list_tasks
@@ -160,6 +160,28 @@ def test_episodes_follow_each_other_with_their_captions(pendulum, tmp_path):
         with pytest.raises(PrefenvsError, match="no true rewards"):
             recorder.episodes(blind, tmp_path / "none.mp4", caption="{true_return}")
     assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_gallery_plays_all_episodes_at_once(recorder, pendulum, tmp_path):
+    three = TrajectoryBuffer("Pendulum-v1")
+    three.extend(pendulum)
+    three.extend(roll_out("Pendulum-v1", episodes=1, steps=12))
+    together = three.trajectories()
+    frames, fps = decode(recorder.gallery(together, tmp_path / "all.mp4"))
+    side = 2 * SIZE + layout.GAP
+    assert (frames.shape, fps) == ((30, side, side, 3), 20)
+    places = [(0, 0), (0, 1), (1, 0)]
+    for (row, column), begin, length in zip(places, together.begins, together.lengths, strict=True):
+        top, left = row * (SIZE + layout.GAP), column * (SIZE + layout.GAP)
+        shown = frames[:, top : top + SIZE, left : left + SIZE].astype(int)
+        segment = Segment(np.zeros((length, 1)), np.zeros((length, 1)), states=together.states[begin : begin + length])
+        expected = recorder.frames(segment)[np.minimum(np.arange(30), length - 1)]
+        assert np.abs(shown - expected).mean() < 3
+    assert frames[:, -SIZE:, -SIZE:].max() < 60
+    wide, _ = decode(recorder.gallery(pendulum, tmp_path / "wide.mp4", columns=2))
+    assert wide.shape[1:3] == (SIZE, side)
+    with pytest.raises(PrefenvsError, match="0 columns"):
+        recorder.gallery(pendulum, tmp_path / "none.mp4", columns=0)
 
 
 def test_a_segment_without_states_is_refused_or_drawn_as_curves(recorder, pendulum, tmp_path):
