@@ -83,7 +83,12 @@ def report(root: Path, seeds: int) -> None:
             )
         print(f"| {task} | nothing: random actions | 0 | | {floor:.1f} | 0% | |")
         picture = Path("docs/images") / f"pebble-{task}.png"
-        draw_learning_curve(curves, picture, f"{task}, mean of {seeds} seeds", baselines={"random actions": floor})
+        draw_learning_curve(
+            curves,
+            picture,
+            f"{task}, {f'mean of {seeds} seeds' if seeds > 1 else 'seed 0'}",
+            baselines={"random actions": floor},
+        )
 
 
 def main() -> None:
