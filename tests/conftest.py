@@ -1,0 +1,7 @@
+"""What every test relies on."""
+
+import signal
+
+# A test run in the background of a shell inherits an ignored SIGINT, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
