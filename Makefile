@@ -7,7 +7,7 @@ EXTRAS := classic,dmc,metaworld,robotics,postgres,human,imitation,dev
 .PHONY: help demo test test-slow lint types format bench clean
 
 help:
-	@echo "make demo       teach a two-link arm to reach targets from a simulated rater's preferences (minutes)"
+	@echo "make demo       teach a robot arm to close a door from a simulated rater's preferences (minutes)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"

@@ -14,13 +14,13 @@ from prefenvs.runs import Run
 
 @dataclass(frozen=True)
 class Demo:
-    """Train PEBBLE to reach a target from a simulated rater's preferences for a few minutes, then record the policy."""
+    """Train PEBBLE to close a door from a simulated rater's preferences for a few minutes, then record the policy."""
 
     seed: int = 0
     """Seed."""
-    steps: int = 15_000
+    steps: int = 20_000
     """Environment steps."""
-    labels: int = 500
+    labels: int = 1_000
     """Label budget."""
     folder: Path | None = None
     """Run folder; runs/demo-<time> by default."""
@@ -32,21 +32,21 @@ class Demo:
         gl_backend()  # a machine that cannot render says so before it trains
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
         options = TrainPebble(
-            task="Reacher-v5",
+            task="metaworld-door-close-v3",
             seed=self.seed,
             steps=self.steps,
             labels=self.labels,
-            per_session=40,
+            per_session=60,
             interact=1_000,
-            segment_length=10,
+            segment_length=50,
             unsupervised_steps=1_500,
             selector="uniform",
             preset="small",
-            evaluate_every=2_500,
-            episodes=20,
+            evaluate_every=5_000,
+            episodes=5,
             folder=folder,
             progress=self.progress,
         )
         options.run()
-        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=8, seed=self.seed + 1)}")
+        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed + 1)}")
         print(f"learning curve: {folder / 'learning_curve.png'}")
