@@ -72,8 +72,11 @@ class CheckpointCallback(BaseCallback):
         self.folder, self.seconds = folder, seconds
         self._last = time.monotonic()
 
-    def _on_step(self) -> bool:
+    def _on_rollout_start(self) -> None:
+        # Between two rollouts: within one, the newest step is recorded but not yet in the replay buffer.
         if time.monotonic() - self._last >= self.seconds:
             cast("PEBBLE", self.model).save_checkpoint(self.folder)
             self._last = time.monotonic()
+
+    def _on_step(self) -> bool:
         return True

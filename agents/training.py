@@ -8,6 +8,7 @@ from typing import Any
 from stable_baselines3.common.logger import configure
 
 from agents.callbacks import CheckpointCallback, EvaluationCallback
+from agents.interrupt import StopOnInterrupt
 from agents.learner import PreferenceLearner
 from prefenvs.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
@@ -28,15 +29,18 @@ def train(
     agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
     evaluation = EvaluationCallback(run, task, evaluate_every, episodes, seed=agent.seed or 0)
     begin = time.time()
+    stop = StopOnInterrupt(agent.oracle)
     try:
-        agent.learn(
-            total_steps - agent.num_timesteps if agent.num_timesteps else total_steps,
-            callback=[evaluation, CheckpointCallback(run.checkpoint)],
-            reset_num_timesteps=agent.num_timesteps == 0,
-            progress_bar=progress,
-        )
+        with stop:
+            agent.learn(
+                total_steps - agent.num_timesteps if agent.num_timesteps else total_steps,
+                callback=[evaluation, CheckpointCallback(run.checkpoint), stop],
+                reset_num_timesteps=agent.num_timesteps == 0,
+                progress_bar=progress,
+            )
     except KeyboardInterrupt:
-        agent.save_checkpoint(run.checkpoint)
+        if stop.safe:
+            agent.save_checkpoint(run.checkpoint)
         print(f"\nstopped after {agent.num_timesteps} steps; to continue:")
         print(f"prefenvs train {agent.name} --resume {run.folder}")
         raise

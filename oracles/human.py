@@ -72,8 +72,7 @@ class HumanOracle(Oracle):
 
     def collect(self) -> list[Preference]:
         """Return what has been answered, changed or withdrawn since the last call, in the order of the log."""
-        while self.wait and self.store.count_pending(self.run):
-            clock.sleep(POLL_SECONDS)
+        self._wait_for_answers()
         new = self.store.events_after(self._cursor, run=self.run)
         answers = self._changes(new) if new else []
         if new:
@@ -99,6 +98,14 @@ class HumanOracle(Oracle):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Read on from there."""
         self._cursor = int(state.get("cursor", 0))
+
+    def _wait_for_answers(self) -> None:
+        self.waiting = self.wait
+        try:
+            while self.wait and self.store.count_pending(self.run):
+                clock.sleep(POLL_SECONDS)
+        finally:
+            self.waiting = False
 
     def _counts(self, event: Event) -> bool:
         """Tell whether an event is an answer by somebody who is listened to."""

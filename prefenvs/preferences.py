@@ -90,6 +90,8 @@ class Oracle(ABC):
     """
 
     name: str = "oracle"
+    waiting: bool = False
+    """True while `collect` blocks because the user asked for that; Ctrl-C then stops at once."""
 
     @abstractmethod
     def ask(self, queries: Sequence[Query]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from prefenvs.cli import main
+from prefenvs.store import Store
 
 QUICK = ["--steps", "900", "--labels", "20", "--per-session", "10", "--interact", "100", "--unsupervised-steps", "200"]
 QUICK += ["--evaluate-every", "400", "--episodes", "2", "--preset", "small", "--no-progress"]
@@ -137,7 +138,8 @@ def test_no_gl_backend_is_one_line_and_status_2(run_folder: Path) -> None:
     assert "MUJOCO_GL" in result.stderr
 
 
-def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["evaluation", "session", "any"])
+def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "prefenvs", "train", "pebble"]
     long = ["1600" if word == "900" else word for word in QUICK]
@@ -147,12 +149,18 @@ def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path) -> Non
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+
+    def reached() -> bool:
+        if moment == "session":
+            # The answers are on the disk before the learner has noted them.
+            return (folder / "preferences.sqlite").exists() and count_labels(folder) > 0
         evaluations = folder / "evaluations.csv"
-        if evaluations.exists() and len(evaluations.read_text().splitlines()) >= 3:
-            break
-        time.sleep(0.1)
+        lines = {"evaluation": 3, "any": 2}[moment]
+        return evaluations.exists() and len(evaluations.read_text().splitlines()) >= lines
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not reached():
+        time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -167,3 +175,8 @@ def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path) -> Non
     rows = (folder / "evaluations.csv").read_text().splitlines()[1:]
     steps = [int(row.split(",")[0]) for row in rows]
     assert steps == sorted(set(steps))
+
+
+def count_labels(folder: Path) -> int:
+    with Store(folder / "preferences.sqlite") as store:
+        return len(store.preferences())
