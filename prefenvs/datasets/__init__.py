@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from prefenvs.datasets.imitation import read_imitation, write_imitation
+from prefenvs.datasets.offline import OfflineDataset, Transitions, load_dataset
 
-__all__ = ["read_imitation", "write_imitation"]
+__all__ = ["OfflineDataset", "Transitions", "load_dataset", "read_imitation", "write_imitation"]

@@ -1,0 +1,148 @@
+"""One form for every fixed data set: episodes, the transitions in them, and a scale for returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+from prefenvs.trajectories import Trajectories
+
+FORMS = (
+    "a D4RL name (d4rl/halfcheetah-medium-v2) or .hdf5 file, a Minari name (minari/mujoco/hopper/medium-v0) or folder, "
+    "or a folder of imitation's trajectories or of .npz files"
+)
+
+
+class Transitions(NamedTuple):
+    """N transitions as flat arrays, all float32 but `rows`.
+
+    observations, next_observations: [N, obs]; actions: [N, act]; true_rewards: [N] or None (privileged: only a learner
+    that is labelled as the true-reward upper bound reads it); terminals: [N], 1.0 where the task ended the episode,
+    never at a time limit; rows: [N] int64, where each transition's step lies in the trajectories' flat arrays.
+    """
+
+    observations: Array
+    actions: Array
+    next_observations: Array
+    true_rewards: Array | None
+    terminals: Array
+    rows: Array
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineDataset:
+    """A fixed data set to learn from.
+
+    name: its name or folder, for messages and tables; trajectories: its episodes, checked here for NaN and infinity.
+    terminals, timeouts: [S] bool, a file's own flags for each step, where it has them. Both may be set at one step, and
+    in D4RL's mazes `terminals` is set at the goal while the recording goes on; elsewhere None, and
+    `trajectories.terminated` says all.
+    reference_scores: returns of a random policy and of an expert, which D4RL's normalised score calls 0 and 100.
+    """
+
+    name: str
+    trajectories: Trajectories
+    terminals: Array | None = None
+    timeouts: Array | None = None
+    reference_scores: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.trajectories):
+            raise PrefenvsError(f"data set {self.name!r} holds no finished episode")
+        for flag in ("terminals", "timeouts"):
+            array = getattr(self, flag)
+            if array is not None and array.shape != (len(self.trajectories.observations),):
+                raise PrefenvsError(f"{flag} of data set {self.name!r} has shape {array.shape}, not one flag a step")
+        for column in ("observations", "actions", "true_rewards", "states", "final_observations"):
+            array = getattr(self.trajectories, column)
+            if array is not None:
+                check_finite(array, column, self.name)
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.trajectories)
+
+    @property
+    def task(self) -> str:
+        """The task's id, empty where no task of the suite corresponds to the data."""
+        return self.trajectories.task
+
+    def transitions(self) -> Transitions:
+        """Return every transition whose next observation is known, in the order of the data.
+
+        Where `final_observations` is None, the last step of an episode that the task did not end is left out, as in
+        D4RL's q-learning form; after a step that the task ended nothing is bootstrapped, so that its own observation
+        stands in for the next one. With all steps kept, observations and actions are the trajectories' own arrays.
+        """
+        data = self.trajectories
+        terminals = self._terminals()
+        last = data.ends - 1
+        following = np.empty(data.observations.shape, np.float32)
+        following[:-1] = data.observations[1:]
+        final = data.observations[last] if data.final_observations is None else data.final_observations
+        following[last] = final
+        rows = np.arange(len(data.observations))
+        observations = np.asarray(data.observations, np.float32)
+        actions = np.asarray(data.actions, np.float32)
+        rewards = None if data.true_rewards is None else np.asarray(data.true_rewards, np.float32)
+        flags = terminals.astype(np.float32)
+        if data.final_observations is not None or terminals[last].all():
+            return Transitions(observations, actions, following, rewards, flags, rows)
+        rows = np.delete(rows, last[~terminals[last]])
+        if not len(rows):
+            raise PrefenvsError(f"data set {self.name!r} has no transition whose next observation is known")
+        kept = None if rewards is None else rewards[rows]
+        return Transitions(observations[rows], actions[rows], following[rows], kept, flags[rows], rows)
+
+    def normalised_score(self, returns: Array | float) -> Array:
+        """Return 100 (R - random) / (expert - random), elementwise, in float64 (Fu et al. 2020, D4RL, section 4).
+
+        D4RL's figures were measured on version 2 of the MuJoCo tasks; on later versions the score is a convention.
+        Raises PrefenvsError where no reference scores are known.
+        """
+        if self.reference_scores is None:
+            raise PrefenvsError(
+                f"no reference scores are known for data set {self.name!r}: report true returns, or give "
+                "reference_scores=(random, expert)"
+            )
+        random, expert = self.reference_scores
+        scores: Array = 100.0 * (np.asarray(returns, np.float64) - random) / (expert - random)
+        return scores
+
+    def _terminals(self) -> Array:
+        """Whether the task ended the episode, [S] bool."""
+        if self.terminals is not None:
+            return self.terminals
+        terminals = np.zeros(len(self.trajectories.observations), bool)
+        if self.trajectories.terminated is not None:
+            terminals[self.trajectories.ends - 1] = self.trajectories.terminated
+        return terminals
+
+
+def check_finite(array: Array, column: str, name: str) -> None:
+    """Raise a PrefenvsError that names the first NaN or infinite entry, if there is one."""
+    # The sum costs one pass and no memory; only where it is not finite are the entries looked at.
+    if np.isfinite(np.sum(array, dtype=np.float64)) or np.isfinite(array).all():
+        return
+    step = int(np.argwhere(~np.isfinite(array))[0][0])
+    raise PrefenvsError(f"{column} of data set {name!r} hold a NaN or infinite value in row {step}; repair the file")
+
+
+def load_dataset(name_or_path: str | Path, task: str | None = None) -> OfflineDataset:
+    """Load a data set by name or path.
+
+    name_or_path: a D4RL name (`d4rl/halfcheetah-medium-v2`) or .hdf5 file, a Minari name (`minari/...`) or folder, or
+    a folder of imitation's trajectories or of .npz files. task: id of the task it was made in, where the data do not
+    tell it. Raises PrefenvsError for anything else.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() and (path / "state.json").is_file():
+        from prefenvs.datasets.imitation import read_imitation
+
+        return OfflineDataset(str(name_or_path), read_imitation(path, task or ""))
+    raise PrefenvsError(f"there is no data set {str(name_or_path)!r}: name {FORMS}")
