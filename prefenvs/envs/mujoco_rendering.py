@@ -15,6 +15,9 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks.task import Camera
 
+# MuJoCo draws the groups 0 to 2 unless it is told otherwise.
+UNSEEN = 5
+
 _open: weakref.WeakSet[MujocoPainter] = weakref.WeakSet()
 
 
@@ -25,12 +28,16 @@ class MujocoPainter:
     shadow maps and sample buffers are most of the work of a software renderer, and show a rater nothing that moves.
     """
 
-    def __init__(self, model: Any, camera: Camera, width: int, height: int, quality: bool = False) -> None:
+    def __init__(
+        self, model: Any, camera: Camera, width: int, height: int, quality: bool = False, hide_robot: bool = False
+    ) -> None:
+        self.model = copy.copy(model)
+        if hide_robot:
+            _hide_robot(self.model)
         self._context: Any = open_context(width, height)
         import mujoco
 
         self._mujoco = mujoco
-        self.model = copy.copy(model)
         self._data = mujoco.MjData(self.model)
         self._camera = _camera_of(self.model, camera)
         self._track = None if camera.track is None or camera.name else self.model.body(camera.track).id
@@ -104,6 +111,31 @@ class MujocoPainter:
                 f"states have {states.shape[1]} numbers, this model has {' or '.join(map(str, sizes))}: {way_out}"
             )
         return sizes[states.shape[1]]
+
+
+def _hide_robot(model: Any) -> None:
+    """Move all parts that hang together with a motor to a group that is not drawn, whatever their material."""
+    import mujoco
+
+    acts_on = {mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT}
+    driven = [int(model.actuator_trnid[i, 0]) for i in range(model.nu) if model.actuator_trntype[i] in acts_on]
+    tendons = [int(model.actuator_trnid[i, 0]) for i in range(model.nu) if model.actuator_trntype[i] not in acts_on]
+    for tendon in tendons:
+        if 0 <= tendon < model.ntendon:
+            wraps = range(model.tendon_adr[tendon], model.tendon_adr[tendon] + model.tendon_num[tendon])
+            driven += [int(model.wrap_objid[i]) for i in wraps if model.wrap_type[i] == mujoco.mjtWrap.mjWRAP_JOINT]
+    robots = {int(model.body_rootid[model.jnt_bodyid[joint]]) for joint in driven}
+    # A hand that is dragged by a mocap body belongs to the robot too.
+    for equality in range(model.neq):
+        bodies = [int(body) for body in (model.eq_obj1id[equality], model.eq_obj2id[equality])]
+        if model.eq_type[equality] == mujoco.mjtEq.mjEQ_WELD and any(model.body_mocapid[body] >= 0 for body in bodies):
+            robots |= {int(model.body_rootid[body]) for body in bodies}
+    robots.discard(0)
+    hidden = np.isin(model.body_rootid, list(robots))
+    if not np.any(~hidden[model.dof_bodyid]):
+        raise PrefenvsError("nothing that moves is left in the picture without the robot: leave hide_robot unset")
+    model.geom_group[hidden[model.geom_bodyid]] = UNSEEN
+    model.site_group[hidden[model.site_bodyid]] = UNSEEN
 
 
 def _camera_of(model: Any, camera: Camera) -> Any:

@@ -27,10 +27,19 @@ class Renderer:
     the model, others by their own drawing. Threads may share one; close it, or use it in a `with` statement.
     """
 
-    def __init__(self, task: Task | str, width: int = 256, height: int = 256, quality: bool = False) -> None:
+    def __init__(
+        self,
+        task: Task | str,
+        width: int = 256,
+        height: int = 256,
+        quality: bool = False,
+        hide_robot: bool = False,
+    ) -> None:
         """`width` and `height` in pixels; `quality` adds shadows, reflections and smooth edges, ten times slower.
 
-        Raises PrefenvsError if the machine has no OpenGL for a MuJoCo task, or lacks the task's package.
+        hide_robot: leave out whatever hangs together with a motor, so that only the objects are seen. Raises
+        PrefenvsError if that leaves nothing that moves, if the machine has no OpenGL for a MuJoCo task, or if the
+        task's package is missing.
         """
         self.task = find_task(task) if isinstance(task, str) else task
         if width < 16 or height < 16:
@@ -40,13 +49,15 @@ class Renderer:
         self._scene: Array | None = None
         self._painter: Any
         if self.task.family in ("classic_control", "gridworld"):
+            if hide_robot:
+                raise PrefenvsError(f"task {self.task.id!r} draws itself, its robot cannot be hidden")
             self._painter = _DrawingPainter(self.task, width, height)
             return
         # Before MuJoCo is imported, which fails by itself, less helpfully, where MUJOCO_GL names nothing that works.
         gl_backend()
         from prefenvs.envs.mujoco_rendering import MujocoPainter
 
-        self._painter = MujocoPainter(_model_of(self.task.id), self.task.camera, width, height, quality)
+        self._painter = MujocoPainter(_model_of(self.task.id), self.task.camera, width, height, quality, hide_robot)
 
     def frame(self, state: Array, scene: Array | None = None) -> Array:
         """Return the frame [H, W, 3] uint8 of one state [s], with the episode's scene [m] where the task has one."""

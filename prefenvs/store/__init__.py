@@ -1,6 +1,7 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
 from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, Assignments, Plan, Undo
+from prefenvs.store.calls import Call, Spending, add_calls, find_replies, list_calls, sum_calls
 from prefenvs.store.events import Event
 from prefenvs.store.exporting import export_store
 from prefenvs.store.importing import Imported, import_store
@@ -14,17 +15,23 @@ __all__ = [
     "SCHEMA_VERSION",
     "Assignment",
     "Assignments",
+    "Call",
     "Event",
     "Imported",
     "Plan",
     "Recorded",
+    "Spending",
     "Stats",
     "Store",
     "Undo",
+    "add_calls",
     "check_annotator",
     "export_store",
     "find_annotator",
+    "find_replies",
     "import_store",
     "issue_token",
+    "list_calls",
     "revoke_tokens",
+    "sum_calls",
 ]

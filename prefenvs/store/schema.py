@@ -131,6 +131,28 @@ tokens = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
 )
 
+# What was put to models and what they said, one row per call, so that none is paid for twice. `key` is a hash of the
+# prompt, the segments shown, the model and its settings; prompt is JSON text, in which pictures are named, not held.
+# reply is None for a call that failed, whose tokens and cost are then what it may have been charged.
+calls = sa.Table(
+    "calls",
+    tables,
+    sa.Column("seq", _sequence, primary_key=True),
+    sa.Column("key", sa.String(64), nullable=False, index=True),
+    sa.Column("run", sa.Text, nullable=False, index=True),
+    sa.Column("query", sa.String(32), nullable=False, index=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("reply", sa.Text),
+    sa.Column("finish", sa.Text, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("cost", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("time", sa.Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 _REFUSAL = "label events are append-only"
 
 
