@@ -22,7 +22,7 @@ from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.runs import Run
 
 TASKS = {
-    "metaworld-door-close-v3": "--steps 20000 --labels 1000 --per-session 60 --segment-length 50",
+    "metaworld-door-close-v3": "--steps 40000 --labels 1000 --per-session 60 --segment-length 50",
     "Reacher-v5": "--steps 15000 --labels 500 --per-session 40 --segment-length 10",
 }
 COMMON = (

@@ -18,7 +18,7 @@ class Demo:
 
     seed: int = 0
     """Seed."""
-    steps: int = 20_000
+    steps: int = 25_000
     """Environment steps."""
     labels: int = 1_000
     """Label budget."""
