@@ -1,10 +1,8 @@
-"""Clips for the page: rendered from stored states in one background thread, ahead of need, and kept by content hash."""
+"""Clips for the page: made by worker processes ahead of need, and kept by content hash."""
 
 from __future__ import annotations
 
-import itertools
-import queue
-import threading
+import os
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,64 +10,75 @@ from types import TracebackType
 from typing import Any, Self
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Segment
 from prefenvs.store import Store
-from videos import Recorder
+from videos import ClipCache, ClipPool, Look
 
-NOW, SOON = 0, 1
+MOST_WORKERS = 4
+"""Default at most: a person looks at two clips in a few seconds, and a worker makes that many in one."""
 
 
 class Clips:
-    """Files of segments, each made once: `path` says when it is there, `prefetch` has it made before it is asked for.
+    """Files of segments by hash, each made once: `path` says when it is there, `prefetch` has it made beforehand.
 
-    A segment without simulator states is drawn as curves of its observations. An OpenGL context belongs to one thread,
-    so one thread makes all clips; what a page waits for comes before what was only prefetched.
+    A segment without simulator states is drawn as curves of its observations. What a page waits for comes before what
+    was only prefetched. Rendering happens in processes of its own (see `videos.ClipPool`), so that it holds up no
+    answer; they start with the first clip that is missing, and end with the process that made this object.
     """
 
-    def __init__(self, store: Store, folder: Path, size: int = 256, quality: bool = False) -> None:
-        """folder: where clips are kept, made if need be. size: pixels of a side. quality: see `videos.Recorder`."""
-        self.store, self.size, self.quality = store, size, quality
-        self.folder = folder / f"{size}{'-quality' if quality else ''}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, store: Store, folder: Path, size: int = 256, quality: bool = False, workers: int | None = None
+    ) -> None:
+        """Keep clips in `folder`, which is made if need be.
+
+        size: pixels of a side. quality: see `videos.Recorder`. workers: processes that render, by default one for two
+        CPU cores, since learning may use the others.
+        """
+        self.store = store
+        self.cache = ClipCache(folder, Look(size=size, quality=quality))
+        if workers is None:
+            workers = max(1, min((os.cpu_count() or 1) // 2, MOST_WORKERS))
+        self.pool = ClipPool(self.cache, workers)
         self._described: dict[str, dict[str, Any]] = {}
-        self._futures: dict[str, Future[Path]] = {}
-        self._waiting: queue.PriorityQueue[tuple[int, int, str]] = queue.PriorityQueue()
-        self._count = itertools.count()
-        self._turn = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="clips", daemon=True)
-        self._thread.start()
+        # What was prefetched once is not tried again every second where it cannot be made.
+        self._prefetched: set[str] = set()
 
     def describe(self, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return what the page must know of each clip: hash, url, frames, fps, width and height; no rendering."""
         hashes = list(hashes)
         for key, segment in self.store.find_segments([key for key in hashes if key not in self._described]).items():
-            steps, fps = self._recorder(segment).steps(len(segment))
-            self._described[key] = {
-                "hash": key,
-                "url": f"/clips/{key}.mp4",
-                "frames": len(steps),
-                "fps": float(fps),
-                "width": self.size,
-                "height": self.size,
-            }
+            self._described[key] = {"hash": key, "url": f"/clips/{key}.mp4", **self.cache.describe(segment)}
         missing = [key for key in hashes if key not in self._described]
         if missing:
             raise PrefenvsError(f"the store holds no segment {missing[0]}")
         return {key: self._described[key] for key in hashes}
 
     def prefetch(self, hashes: Iterable[str]) -> None:
-        """Have clips made that will be asked for soon."""
-        for key in hashes:
-            self._request(key, SOON)
+        """Have clips made that will be asked for soon; what cannot be made is told by `path`."""
+        new = dict.fromkeys(key for key in hashes if key not in self._prefetched)
+        self._prefetched.update(new)
+        missing = [key for key in new if self.cache.get(key) is None]
+        for segment in self.store.find_segments(missing).values():
+            self.pool.submit(segment)
 
     def path(self, key: str) -> Future[Path]:
-        """Return the file of a segment's clip as soon as it is complete; PrefenvsError where it cannot be made."""
-        return self._request(key, NOW)
+        """Return the file of a segment's clip as soon as it is complete.
+
+        Raises PrefenvsError where there is no such segment; the future does where its clip cannot be made.
+        """
+        found = self.cache.get(key)
+        if found is not None:
+            future: Future[Path] = Future()
+            future.set_result(found)
+            return future
+        segment = self.store.find_segments([key]).get(key)
+        if segment is None:
+            raise PrefenvsError(f"the store holds no segment {key}")
+        return self.pool.submit(segment, urgent=True)
 
     def close(self) -> None:
-        """Stop after the clip that is being made."""
-        self._waiting.put((-1, next(self._count), ""))
-        self._thread.join()
+        """End the workers after the clips that are being made; a second call does nothing."""
+        self.pool.close()
+        self.cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -78,48 +87,3 @@ class Clips:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _request(self, key: str, priority: int) -> Future[Path]:
-        with self._turn:
-            future = self._futures.get(key)
-            if future is None:
-                future = Future()
-                file = self.folder / f"{key}.mp4"
-                if file.is_file():
-                    future.set_result(file)
-                    return future
-                self._futures[key] = future
-            elif priority == SOON:
-                return future
-        # One that was prefetched and is wanted now enters the queue a second time, further to the front.
-        self._waiting.put((priority, next(self._count), key))
-        return future
-
-    def _recorder(self, segment: Segment) -> Recorder:
-        return Recorder(segment.task, self.size, quality=self.quality, plot=segment.states is None, progress=False)
-
-    def _work(self) -> None:
-        recorders: dict[tuple[str, bool], Recorder] = {}
-        while (item := self._waiting.get())[2]:
-            key = item[2]
-            with self._turn:
-                future = self._futures.get(key)
-            if future is None:
-                continue
-            try:
-                future.set_result(self._make(key, recorders))
-            except Exception as error:
-                future.set_exception(error)
-            with self._turn:
-                del self._futures[key]
-        for recorder in recorders.values():
-            recorder.close()
-
-    def _make(self, key: str, recorders: dict[tuple[str, bool], Recorder]) -> Path:
-        segment = self.store.find_segments([key]).get(key)
-        if segment is None:
-            raise PrefenvsError(f"the store holds no segment {key}")
-        kind = segment.task, segment.states is None
-        if kind not in recorders:
-            recorders[kind] = self._recorder(segment)
-        return recorders[kind].clip(segment, self.folder / f"{key}.mp4")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import re
 import time as clock
@@ -31,6 +32,8 @@ from prefenvs.tasks import Task, find_task
 STATIC = Path(__file__).parent / "static"
 PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
+UPCOMING, LOOK_EVERY = 10, 1.0
+"""Questions whose clips are made before anybody asks for them, and seconds between two looks for such."""
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
@@ -68,6 +71,10 @@ class Desk:
         more = not questions and not holding
         waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
         return {"questions": questions, "waiting": waiting}
+
+    def look_ahead(self) -> None:
+        """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
+        self.clips.prefetch(self.assignments.upcoming(UPCOMING))
 
     def take(self, annotator: str, body: Any) -> dict[str, Any]:
         """Store a posted body's answers and return which are on the disk."""
@@ -130,8 +137,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(_keep_looking(desk))
         yield
-        clips.close()
+        looking.cancel()
+        await run_in_threadpool(clips.close)
 
     app = FastAPI(title="prefenvs labelling", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.desk = desk
@@ -140,6 +149,14 @@ def create_app(
     _add_pages(app, desk)
     _add_questions(app, desk)
     return app
+
+
+async def _keep_looking(desk: Desk) -> None:
+    """Look ahead until cancelled; a store that is busy now is looked at again."""
+    while True:
+        with contextlib.suppress(PrefenvsError):
+            await run_in_threadpool(desk.look_ahead)
+        await asyncio.sleep(LOOK_EVERY)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -193,7 +210,7 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         if not _HASH.fullmatch(name):
             raise Denied(404, "there is no such clip")
         try:
-            path = await asyncio.wrap_future(desk.clips.path(name.removesuffix(".mp4")))
+            path = await asyncio.wrap_future(await run_in_threadpool(desk.clips.path, name.removesuffix(".mp4")))
         except PrefenvsError as error:
             raise Denied(404, str(error)) from error
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}

@@ -17,6 +17,8 @@ from prefenvs.store import Plan, Store, issue_token
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from oracles.labelling import Clips
+
 
 @dataclass(frozen=True)
 class Label:
@@ -46,6 +48,8 @@ class Label:
     """Pixels of a clip's side."""
     quality: bool = False
     """Shadows, reflections and smooth edges, ten times slower to render."""
+    workers: int | None = None
+    """Processes that render clips; by default one for two CPU cores, at most 4."""
     clips: Path | None = None
     """Folder where clips are kept; beside the store by default."""
 
@@ -55,6 +59,7 @@ class Label:
             import uvicorn
         except ModuleNotFoundError:
             raise PrefenvsError('the labelling page needs a web server: pip install "prefenvs[human]"') from None
+        from oracles.labelling import Clips
         from oracles.labelling.access import check_binding
         from prefenvs.envs.gl import gl_backend
 
@@ -62,20 +67,25 @@ class Label:
         plan = Plan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
         gl_backend()  # a machine that cannot render says so before anybody waits for a clip
         listening = contextlib.closing(_listen(self.host, self.port))
-        with listening as listener, Store(self.store) as store, self._clip_folder() as folder:
-            app = self._make_app(store, plan, folder)
+        with (
+            listening as listener,
+            Store(self.store) as store,
+            self._clip_folder() as folder,
+            Clips(store, folder, self.size, self.quality, self.workers) as clips,
+        ):
+            app = self._make_app(store, plan, clips)
             self._print_links(store, listener.getsockname()[1])
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
 
-    def _make_app(self, store: Store, plan: Plan, folder: Path) -> FastAPI:
-        from oracles.labelling import Access, Clips, create_app, fill_demo
+    def _make_app(self, store: Store, plan: Plan, clips: Clips) -> FastAPI:
+        from oracles.labelling import Access, create_app, fill_demo
 
         if self.demo:
             print("making clips of the demo task to compare ...", flush=True)
             fill_demo(store)
         access = Access(store, None if self.annotators else "annotator")
-        return create_app(store, access, Clips(store, folder, self.size, self.quality), plan)
+        return create_app(store, access, clips, plan)
 
     def _print_links(self, store: Store, port: int) -> None:
         waiting = store.count_pending(self.task_run)

@@ -116,6 +116,18 @@ class Assignments:
                 connection.execute(sa.insert(assignments), [_row(item) for item in new])
         return given + new
 
+    def upcoming(self, count: int) -> list[str]:
+        """Return the hashes of the segments in the `count` questions that are to be handed out next."""
+        with self._turn, reading(self.store.engine) as connection:
+            subjects = [subject for _, subject, _ in self._candidates(connection, "", count, self.now())]
+            if self.plan.kind == "rating":
+                return subjects
+            found = sa.select(query_segments.c.query, query_segments.c.segment)
+            hashes: dict[str, list[str]] = {subject: [] for subject in subjects}
+            for query, segment in connection.execute(found.where(query_segments.c.query.in_(subjects))):
+                hashes[query].append(segment)
+        return [segment for subject in subjects for segment in hashes[subject]]
+
     def find(self, ids: Iterable[str], annotator: str) -> dict[str, Assignment]:
         """Return the assignments of an annotator by id; those that are not theirs are left out."""
         with reading(self.store.engine) as connection:
