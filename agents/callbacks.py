@@ -6,19 +6,25 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from prefenvs.evaluate import evaluate
 from prefenvs.runs import Run
+from prefenvs.segments import Array
+from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
+    from agents.learner import PreferenceLearner
     from agents.pebble import PEBBLE
 
 
 class EvaluationCallback(BaseCallback):
     """Measure the policy by the true return in environments of its own, and add a row to the run's evaluations.csv.
 
-    Columns: steps, labels, mean_return, std_return, success (share of episodes; empty where there is none), seconds.
+    Columns: steps, labels, mean_return, std_return, success (share of episodes; empty where there is none), seconds,
+    learned_return and learned_return_min: the same episodes' mean return by the learned reward, of the ensemble's mean
+    and of its most pessimistic member (empty before a reward is learned, and where none is).
     """
 
     def __init__(self, run: Run, task: str, every: int, episodes: int = 5, seed: int = 0) -> None:
@@ -48,7 +54,11 @@ class EvaluationCallback(BaseCallback):
 
     def measure(self) -> None:
         """Evaluate the present policy and write the row."""
-        result = evaluate(self.model, self.task, episodes=self.episodes, seed=self.seed)
+        learned = getattr(self.model, "reward_learned", False)
+        result = evaluate(
+            self.model, self.task, episodes=self.episodes, seed=self.seed, record=self.episodes if learned else 0
+        )
+        returns = self._learned_returns(result.trajectories)
         feedback = getattr(self.model, "feedback", None)
         row = {
             "steps": self.num_timesteps,
@@ -57,11 +67,24 @@ class EvaluationCallback(BaseCallback):
             "std_return": round(float(result.returns.std()), 4),
             "success": "" if result.success is None else float(result.success.mean()),
             "seconds": round(time.time() - self._begin, 1),
+            "learned_return": "" if returns is None else round(float(returns.mean()), 4),
+            "learned_return_min": "" if returns is None else round(float(returns.min()), 4),
         }
         self.run.append("evaluations", row)
         self.logger.record("evaluation/true_return", row["mean_return"])
         if result.success is not None:
             self.logger.record("evaluation/success", row["success"])
+        if returns is not None:
+            self.logger.record("evaluation/learned_return", row["learned_return"])
+
+    def _learned_returns(self, trajectories: Trajectories | None) -> Array | None:
+        """Return each member's mean return [M] over the evaluation's episodes."""
+        if trajectories is None:
+            return None
+        model = cast("PreferenceLearner", self.model).reward_model
+        rewards = model.predict(trajectories.observations, trajectories.actions)
+        returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
+        return returns
 
 
 class CheckpointCallback(BaseCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -21,6 +21,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 
+AGGREGATES = ("mean", "min", "mean-std")
+
 
 @dataclass(frozen=True)
 class LearnerConfig(FeedbackConfig):
@@ -34,8 +36,20 @@ class LearnerConfig(FeedbackConfig):
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
     true_reward: bool = False
     """Learn from the true reward instead: the upper bound, labelled as such wherever it appears."""
+    aggregate: Literal["mean", "min", "mean-std"] = "mean"
+    """What the ensemble's members become for the agent: their mean, or against over-optimisation the worst case (min)
+    or the mean less their spread (Coste et al. 2024, section 3, which subtracts the variance)."""
+    std_weight: float = 1.0
+    """How many standard deviations mean-std subtracts."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward ensemble."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aggregate not in AGGREGATES:
+            raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose one of {', '.join(AGGREGATES)}")
+        if not self.std_weight >= 0.0:
+            raise PrefenvsError(f"std_weight={self.std_weight} must be at least 0")
 
 
 class PreferenceLearner(BaseAlgorithm):
@@ -123,8 +137,17 @@ class PreferenceLearner(BaseAlgorithm):
         return metrics is not None
 
     def learned_reward(self, observations: Array, actions: Array) -> tuple[Array, Array]:
-        """Return the ensemble's mean and standard deviation, [B] each, for [B, obs] and task actions [B, act]."""
-        return self.reward_model.mean_and_std(observations, actions)
+        """Return the reward that the agent maximises and the ensemble's standard deviation, [B] each.
+
+        observations: [B, obs]; actions: [B, act] in the task's units. The reward is the members' `aggregate`.
+        """
+        if self.config.aggregate == "min":
+            members = self.reward_model.predict(observations, actions)
+            return members.min(axis=0), members.std(axis=0)
+        mean, spread = self.reward_model.mean_and_std(observations, actions)
+        if self.config.aggregate == "mean-std":
+            mean = mean - np.float32(self.config.std_weight) * spread
+        return mean, spread
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, without the episode rewards that a hidden-reward environment reports as 0."""

@@ -56,6 +56,8 @@ class TrainOptions:
     """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
     unsupervised_steps: int | None = None
     """Steps of state-entropy exploration before the first session."""
+    aggregate: Literal["mean", "min", "mean-std"] | None = None
+    """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
     true_reward: bool = False
     """Upper bound: learn from the true reward instead of preferences."""
     evaluate_every: int = 10_000
@@ -135,7 +137,7 @@ class TrainOptions:
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
-        names = ("per_session", "interact", "segment_length", "selector", "unsupervised_steps")
+        names = ("per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(config, **given, true_reward=self.true_reward)
 
