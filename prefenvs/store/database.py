@@ -149,36 +149,49 @@ def _refuse_inherited(connection: Any, record: Any, proxy: Any) -> None:
 
 def _prepare(engine: sa.Engine, create: bool) -> None:
     with reading(engine) as connection:
-        if _is_current(connection, engine):
-            return
-    if not create:
+        present = _tables_of_store(connection, engine)
+    if present >= set(tables.tables):
+        return
+    if not present and not create:
         raise PrefenvsError(f"{describe(engine.url)} is empty: no store has been made there")
-    if engine.dialect.name == "sqlite":
+    if not present and engine.dialect.name == "sqlite":
         with _described(engine):
             _use_write_ahead_log(engine)
     with writing(engine) as connection:
-        if not _is_current(connection, engine):
+        # Another process may have been faster.
+        present = _tables_of_store(connection, engine)
+        if not present >= set(tables.tables):
             tables.create_all(connection)
+        if not present:
             about = {"format": FORMAT, "schema_version": str(SCHEMA_VERSION), "created": repr(clock.time())}
             connection.execute(sa.insert(meta), [{"key": key, "value": value} for key, value in about.items()])
+            return
+        # The store comes from a time when this version had fewer tables and indexes; what it holds stays as it is.
+        for index in (index for table in tables.sorted_tables for index in table.indexes):
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
-def _is_current(connection: sa.Connection, engine: sa.Engine) -> bool:
-    """True for a store of this version, False for an empty database; anything else is an error."""
+def _tables_of_store(connection: sa.Connection, engine: sa.Engine) -> set[str]:
+    """Return the tables of a store of this version, none for an empty database; anything else is an error."""
     present = set(sa.inspect(connection).get_table_names())
     if not present:
-        return False
+        return set()
     rows = connection.execute(sa.select(meta.c.key, meta.c.value)).all() if "meta" in present else []
     about = {row.key: row.value for row in rows}
     if about.get("format") != FORMAT:
         raise PrefenvsError(f"{describe(engine.url)} is a database, but no preference store: choose another path")
-    version = about.get("schema_version")
+    version = str(about.get("schema_version"))
+    if version.isdecimal() and int(version) > SCHEMA_VERSION:
+        raise PrefenvsError(
+            f"{describe(engine.url)} was written by a newer prefenvs: it has schema version {version}, this prefenvs "
+            f"reads version {SCHEMA_VERSION}; install a newer one, or `prefenvs store export` it with that one"
+        )
     if version != str(SCHEMA_VERSION):
         raise PrefenvsError(
             f"{describe(engine.url)} has schema version {version}, this prefenvs reads version {SCHEMA_VERSION}: "
             "export it with the prefenvs that wrote it (`prefenvs store export`), then import that into a new store"
         )
-    return True
+    return present
 
 
 def _use_write_ahead_log(engine: sa.Engine) -> None:

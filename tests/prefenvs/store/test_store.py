@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import Segment, SegmentBatch
-from prefenvs.store import Event, Store
+from prefenvs.store import Assignments, Event, Plan, Store, issue_token
 
 
 def make_queries(count: int, seed: int = 0, length: int = 5) -> list[Query]:
@@ -374,12 +375,45 @@ def test_a_store_opened_before_a_fork_works_on_both_sides(store: Store) -> None:
     assert len(store.preferences()) == 3
 
 
-def test_another_version_is_refused_by_name(location: str) -> None:
+@pytest.mark.parametrize(("version", "message"), [("7", "newer prefenvs: .* version 7.*install"), ("0", "0, .*export")])
+def test_another_version_is_refused_by_name(location: str, version: str, message: str) -> None:
     with Store(location) as store, store.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE meta SET value = '7' WHERE key = 'schema_version'"))
-    with pytest.raises(PrefenvsError, match=r"schema version 7, this prefenvs reads version 1: .*export") as caught:
+        connection.execute(sa.text(f"UPDATE meta SET value = '{version}' WHERE key = 'schema_version'"))
+    with pytest.raises(PrefenvsError, match=message) as caught:
         Store(location)
+    assert "reads version 1" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def contents(store: Store) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables that have any."""
+    with store.engine.connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+        found = {name: [tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {name}"))] for name in names}
+    return {name: rows for name, rows in found.items() if rows}
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_store_from_before_there_were_annotators_opens_with_all_it_holds(location: str, create: bool) -> None:
+    """Version 1 began without the tables of assignments and tokens, and with fewer indexes."""
+    query, other = make_queries(2)
+    with Store(location) as store:
+        store.add_queries([query, other], run="r")
+        store.add_preferences([answer(query)], run="r")
+        with store.engine.begin() as connection:
+            for part in ("TABLE assignments", "TABLE tokens", "INDEX ix_requests_order", "INDEX ix_events_query_run"):
+                connection.execute(sa.text(f"DROP {part}"))
+        held = contents(store)
+    with Store(location, create=create) as store:
+        assert contents(store) == held
+        with warnings.catch_warnings(action="ignore"):  # an index by an expression is not described in full
+            found = {index["name"] for index in sa.inspect(store.engine).get_indexes("events")}
+        assert "ix_events_query_run" in found
+        assert issue_token(store, "ann")
+        (leased,) = Assignments(store, Plan(repeats=0)).lease("ann", 5)
+        assert leased.query == other.id
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.engine.begin() as connection:
+            connection.execute(sa.text("DELETE FROM events"))
 
 
 def test_a_database_of_something_else_is_refused(location: str) -> None:
