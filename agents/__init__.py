@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from agents.pearl import GaussianReward, GaussianRewardConfig
 from agents.pebble import PEBBLE, PebbleConfig
+from agents.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
 from agents.prefppo import PrefPPO, PrefPPOConfig
+from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble
 
-__all__ = ["PEBBLE", "PebbleConfig", "PrefPPO", "PrefPPOConfig", "RewardConfig", "RewardEnsemble"]
+__all__ = [
+    "PEBBLE",
+    "GaussianReward",
+    "GaussianRewardConfig",
+    "PebbleConfig",
+    "PrefPPO",
+    "PrefPPOConfig",
+    "PreferenceTransformer",
+    "PreferenceTransformerConfig",
+    "RewardConfig",
+    "RewardEnsemble",
+    "relabel",
+]

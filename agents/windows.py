@@ -17,16 +17,25 @@ def window_batches(inputs: Tensor, begins: Tensor, ends: Tensor, length: int) ->
     only a window's last output is wanted: then rows [B, 1], else rows [B, length] with -1 for padding.
     """
     size = windows_per_batch(length, inputs.device)
-    offsets = torch.arange(length, device=inputs.device)
     for first, end in zip(torch.split(begins, size), torch.split(ends, size), strict=True):
-        rows = first[:, None] + offsets
-        inside = rows < end[:, None]
-        yield inputs[rows.clamp_max(len(inputs) - 1)], rows.masked_fill(~inside, -1), False
+        windows, rows, inside = ragged_windows(inputs, first, end, length)
+        yield windows, rows.masked_fill(~inside, -1), False
     steps = torch.arange(len(inputs), device=inputs.device)
     begin_of_step = begins.repeat_interleave(ends - begins)
     later = steps[steps - begin_of_step >= length]
     for rows in torch.split(later, size) if len(later) else ():
         yield cut_windows(inputs, rows - length + 1, length), rows[:, None], True
+
+
+def ragged_windows(inputs: Tensor, starts: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return windows [B, length, d] of rows [S, d] from `starts` [B] to at most `ends` [B], zero after those.
+
+    Also returns the rows [B, length] that they hold, and which of their steps are inside, [B, length] bool.
+    """
+    rows = starts[:, None] + torch.arange(length, device=inputs.device)
+    inside = rows < ends[:, None]
+    rows = rows.clamp_max(len(inputs) - 1)
+    return inputs[rows] * inside[..., None], rows, inside
 
 
 def cut_windows(inputs: Tensor, starts: Tensor, length: int) -> Tensor:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from agents.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
+from agents.relabelling import relabel
+from agents.reward_model import RewardEnsemble
 from agents.segment_reward import rate_factor
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
@@ -91,6 +93,18 @@ def test_relabelling_is_a_loop_over_windows() -> None:
     np.testing.assert_allclose(model.relabel(episodes), expected, atol=1e-5)
     whole = model.predict(episodes.observations[3:14], episodes.actions[3:14])
     np.testing.assert_allclose(whole[0], expected[3:14], atol=1e-5)
+
+
+def test_relabel_takes_any_reward_model() -> None:
+    episodes, transformer, ensemble = make_episodes([3, 8]), make_model(), RewardEnsemble(3, 2, device="cpu")
+    transformer.context = 4
+    np.testing.assert_array_equal(relabel(transformer, episodes), transformer.relabel(episodes))
+    expected = ensemble.predict(episodes.observations, episodes.actions).mean(0)
+    np.testing.assert_allclose(relabel(ensemble, episodes), expected, atol=1e-6)
+    with torch.no_grad():
+        transformer.network.head.bias[-1] = torch.nan
+    with pytest.raises(PrefenvsError, match="nan at step 0"):
+        relabel(transformer, episodes)
 
 
 def test_predict_takes_the_last_leading_axis_as_time() -> None:
