@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from agents.learner import PreferenceLearner
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
-ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes", "terminated")
+ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes", "terminated", "final_observations")
+
+# Name under which SURF's queries with their margins lie in the checkpoint's store.
+WIDE = "wide"
 
 
 def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
@@ -44,6 +47,8 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
         state["total_steps"] = agent.feedback.total_steps
         with Store(new / "preferences.sqlite") as store:
             store.add_preferences(agent.feedback.preferences)
+            # An answer to one of these may still come, or come anew.
+            store.add_queries(agent.feedback.wide, run=WIDE)
     (new / "state.json").write_text(json.dumps(state))
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -92,6 +97,7 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
         agent.feedback.load_state_dict(state["feedback"])
         with Store(folder / "preferences.sqlite") as store:
             agent.feedback.preferences = store.preferences(with_true_rewards=True)
+            agent.feedback.keep_margins(store.pending_queries(run=WIDE, with_true_rewards=True))
 
 
 def _save_trajectories(trajectories: Trajectories, path: Path) -> None:

@@ -172,6 +172,7 @@ class _Episode:
     steps: list[tuple[Any, ...]] = field(default_factory=list)
     terminated: bool = False
     scene: Array | None = None
+    final_observation: Array | None = None
 
 
 class _Run:
@@ -210,6 +211,7 @@ class _Run:
         if self.success_key is not None and episode.success is None:
             raise PrefenvsError(f"no step of the episode told {self.success_key!r} in info; name the right success_key")
         episode.terminated, episode.scene = bool(terminated), info.get("scene")
+        episode.final_observation = self.observation
         self.finished.append(episode)
         if episode.number + self.stride < len(self.seeds):
             self._begin(episode.number + self.stride)
@@ -247,5 +249,12 @@ def _trajectories(episodes: list[_Episode], task: str, seed: int) -> Trajectorie
     for episode in episodes:
         last = len(episode.steps) - 1
         for i, step in enumerate(episode.steps):
-            buffer.add_step(0, *step, done=i == last, terminated=episode.terminated, scene=episode.scene)
+            buffer.add_step(
+                0,
+                *step,
+                done=i == last,
+                terminated=episode.terminated,
+                scene=episode.scene,
+                final_observation=episode.final_observation,
+            )
     return buffer.trajectories()

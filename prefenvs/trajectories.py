@@ -162,6 +162,7 @@ class TrajectoryBuffer:
         self._ends: list[int] = []
         self._scenes: list[Array | None] = []
         self._terminated: list[bool] = []
+        self._finals: list[Array | None] = []
 
     def __len__(self) -> int:
         """Number of finished episodes at hand."""
@@ -178,17 +179,20 @@ class TrajectoryBuffer:
         done: bool,
         terminated: bool = False,
         scene: Array | None = None,
+        final_observation: Array | None = None,
     ) -> None:
         """Append one step of environment number `env`: what was seen, done and earned, and the state it was seen in.
 
-        `done` ends the episode, and `terminated` tells that the task ended it. Arrays are copied, so the caller may
-        reuse them. An episode with a NaN or infinite value is refused when it ends.
+        `done` ends the episode; then `terminated` tells that the task ended it, and `final_observation` what was seen
+        after this last step. Arrays are copied, so the caller may reuse them. An episode with a NaN or infinite value
+        is refused when it ends.
         """
         steps = self._open.setdefault(env, [])
         kept = None if state is None else np.array(state, np.float64)
         steps.append((np.array(observation, np.float32), np.array(action, np.float32), true_reward, kept))
         if done:
-            self._close(self._open.pop(env), terminated, scene)
+            final = None if final_observation is None else np.array(final_observation, np.float32)
+            self._close(self._open.pop(env), terminated, scene, final)
 
     def drop_open(self) -> None:
         """Forget the unfinished episodes, as after a reset in the middle of one."""
@@ -198,6 +202,7 @@ class TrajectoryBuffer:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""
         window = {name: array[self._begin : self._end] for name, array in self._flat.items()}
         has_scenes = bool(self._scenes) and self._scenes[0] is not None
+        finals = [final for final in self._finals if final is not None]
         if not self._flat:
             window = {"observations": np.zeros((0, 0), np.float32), "actions": np.zeros((0, 0), np.float32)}
         return Trajectories(
@@ -207,10 +212,12 @@ class TrajectoryBuffer:
             task=self.task,
             source=self.source,
             first_episode=self.episodes_seen - len(self._ends),
+            # Episodes of an older checkpoint have none, and then the whole is treated as having none.
+            final_observations=np.stack(finals) if finals and len(finals) == len(self._ends) else None,
             **window,
         )
 
-    def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None) -> None:
+    def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None, final: Array | None) -> None:
         observations, actions, rewards, states = zip(*steps, strict=True)
         arrays: dict[str, Array] = {
             "observations": np.asarray(observations, np.float32),
@@ -224,7 +231,10 @@ class TrajectoryBuffer:
                 step = int(np.argwhere(~np.isfinite(arrays[name]))[0][0])
                 where = f"at step {step} of episode {self.episodes_seen}"
                 raise PrefenvsError(f"{name} of task {self.task!r} hold a NaN or infinite value {where}")
-        self._append(arrays, terminated, scene)
+        if final is not None and not np.all(np.isfinite(final)):
+            where = f"after episode {self.episodes_seen}"
+            raise PrefenvsError(f"the final observation of task {self.task!r} {where} holds a NaN or infinite value")
+        self._append(arrays, terminated, scene, final)
 
     def extend(self, trajectories: Trajectories) -> None:
         """Append finished episodes of the same task, as when a checkpoint is read."""
@@ -234,9 +244,12 @@ class TrajectoryBuffer:
             names = ("observations", "actions", "true_rewards", "states")
             arrays = {name: array[begin:end] for name in names if (array := getattr(trajectories, name)) is not None}
             terminated = False if trajectories.terminated is None else bool(trajectories.terminated[i])
-            self._append(arrays, terminated, None if trajectories.scenes is None else trajectories.scenes[i])
+            scene, final = (
+                None if rows is None else rows[i] for rows in (trajectories.scenes, trajectories.final_observations)
+            )
+            self._append(arrays, terminated, scene, final)
 
-    def _append(self, arrays: dict[str, Array], terminated: bool, scene: Array | None) -> None:
+    def _append(self, arrays: dict[str, Array], terminated: bool, scene: Array | None, final: Array | None) -> None:
         had = self._flat.keys() | ({"scenes"} if self._scenes and self._scenes[0] is not None else set())
         has = arrays.keys() | ({"scenes"} if scene is not None else set())
         if len(self) and had != has:
@@ -251,11 +264,13 @@ class TrajectoryBuffer:
         self._ends.append(self._end)
         self._scenes.append(scene)
         self._terminated.append(terminated)
+        self._finals.append(final)
         self.episodes_seen += 1
         if self.max_episodes is not None and len(self._ends) > self.max_episodes:
             self._begin = self._ends.pop(0)
             self._scenes.pop(0)
             self._terminated.pop(0)
+            self._finals.pop(0)
 
     def _reserve(self, steps: int, arrays: dict[str, Array]) -> None:
         """Make room for `steps` more rows: move what is kept into new arrays with as much room again.

@@ -71,6 +71,7 @@ class TrajectoryRecorder(VecEnvWrapper):
                 done=bool(dones[i]),
                 terminated=bool(dones[i]) and not truncated,
                 scene=info.get("scene"),
+                final_observation=info.get("terminal_observation"),
             )
             self._states[i] = (self.venv.unwrapped.reset_infos[i] if dones[i] else info).get("state")
         if self.reveal:

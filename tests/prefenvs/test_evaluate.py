@@ -138,6 +138,7 @@ def test_recorded_episodes_hold_states_beside_their_observations() -> None:
     np.testing.assert_allclose(recorded.actions[:, 0], recorded.observations[:, 1] / 10)
     assert recorded.terminated is not None
     np.testing.assert_array_equal(recorded.terminated, result.seeds[:5] % 1000 % 3 == 0)
+    np.testing.assert_array_equal(recorded.final_observations, np.stack([result.seeds % 1000, result.lengths], 1)[:5])
     assert evaluate(Echo(), "t", 2, envs=[Countdown()]).trajectories is None
 
 

@@ -144,7 +144,14 @@ class BufferMachine(RuleBasedStateMachine):
             self.observation[:], self.state[:] = self.clock, 2 * self.clock
             last = done and i == steps - 1
             self.buffer.add_step(
-                env, self.observation, np.array([env]), 3.0 * self.clock, self.state, done=last, terminated=terminated
+                env,
+                self.observation,
+                np.array([env]),
+                3.0 * self.clock,
+                self.state,
+                done=last,
+                terminated=terminated,
+                final_observation=-self.observation if last else None,
             )
             self.open.setdefault(env, []).append((self.clock, env))
             if last:
@@ -184,6 +191,9 @@ class BufferMachine(RuleBasedStateMachine):
         assert trajectories.terminated is not None
         assert trajectories.terminated.tolist() == [terminated for _, terminated in kept]
         assert trajectories.first_episode == len(self.closed) - len(kept)
+        np.testing.assert_array_equal(
+            trajectories.final_observations, -trajectories.observations[trajectories.ends - 1]
+        )
 
     @invariant()
     def earlier_views_stay_right(self) -> None:
@@ -248,6 +258,17 @@ def test_scenes_stay_with_their_episodes() -> None:
     scenes = buffer.trajectories().scenes
     assert scenes is not None
     np.testing.assert_array_equal(scenes, [[2.0, 2.0], [3.0, 3.0]])
+
+
+def test_final_observations_are_kept_only_where_every_episode_has_one() -> None:
+    buffer = TrajectoryBuffer("the-task", max_episodes=2)
+    fill(buffer, 1, 3)
+    fill(buffer, 2, 3, final_observation=np.full(8, 9.0))
+    np.testing.assert_array_equal(buffer.trajectories().final_observations, np.full((2, 8), 9.0))
+    fill(buffer, 1, 3)
+    assert buffer.trajectories().final_observations is None
+    with pytest.raises(PrefenvsError, match="final observation of task 'the-task' after episode 4"):
+        fill(buffer, 1, 3, final_observation=np.full(8, np.nan))
 
 
 def test_an_empty_buffer_says_what_is_missing() -> None:
