@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -119,18 +120,37 @@ class Feedback:
         return replaced
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters and the random state that a checkpoint has to keep."""
+        """Return the counters and the random state that a checkpoint has to keep, beside `preferences` and `wide`."""
         names = ("next_session", "next_look", "asked", "sessions")
-        counters = {name: getattr(self, name) for name in names}
-        return counters | {"rng": self.rng.bit_generator.state, "oracle": self.oracle.state_dict()}
+        state: dict[str, Any] = {name: getattr(self, name) for name in names}
+        state |= {"rng": self.rng.bit_generator.state, "oracle": self.oracle.state_dict()}
+        return state | {"unlabelled": len(self.unlabelled)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Take up what `state_dict` returned.
+
+        Unlabelled queries are not kept but drawn anew, as many, from the episodes that the buffer holds by now.
+        """
         state = dict(state)
         self.rng.bit_generator.state = state.pop("rng")
         self.oracle.load_state_dict(state.pop("oracle"))
+        unlabelled = state.pop("unlabelled", 0)
         for name, value in state.items():
             setattr(self, name, value)
+        if unlabelled:
+            self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))
+
+    @property
+    def wide(self) -> list[Query]:
+        """For SURF: the queries asked so far, with the margins that the rater was not shown."""
+        return list(self._wide.values())
+
+    def keep_margins(self, queries: Iterable[Query]) -> list[Query]:
+        """Remember queries until their answers come, and return what the rater is to see of them, in order."""
+        queries = list(queries)
+        centres = [centre_query(query, self.margin) for query in queries]
+        self._wide |= {centre.id: query for centre, query in zip(centres, queries, strict=True)}
+        return centres
 
     def _ask(self, steps: int) -> None:
         name = self.config.selector if self.labels else "uniform"
@@ -141,16 +161,14 @@ class Feedback:
             trajectories, size, self.length, self.reward_model, self.preferences, self.rng
         )
         if self.margin:
-            uniform = Selector.named("uniform")
-            self.unlabelled += uniform.select(
-                trajectories, size * self.config.unlabelled, self.length, None, (), self.rng
-            )
-            centres = [centre_query(query, self.margin) for query in queries]
-            self._wide |= {centre.id: query for centre, query in zip(centres, queries, strict=True)}
-            queries = centres
+            self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
+            queries = self.keep_margins(queries)
         self.oracle.ask(queries)
         self.asked += len(queries)
         self.sessions += 1
+
+    def _draw_uniform(self, count: int, rng: np.random.Generator) -> list[Query]:
+        return Selector.named("uniform").select(self.buffer.trajectories(), count, self.length, None, (), rng)
 
     def _widen(self, answer: Preference) -> Preference:
         """Give an answer's segments the margins back that SURF trains on."""
