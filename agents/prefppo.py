@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.learner import LearnerConfig, PreferenceLearner
+from agents.normalised import NormalisedObservations
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 
@@ -34,6 +35,8 @@ class PrefPPOConfig(LearnerConfig):
     """Compare with the newest so many states."""
     unsupervised_epochs: int = 50
     """PPO epochs for each rollout during exploration."""
+    normalise_observations: bool = True
+    """Normalise what the policy sees; recorded segments, reward model and exploration see observations as they are."""
 
 
 class PrefPPO(PreferenceLearner, PPO):
@@ -66,6 +69,9 @@ class PrefPPO(PreferenceLearner, PPO):
         self.feedback = None
         self.reward_learned = False
         self.states_seen: Array = np.zeros((0, 0), np.float32)
+        policy_kwargs = {"net_arch": [256, 256, 256]} | (policy_kwargs or {})
+        if self.config.normalise_observations:
+            policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -75,7 +81,7 @@ class PrefPPO(PreferenceLearner, PPO):
             n_epochs=n_epochs,
             gae_lambda=gae_lambda,
             clip_range=clip_range,
-            policy_kwargs={"net_arch": [256, 256, 256]} | (policy_kwargs or {}),
+            policy_kwargs=policy_kwargs,
             **kwargs,
         )
 
@@ -131,6 +137,11 @@ class PrefPPO(PreferenceLearner, PPO):
             self.n_epochs = self.config.unsupervised_epochs
         super().train()
         self.n_epochs = epochs
+        extractor = self.policy.features_extractor
+        if isinstance(extractor, NormalisedObservations):
+            # After the update, which has to see this rollout as it was collected.
+            buffer = self.rollout_buffer
+            extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
 
     def save_memory(self, folder: Path) -> None:
         """Write the states that exploration compares with."""

@@ -63,7 +63,7 @@ class PrefPPOSettings:
 
 
 def prefppo_settings(task: Task, labels: int | None = None) -> PrefPPOSettings:
-    """Return B-Pref's settings of PrefPPO for a task (its scripts, 2021), but for its observation normalisation."""
+    """Return B-Pref's settings of PrefPPO for a task (its scripts, 2021)."""
     budget = _budget(task, labels)
     config = PrefPPOConfig(
         labels=budget.labels,

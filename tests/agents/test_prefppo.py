@@ -5,10 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import PrefPPO, PrefPPOConfig, RewardConfig
+from agents.normalised import NormalisedObservations
 
 from .conftest import Point, Rater
 
@@ -65,7 +70,8 @@ def test_every_rollout_is_rewarded_by_the_reward_model(env: type[Point], monkeyp
 
 
 def test_it_learns_to_please_the_rater() -> None:
-    agent = make_agent(Rater(), labels=200, per_session=50, interact=1_000)
+    # So short a walk is learned before running statistics settle.
+    agent = make_agent(Rater(), labels=400, per_session=50, interact=1_000, normalise_observations=False)
     before, after = mean_position(agent), mean_position(agent.learn(12_000))
     assert after > before + 0.5
 
@@ -99,3 +105,36 @@ def test_a_checkpoint_goes_on(tmp_path: Path) -> None:
     assert resumed.num_timesteps == 800
     assert [len(queries) for queries in rater.asked] in ([], [20])
     assert resumed.feedback.labels == 40
+
+
+def test_the_policy_sees_normalised_observations_and_the_rater_raw_ones() -> None:
+    agent = make_agent(Rater())
+    agent.learn(800)
+    seen = agent.recorder.buffer.trajectories().observations
+    extractor = agent.policy.features_extractor
+    features = extractor(torch.from_numpy(agent.rollout_buffer.observations.reshape(-1, seen.shape[1])))
+    assert extractor.count == agent.num_timesteps
+    assert features.abs().max() <= 10.0
+    np.testing.assert_allclose(extractor.mean.numpy(), seen.mean(0), atol=0.2 * seen.std(0).max() + 1e-6)
+
+
+@given(arrays(np.float32, st.tuples(st.integers(2, 40), st.just(3)), elements=st.floats(-100, 100, width=32)))
+def test_running_statistics_are_those_of_everything_seen(values: np.ndarray) -> None:
+    norm = NormalisedObservations(spaces.Box(-np.inf, np.inf, (3,)))
+    parts = np.array_split(values, [len(values) // 3, len(values) // 2])
+    for part in parts:
+        if len(part):
+            norm.see(torch.from_numpy(part))
+    np.testing.assert_allclose(norm.mean, values.mean(0, dtype=np.float64), atol=1e-6)
+    np.testing.assert_allclose(norm.variance, values.var(0, dtype=np.float64), rtol=1e-6, atol=1e-5)
+
+
+def test_a_saved_policy_keeps_its_statistics(tmp_path: Path) -> None:
+    agent = make_agent(Rater())
+    agent.learn(400)
+    agent.save(tmp_path / "agent.zip")
+    again = PrefPPO.load(tmp_path / "agent.zip")
+    observation = agent.observation_space.sample()
+    np.testing.assert_allclose(
+        agent.predict(observation, deterministic=True)[0], again.predict(observation, deterministic=True)[0], rtol=1e-5
+    )
