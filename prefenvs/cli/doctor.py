@@ -19,6 +19,7 @@ EXTRAS = {
     "gymnasium_robotics": "robotics",
     "pygame": "classic",
     "psycopg": "postgres",
+    "openai": "vlm",
 }
 
 

@@ -1,0 +1,103 @@
+"""What a model may cost: queries, tokens and money are set aside before a call and settled after it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from dataclasses import dataclass
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import Spending
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent; None sets no limit.
+
+    queries: queries that at least one call is made for. tokens: of prompts and replies together. cost: money, in the
+    currency of the prices. price_in, price_out: of a million tokens of prompts and of replies.
+    """
+
+    queries: int | None = None
+    tokens: int | None = None
+    cost: float | None = None
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "tokens", "cost", "price_in", "price_out"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise PrefenvsError(f"the budget's {name} is a number of at least 0, got {value}")
+        if self.cost is not None and not (self.price_in or self.price_out):
+            raise PrefenvsError(
+                f"a limit of {self.cost:g} in money needs the prices of a million tokens: price_in and price_out"
+            )
+
+    def price(self, tokens_in: int, tokens_out: int) -> float:
+        """Return what so many tokens cost."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+class Exhausted(Exception):
+    """The budget does not suffice for another query; the message says which limit it is."""
+
+
+class Purse:
+    """Keep to a budget with many calls under way: `reserve` before a query, `settle` when its costs are known.
+
+    What is set aside counts as spent until it is settled, so calls under way cannot exceed the limit together. For
+    use within one event loop.
+    """
+
+    def __init__(self, budget: Budget, spent: Spending) -> None:
+        """spent: what earlier calls of the same run have used."""
+        self.budget, self.spent = budget, spent
+        self._reserved: dict[int, Spending] = {}
+        self._tickets = itertools.count()
+        self._changed = asyncio.Condition()
+
+    async def reserve(self, tokens_in: int, tokens_out: int) -> int:
+        """Set aside what a query may use at most and return a ticket; waits while only others' tickets forbid it.
+
+        Raises Exhausted if it would not fit even if those came for free.
+        """
+        wish = Spending(1, tokens_in, tokens_out, self.budget.price(tokens_in, tokens_out))
+        async with self._changed:
+            while (limit := self._exceeded(wish)) is not None:
+                if not self._reserved or self._exceeded(wish, alone=True) is not None:
+                    raise Exhausted(limit)
+                await self._changed.wait()
+            ticket = next(self._tickets)
+            self._reserved[ticket] = wish
+            return ticket
+
+    async def settle(self, ticket: int, used: Spending) -> None:
+        """Replace what was set aside by what has been used."""
+        async with self._changed:
+            del self._reserved[ticket]
+            self.spent = _sum([self.spent, used])
+            self._changed.notify_all()
+
+    def _exceeded(self, wish: Spending, alone: bool = False) -> str | None:
+        """Name the limit that `wish` would exceed, with what is set aside or `alone`."""
+        total = _sum([self.spent, wish, *([] if alone else self._reserved.values())])
+        tokens = total.tokens_in + total.tokens_out
+        budget, spent = self.budget, self.spent
+        if budget.queries is not None and total.queries > budget.queries:
+            return f"{spent.queries} of {budget.queries} queries are used up"
+        if budget.tokens is not None and tokens > budget.tokens:
+            return f"{spent.tokens_in + spent.tokens_out:,} of {budget.tokens:,} tokens are used up"
+        if budget.cost is not None and total.cost > budget.cost + 1e-12:
+            return f"{spent.cost:.4f} of {budget.cost:g} in money are used up"
+        return None
+
+
+def _sum(items: list[Spending]) -> Spending:
+    return Spending(
+        sum(item.queries for item in items),
+        sum(item.tokens_in for item in items),
+        sum(item.tokens_out for item in items),
+        sum(item.cost for item in items),
+    )

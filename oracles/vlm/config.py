@@ -1,0 +1,129 @@
+"""Settings of a model that rates."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from oracles.vlm.budget import Budget
+from oracles.vlm.pictures import View
+from prefenvs.errors import PrefenvsError
+
+HOSTED = "https://api.openai.com/v1"
+HOSTED_KEY, OTHER_KEY = "OPENAI_API_KEY", "PREFENVS_VLM_KEY"
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    """How a model is asked; the defaults are RL-VLM-F's where it says something: last frames, two stages, greedy."""
+
+    base_url: str = HOSTED
+    """Address of any server that speaks the OpenAI protocol, such as http://localhost:8000/v1."""
+    key_env: str = ""
+    """Environment variable that holds the key; by default OPENAI_API_KEY for OpenAI's own server and
+    PREFENVS_VLM_KEY for all others, so that a key never goes to a server it was not issued for."""
+    stages: Literal["two", "one"] = "two"
+    """two: a free description, then a one-word verdict on it; one: both at once as JSON by a schema."""
+    answer: Literal["verdict", "probability"] = "verdict"
+    """verdict: 1 or 0; probability: the chance that the model states, in one stage only."""
+    order: Literal["mixed", "both", "given"] = "mixed"
+    """Which segment is shown first: mixed, either, by the query's hash; both, in two prompts, so that a position bias
+    cancels; given, as in the query."""
+    view: View = field(default_factory=View)
+    """What is shown of a segment."""
+    prompts: Path | None = None
+    """Folder of edited prompts."""
+    sentence: str = ""
+    """The task in a sentence; the task's own by default."""
+    temperature: float | None = 0.0
+    """None leaves it to the server, as some models demand."""
+    seed: int | None = 0
+    """Seed of the model's sampling, where the server takes one."""
+    max_tokens: int = 512
+    """Most tokens of one reply."""
+    concurrency: int = 8
+    """Calls under way at a time."""
+    per_minute: float | None = None
+    """Most calls begun in a minute."""
+    timeout: float = 60.0
+    """Seconds that a reply may take."""
+    attempts: int = 6
+    """Attempts at a call before the server is taken to be down."""
+    backoff: float = 1.0
+    """Seconds before the second attempt; doubled for each further one, up to 60."""
+    picture_tokens: int = 1_600
+    """Tokens set aside for a picture until replies show how many it takes."""
+    budget: Budget = field(default_factory=Budget)
+    """Where it stops."""
+    replay: bool = False
+    """Answer from the store alone, without a model."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the request, such as {"top_p": 0.9}."""
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("stages", ("two", "one")),
+            ("answer", ("verdict", "probability")),
+            ("order", ("mixed", "both", "given")),
+        ):
+            if getattr(self, name) not in known:
+                raise PrefenvsError(f"{name}={getattr(self, name)!r} is unknown: choose {' or '.join(known)}")
+        for name in ("max_tokens", "concurrency", "attempts", "picture_tokens"):
+            if getattr(self, name) < 1:
+                raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("timeout", "per_minute"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise PrefenvsError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.answer == "probability" and self.stages == "two":
+            raise PrefenvsError("a stated probability comes with one stage: set stages to one")
+        _check_url(self.base_url)
+
+    @property
+    def key_name(self) -> str:
+        """Environment variable that the key is read from."""
+        return self.key_env or (HOSTED_KEY if self.hosted else OTHER_KEY)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the server is OpenAI's own."""
+        return urlsplit(self.base_url).hostname == urlsplit(HOSTED).hostname
+
+    @property
+    def local(self) -> bool:
+        """Whether the server is on this computer."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    def read_key(self) -> str:
+        """Return the key from the environment, empty if there is none.
+
+        Raises PrefenvsError where the server is known to need one.
+        """
+        key = os.environ.get(self.key_name, "").strip()
+        if not key and (self.hosted or self.key_env):
+            raise PrefenvsError(f"no key for {self.base_url}: set the environment variable {self.key_name}")
+        return key
+
+
+def _check_url(url: str) -> None:
+    """Refuse addresses that cannot be right, and those that carry a secret which would be written down."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018, raises for what is no number
+    except ValueError:
+        raise PrefenvsError("the model's base_url is no address: write http://host:port/v1") from None
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise PrefenvsError(
+            f"the model's base_url at {parts.hostname} holds a name, a password or a query, and would be written into "
+            f"the run's record: give the key in the environment variable {OTHER_KEY}"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise PrefenvsError(f"the model's base_url {url!r} is no address: write http://host:port/v1")

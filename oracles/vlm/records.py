@@ -1,0 +1,78 @@
+"""The calls that were made, in a store or in memory: looked up by key, and written several at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from prefenvs.store import Call, Spending, Store, add_calls, find_replies, sum_calls
+
+_Result = TypeVar("_Result")
+
+
+class Records:
+    """Keep calls so that none is made twice; for use within one event loop.
+
+    The store is read and written in a thread of its own. Calls that end while the disk is busy are written together,
+    so that the disk's delay limits the wait for a reply but not how many replies a second can be taken.
+    """
+
+    def __init__(self, store: Store | None, run: str) -> None:
+        self.store, self.run = store, run
+        self._memory: dict[str, Call] = {}
+        self._unwritten: list[tuple[Call, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._clerk = ThreadPoolExecutor(1, "vlm-records")
+
+    @property
+    def spent(self) -> Spending:
+        """What the calls of this run in the store have used."""
+        return Spending() if self.store is None else sum_calls(self.store, self.run)
+
+    async def find(self, key: str) -> Call | None:
+        """Return the call with this key that had a reply, if there is one."""
+        store = self.store
+        if store is None:
+            return self._memory.get(key)
+        found = await self._do(partial(find_replies, store, [key]))
+        return found.get(key)
+
+    async def add(self, call: Call) -> Call:
+        """Keep a call and return it; it is on the disk then."""
+        if self.store is None:
+            if call.reply is not None:
+                self._memory[call.key] = call
+            return call
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.append((call, written))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        # A cancelled query must not take back what has been paid for.
+        await asyncio.shield(written)
+        return call
+
+    def close(self) -> None:
+        """End the thread; the store stays open."""
+        self._clerk.shutdown()
+
+    async def _write(self) -> None:
+        store = self.store
+        assert store is not None
+        while self._unwritten:
+            batch, self._unwritten = self._unwritten, []
+            calls = [call for call, _ in batch]
+            try:
+                await self._do(partial(add_calls, store, calls))
+            except Exception as error:
+                for _, written in batch:
+                    written.set_exception(error)
+            else:
+                for _, written in batch:
+                    written.set_result(None)
+        self._writer = None
+
+    async def _do(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._clerk, work)
