@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.segments import Array
+from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
 FORMS = (
@@ -43,6 +44,7 @@ class OfflineDataset:
     in D4RL's mazes `terminals` is set at the goal while the recording goes on; elsewhere None, and
     `trajectories.terminated` says all.
     reference_scores: returns of a random policy and of an expert, which D4RL's normalised score calls 0 and 100.
+    policies: [E] text, which policy acted in each episode, where data of mixed quality say so.
     """
 
     name: str
@@ -50,6 +52,7 @@ class OfflineDataset:
     terminals: Array | None = None
     timeouts: Array | None = None
     reference_scores: tuple[float, float] | None = None
+    policies: Array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
@@ -58,6 +61,8 @@ class OfflineDataset:
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
                 raise PrefenvsError(f"{flag} of data set {self.name!r} has shape {array.shape}, not one flag a step")
+        if self.policies is not None and len(self.policies) != len(self.trajectories):
+            raise PrefenvsError(f"data set {self.name!r} names {len(self.policies)} policies for {len(self)} episodes")
         for column in ("observations", "actions", "true_rewards", "states", "final_observations"):
             array = getattr(self.trajectories, column)
             if array is not None:
@@ -98,6 +103,18 @@ class OfflineDataset:
             raise PrefenvsError(f"data set {self.name!r} has no transition whose next observation is known")
         kept = None if rewards is None else rewards[rows]
         return Transitions(observations[rows], actions[rows], following[rows], kept, flags[rows], rows)
+
+    def qlearning_rows(self) -> Array:
+        """Return the steps [N] int64 that D4RL's `qlearning_dataset` keeps, by which published label files count.
+
+        It drops every step at a time limit, whether or not the task ended there too, and the last step of all.
+        """
+        timeouts = self.timeouts
+        if timeouts is None:
+            timeouts = np.zeros(len(self.trajectories.observations), bool)
+            timeouts[self.trajectories.ends - 1] = True
+            timeouts &= ~self._terminals()
+        return np.flatnonzero(~timeouts[:-1])
 
     def normalised_score(self, returns: Array | float) -> Array:
         """Return 100 (R - random) / (expert - random), elementwise, in float64 (Fu et al. 2020, D4RL, section 4).
@@ -140,9 +157,40 @@ def load_dataset(name_or_path: str | Path, task: str | None = None) -> OfflineDa
     a folder of imitation's trajectories or of .npz files. task: id of the task it was made in, where the data do not
     tell it. Raises PrefenvsError for anything else.
     """
-    path = Path(name_or_path)
-    if path.is_dir() and (path / "state.json").is_file():
+    dataset = _load(str(name_or_path), Path(name_or_path), task)
+    from prefenvs.datasets.sizes import check_fit
+
+    check_fit(dataset.trajectories, dataset.name)
+    return dataset
+
+
+def _load(name: str, path: Path, task: str | None) -> OfflineDataset:
+    # The formats build upon this module, and most need packages of their own.
+    if path.is_dir() and (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         from prefenvs.datasets.imitation import read_imitation
 
-        return OfflineDataset(str(name_or_path), read_imitation(path, task or ""))
-    raise PrefenvsError(f"there is no data set {str(name_or_path)!r}: name {FORMS}")
+        return OfflineDataset(name, read_imitation(path, find_task(task).id if task else ""))
+    if path.is_dir() and any((path / file).is_file() for file in ("metadata.json", "data/metadata.json")):
+        from prefenvs.datasets.minari import read_minari
+
+        return read_minari(path, task)
+    if path.is_dir() and any(path.glob("*.npz")):
+        from prefenvs.datasets.npz import read_npz
+
+        return read_npz(path, task)
+    if path.is_file() or path.suffix in (".hdf5", ".h5"):
+        from prefenvs.datasets.d4rl import read_d4rl
+
+        return read_d4rl(path, task)
+    if path.exists():
+        raise PrefenvsError(f"the folder {path} holds no data set: name {FORMS}")
+    if name.startswith("minari/"):
+        from prefenvs.datasets.minari import read_minari
+
+        return read_minari(name, task)
+    from prefenvs.datasets.d4rl import d4rl_entries, load_d4rl
+
+    if name.startswith("d4rl/") or name in d4rl_entries():
+        return load_d4rl(name, task)
+    near = near_matches(name, [f"d4rl/{known}" for known in d4rl_entries()])
+    raise PrefenvsError(f"there is no data set {name!r}: name {FORMS}.{near}")

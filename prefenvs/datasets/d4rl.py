@@ -1,0 +1,285 @@
+"""D4RL's data sets: its HDF5 files, by its names or by path, without its package.
+
+Layout of a file: `observations`, `actions`, `rewards`, `terminals` and, in later versions, `timeouts`,
+`next_observations` and `infos/*`, each with one row a step, the episodes end to end. Names, reference scores and
+addresses are those that D4RL publishes (Fu et al. 2020).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefenvs.datasets.download import download
+from prefenvs.datasets.flat import episode_ends, time_limits
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.segments import Array
+from prefenvs.tasks import find_task
+from prefenvs.trajectories import Trajectories
+
+INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
+# Rows read at once where only a few of them are kept.
+BLOCK = 65_536
+# Tasks with the observations and actions of D4RL's, by the first part of its names. Its ant, mazes and kitchen show
+# other observations than the maintained versions of these tasks do.
+TASKS = {
+    "halfcheetah": "HalfCheetah-v5",
+    "hopper": "Hopper-v5",
+    "walker2d": "Walker2d-v5",
+    "door": "AdroitHandDoor-v1",
+    "hammer": "AdroitHandHammer-v1",
+    "pen": "AdroitHandPen-v1",
+    "relocate": "AdroitHandRelocate-v1",
+}
+# Of these the observation is all positions but the first, then all velocities; so states can be checked against it.
+LOCOMOTION = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+# Steps until D4RL's time limit, for files without `timeouts`; the longest prefix of the name counts.
+HORIZONS = {
+    "halfcheetah": 1000, "hopper": 1000, "walker2d": 1000, "ant": 1000,
+    "antmaze-umaze": 700, "antmaze": 1000,
+    "maze2d-open": 150, "maze2d-umaze": 300, "maze2d-medium": 600, "maze2d-large": 800,
+    "pen": 100, "door": 200, "hammer": 200, "relocate": 200, "kitchen": 280,
+}  # fmt: skip
+# An ant that is this many metres away one step later was put there by a reset.
+JUMP = 1.0
+
+
+@dataclass(frozen=True)
+class D4RLEntry:
+    """What D4RL publishes of one data set.
+
+    scores: true returns of a random policy and of an expert, None where it publishes none; address: of its file.
+    """
+
+    name: str
+    scores: tuple[float, float] | None
+    address: str
+
+    @property
+    def task(self) -> str:
+        """Id of the task with the same observations and actions, empty where there is none."""
+        return TASKS.get(self.name.split("-")[0], "")
+
+    @property
+    def file(self) -> str:
+        """Name of the file at the address."""
+        return self.address.rsplit("/", 1)[-1]
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps until D4RL's time limit, None where unknown."""
+        prefixes = [prefix for prefix in HORIZONS if self.name.startswith(f"{prefix}-")]
+        return HORIZONS[max(prefixes, key=len)] if prefixes else None
+
+
+@cache
+def d4rl_entries() -> dict[str, D4RLEntry]:
+    """Return every D4RL data set by name."""
+    text = files("prefenvs.datasets").joinpath("d4rl_reference.csv").read_text(encoding="utf-8")
+    return {
+        row["name"]: D4RLEntry(
+            row["name"], (float(row["random"]), float(row["expert"])) if row["random"] else None, row["address"]
+        )
+        for row in csv.DictReader(text.splitlines())
+    }
+
+
+def find_d4rl(name: str) -> D4RLEntry:
+    """Return what D4RL publishes of a data set; "d4rl/" in front is allowed."""
+    name = name.removeprefix("d4rl/")
+    if name not in d4rl_entries():
+        raise PrefenvsError(f"D4RL has no data set {name!r}.{near_matches(name, d4rl_entries())}")
+    return d4rl_entries()[name]
+
+
+def d4rl_folder() -> Path:
+    """Return where D4RL keeps its files: the environment variable D4RL_DATASET_DIR, else ~/.d4rl/datasets."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
+
+
+def load_d4rl(name: str, task: str | None = None, folder: Path | None = None) -> OfflineDataset:
+    """Load a data set by D4RL's name from `folder` (default: `d4rl_folder()`), after a download where it is not there.
+
+    Raises PrefenvsError for an unknown name, and where the file is neither there nor to be had.
+    """
+    entry = find_d4rl(name)
+    path = (folder or d4rl_folder()) / entry.file
+    if not path.is_file():
+        download(entry.address, path)
+    return read_d4rl(path, task, entry=entry)
+
+
+def read_d4rl(
+    path: str | Path,
+    task: str | None = None,
+    *,
+    entry: D4RLEntry | None = None,
+    horizon: int | None = None,
+    split_at_goals: bool | None = None,
+) -> OfflineDataset:
+    """Read a file of D4RL's layout.
+
+    An episode ends where `terminals` or `timeouts` says so, and at the file's end. A file without `timeouts` is cut
+    after every `horizon` steps without an end (default: D4RL's time limit, else the task's). Files in parts
+    (`virtual/0`, `virtual/1`, ...) are joined; rewards and flags of shape (N, 1) are squeezed. Where the file has
+    `next_observations`, what was seen after each episode's last step is kept. Where it has `infos/qpos` and
+    `infos/qvel` that give the observations of a locomotion task, these become states that can be rendered.
+
+    task, entry: of the data, by default recognised by the file's name. split_at_goals: for mazes, whose files mark
+    every step at the goal as terminal while the recording goes on; then an episode ends where `infos/goal` changes, at
+    a time-out, and at a terminal step after which the ant is somewhere else. By default so for antmaze.
+    Raises PrefenvsError for a file that is no HDF5, lacks keys, or holds arrays of other shapes.
+    """
+    path = Path(path)
+    entry = entry or _recognise(path)
+    task = (entry.task if entry else "") if task is None else (find_task(task).id if task else "")
+    with _open(path) as file:
+        parts = _parts(file, path)
+        observations = _read(parts, "observations", path, np.float32, axes=2)
+        steps = len(observations)
+        if not steps:
+            raise PrefenvsError(f"{path} holds no steps")
+        actions = _read(parts, "actions", path, np.float32, axes=2, steps=steps)
+        rewards = _read(parts, "rewards", path, np.float64, steps=steps)
+        terminals = _read(parts, "terminals", path, bool, steps=steps)
+        if "timeouts" in parts[0]:
+            timeouts = _read(parts, "timeouts", path, bool, steps=steps)
+        else:
+            timeouts = time_limits(terminals, horizon or _horizon(entry, task, path))
+        if split_at_goals is None:
+            split_at_goals = entry is not None and entry.name.startswith("antmaze")
+        ends = _goal_ends(parts, observations, terminals, timeouts, path) if split_at_goals else None
+        ends = episode_ends(terminals, timeouts) if ends is None else ends
+        trajectories = Trajectories(
+            observations,
+            actions,
+            ends,
+            rewards,
+            _states(parts, observations, ends, task, path),
+            terminated=terminals[ends - 1],
+            task=task,
+            source=f"d4rl/{entry.name}" if entry else str(path),
+            final_observations=_final_observations(parts, ends, observations, path),
+        )
+    name = f"d4rl/{entry.name}" if entry else str(path)
+    return OfflineDataset(name, trajectories, terminals, timeouts, entry.scores if entry else None)
+
+
+def _recognise(path: Path) -> D4RLEntry | None:
+    """The data set whose file or name this is, if any."""
+    known = d4rl_entries()
+    return known.get(path.stem) or next((entry for entry in known.values() if entry.file == path.name), None)
+
+
+def _horizon(entry: D4RLEntry | None, task: str, path: Path) -> int:
+    horizon = entry.horizon if entry else None
+    if horizon is None and not task:
+        raise PrefenvsError(f"{path} has no 'timeouts' and no known time limit: pass horizon=<steps>, or task=<id>")
+    return horizon or find_task(task).horizon
+
+
+def _open(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise PrefenvsError(f"D4RL's files need the package `h5py`: {INSTALL}") from error
+    if not path.is_file():
+        raise PrefenvsError(f"there is no file {path}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise PrefenvsError(f"{path} is not an HDF5 file, or is damaged: {str(error).splitlines()[0]}") from error
+
+
+def _parts(file: Any, path: Path) -> list[Any]:
+    """The groups that hold the arrays: the file itself, or its parts in the order of their numbers."""
+    if "observations" not in file and "virtual" in file:
+        return [file["virtual"][key] for key in sorted(file["virtual"], key=int)]
+    missing = [key for key in ("observations", "actions", "rewards", "terminals") if key not in file]
+    if missing:
+        raise PrefenvsError(f"{path} is not of D4RL's layout: it has no {missing[0]!r}, only {', '.join(file)}")
+    return [file]
+
+
+def _read(parts: list[Any], key: str, path: Path, dtype: Any, axes: int = 1, steps: int | None = None) -> Array:
+    """Read one array from all parts into one block of memory, converted on the way."""
+    columns = []
+    for part in parts:
+        if key not in part:
+            raise PrefenvsError(f"{path} is not of D4RL's layout: {part.name} has no {key!r}")
+        column = part[key]
+        squeezable = axes == 1 and column.ndim == 2 and column.shape[1] == 1
+        if (column.ndim != axes and not squeezable) or column.dtype.kind not in "biuf":
+            raise PrefenvsError(
+                f"{key} in {path} have shape {column.shape} and type {column.dtype}; expected numbers of "
+                f"{'shape (steps, entries)' if axes == 2 else 'shape (steps,)'}"
+            )
+        columns.append(column)
+    total = sum(len(column) for column in columns)
+    if steps is not None and total != steps:
+        raise PrefenvsError(f"{path} has {steps} observations, but {total} {key}")
+    if len({column.shape[1:] for column in columns}) > 1:
+        raise PrefenvsError(f"{key} in {path} have different shapes in its parts")
+    array = np.empty((total, *columns[0].shape[1:]), dtype)
+    begin = 0
+    for column in columns:
+        if len(column):
+            column.read_direct(array, dest_sel=np.s_[begin : begin + len(column)])
+        begin += len(column)
+    return array.reshape(total) if axes == 1 else array
+
+
+def _final_observations(parts: list[Any], ends: Array, observations: Array, path: Path) -> Array | None:
+    """Pick what was seen after each episode's last step, block by block, from `next_observations` if there are any."""
+    if any("next_observations" not in part for part in parts) or not len(ends):
+        return None
+    final = np.empty((len(ends), observations.shape[1]), np.float32)
+    begin = 0
+    for part in parts:
+        column = part["next_observations"]
+        if column.shape[1:] != observations.shape[1:] or len(column) != len(part["observations"]):
+            raise PrefenvsError(f"next_observations in {path} have shape {column.shape}, unlike its observations")
+        for low in range(0, len(column), BLOCK):
+            high = min(low + BLOCK, len(column))
+            first, last = np.searchsorted(ends - 1, [begin + low, begin + high])
+            if first < last:
+                final[first:last] = column[low:high][ends[first:last] - 1 - begin - low]
+        begin += len(column)
+    return final
+
+
+def _states(parts: list[Any], observations: Array, ends: Array, task: str, path: Path) -> Array | None:
+    """Full physics states (time, positions, velocities) where they give the observations, else None."""
+    if task not in LOCOMOTION or any("infos/qpos" not in part or "infos/qvel" not in part for part in parts):
+        return None
+    steps = len(observations)
+    positions = _read(parts, "infos/qpos", path, np.float64, axes=2, steps=steps)
+    velocities = _read(parts, "infos/qvel", path, np.float64, axes=2, steps=steps)
+    seen = np.concatenate([positions[:BLOCK, 1:], np.clip(velocities[:BLOCK], -10, 10)], axis=1)
+    # HalfCheetah does not clip its velocities; rows beyond the bound say nothing.
+    within = np.abs(velocities[:BLOCK]).max(axis=1) < 10
+    if seen.shape[1] != observations.shape[1] or not np.allclose(seen[within], observations[:BLOCK][within], atol=1e-3):
+        return None
+    begins = np.concatenate([[0], ends[:-1]])
+    times = (np.arange(steps) - np.repeat(begins, ends - begins)) / find_task(task).fps
+    states: Array = np.concatenate([times[:, None], positions, velocities], axis=1)
+    return states
+
+
+def _goal_ends(parts: list[Any], observations: Array, terminals: Array, timeouts: Array, path: Path) -> Array:
+    """Ends of a maze's episodes, whose `terminals` mark the steps at the goal."""
+    moved = np.linalg.norm(np.diff(observations[:, :2], axis=0), axis=1) > JUMP
+    cuts = timeouts.copy()
+    cuts[:-1] |= terminals[:-1] & moved
+    if all("infos/goal" in part for part in parts):
+        goals = _read(parts, "infos/goal", path, np.float64, axes=2, steps=len(observations))
+        cuts[:-1] |= np.any(np.diff(goals, axis=0) != 0, axis=1)
+    return episode_ends(np.zeros_like(cuts), cuts)

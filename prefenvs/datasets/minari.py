@@ -1,0 +1,275 @@
+"""Minari's data sets, read and written: by name under Minari's own folder, or as a folder anywhere.
+
+Minari keeps one record an episode, with T + 1 observations for T actions, so that no transition is lost. Simulator
+states go with it as `infos/state`, scenes and the policy that acted as metadata of each episode.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.segments import Array
+from prefenvs.tasks import find_task, list_tasks
+from prefenvs.trajectories import Trajectories
+
+INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
+
+
+def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDataset:
+    """Read a Minari data set: a folder, or a name ("minari/" in front is allowed), which Minari downloads if need be.
+
+    Boxes are flattened, dictionaries and tuples of them concatenated in the order of their space, and discrete actions
+    become one-hot rows. Rewards become `true_rewards`, `infos/state` becomes `states`.
+
+    task: of the data; by default the one whose id or environment the file names, where its spaces have the same sizes.
+    Raises PrefenvsError where there is no such data set here and none can be had, and for images and text.
+    """
+    minari = _import_minari()
+    folder = _find_folder(minari, name_or_path)
+    try:
+        dataset = minari.MinariDataset(folder)
+    except Exception as error:
+        raise PrefenvsError(f"{folder} is no Minari data set: {_line(error)}") from error
+    storage, metadata = dataset.storage, dataset.storage.metadata
+    name = f"minari/{metadata['dataset_id']}"
+    columns = _read_columns(storage, name)
+    episodes = list(storage.get_episode_metadata(range(storage.total_episodes)))
+    if episodes and all("scene" in episode for episode in episodes):
+        columns["scenes"] = np.stack([np.asarray(episode["scene"], np.float64) for episode in episodes])
+    policies = None
+    if episodes and all("policy" in episode for episode in episodes):
+        policies = np.array([str(episode["policy"]) for episode in episodes])
+    task = _find_task(metadata, columns, name) if task is None else (find_task(task).id if task else "")
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    return OfflineDataset(
+        name,
+        Trajectories(**columns, task=task, source=name),
+        reference_scores=None if low is None or high is None else (float(low), float(high)),
+        policies=policies,
+    )
+
+
+def write_minari(
+    dataset: OfflineDataset, name_or_path: str | Path, *, discrete: bool = False, description: str = ""
+) -> Path:
+    """Write a data set that Minari and `read_minari` read, and return its folder.
+
+    name_or_path: a Minari name with "minari/" in front, else a folder, whose last part becomes the name.
+    discrete: write one-hot action rows as the integers of a discrete space. description: a sentence for its readers.
+    Trajectories without `final_observations` lose the last step of each episode, whose observation then ends it as a
+    truncation; those without true rewards cannot be written, since the format has no data without rewards.
+    """
+    minari = _import_minari()
+    folder, dataset_id = _target(minari, name_or_path)
+    if folder.exists():
+        raise PrefenvsError(f"{folder} exists: name another data set, or remove it first")
+    data = dataset.trajectories
+    if data.true_rewards is None:
+        raise PrefenvsError(f"data set {dataset.name!r} has no true rewards, which Minari's format needs")
+    if data.final_observations is None and not np.any(data.lengths > 1):
+        raise PrefenvsError("nothing is left to write: without final_observations each episode loses its last step")
+    from minari.dataset.minari_storage import MinariStorage
+
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    (new / "data").mkdir(parents=True)
+    observation_space = spaces.Box(-np.inf, np.inf, data.observations.shape[1:], np.float32)
+    storage = MinariStorage.new(
+        new / "data", observation_space, _action_space(data, discrete), data_format="hdf5", jpeg_encoding=False
+    )
+    metadata: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "minari_version": importlib.metadata.version("minari"),
+        "prefenvs_task": data.task,
+    }
+    if description:
+        metadata["description"] = description
+    if dataset.reference_scores is not None:
+        metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
+    storage.update_metadata(metadata)
+    storage.update_episodes(_episode_buffers(data, discrete))
+    storage.update_episode_metadata(_episode_metadata(dataset))
+    return new.rename(folder)
+
+
+def _import_minari() -> Any:
+    try:
+        import h5py  # noqa: F401
+        import minari
+    except ImportError as error:
+        raise PrefenvsError(f"Minari's data sets need the packages `minari` and `h5py`: {INSTALL}") from error
+    return minari
+
+
+def _find_folder(minari: Any, name_or_path: str | Path) -> Path:
+    """The folder with Minari's files, after a download where there is none under this name."""
+    path = Path(name_or_path)
+    for folder in (path / "data", path):
+        if (folder / "metadata.json").is_file():
+            return folder
+    name = str(name_or_path).removeprefix("minari/")
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        folder = Path(get_dataset_path(name)) / "data"
+        if not folder.exists():
+            minari.download_dataset(name)
+    except Exception as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            local = list(minari.list_local_datasets())
+        near = near_matches(name, local) or (f" Here are {', '.join(local[:5])}." if local else "")
+        raise PrefenvsError(
+            f"Minari data set {name!r} is not here, and cannot be downloaded ({_line(error)}).{near}"
+        ) from error
+    return folder
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _read_columns(storage: Any, name: str) -> dict[str, Any]:
+    """Fill the arrays of `Trajectories`, episode by episode."""
+    count, steps = int(storage.total_episodes), int(storage.total_steps)
+    if not count:
+        raise PrefenvsError(f"data set {name!r} holds no episodes")
+    columns: dict[str, Any] = {}
+    ends, begin = np.zeros(count, np.int64), 0
+    for i, episode in enumerate(storage.get_episodes(range(count))):
+        seen = flatten(episode["observations"], storage.observation_space, f"observations of {name}")
+        acted = flatten(episode["actions"], storage.action_space, f"actions of {name}")
+        length = len(acted)
+        if length < 1 or len(seen) != length + 1:
+            raise PrefenvsError(f"episode {i} of {name!r} has {len(seen)} observations for {length} actions")
+        rows = {"observations": seen[:-1], "actions": acted, "true_rewards": episode["rewards"]}
+        state = (episode["infos"] or {}).get("state")
+        if state is not None:
+            rows["states"] = state[:length]
+        if not columns:
+            types = {"true_rewards": np.float64, "states": np.float64}
+            columns = {
+                key: np.empty((steps, *value.shape[1:]), types.get(key, np.float32)) for key, value in rows.items()
+            }
+            columns["final_observations"] = np.empty((count, seen.shape[1]), np.float32)
+            columns["terminated"] = np.zeros(count, bool)
+        if ("states" in columns) != ("states" in rows):
+            raise PrefenvsError(f"only some episodes of {name!r} carry infos/state; episode {i} differs")
+        end = begin + length
+        if end > steps:
+            raise PrefenvsError(f"{name!r} holds more steps than the {steps} that its metadata tell")
+        for key, value in rows.items():
+            columns[key][begin:end] = value
+        columns["final_observations"][i] = seen[-1]
+        columns["terminated"][i] = episode["terminations"][-1]
+        ends[i] = begin = end
+    if begin != steps:
+        raise PrefenvsError(f"{name!r} holds {begin} steps, but its metadata tell of {steps}")
+    return columns | {"ends": ends}
+
+
+def flatten(value: Any, space: spaces.Space[Any], what: str) -> Array:
+    """Return the samples [T, n] of a space that lie in `value` by column, as Minari keeps them."""
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([flatten(value[key], child, what) for key, child in space.spaces.items()], axis=1)
+    if isinstance(space, spaces.Tuple):
+        return np.concatenate([flatten(part, child, what) for part, child in zip(value, space, strict=True)], axis=1)
+    if isinstance(space, spaces.Discrete):
+        return np.eye(int(space.n), dtype=np.float32)[np.asarray(value, np.int64) - int(space.start)]
+    array = np.asarray(value)
+    if not isinstance(space, spaces.Box | spaces.MultiBinary) or array.dtype.kind not in "biuf" or array.ndim > 3:
+        raise PrefenvsError(f"the {what} are of the space {space}; only vectors of numbers are supported")
+    return array.reshape(len(array), -1)
+
+
+def _find_task(metadata: dict[str, Any], columns: dict[str, Any], name: str) -> str:
+    """The task that a data set names, if it is one of ours and has these sizes; else an empty id."""
+    if metadata.get("prefenvs_task"):
+        return find_task(str(metadata["prefenvs_task"])).id
+    spec = metadata.get("env_spec")
+    environment = str(json.loads(spec).get("id", "")).removeprefix("prefenvs/") if spec else ""
+    for task in list_tasks():
+        if environment in (task.id, task.source):
+            from prefenvs.datasets.sizes import misfit
+
+            problem = misfit(task.id, columns["observations"].shape[1], columns["actions"].shape[1])
+            if problem:
+                warnings.warn(f"{name} is of {environment}, but not of our task {task.id}: {problem}", stacklevel=4)
+                return ""
+            return task.id
+    return ""
+
+
+def _target(minari: Any, name_or_path: str | Path) -> tuple[Path, str]:
+    text = str(name_or_path)
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    dataset_id = text.removeprefix("minari/") if text.startswith("minari/") else Path(text).name
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:
+        raise PrefenvsError(
+            f"{dataset_id!r} is no name for a Minari data set: letters, digits, - and _, such as drawer-open-mixed-v0"
+        ) from error
+    return (Path(get_dataset_path(dataset_id)) if text.startswith("minari/") else Path(text)), dataset_id
+
+
+def _action_space(data: Trajectories, discrete: bool) -> spaces.Space[Any]:
+    width = data.actions.shape[1]
+    return spaces.Discrete(width) if discrete else spaces.Box(-np.inf, np.inf, (width,), np.float32)
+
+
+def _episode_buffers(data: Trajectories, discrete: bool) -> Iterator[Any]:
+    """One record an episode, made when the writer asks for it."""
+    from minari.data_collector import EpisodeBuffer
+
+    assert data.true_rewards is not None
+    actions = data.actions.argmax(1) if discrete else data.actions
+    for i, (begin, end) in enumerate(zip(data.begins, data.ends, strict=True)):
+        if data.final_observations is None:
+            end -= 1
+            seen, terminated = data.observations[begin : end + 1], False
+        else:
+            seen = np.concatenate([data.observations[begin:end], data.final_observations[i : i + 1]])
+            terminated = data.terminated is not None and bool(data.terminated[i])
+        if end == begin:
+            continue
+        last = np.arange(begin, end) == end - 1
+        infos = None
+        if data.states is not None:
+            # Minari wants a row for the last observation too; a state that was not recorded is shown as such.
+            unknown = np.full((1, data.states.shape[1]), np.nan)
+            after = unknown if data.final_observations is not None else data.states[end : end + 1]
+            infos = {"state": np.concatenate([data.states[begin:end], after])}
+        yield EpisodeBuffer(
+            observations=seen,
+            actions=actions[begin:end],
+            rewards=data.true_rewards[begin:end],
+            terminations=last & terminated,
+            truncations=last & (not terminated),
+            infos=infos,
+        )
+
+
+def _episode_metadata(dataset: OfflineDataset) -> list[dict[str, Any]]:
+    data = dataset.trajectories
+    kept = np.flatnonzero(data.lengths > (0 if data.final_observations is not None else 1))
+    records: list[dict[str, Any]] = [{} for _ in kept]
+    for record, i in zip(records, kept, strict=True):
+        if data.scenes is not None:
+            record["scene"] = data.scenes[i]
+        if dataset.policies is not None:
+            record["policy"] = str(dataset.policies[i])
+    return records
