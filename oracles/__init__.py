@@ -5,7 +5,16 @@ from __future__ import annotations
 from oracles.human import HumanOracle
 from oracles.partial_return import PartialReturnOracle
 from oracles.regret import RegretOracle
-from oracles.teachers import TEACHERS, Teacher, find_teacher
+from oracles.teachers import CROWDS, TEACHERS, Teacher, find_teacher
 from oracles.vlm import VLMOracle
 
-__all__ = ["TEACHERS", "HumanOracle", "PartialReturnOracle", "RegretOracle", "Teacher", "VLMOracle", "find_teacher"]
+__all__ = [
+    "CROWDS",
+    "TEACHERS",
+    "HumanOracle",
+    "PartialReturnOracle",
+    "RegretOracle",
+    "Teacher",
+    "VLMOracle",
+    "find_teacher",
+]

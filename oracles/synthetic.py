@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.teachers import TEACHERS, Teacher, find_teacher
+from oracles.teachers import CROWDS, TEACHERS, Teacher, find_teacher
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array, Segment
@@ -37,12 +37,12 @@ class SyntheticOracle(Oracle):
     ) -> None:
         """Make a rater.
 
-        teacher: a `Teacher`, or one of B-Pref's: oracle, mistake, noisy, skip, myopic, equal.
+        teacher: a `Teacher`, one of B-Pref's (oracle, mistake, noisy, skip, myopic, equal), or one of `CROWDS`.
         soft: answer with the chance that each segment would have been preferred, mistakes included, instead of a draw.
         annotator: name of the simulated person, so that several can be told apart; the teacher's name if empty.
         """
         self.teacher = find_teacher(teacher) if isinstance(teacher, str) else teacher
-        preset = next((name for name, known in TEACHERS.items() if known == self.teacher), "teacher")
+        preset = next((name for name, known in (TEACHERS | CROWDS).items() if known == self.teacher), "teacher")
         self.name = f"{self.kind}-{preset}"
         self.annotator = annotator or preset
         self.soft = soft
@@ -142,9 +142,24 @@ class SyntheticOracle(Oracle):
         probabilities = self._prefer(worth)
         if teacher.equal > 0 and tie_below is not None:
             near = best[:, None] - scores < tie_below
+            if teacher.exact_ties == "guess" and teacher.threshold_scale == "quantile" and not self.soft:
+                near |= self._fill_quantile(worth, scores, tie_below)
             tied = near.sum(axis=1) > 1
             probabilities[tied] = near[tied] / near[tied].sum(axis=1, keepdims=True)
         return skipped, probabilities
+
+    def _fill_quantile(self, worth: Array, scores: Array, tie_below: float) -> Array:
+        """Which segments [Q, K] are tied with the best although their difference is the threshold itself, by chance.
+
+        Where many differences are equal (a sparse reward's are mostly 0), fewer than the share `equal` lie below it.
+        """
+        pool, ranked = self._differences[worth.shape[2]], np.sort(scores, axis=1)
+        reach = ROUNDING * float(np.abs(worth).sum(axis=2).max())
+        below, here = np.mean(pool < tie_below - reach), np.mean(np.abs(pool - tie_below) <= reach)
+        chance = (self.teacher.equal - below) / here if here > 0 else 0.0
+        drawn = self._rng.random(len(scores)) < chance
+        level: Array = (np.abs(ranked[:, -1] - ranked[:, -2] - tie_below) <= reach) & drawn
+        return level[:, None] & (ranked[:, -1:] - scores <= tie_below + reach)
 
     def _prefer(self, worth: Array) -> Array:
         """Myopia, rationality and mistakes: probabilities [Q, K], one-hot unless soft or exactly tied."""
@@ -161,7 +176,7 @@ class SyntheticOracle(Oracle):
             # A mistake moves the preference to one of the K - 1 others, each alike.
             chances = (1.0 - teacher.mistake) * chances + teacher.mistake * (1.0 - chances) / (count - 1)
             return chances
-        if not teacher.rational:
+        if not teacher.rational or teacher.exact_ties == "guess":
             draws: Array = self._rng.random((queries, 1))
             chosen = (draws > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
             chances = np.eye(count)[chosen]

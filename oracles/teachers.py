@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from oracles.crowds import crowd_rates
 from prefenvs.errors import PrefenvsError, near_matches
 
 
@@ -40,8 +41,12 @@ class Teacher:
     """
     units: Literal["raw", "standardised"] = "raw"
     """Unit of the scores that beta multiplies: the task's own, or the standard deviation over steps asked so far."""
-    exact_ties: Literal["half", "first"] = "half"
-    """A rational rater's answer where G'_k are equal: a tie, or the first segment, as in B-Pref's code."""
+    exact_ties: Literal["half", "first", "guess"] = "half"
+    """A rational rater's answer where G'_k are equal: a tie; the first segment, as in B-Pref's code; or one at random.
+
+    With "guess" and threshold_scale="quantile", the share `equal` of queries is tied even where more of them have equal
+    segments: which of those is drawn.
+    """
     double_scale: bool = False
     """From the second session on, multiply policy-scaled thresholds by `skip` and `equal` twice.
 
@@ -68,7 +73,7 @@ class Teacher:
                 raise PrefenvsError(f"as quantiles, skip and equal are at most 1, got {self.skip} and {self.equal}")
         elif not 0.0 < scale < math.inf:
             raise PrefenvsError(f"a fixed threshold_scale is a segment score above 0, got {scale}")
-        for name, known in (("units", ("raw", "standardised")), ("exact_ties", ("half", "first"))):
+        for name, known in (("units", ("raw", "standardised")), ("exact_ties", ("half", "first", "guess"))):
             if getattr(self, name) not in known:
                 raise PrefenvsError(f"a teacher's {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.double_scale and scale != "policy":
@@ -90,11 +95,20 @@ TEACHERS = {
 }
 """B-Pref's six teachers, by its names in lower case."""
 
+CROWDS = {
+    name: Teacher(mistake=1.0 - agreement, equal=ties, threshold_scale="quantile", exact_ties="guess")
+    for name, (agreement, ties) in crowd_rates().items()
+}
+"""Raters that agree with the true return, and call segments equal, as often as the people of `oracles.crowds` do."""
+
 
 def find_teacher(name: str) -> Teacher:
-    """Return one of `TEACHERS`; raises PrefenvsError for an unknown name."""
-    if name not in TEACHERS:
+    """Return one of `TEACHERS` or `CROWDS`; raises PrefenvsError for an unknown name."""
+    known = TEACHERS | CROWDS
+    if name not in known:
+        domains = [crowd for crowd in CROWDS if crowd.count("-") == 1]
         raise PrefenvsError(
-            f"unknown teacher {name!r}: choose one of {', '.join(TEACHERS)}.{near_matches(name, TEACHERS)}"
+            f"unknown teacher {name!r}: choose one of {', '.join([*TEACHERS, *domains])}, or a single data set's crowd."
+            f"{near_matches(name, known)}"
         )
-    return TEACHERS[name]
+    return known[name]
