@@ -13,6 +13,7 @@ from prefenvs.cli.doctor import Doctor
 from prefenvs.cli.evaluate import Evaluate
 from prefenvs.cli.judge import Judge
 from prefenvs.cli.label import Label
+from prefenvs.cli.labels import LabelsImport, LabelsReport
 from prefenvs.cli.record import Record
 from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.tasks import Tasks
@@ -25,6 +26,7 @@ StoreCommand = (
     | Annotated[StoreExport, subcommand("export")]
     | Annotated[StoreImport, subcommand("import")]
 )
+LabelsCommand = Annotated[LabelsReport, subcommand("report")] | Annotated[LabelsImport, subcommand("import")]
 Command = (
     Annotated[Tasks, subcommand("tasks")]
     | Annotated[Doctor, subcommand("doctor")]
@@ -33,6 +35,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Label, subcommand("label")]
+    | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
 )

@@ -1,0 +1,121 @@
+"""`prefenvs labels report`: look into published label files before learning from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tyro.conf import Positional
+
+from prefenvs.errors import PrefenvsError
+
+if TYPE_CHECKING:
+    from prefenvs.datasets.label_report import LabelReport
+
+SHORT = {
+    "preference-transformer": "PT",
+    "uni-rlhf": "Uni-RLHF",
+    "uni-rlhf-script": "script",
+}
+"""Who published labels, as the table has it."""
+
+
+@dataclass(frozen=True)
+class LabelsReport:
+    """Check label files of Preference Transformer or Uni-RLHF; the exit status is 1 if one is unfit to learn from."""
+
+    folders: Annotated[tuple[Path, ...], Positional]
+    """Folders that each hold the label and index files of one data set, or the label files in them."""
+    dataset: str | None = None
+    """The data that the labels are about, a D4RL name or file, to check rows and agreement with the true return."""
+    script: Path | None = None
+    """Scripted labels of the same pairs, to check agreement without the data."""
+    rows: Literal["qlearning", "raw"] = "qlearning"
+    """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
+    tie_below: float = 0.0
+    """True returns that differ by no more count as a tie; Uni-RLHF's scripts take 10 on MuJoCo tasks."""
+    json: bool = False
+    """Print one JSON object for each file."""
+
+    def run(self) -> None:
+        """Print a table, then faults and remarks."""
+        from prefenvs.datasets.human_labels import read_labels
+        from prefenvs.datasets.label_report import report_labels
+        from prefenvs.datasets.offline import load_dataset
+
+        if not self.folders:
+            raise PrefenvsError("name at least one folder of label files: prefenvs labels report FOLDER...")
+        dataset = None if self.dataset is None else load_dataset(self.dataset)
+        script = None if self.script is None else read_labels(self.script)
+        reports = [
+            report_labels(read_labels(folder), dataset, script, self.rows, self.tie_below) for folder in self.folders
+        ]
+        if self.json:
+            for report in reports:
+                print(json.dumps(dataclasses.asdict(report)))
+        else:
+            _print(reports)
+        if any(report.faults for report in reports):
+            raise SystemExit(1)
+
+
+def _print(reports: list[LabelReport]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
+    table.add_column("labels of", no_wrap=True)
+    table.add_column("by", no_wrap=True)
+    for column in ("pairs", "T", "1st/2nd", "ties", "cross", "agree"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for report in reports:
+        table.add_row(
+            escape(report.name),
+            SHORT[report.layout],
+            f"{report.pairs:,}",
+            str(report.length),
+            f"{report.first}/{report.second}",
+            f"{report.ties / report.pairs:.1%}",
+            "-" if report.crossing is None else f"{report.crossing:.1%}",
+            "-" if report.agreement is None else f"{report.agreement:.1%}",
+        )
+    Console().print(table)
+    for report in reports:
+        for kind, lines in (("FAULT", report.faults), ("remark", report.remarks)):
+            for line in lines:
+                print(f"{kind}: {report.name}: {line}")
+        if report.agreement is not None:
+            print(f"{report.name}: {report.compared} pairs decided by both; the return ties {report.script_ties:.1%}")
+
+
+@dataclass(frozen=True)
+class LabelsImport:
+    """Put a label file into a preference store, with the segments that it is about."""
+
+    folder: Annotated[Path, Positional]
+    """Folder that holds the label and index files of one data set, or the label file in it."""
+    dataset: str
+    """The data that the labels are about, a D4RL name or file."""
+    store: str
+    """Path of the SQLite file, which is made where there is none, or postgresql:// URL."""
+    rows: Literal["qlearning", "raw"] = "qlearning"
+    """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
+    crossing: Literal["refuse", "drop"] = "refuse"
+    """What to do where a pair has a segment across an episode's end: nothing is imported, or the pair is left out."""
+
+    def run(self) -> None:
+        """Import all labels or none, and print how many."""
+        from prefenvs.datasets.human_labels import label_preferences, read_labels
+        from prefenvs.datasets.offline import load_dataset
+        from prefenvs.store import Store
+
+        labels = read_labels(self.folder)
+        preferences = label_preferences(labels, load_dataset(self.dataset), self.rows, self.crossing)
+        with Store(self.store) as store:
+            store.add_preferences(preferences, run=labels.name)
+        left_out = len(labels) - len(preferences)
+        print(f"{len(preferences)} labels of {labels.name} are in {self.store}; {left_out} left out")
