@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from tyro.conf import arg
 
 import prefenvs
+from prefenvs.cli.vlm import VLMOptions
 from prefenvs.envs.delivery_board import find_board
 from prefenvs.envs.delivery_values import BoardValues
 from prefenvs.errors import PrefenvsError
@@ -35,11 +39,14 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal (simulated), regret (Delivery-v0), or human (`prefenvs label`)."""
+    """oracle, mistake, noisy, skip, myopic, equal (simulated), regret (Delivery-v0), human (a person), or vlm."""
     store: str | None = None
-    """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL."""
+    """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL.
+
+    With --oracle vlm: where prompts and replies are kept, if not in the run folder's own store.
+    """
     wait: bool = False
-    """With --oracle human: stop at each session until people have answered; otherwise training goes on meanwhile."""
+    """With --oracle human or vlm: stop at each session until all is answered; otherwise training goes on meanwhile."""
     steps: int | None = None
     """Environment steps."""
     seed: int = 0
@@ -72,6 +79,8 @@ class TrainOptions:
     """Continue the run in this folder; all other options come from it."""
     progress: bool = True
     """Show a progress bar with an ETA."""
+    vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
+    """With --oracle vlm: the model."""
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
@@ -79,7 +88,8 @@ class TrainOptions:
         if self.resume is not None:
             run = Run.open(self.resume)
             self._check_command(run)
-            options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
+            now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
+            options = dataclasses.replace(self, **run.config | now)
             options._train(*options._make_agent(options._find_task()), run, resume=True)
             return
         task = self._find_task()
@@ -94,10 +104,15 @@ class TrainOptions:
         import torch
 
         from agents.training import train
-        from oracles import HumanOracle
+        from oracles import HumanOracle, VLMOracle
 
         torch.set_num_threads(self.threads)
-        with Store(run.path("preferences.sqlite")) as store:
+        with contextlib.ExitStack() as stack:
+            store = stack.enter_context(Store(run.path("preferences.sqlite")))
+            if isinstance(agent.oracle, VLMOracle):
+                agent.oracle.store, agent.oracle.run = agent.oracle.store or store, run.folder.name
+                # Calls under way when training ends have been paid for, and are written down.
+                stack.enter_context(agent.oracle)
             if isinstance(agent.oracle, HumanOracle):
                 # What people are asked and answer is in a store already, under the name of the run's folder.
                 agent.oracle.run = run.folder.name
@@ -117,13 +132,15 @@ class TrainOptions:
         """Return the people behind a store, or the simulated teacher of that name; none for the upper bound."""
         from oracles import HumanOracle, PartialReturnOracle, RegretOracle
 
+        if self.oracle == "vlm" and not self.true_reward:
+            return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
         people = self.oracle == "human" and not self.true_reward
         if people and self.store is not None:
             return HumanOracle(Store(self.store), wait=self.wait)
         if people:
             raise PrefenvsError("--oracle human needs the store that people label: --store labels.sqlite")
         if self.store is not None or self.wait:
-            raise PrefenvsError(f"--store and --wait go with --oracle human, not with {self.oracle!r}")
+            raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
         if self.true_reward:
             return None
         if self.oracle != "regret":

@@ -35,6 +35,11 @@ class Recorded(Oracle):
         return answers
 
     @property
+    def waiting(self) -> bool:  # type: ignore[override]
+        """Whether the oracle behind it blocks because the user asked for that."""
+        return self.oracle.waiting
+
+    @property
     def pending(self) -> int:
         """Number of asked queries whose answers have not been handed out."""
         return self.oracle.pending + len(self._unstored)

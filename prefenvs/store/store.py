@@ -235,6 +235,12 @@ class Store:
         with reading(self._engine) as connection:
             return connection.scalar(select if run is None else select.where(requests.c.run == run)) or 0
 
+    def pending_runs(self) -> list[str]:
+        """Return the names of the runs that have pending queries, the one that asked first first."""
+        select = sa.select(requests.c.run).where(_unanswered(None)).group_by(requests.c.run)
+        with reading(self._engine) as connection:
+            return list(connection.scalars(select.order_by(sa.func.min(requests.c.seq))))
+
     def find_queries(self, ids: Iterable[str], with_true_rewards: bool = False) -> dict[str, Query]:
         """Return queries by id; ids that the store does not hold are left out."""
         with reading(self._engine) as connection:

@@ -1,0 +1,174 @@
+"""How good a rater is: its answers beside the true returns, by size of the true difference, and what they cost."""
+
+from __future__ import annotations
+
+import math
+import time as clock
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from oracles.partial_return import true_rewards
+from oracles.vlm.oracle import VLMOracle
+from oracles.vlm.verdicts import Judgement
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.segments import Array
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` of `count`, and the 95% interval of the share that stands behind it (Wilson 1927)."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """The share; NaN of none."""
+        return self.hits / self.count if self.count else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds of the interval."""
+        if not self.count:
+            return 0.0, 1.0
+        n, p = self.count, self.value
+        centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+        half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+        return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Queries whose true difference |R_1 - R_2| lies from `low` to `high`: how many, answered, and answered rightly."""
+
+    low: float
+    high: float
+    queries: int
+    right: Share
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A rater measured on queries whose true returns are known.
+
+    right: of the answers that are neither skip nor tie, on queries whose returns differ, those that prefer the segment
+    of the greater return. first: of all choices made, those that fell on what was shown first; without a position bias
+    about half. consistent: of the queries shown in both orders, those with the same choice. skips: by reason; ties:
+    answers without a best segment. bins: by quantiles of the true difference. cost, tokens: of all; seconds: on the
+    clock.
+    """
+
+    queries: int
+    right: Share
+    first: Share
+    consistent: Share
+    ties: int
+    skips: Counter[str] = field(hash=False)
+    bins: tuple[Bin, ...]
+    cost: float
+    tokens: int
+    seconds: float
+
+    @property
+    def useful(self) -> int:
+        """Answers that a learner can use: all but the skips."""
+        return self.queries - sum(self.skips.values())
+
+    @property
+    def cost_per_label(self) -> float:
+        """Money for each useful answer; NaN if there is none."""
+        return self.cost / self.useful if self.useful else math.nan
+
+
+def calibrate(oracle: Oracle, queries: Sequence[Query], bins: int = 4, patience: float | None = None) -> Calibration:
+    """Ask a rater about queries of two segments with true rewards, wait for its answers, and measure them.
+
+    bins: quantiles that the true differences are divided into. patience: seconds to wait; None is for as long as it
+    takes. A rater that ends half-way, by its budget or an outage, is measured on what it has answered. Raises
+    PrefenvsError if a segment has no true rewards, or if nothing was answered.
+    """
+    begun = clock.monotonic()
+    differences = true_differences(queries)
+    oracle.ask(list(queries))
+    answers: dict[str, Preference] = {}
+    while True:
+        waiting = oracle.pending
+        answers.update({answer.query.id: answer for answer in oracle.collect()})
+        trouble = getattr(oracle, "trouble", None)
+        if not waiting or trouble is not None:
+            break
+        if patience is not None and clock.monotonic() - begun > patience:
+            raise PrefenvsError(f"{oracle.pending} of {len(queries)} queries were not answered within {patience:g} s")
+        clock.sleep(0.02)
+    if isinstance(oracle, VLMOracle):
+        oracle.settle()
+        answers.update({answer.query.id: answer for answer in oracle.collect()})
+    asked = [(query, difference) for query, difference in zip(queries, differences, strict=True) if query.id in answers]
+    if not asked:
+        trouble = getattr(oracle, "trouble", None)
+        raise PrefenvsError(f"the rater answered none of the queries{f': {trouble.message}' if trouble else ''}")
+    return _measure(oracle, asked, answers, bins, clock.monotonic() - begun)
+
+
+def true_differences(queries: Sequence[Query]) -> Array:
+    """Return R_1 - R_2 of each query, [Q] float64, from true rewards."""
+    if any(len(query.segments) != 2 for query in queries):
+        raise PrefenvsError("raters are measured on queries of 2 segments")
+    returns = [[float(true_rewards([segment]).sum()) for segment in query.segments] for query in queries]
+    pairs = np.asarray(returns, np.float64).reshape(-1, 2)
+    difference: Array = pairs[:, 0] - pairs[:, 1]
+    return difference
+
+
+def _measure(
+    oracle: Oracle, asked: Sequence[tuple[Query, float]], answers: dict[str, Preference], bins: int, seconds: float
+) -> Calibration:
+    judgements: dict[str, Judgement] = getattr(oracle, "judgements", {})
+    skips: Counter[str] = Counter()
+    first: list[bool] = []
+    consistent: list[bool] = []
+    right = np.full(len(asked), np.nan)
+    ties = 0
+    for i, (query, difference) in enumerate(asked):
+        answer, judgement = answers[query.id], judgements.get(query.id)
+        if judgement is not None:
+            first += [o.chance > 0.5 for o in judgement.opinions if o.chance is not None and o.chance != 0.5]
+            consistent += [] if judgement.consistent is None else [judgement.consistent]
+        elif answer.shown is not None and answer.best is not None:
+            first.append(answer.shown[0] == answer.best)
+        if answer.skipped:
+            skips[judgement.reason if judgement is not None else "skipped"] += 1
+        elif answer.best is None:
+            ties += 1
+        elif difference != 0:
+            right[i] = (answer.best == 0) == (difference > 0)
+    sizes = np.abs([difference for _, difference in asked])
+    used = [judgements[query.id] for query, _ in asked if query.id in judgements]
+    return Calibration(
+        queries=len(asked),
+        right=_share(right),
+        first=Share(sum(first), len(first)),
+        consistent=Share(sum(consistent), len(consistent)),
+        ties=ties,
+        skips=skips,
+        bins=tuple(_bins(sizes, right, bins)),
+        cost=sum(judgement.cost for judgement in used),
+        tokens=sum(judgement.tokens_in + judgement.tokens_out for judgement in used),
+        seconds=seconds,
+    )
+
+
+def _share(right: Array) -> Share:
+    return Share(int(np.nansum(right)), int(np.isfinite(right).sum()))
+
+
+def _bins(sizes: Array, right: Array, count: int) -> list[Bin]:
+    """Divide queries into `count` groups of equal number by the size of their true difference."""
+    groups = np.array_split(np.argsort(sizes, kind="stable"), min(count, len(sizes)))
+    return [Bin(float(sizes[g[0]]), float(sizes[g[-1]]), len(g), _share(right[g])) for g in groups]

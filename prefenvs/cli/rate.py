@@ -1,0 +1,280 @@
+"""`prefenvs rate`: let a model label pending queries or a data set, or measure how good it is."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from tqdm import tqdm
+from tyro.conf import arg
+
+from prefenvs.cli.vlm import VLMOptions
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Oracle, Query, make_pairs
+from prefenvs.store import Store, list_calls
+from prefenvs.tasks import find_task
+
+if TYPE_CHECKING:
+    from oracles.calibration import Calibration
+
+# Queries loaded at a time, and how few may be left before more are loaded.
+CHUNK, FEW = 256, 64
+SLEEP = 0.05
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Let a model (or a simulated teacher) answer the pending queries of a store, or pairs sampled from a data set.
+
+    Answers go into the store as they come, so the same command continues what Ctrl-C, a crash or the end of the budget
+    stopped, and pays for nothing twice. With --check it is measured against the true returns instead.
+    """
+
+    store: str | None = None
+    """Store whose pending queries are answered, and where prompts and replies are kept."""
+    task_run: str | None = None
+    """With --store: only the queries of this run."""
+    dataset: str | None = None
+    """Data set to label, by name or path; answers go into --store, data-set-labels.sqlite by default."""
+    pairs: int = 1_000
+    """With --dataset: pairs to sample, in all."""
+    task: str | None = None
+    """Task of a --check without data, or of a data set that does not tell it."""
+    segment_length: int | None = None
+    """Steps in a sampled segment; the task's own by default."""
+    check: int | None = None
+    """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
+    oracle: str = "vlm"
+    """vlm, or a simulated teacher: oracle, mistake, noisy, skip, myopic, equal."""
+    seed: int = 0
+    """Seed of the sample, and of a simulated teacher."""
+    audit: bool = False
+    """Print every call in --store as a line of JSON, prompts and replies, and do nothing else."""
+    copy_prompts: Path | None = None
+    """Copy the shipped prompts into this folder, to be edited, and do nothing else."""
+    progress: bool = True
+    """Show a progress bar with an ETA and the cost so far."""
+    vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
+    """The model."""
+
+    def run(self) -> None:
+        """Copy prompts, list calls, measure, or label."""
+        if self.copy_prompts is not None:
+            from oracles.vlm import copy_prompts
+
+            print("\n".join(str(path) for path in copy_prompts(self.copy_prompts)))
+        elif self.audit:
+            with self._open_store(create=False) as store:
+                for call in list_calls(store, self.task_run):
+                    print(json.dumps(asdict(call) | {"prompt": json.loads(call.prompt)}))
+        elif self.check is not None:
+            self._check(self.check)
+        else:
+            self._label()
+
+    def _label(self) -> None:
+        if self.dataset is None:
+            with self._open_store(create=False) as store:
+                runs = [self.task_run] if self.task_run is not None else store.pending_runs()
+                if not any(store.count_pending(run) for run in runs):
+                    print(f"no query of {self.store} waits for an answer")
+                for run in runs:
+                    self._label_run(store, run)
+            return
+        queries = self._sample_dataset(self.pairs)
+        name = f"rate {self.dataset}"
+        with Store(self.store or f"{Path(self.dataset).name}-labels.sqlite") as store:
+            store.add_queries(queries, run=name)
+            self._label_run(store, name)
+            print(f"labels are in {store}, run {name!r}")
+
+    def _label_run(self, store: Store, run: str) -> None:
+        """Answer the pending queries of one run."""
+        first = store.pending_queries(run=run, limit=1)
+        if not first:
+            return
+        oracle = self._make_oracle(first[0].segments[0].task, store, run)
+        _Labelling(store, run, oracle, self.progress).finish()
+
+    def _check(self, count: int) -> None:
+        from oracles.calibration import calibrate
+
+        if count < 2:
+            raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
+        if self.dataset is not None:
+            queries = self._sample_dataset(count)
+        elif self.store is not None and self.task is None:
+            queries = self._sample_store(count)
+        elif self.task is not None:
+            queries = self._sample_behaviour(count)
+        else:
+            raise PrefenvsError("--check needs queries: name a --task, a --dataset, or a --store with true rewards")
+        store = None if self.store is None else Store(self.store)
+        oracle = self._make_oracle(queries[0].segments[0].task, store, "check")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                found = calibrate(oracle, queries)
+        finally:
+            _close(oracle)
+            if store is not None:
+                store.close()
+        if found.queries < len(queries):
+            trouble = getattr(oracle, "trouble", None)
+            print(f"only {found.queries} of {len(queries)} were answered{f': {trouble.message}' if trouble else ''}")
+        print_calibration(found, oracle.name)
+
+    def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
+        from oracles import PartialReturnOracle
+
+        if self.oracle == "vlm":
+            return self.vlm.make(find_task(task or self.task or ""), store, run)
+        return PartialReturnOracle(self.oracle, seed=self.seed)
+
+    def _open_store(self, create: bool) -> Store:
+        if self.store is None:
+            raise PrefenvsError("say what to rate: --store FILE, --dataset NAME, or --check N --task ID")
+        return Store(self.store, create=create)
+
+    def _sample_dataset(self, count: int) -> list[Query]:
+        from prefenvs.datasets.offline import load_dataset
+
+        if count < 1:
+            raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
+        assert self.dataset is not None
+        trajectories = load_dataset(self.dataset, self.task).trajectories
+        if self.oracle == "vlm" and trajectories.states is None:
+            raise PrefenvsError(
+                f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments"
+            )
+        if not trajectories.task and not self.task:
+            raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")
+        length = self.segment_length or find_task(trajectories.task or self.task or "").segment_length
+        return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
+
+    def _sample_store(self, count: int) -> list[Query]:
+        assert self.store is not None
+        with Store(self.store, create=False) as store:
+            ids = sorted({event.query for event in store.events_after() if event.query is not None})
+            ids += [query.id for query in store.pending_queries() if query.id not in set(ids)]
+            found = store.find_queries(ids, with_true_rewards=True)
+        known = [query for query in found.values() if all(s.true_rewards is not None for s in query.segments)]
+        if len(known) < 2:
+            raise PrefenvsError(f"{self.store} holds {len(known)} queries with true rewards: name a --task instead")
+        chosen = np.random.default_rng(self.seed).permutation(len(known))[:count]
+        return [known[i] for i in chosen]
+
+    def _sample_behaviour(self, count: int) -> list[Query]:
+        from prefenvs.cli.wandering import wander
+
+        task = find_task(self.task or "")
+        length = self.segment_length or task.segment_length
+        trajectories = wander(task, episodes=min(20, 4 + count // 10), seed=self.seed)
+        return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
+
+
+class _Labelling:
+    """The pending queries of one run on their way to a rater and back."""
+
+    def __init__(self, store: Store, run: str, oracle: Oracle, progress: bool) -> None:
+        self.store, self.run, self.oracle = store, run, oracle
+        self.skipped = self.labelled = 0
+        self._asked: set[str] = set()
+        self._bar = tqdm(
+            total=store.count_pending(run), desc=run or "queries", unit="query", disable=None if progress else True
+        )
+
+    def finish(self) -> None:
+        """Answer all queries; what has been answered is stored whatever ends it."""
+        try:
+            with self._bar, warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                while self._step():
+                    time.sleep(SLEEP if self.oracle.pending else 0.0)
+        except BaseException:
+            # What is under way has been paid for.
+            _close(self.oracle)
+            self._store_answers()
+            self._report()
+            raise
+        _close(self.oracle)
+        self._report()
+        trouble = getattr(self.oracle, "trouble", None)
+        left = self.store.count_pending(self.run)
+        if trouble is not None and left:
+            raise PrefenvsError(f"{trouble.message}; {left} queries are left, which the same command goes on with")
+
+    def _step(self) -> bool:
+        """Ask what may be asked, store what has been answered; tell whether there is more to come."""
+        trouble = getattr(self.oracle, "trouble", None)
+        if self.oracle.pending < FEW and trouble is None:
+            waiting = self.store.pending_queries(
+                run=self.run, limit=self.oracle.pending + CHUNK, with_true_rewards=self.oracle.name != "vlm"
+            )
+            new = [query for query in waiting if query.id not in self._asked]
+            self._asked |= {query.id for query in new}
+            self.oracle.ask(new)
+        answered = self._store_answers()
+        return answered > 0 or (self.oracle.pending > 0 and trouble is None)
+
+    def _store_answers(self) -> int:
+        answers = self.oracle.collect()
+        self.store.add_preferences(answers, run=self.run)
+        self.skipped += sum(answer.skipped for answer in answers)
+        self.labelled += sum(not answer.skipped for answer in answers)
+        self._bar.set_postfix({"skipped": self.skipped, **self._costs()}, refresh=False)
+        self._bar.update(len(answers))
+        return len(answers)
+
+    def _costs(self) -> dict[str, str]:
+        if self.oracle.name != "vlm":
+            return {}
+        tokens, cost = getattr(self.oracle, "tokens", 0), getattr(self.oracle, "cost", 0.0)
+        return {"tokens": f"{tokens:,.0f}", **({"cost": f"{cost:.4f}"} if cost else {})}
+
+    def _report(self) -> None:
+        reasons = Counter[str](getattr(self.oracle, "reasons", ()))
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        used = ", ".join(f"{value} {name}" for name, value in self._costs().items())
+        about = f"{self.labelled} labels, {self.skipped} skips{f' ({why})' if why else ''}"
+        print(f"{self.run or 'queries'}: {about}{f'; {used}' if used else ''}")
+
+
+def print_calibration(found: Calibration, name: str) -> None:
+    """Print what a rater was found to be."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    def percent(share: object) -> str:
+        value, (low, high) = share.value, share.interval  # type: ignore[attr-defined]
+        return "-" if value != value else f"{value:.1%} ({low:.1%} to {high:.1%})"
+
+    skipped = sum(found.skips.values())
+    why = ", ".join(f"{reason} {count}" for reason, count in found.skips.most_common())
+    print(f"{name}: {found.queries} queries whose true returns are known, {found.seconds:.1f} s")
+    print(f"accuracy: {percent(found.right)} of {found.right.count} choices, with the 95% interval")
+    print(f"abstention: {skipped / found.queries:.1%}{f' ({why})' if why else ''}; ties: {found.ties}")
+    if found.first.count:
+        print(f"order bias: the one shown first was chosen in {percent(found.first)}; 50% has no bias")
+    if found.consistent.count:
+        print(f"same choice in both orders: {percent(found.consistent)}")
+    if found.tokens:
+        print(f"cost: {found.cost:.4f}, {found.tokens:,} tokens; per useful label: {found.cost_per_label:.6f}, "
+              f"{found.tokens / max(found.useful, 1):,.0f} tokens")  # fmt: skip
+    table = Table("true difference", Column("queries", justify="right"), "accuracy", box=SIMPLE_HEAD)
+    for part in found.bins:
+        table.add_row(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right))
+    Console().print(table)
+
+
+def _close(oracle: Oracle) -> None:
+    close = getattr(oracle, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,179 @@
+"""`prefenvs rate` and `prefenvs train --oracle vlm`, as programs against a real HTTP server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from server import hashes, judge_by
+
+from oracles.calibration import calibrate
+from oracles.partial_return import PartialReturnOracle
+from prefenvs.cli import main
+from prefenvs.runs import Run
+from prefenvs.store import Store, list_calls
+
+TASK = "Pendulum-v1"
+
+
+def options(server, *more):
+    return ["--vlm-url", server.url, "--vlm-model", "m", "--vlm-size", "32", "--vlm-stages", "one", *more]
+
+
+def fill(path, queries, run="lesson"):
+    with Store(path) as store:
+        store.add_queries(queries, run=run)
+    return judge_by({s.hash: float(s.true_rewards.sum()) for q in queries for s in q.segments}.__getitem__)
+
+
+def test_pending_queries_are_labelled_once(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    server = serve(fill(path, make_queries(12)))
+    for _ in range(2):
+        main(["rate", "--store", str(path), "--no-progress", *options(server)])
+    out = capsys.readouterr().out
+    assert "lesson: 12 labels, 0 skips; 1,320 tokens" in out
+    assert "no query" in out
+    assert len(server.requests) == 12
+    with Store(path) as store:
+        for answer in store.preferences(run="lesson", with_true_rewards=True):
+            assert answer.best == np.argmax([s.true_rewards.sum() for s in answer.query.segments])
+            assert (answer.oracle, answer.annotator) == ("vlm", "m")
+    main(["rate", "--store", str(path), "--audit"])
+    calls = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(calls) == 12
+    assert all("pointing straight up" in json.dumps(call["prompt"]) and call["reply"] for call in calls)
+
+
+def test_the_end_of_the_budget_is_told_and_a_larger_one_goes_on(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    server = serve(fill(path, make_queries(6)))
+    command = ["rate", "--store", str(path), "--no-progress", *options(server)]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--vlm-budget-queries", "4"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "4 of 4 queries are used up; 2 queries are left" in told
+    main([*command, "--vlm-budget-queries", "6"])
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "say what to rate"),
+        (["--store", "absent.sqlite"], "no store"),
+        (["--check", "10"], "name a --task"),
+        (["--check", "10", "--task", TASK], "--vlm-model"),
+        (["--check", "10", "--task", TASK, "--vlm-model", "m"], "OPENAI_API_KEY"),
+        (["--dataset", "nowhere"], "no data set"),
+        (["--check", "4", "--task", TASK, "--vlm-model", "m", "--vlm-url", "http://127.0.0.1:9/v1",
+          "--vlm-attempts", "1"], "cannot be reached"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_input_is_one_line(arguments, told, capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["rate", *arguments])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line
+
+
+def test_a_stopped_program_goes_on_and_pays_for_nothing_twice(make_queries, serve, tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    server = serve(fill(path, make_queries(40)), delay=0.1)
+    command = [sys.executable, "-m", "prefenvs", "rate", "--store", str(path), *options(server)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--vlm-concurrency", "2"], stderr=subprocess.PIPE, text=True, env=environment)
+    while len(server.requests) < 5:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    paid = len(server.requests)
+    assert 5 <= paid < 40
+    with Store(path) as store:
+        assert len(store.preferences(run="lesson")) == paid == len(list_calls(store))
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert len(server.requests) == 40
+
+
+def test_a_biased_rater_is_seen_through(make_queries) -> None:
+    queries = make_queries(200)
+    found = calibrate(PartialReturnOracle("mistake", seed=0), queries)
+    assert found.right.interval[0] < 0.9 < found.right.interval[1]
+    assert found.queries == sum(part.queries for part in found.bins) == 200
+    assert [part.high for part in found.bins] == sorted(part.high for part in found.bins)
+    noisy = calibrate(PartialReturnOracle("noisy", seed=0), queries)
+    assert noisy.bins[0].right.value < noisy.bins[-1].right.value
+
+
+def test_check_prints_what_a_model_is_worth(serve, tmp_path: Path, capsys) -> None:
+    verdicts = iter(["first", "unsure", "first", "first"] * 100)
+    server = serve(lambda request: json.dumps({"verdict": next(verdicts)}))
+    prices = ["--vlm-price-in", "1000", "--vlm-price-out", "1000", "--vlm-order", "both"]
+    main(["rate", "--check", "20", "--task", TASK, "--segment-length", "10", *options(server, *prices)])
+    out = capsys.readouterr().out
+    assert "20 queries whose true returns are known" in out
+    assert "shown first was chosen in 100.0%" in out
+    assert "same choice in both orders: 0.0%" in out
+    assert "verdict depends on the order" in out
+    assert f"cost: {40 * 0.11:.4f}, 4,400 tokens" in out
+    assert len(server.requests) == 40
+
+
+def test_check_on_a_store_of_known_returns(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    server = serve(fill(path, make_queries(12)))
+    main(["rate", "--check", "10", "--store", str(path), *options(server)])
+    assert "accuracy: 100.0%" in capsys.readouterr().out
+
+
+def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: Path, capsys) -> None:
+    """The stand-in cannot know returns of segments it has not seen, so it prefers the greater hash."""
+    server = serve(judge_by(lambda key: int(key[:8], 16)))
+    command = ["train", "pebble", "--task", TASK, "--oracle", "vlm", "--wait", "--preset", "small", "--no-progress",
+               "--steps", "700", "--labels", "8", "--per-session", "4", "--interact", "100", "--segment-length", "10",
+               "--unsupervised-steps", "300", "--learning-starts", "290", "--episodes", "1"]  # fmt: skip
+    path = str(tmp_path / "calls.sqlite")
+    Store(path).close()
+    main([*command, *options(server), "--folder", str(tmp_path / "a"), "--store", path])
+    assert 6 < len(server.requests) <= 8
+    with Store(path) as store:
+        assert {call.run for call in list_calls(store)} == {"a"}
+    with Store(tmp_path / "a" / "preferences.sqlite") as store:
+        assert len(store.preferences()) == 8
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert record["config"]["vlm"]["model"] == "m"
+    paid = len(server.requests)
+    server.close()
+    main([*command, *options(server, "--vlm-replay"), "--folder", str(tmp_path / "b"), "--store", path])
+    assert len(server.requests) == paid
+    same = [Run.open(tmp_path / name).rows("evaluations")[-1]["mean_return"] for name in "ab"]
+    assert same[0] == same[1]
+
+
+def test_training_without_a_model_is_refused_before_it_starts(capsys, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "pebble", "--task", TASK, "--oracle", "vlm", "--folder", str(tmp_path / "x")])
+    assert "--vlm-model" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_hashes_name_what_is_shown(make_queries, serve, tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    queries = make_queries(1)
+    fill(path, queries)
+    server = serve(lambda request: json.dumps({"verdict": "first"}))
+    main(["rate", "--store", str(path), "--no-progress", *options(server)])
+    assert sorted(hashes(server.requests[0])) == sorted(s.hash for s in queries[0].segments)
