@@ -49,10 +49,7 @@ class Run:
             "arguments": sys.argv[1:],
             "config": _plain(config),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "commit": _commit(),
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "versions": _versions(),
+            **provenance(),
         }
         _write_atomically(folder / "run.json", json.dumps(record, indent=2) + "\n")
         return run
@@ -137,6 +134,16 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def provenance() -> dict[str, Any]:
+    """Return which code runs on which machine: commit, python, machine, versions of the packages that decide results."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": _versions(),
+    }
 
 
 def _versions() -> dict[str, str]:

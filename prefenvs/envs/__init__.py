@@ -20,6 +20,8 @@ def make(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     Raises PrefenvsError for an unknown task, a package that is not installed, or an argument that the task refuses.
     """
     task = find_task(task_id)
+    if f"prefenvs/{task.id}" not in gymnasium.registry:
+        _register(task)  # one of the user's own, named by `module:NAME`
     try:
         return gymnasium.make(f"prefenvs/{task.id}", **kwargs)
     except TypeError as error:
@@ -42,17 +44,17 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     return (*wrappers, wrapper("HiddenReward", "hidden_reward", task_id=task.id))
 
 
-def _register() -> None:
-    for task in list_tasks():
-        gymnasium.register(
-            f"prefenvs/{task.id}",
-            entry_point="prefenvs.envs.adapters:make_source",
-            max_episode_steps=task.horizon,
-            # It would warn of the packages' own spaces and buffers; `prefenvs.envs.check` looks at what users get.
-            disable_env_checker=True,
-            additional_wrappers=_wrappers(task),
-            kwargs={"task_id": task.id},
-        )
+def _register(task: Task) -> None:
+    gymnasium.register(
+        f"prefenvs/{task.id}",
+        entry_point="prefenvs.envs.adapters:make_source",
+        max_episode_steps=task.horizon,
+        # It would warn of the packages' own spaces and buffers; `prefenvs.envs.check` looks at what users get.
+        disable_env_checker=True,
+        additional_wrappers=_wrappers(task),
+        kwargs={"task_id": task.id},
+    )
 
 
-_register()
+for _task in list_tasks():
+    _register(_task)

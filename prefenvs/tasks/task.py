@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.loading import entry_points, load_object
 
 FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "robotics", "gridworld")
 
@@ -80,7 +81,12 @@ class Task:
 @cache
 def _rows() -> dict[str, Task]:
     tables = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
-    return {task.id: task for table in tables for task in table}
+    rows = {task.id: task for table in tables for task in table}
+    for task in entry_points("prefenvs.tasks", Task):
+        if task.id in rows:
+            raise PrefenvsError(f"an installed package offers a task called {task.id!r}, which there is already")
+        rows[task.id] = task
+    return rows
 
 
 def list_tasks(family: str | None = None) -> list[Task]:
@@ -93,7 +99,12 @@ def list_tasks(family: str | None = None) -> list[Task]:
 
 
 def find_task(task_id: str) -> Task:
-    """Return the row of a task; "prefenvs/" in front is allowed."""
+    """Return the row of a task, or one of your own by `module:NAME`; "prefenvs/" in front is allowed."""
+    if ":" in task_id:
+        found = load_object(task_id, Task)
+        if _rows().setdefault(found.id, found) != found:
+            raise PrefenvsError(f"task {task_id!r} is called {found.id!r}, as another task is: give it another id")
+        return found
     task = _rows().get(task_id.removeprefix("prefenvs/"))
     if task is None:
         raise PrefenvsError(f"unknown task {task_id!r}.{near_matches(task_id, _rows())} `prefenvs tasks` lists all.")

@@ -1,0 +1,170 @@
+"""A benchmark's folder: one run folder for each cell, what came of it, and the suite that they belong to."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefenvs.bench.methods import find_method
+from prefenvs.bench.suite import Cell, Data, Limits, Suite
+from prefenvs.errors import PrefenvsError
+
+Status = Literal["missing", "stopped", "failed", "finished"]
+
+
+class DiskFull(PrefenvsError):
+    """No cell can go on; those that have finished are kept."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell: written when it has finished, failed for good, or been stopped by Ctrl-C.
+
+    error: why it failed, and the end of its output; attempts: how often it was started; seconds, cpu_seconds: of all of
+    them together; peak_gb: the largest; provenance: code, versions and machine; lines: the command lines.
+    """
+
+    status: Status
+    error: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_gb: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+class BenchFolder:
+    """Layout: suite.json, data/<name>/, cells/<cell>/run/ (the method's own), outcome.json, cell.json and log.txt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def cell(self, cell: Cell) -> Path:
+        """Folder of a cell."""
+        return self.folder / "cells" / cell.name
+
+    def run(self, cell: Cell) -> Path:
+        """Run folder of a cell, which its method writes."""
+        return self.cell(cell) / "run"
+
+    def data(self, data: Data) -> Path:
+        """Folder of a shared data set."""
+        return self.folder / "data" / data.name
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """What came of a cell so far."""
+        path = self.cell(cell) / "outcome.json"
+        if not path.exists():
+            return Outcome("missing")
+        record = json.loads(path.read_text())
+        return Outcome(**record | {"lines": tuple(record["lines"])})
+
+    def begin(self, cell: Cell) -> None:
+        """Make a cell's folder and note what is to run there."""
+        self.cell(cell).mkdir(parents=True, exist_ok=True)
+        write_json(self.cell(cell) / "cell.json", cell.definition)
+
+    def end(self, cell: Cell, outcome: Outcome) -> None:
+        """Note what came of a cell."""
+        write_json(self.cell(cell) / "outcome.json", dataclasses.asdict(outcome))
+
+    def forget(self, cell: Cell) -> None:
+        """Remove what an attempt left, so that the next one starts afresh."""
+        shutil.rmtree(self.run(cell), ignore_errors=True)
+        (self.cell(cell) / "outcome.json").unlink(missing_ok=True)
+
+    def save_suite(self, suite: Suite) -> None:
+        """Note the whole suite; raises a PrefenvsError if the folder holds another, or cells defined otherwise."""
+        path = self.folder / "suite.json"
+        if path.exists() and (held := json.loads(path.read_text())["name"]) != suite.name:
+            raise PrefenvsError(f"{self.folder} holds the suite {held!r}; choose another --folder for {suite.name!r}")
+        for cell in suite.cells():
+            written = self.cell(cell) / "cell.json"
+            if written.exists() and json.loads(written.read_text()) != json.loads(json.dumps(cell.definition)):
+                raise PrefenvsError(
+                    f"{self.cell(cell)} was run with other options than suite {suite.name!r} has now: "
+                    "choose another --folder, or remove that one to run it again"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, describe(suite))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runners out of the folder meanwhile."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PrefenvsError(f"another `prefenvs bench run` is at work in {self.folder}") from None
+            yield
+
+    def check_space(self, needed_gb: float) -> None:
+        """Raise DiskFull if the disk has less space left."""
+        free = shutil.disk_usage(self.folder).free / 1e9
+        if free < needed_gb:
+            raise DiskFull(
+                f"the disk of {self.folder} has {free:.1f} GB left, less than {needed_gb:g}: make room and run the same "
+                "command again, finished cells are kept (--min-free-gb sets the threshold)"
+            )
+
+
+def describe(suite: Suite) -> dict[str, Any]:
+    """Return a suite as JSON holds it, its cells written out."""
+    plain = {name: getattr(suite, name) for name in ("name", "sentence", "reduced", "measure", "published")}
+    cells = suite.cells()
+    methods = {name: find_method(name) for name in dict.fromkeys(cell.method for cell in cells)}
+    shown = {
+        name: {key: getattr(method, key) for key in ("title", "upper", "upper_bound", "asks", "offline")}
+        for name, method in methods.items()
+    }
+    measures = {task: suite.task_measure(task) for task in dict.fromkeys(cell.task for cell in cells)}
+    return plain | {"methods": shown, "measures": measures, "cells": [cell.definition for cell in cells]}
+
+
+def read_suite(folder: Path) -> tuple[dict[str, Any], list[Cell]]:
+    """Read what `save_suite` wrote: the suite's description and all its cells."""
+    path = folder / "suite.json"
+    if not path.is_file():
+        raise PrefenvsError(f"{folder} holds no benchmark: there is no suite.json; `prefenvs bench run` writes one")
+    record = json.loads(path.read_text())
+    return record, [cell_from(definition) for definition in record.pop("cells")]
+
+
+def cell_from(definition: dict[str, Any]) -> Cell:
+    """Return the cell of which this is the definition."""
+    data = definition["data"]
+    made = None if data is None else Data(data["name"], tuple(tuple(line) for line in data["commands"]))
+    return Cell(**definition | {"data": made}, limits=Limits())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that is either the old or the new one, whatever happens meanwhile."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(path)
+
+
+def select(cells: Sequence[Cell], **wanted: Sequence[Any]) -> list[Cell]:
+    """Return the cells whose attributes are among those named; an empty choice keeps all.
+
+    Raises a PrefenvsError for a value that no cell has.
+    """
+    for name, values in wanted.items():
+        known = sorted({getattr(cell, name) for cell in cells})
+        for value in values:
+            if value not in known:
+                raise PrefenvsError(
+                    f"no cell of the suite has {name} {value!r}; there are {', '.join(map(str, known))}"
+                )
+        cells = [cell for cell in cells if not values or getattr(cell, name) in values]
+    return list(cells)

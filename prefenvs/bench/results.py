@@ -1,0 +1,168 @@
+"""Results with their provenance: every evaluation of every cell of a benchmark, in one Parquet file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefenvs.bench.folder import BenchFolder, read_suite
+from prefenvs.bench.suite import Cell
+from prefenvs.errors import PrefenvsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = b"prefenvs"
+"""Where the Parquet file keeps the suite's description."""
+MEASURED = (
+    "steps",
+    "labels",
+    "mean_return",
+    "std_return",
+    "success",
+    "seconds",
+    "learned_return",
+    "learned_return_min",
+    "normalised_score",
+)
+"""Columns of a run's evaluations.csv."""
+JUDGED = ("accuracy", "correlation", "starc")
+"""What `prefenvs bench measure` says of a reward model."""
+TEXTS = (
+    "cell", "method", "task", "oracle", "status", "reason", "version", "commit", "python", "machine", "processor", "gpu",
+    "finished", "versions", "config", "command",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A benchmark's results.
+
+    frame: one row for each evaluation of a finished cell, and one for each cell that failed or is missing. Columns: the
+    cell (cell, method, task, oracle, budget, seed), status and reason, what was measured (MEASURED, NaN where there is
+    nothing), JUDGED, cost (wall_seconds, cpu_seconds, peak_gb, attempts) and provenance (version, commit, python,
+    machine, processor, processors, threads, gpu, finished; versions, config and command as JSON and text).
+    suite: its name, sentence, reduced, measures by task, and methods with title, upper, asks and offline.
+    """
+
+    frame: pd.DataFrame
+    suite: dict[str, Any]
+    folder: Path | None = None
+
+    def write(self, path: Path | None = None) -> Path:
+        """Write one Parquet file, results.parquet in the benchmark's folder by default; read by `read_results`."""
+        import pyarrow
+        from pyarrow import parquet
+
+        if path is None:
+            assert self.folder is not None
+            path = self.folder / "results.parquet"
+        table = pyarrow.Table.from_pandas(self.frame, preserve_index=False)
+        table = table.replace_schema_metadata({KEY: json.dumps(self.suite).encode()})
+        new = path.with_name(path.name + ".new")
+        parquet.write_table(table, new)
+        new.replace(path)
+        return path
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The rows of finished cells."""
+        return self.frame[self.frame["status"] == "finished"]
+
+    def versions(self) -> dict[str, list[str]]:
+        """Return what differs among finished cells: version, commit or a package, each with how many cells had which."""
+        cells = self.finished.drop_duplicates("cell")
+        seen = {"prefenvs": Counter(cells["version"]), "commit": Counter(cells["commit"])}
+        records = [json.loads(text) for text in cells["versions"]]
+        for package in sorted({name for record in records for name in record} - {"prefenvs"}):
+            seen[package] = Counter(record.get(package, "unknown") for record in records)
+        return {
+            name: [f"{value or 'unknown'} ({count} cells)" for value, count in counts.most_common()]
+            for name, counts in seen.items()
+            if len(counts) > 1
+        }
+
+    def check_versions(self, mixed: bool = False) -> None:
+        """Raise a PrefenvsError if finished cells come from several versions, unless that is accepted."""
+        differing = self.versions()
+        if differing and not mixed:
+            listed = "; ".join(f"{name} {' and '.join(values)}" for name, values in differing.items())
+            raise PrefenvsError(
+                f"the results mix versions: {listed}. Run the older cells again in a fresh folder, or accept the mixture "
+                "with --mixed, and the report will say so"
+            )
+
+
+def collect(folder: Path) -> Results:
+    """Read all that a benchmark's cells have written so far."""
+    import pandas as pd
+
+    suite, cells = read_suite(folder)
+    place = BenchFolder(folder)
+    rows = [row for cell in cells for row in _rows(place, cell)]
+    frame = pd.DataFrame(rows)
+    for name in frame.columns.difference(TEXTS):
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    return Results(frame, suite, folder)
+
+
+def read_results(path: Path) -> Results:
+    """Read what `Results.write` wrote."""
+    from pyarrow import parquet
+
+    if not path.is_file():
+        raise PrefenvsError(f"there is no {path}; `prefenvs bench run` writes one into its folder")
+    try:
+        table = parquet.read_table(path)
+        suite = json.loads(table.schema.metadata[KEY])
+    except Exception as error:
+        raise PrefenvsError(f"{path} holds no results of `prefenvs bench run` ({type(error).__name__})") from error
+    return Results(table.to_pandas(), suite)
+
+
+def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
+    outcome = place.outcome(cell)
+    run = place.run(cell)
+    code = outcome.provenance
+    versions = code.get("versions", {})
+    judged = _read_json(run / "reward.json")
+    base: dict[str, Any] = {
+        "cell": cell.name,
+        "method": cell.method,
+        "task": cell.task,
+        "oracle": cell.oracle,
+        "budget": cell.labels,
+        "seed": cell.seed,
+        "status": outcome.status,
+        "reason": outcome.error,
+        **dict.fromkeys(MEASURED, math.nan),
+        **{name: judged.get(name, math.nan) for name in JUDGED},
+        "wall_seconds": outcome.seconds,
+        "cpu_seconds": outcome.cpu_seconds,
+        "peak_gb": outcome.peak_gb,
+        "attempts": outcome.attempts,
+        "version": versions.get("prefenvs", ""),
+        **{name: str(code.get(name, "")) for name in ("commit", "python", "machine", "processor", "gpu", "finished")},
+        "processors": code.get("processors", math.nan),
+        "threads": code.get("threads", math.nan),
+        "versions": json.dumps(versions, sort_keys=True),
+        "config": json.dumps(_read_json(run / "run.json").get("config", dict(cell.options)), sort_keys=True),
+        "command": "\n".join(outcome.lines),
+    }
+    if outcome.status != "finished":
+        return [base]
+    with (run / "evaluations.csv").open(newline="") as file:
+        evaluations = list(csv.DictReader(file))
+    return [base | {name: row[name] or math.nan for name in MEASURED if row.get(name)} for row in evaluations]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record

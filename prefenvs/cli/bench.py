@@ -1,0 +1,257 @@
+"""`prefenvs bench`: run suites of cells, make tables of what came out, guard against getting worse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.packages import check_packages
+from prefenvs.runs import Run
+
+if TYPE_CHECKING:
+    from prefenvs.bench import Cell, Suite
+    from prefenvs.bench.folder import BenchFolder
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """Run a suite: every cell a program of its own in its own folder. The same command again goes on where it stopped."""
+
+    suite: Annotated[str, Positional]
+    """Name (`prefenvs bench list`), or module:NAME for a suite of your own."""
+    folder: Path | None = None
+    """Where everything goes; runs/bench-<suite> by default."""
+    workers: int | None = None
+    """Cells at a time on this machine; as many as processors by default."""
+    ray: str | None = None
+    """Run on a Ray cluster instead: its address (host:port), auto, or local to start one here."""
+    threads: int | None = None
+    """CPU threads of a cell; the processors divided by the workers by default."""
+    gpus: str | None = None
+    """GPUs to deal to the workers, as in CUDA_VISIBLE_DEVICES (0,1); all there are by default, "" for none."""
+    gpus_per_cell: float = 0.0
+    """With --ray: GPUs that a cell reserves, such as 0.5."""
+    retries: int = 1
+    """How often a crashed cell is started again; its checkpoint is used if it has one."""
+    time_limit: float | None = None
+    """Seconds for one cell, instead of the suite's."""
+    memory_limit: float | None = None
+    """Gigabytes of memory for one cell, instead of the suite's."""
+    min_free_gb: float = 2.0
+    """Free disk space below which no further cell is started."""
+    methods: tuple[str, ...] = ()
+    """Only these methods."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks."""
+    seeds: tuple[int, ...] = ()
+    """Only these seeds."""
+    dry_run: bool = False
+    """Print the command lines and start nothing."""
+
+    def run(self) -> None:
+        """Run what has not finished yet; fail at the end if a cell did."""
+        from prefenvs.bench import find_suite
+        from prefenvs.bench.folder import BenchFolder, select
+
+        check_packages()
+        suite = find_suite(self.suite)
+        cells = select(suite.cells(), method=self.methods, task=self.tasks, seed=self.seeds)
+        cells = [self._limit(cell) for cell in cells]
+        folder = BenchFolder((self.folder or Path("runs") / f"bench-{suite.name.replace(':', '-')}").absolute())
+        if self.dry_run:
+            self._print_lines(cells, folder)
+            return
+        with folder.locked():
+            folder.save_suite(suite)
+            self._run_cells(suite, cells, folder)
+
+    def _run_cells(self, suite: Suite, cells: list[Cell], folder: BenchFolder) -> None:
+        from prefenvs.bench.progress import Progress
+        from prefenvs.bench.ray_runner import run_on_ray
+        from prefenvs.bench.results import collect
+        from prefenvs.bench.runner import Plan, processors, run_local
+
+        workers = self.workers or processors()
+        if workers < 1:
+            raise PrefenvsError(f"--workers must be at least 1, got {workers}")
+        finished = [cell for cell in cells if folder.outcome(cell).status == "finished"]
+        left = [cell for cell in cells if cell not in finished]
+        threads = self.threads or (1 if self.ray else max(processors() // workers, 1))
+        plan = Plan(folder.folder, Path.cwd(), threads, self.retries, self.min_free_gb)
+        progress = Progress(folder, left, finished, workers)
+        progress.say(f"suite {suite.name}: {len(cells)} cells, {len(finished)} finished already; {folder.folder}")
+        try:
+            if self.ray is not None:
+                outcomes = run_on_ray(left, plan, self.ray, self.gpus_per_cell, progress)
+            else:
+                outcomes = run_local(left, plan, workers, find_gpus(self.gpus), progress)
+        finally:
+            # Whatever happened, what has finished is in the table.
+            collect(folder.folder).write()
+        failed = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
+        if failed:
+            reasons = "; ".join(f"{name}: {outcome.error.splitlines()[0]}" for name, outcome in failed.items())
+            raise PrefenvsError(
+                f"{len(failed)} of {len(cells)} cells failed ({reasons}). Their output: {folder.folder}/cells/*/log.txt. "
+                "The same command tries them again"
+            )
+        progress.say(f"all {len(cells)} cells have finished: prefenvs bench table {folder.folder}")
+
+    def _limit(self, cell: Cell) -> Cell:
+        from dataclasses import replace
+
+        limits = cell.limits
+        if self.time_limit is not None:
+            limits = replace(limits, seconds=self.time_limit)
+        if self.memory_limit is not None:
+            limits = replace(limits, memory_gb=self.memory_limit)
+        return replace(cell, limits=limits)
+
+    def _print_lines(self, cells: list[Cell], folder: BenchFolder) -> None:
+        import shlex
+
+        from prefenvs.bench import find_method
+
+        for cell in cells:
+            data = None if cell.data is None else folder.data(cell.data)
+            for line in find_method(cell.method).commands(cell, folder.run(cell), data):
+                print(shlex.join(line))
+
+
+@dataclass(frozen=True)
+class BenchTable:
+    """Make tables, curves and one HTML report of a benchmark; they are printed and written."""
+
+    source: Annotated[Path, Positional]
+    """Folder of `prefenvs bench run`, or the results.parquet that it wrote."""
+    out: Path | None = None
+    """Where to write; <folder>/report by default."""
+    mixed: bool = False
+    """Accept results of several versions of the code or its packages; the report then says so."""
+    resamples: int = 2_000
+    """Bootstrap resamples for intervals."""
+
+    def run(self) -> None:
+        """Write report.html, table.md, table.tex, table.csv and the curves, and print the table."""
+        from prefenvs.bench.report import write_report
+        from prefenvs.bench.results import collect, read_results
+
+        results = read_results(self.source) if self.source.suffix == ".parquet" else collect(self.source)
+        results.check_versions(self.mixed)
+        if self.source.is_dir():
+            results.write()
+        out = self.out or (self.source if self.source.is_dir() else self.source.parent) / "report"
+        print(write_report(results, out, self.resamples))
+        print(f"report: {out / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class BenchList:
+    """List suites and methods."""
+
+    def run(self) -> None:
+        """Print one line for each."""
+        from prefenvs.bench import list_methods, list_suites
+
+        print("suites")
+        for suite in list_suites():
+            reduced = f" Reduced: {suite.reduced}" if suite.reduced else ""
+            print(f"  {suite.name:<22} {len(suite.cells())} cells. {suite.sentence}{reduced}")
+        print("methods")
+        for method in list_methods():
+            print(f"  {method.name:<22} {method.title}")
+
+
+@dataclass(frozen=True)
+class BenchGuard:
+    """Run a small learning benchmark and compare with the bands kept in the package: says which method got worse."""
+
+    folder: Path = Path("runs/bench-guard")
+    """Where the cells run; emptied first, as yesterday's results say nothing about today's code."""
+    bands: Path | None = None
+    """File of the bands; the package's own by default."""
+    suite: str = "guard"
+    """The suite that is run."""
+    workers: int | None = None
+    """Cells at a time; as many as processors by default."""
+    update: bool = False
+    """Write new bands from this run instead of comparing."""
+    keep: bool = False
+    """Use what has finished in the folder, as after an interruption."""
+
+    def run(self) -> None:
+        """Run the suite, compare, and fail if a method got worse."""
+        import shutil
+
+        from prefenvs.bench.guard import BANDS, compare, make_bands, read_bands, write_bands
+        from prefenvs.bench.results import collect
+
+        if self.folder.exists() and not self.keep:
+            if any(self.folder.iterdir()) and not (self.folder / "suite.json").exists():
+                raise PrefenvsError(f"{self.folder} holds something else than a benchmark; choose another --folder")
+            shutil.rmtree(self.folder)
+        BenchRun(self.suite, folder=self.folder, workers=self.workers).run()
+        results = collect(self.folder)
+        path = self.bands or BANDS
+        if self.update:
+            write_bands(make_bands(results), path)
+            print(f"bands written: {path}")
+            return
+        verdicts = compare(results, read_bands(path))
+        for verdict in verdicts:
+            print(verdict.sentence)
+        worse = [verdict.name for verdict in verdicts if verdict.worse]
+        if worse:
+            raise PrefenvsError(f"{len(worse)} of {len(verdicts)} got worse: {', '.join(worse)}")
+        print(f"none of {len(verdicts)} got worse")
+
+
+@dataclass(frozen=True)
+class BenchMeasure:
+    """Judge the reward model of a run on new episodes: accuracy and distance to the true reward, in reward.json."""
+
+    run_folder: Annotated[Path, Positional]
+    """Folder that `prefenvs train` wrote."""
+    episodes: int = 10
+    """New episodes, half by the trained policy and half at random."""
+    seed: int = 7_919
+    """Seed of the evaluation, which no training used."""
+
+    def run(self) -> None:
+        """Write reward.json and print it; a run that keeps no reward model gets an empty one."""
+        check_packages()
+        from agents.reward_model import RewardEnsemble
+        from agents.training import load_policy
+        from prefenvs.bench.folder import write_json
+        from prefenvs.bench.rewards import judge_reward
+        from prefenvs.tasks import find_task
+
+        run = Run.open(self.run_folder)
+        figures: dict[str, float] = {}
+        if (run.checkpoint / "reward.pt").exists():
+            task = run.config["task"]
+            length = run.config.get("segment_length") or find_task(task).segment_length
+            model = RewardEnsemble.load(run.checkpoint / "reward.pt", device="cpu")
+            figures = judge_reward(model, load_policy(run), task, length, self.episodes, seed=self.seed)
+        write_json(run.path("reward.json"), figures)
+        print(json.dumps(figures))
+
+
+def find_gpus(given: str | None) -> list[str]:
+    """Return the GPUs that were named, or those that are visible here; none where there is none."""
+    if given is None:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [gpu for gpu in given.split(",") if gpu]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU"))]

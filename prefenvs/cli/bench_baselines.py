@@ -1,0 +1,104 @@
+"""`prefenvs bench random` and `prefenvs bench comparisons`: baselines that are rows of benchmark tables."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import prefenvs
+from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import Evaluation, evaluate, random_policy
+from prefenvs.packages import check_packages
+from prefenvs.protocols import Policy
+from prefenvs.runs import Run
+from prefenvs.tasks import find_task
+
+
+@dataclass(frozen=True)
+class Random:
+    """Measure uniformly random actions: the floor that every learner has to leave behind."""
+
+    task: str
+    """Task id."""
+    folder: Path
+    """Run folder to write."""
+    seed: int = 0
+    """Seed."""
+    episodes: int = 20
+    """Episodes."""
+
+    def run(self) -> None:
+        """Write a run folder with one evaluation."""
+        task = find_task(self.task)
+        env = prefenvs.make(self.task)
+        policy = random_policy(env.action_space, self.seed)
+        env.close()
+        run = Run.create(self.folder, "bench random", asdict(self) | {"folder": str(self.folder)})
+        begin = time.time()
+        _finish(run, policy, task.id, self.episodes, self.seed, 0, 0, begin, {"algorithm": "random"})
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Train imitation's preference comparisons, with its own PPO and reward net, and measure the result once."""
+
+    task: str
+    """Task id; imitation needs episodes of one length."""
+    folder: Path
+    """Run folder to write."""
+    steps: int = 200_000
+    """Environment steps; what imitation samples beyond them for its fragments is counted in the results."""
+    labels: int = 500
+    """Comparisons."""
+    oracle: str = "oracle"
+    """Only oracle: imitation's synthetic rater takes the larger true return."""
+    seed: int = 0
+    """Seed."""
+    episodes: int = 10
+    """Episodes of the evaluation."""
+
+    def run(self) -> None:
+        """Train, evaluate and write a run folder; an interrupted run starts anew, as imitation cannot resume."""
+        check_packages()
+        from agents.imitation import train_preference_comparisons
+
+        if self.oracle != "oracle":
+            raise PrefenvsError(f"imitation's preference comparisons know the rater 'oracle' only, not {self.oracle!r}")
+        task = find_task(self.task)
+        run = Run.create(self.folder, "bench comparisons", asdict(self) | {"folder": str(self.folder)})
+        begin = time.time()
+        result = train_preference_comparisons(
+            task.id, self.steps, self.labels, self.seed, folder=run.path("log"), make_agent=None
+        )
+        steps = int(result.metrics["env_steps"])
+        record = {"algorithm": "imitation preference comparisons", "metrics": result.metrics}
+        _finish(run, result.agent, task.id, self.episodes, self.seed, steps, self.labels, begin, record)
+
+
+def _finish(
+    run: Run,
+    policy: Policy,
+    task: str,
+    episodes: int,
+    seed: int,
+    steps: int,
+    labels: int,
+    begin: float,
+    record: dict[str, Any],
+) -> None:
+    """Evaluate and write what a cell of a benchmark has to write."""
+    result: Evaluation = evaluate(policy, task, episodes=episodes, seed=seed)
+    row = {
+        "steps": steps,
+        "labels": labels,
+        "mean_return": round(result.mean_return, 4),
+        "std_return": round(float(result.returns.std()), 4),
+        "success": "" if result.success_rate is None else result.success_rate,
+        "seconds": round(time.time() - begin, 1),
+    }
+    run.append("evaluations", row)
+    last = run.rows("evaluations")[-1]
+    run.summarise(record | {"task": task, "seed": seed, "steps": steps, "labels": labels, "first": last, "last": last})
+    print(f"{task}: true return {result.mean_return:.1f} over {episodes} episodes")

@@ -1,0 +1,48 @@
+"""Suites, methods and tasks of one's own: by `module:NAME`, or by an entry point of an installed package."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from prefenvs.errors import PrefenvsError
+
+Kind = TypeVar("Kind")
+
+
+def load_object(path: str, kind: type[Kind]) -> Kind:
+    """Import `module:NAME` and return it; the present folder is looked in as well as the installed packages."""
+    module_name, _, name = path.partition(":")
+    what = kind.__name__.lower()
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise PrefenvsError(f"{what} {path!r}: the module {module_name!r} cannot be imported ({error})") from error
+    finally:
+        sys.path.remove(here)
+    found = getattr(module, name, None)
+    if not isinstance(found, kind):
+        held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
+        raise PrefenvsError(f"{what} {path!r}: {module_name} has no {kind.__name__} called {name!r}; it holds {held}")
+    return found
+
+
+def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:
+    """Yield what installed packages offer under a group of entry points, each one object or several."""
+    for point in metadata.entry_points(group=group):
+        try:
+            found = point.load()
+        except Exception as error:
+            raise PrefenvsError(
+                f"the entry point {point.name!r} of {group} ({point.value}) cannot be loaded: {error}"
+            ) from error
+        for item in found if isinstance(found, list | tuple) else (found,):
+            if not isinstance(item, kind):
+                raise PrefenvsError(f"the entry point {point.name!r} of {group} gives no {kind.__name__}: {item!r}")
+            yield item
