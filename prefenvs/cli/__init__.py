@@ -8,6 +8,7 @@ from typing import Annotated, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from prefenvs.cli.collect import Collect
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.doctor import Doctor
 from prefenvs.cli.evaluate import Evaluate
@@ -32,6 +33,7 @@ Command = (
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Train, subcommand("train", description="Train an agent from preferences.")]
+    | Annotated[Collect, subcommand("collect")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Label, subcommand("label")]

@@ -45,18 +45,19 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
     name = f"minari/{metadata['dataset_id']}"
     columns = _read_columns(storage, name)
     episodes = list(storage.get_episode_metadata(range(storage.total_episodes)))
-    if episodes and all("scene" in episode for episode in episodes):
-        columns["scenes"] = np.stack([np.asarray(episode["scene"], np.float64) for episode in episodes])
-    policies = None
-    if episodes and all("policy" in episode for episode in episodes):
-        policies = np.array([str(episode["policy"]) for episode in episodes])
+
+    def of_each(key: str, kind: Any) -> Array | None:
+        return np.array([episode[key] for episode in episodes], kind) if all(key in e for e in episodes) else None
+
+    columns["scenes"] = of_each("scene", np.float64)
     task = _find_task(metadata, columns, name) if task is None else (find_task(task).id if task else "")
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     return OfflineDataset(
         name,
         Trajectories(**columns, task=task, source=name),
         reference_scores=None if low is None or high is None else (float(low), float(high)),
-        policies=policies,
+        policies=of_each("policy", np.str_),
+        successes=of_each("success", np.float64),
     )
 
 
@@ -70,8 +71,8 @@ def write_minari(
     Trajectories without `final_observations` lose the last step of each episode, whose observation then ends it as a
     truncation; those without true rewards cannot be written, since the format has no data without rewards.
     """
-    minari = _import_minari()
-    folder, dataset_id = _target(minari, name_or_path)
+    _import_minari()
+    folder, dataset_id = _target(name_or_path)
     if folder.exists():
         raise PrefenvsError(f"{folder} exists: name another data set, or remove it first")
     data = dataset.trajectories
@@ -211,7 +212,7 @@ def _find_task(metadata: dict[str, Any], columns: dict[str, Any], name: str) -> 
     return ""
 
 
-def _target(minari: Any, name_or_path: str | Path) -> tuple[Path, str]:
+def _target(name_or_path: str | Path) -> tuple[Path, str]:
     text = str(name_or_path)
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage.datasets_root_dir import get_dataset_path
@@ -223,7 +224,9 @@ def _target(minari: Any, name_or_path: str | Path) -> tuple[Path, str]:
         raise PrefenvsError(
             f"{dataset_id!r} is no name for a Minari data set: letters, digits, - and _, such as drawer-open-mixed-v0"
         ) from error
-    return (Path(get_dataset_path(dataset_id)) if text.startswith("minari/") else Path(text)), dataset_id
+    folder = Path(get_dataset_path(dataset_id)) if text.startswith("minari/") else Path(text)
+    # Minari measures a data set's size wrongly, or not at all, under a relative path.
+    return folder.absolute(), dataset_id
 
 
 def _action_space(data: Trajectories, discrete: bool) -> spaces.Space[Any]:
@@ -272,4 +275,6 @@ def _episode_metadata(dataset: OfflineDataset) -> list[dict[str, Any]]:
             record["scene"] = data.scenes[i]
         if dataset.policies is not None:
             record["policy"] = str(dataset.policies[i])
+        if dataset.successes is not None:
+            record["success"] = float(dataset.successes[i])
     return records

@@ -19,7 +19,13 @@ from prefenvs.trajectories import Trajectories
 # Beside the arrays: task, source, reference scores.
 DESCRIPTION = "dataset.json"
 PER_STEP = {"observations": np.float32, "actions": np.float32, "true_rewards": np.float64, "states": np.float64}
-PER_EPISODE = {"scenes": np.float64, "terminated": bool, "final_observations": np.float32, "policies": np.str_}
+PER_EPISODE = {
+    "scenes": np.float64,
+    "terminated": bool,
+    "final_observations": np.float32,
+    "policies": np.str_,
+    "successes": np.float64,
+}
 
 
 def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
@@ -29,7 +35,7 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
         raise PrefenvsError(f"{folder} exists and is not empty: name another folder, or remove it first")
     new = folder.with_name(folder.name + ".new")
     new.mkdir(parents=True, exist_ok=True)
-    save_episodes(new / "episodes.npz", dataset.trajectories, dataset.policies)
+    save_episodes(new / "episodes.npz", dataset.trajectories, dataset.policies, dataset.successes)
     description = {
         "task": dataset.task,
         "source": dataset.trajectories.source,
@@ -41,11 +47,13 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
     return new.rename(folder)
 
 
-def save_episodes(path: Path, trajectories: Trajectories, policies: Array | None = None) -> None:
+def save_episodes(
+    path: Path, trajectories: Trajectories, policies: Array | None = None, successes: Array | None = None
+) -> None:
     """Write the arrays of some episodes into one .npz file, which appears only when it is whole."""
-    names = [name for name in (*PER_STEP, *PER_EPISODE) if name != "policies"]
+    names = ("ends", *PER_STEP, "scenes", "terminated", "final_observations")
     arrays = {name: getattr(trajectories, name) for name in names}
-    arrays |= {"ends": trajectories.ends, "policies": policies}
+    arrays |= {"policies": policies, "successes": successes}
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
@@ -57,7 +65,8 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
 
     Each file holds `observations` [S, obs], `actions` [S, act] and either `ends` [E] or D4RL's `terminals` [S] and, if
     there were time limits, `timeouts` [S]; then, if known, `true_rewards` (or D4RL's `rewards`) [S], `states` [S, s],
-    `scenes` [E, m], `terminated` [E], `final_observations` [E, obs] and `policies` [E]. All files hold the same ones.
+    `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies` and `successes` [E]. All files hold the
+    same ones.
 
     task: of the data; by default what dataset.json beside them says. Objects are never unpickled. Raises PrefenvsError
     for a damaged file, missing arrays, and arrays that do not fit together.
@@ -86,11 +95,11 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         for name, array in arrays.items():
             _place(columns, name, array, offset if name in PER_STEP else done, rows if name in PER_STEP else None, path)
         offset, done = offset + steps, done + episodes
-    policies = columns.pop("policies", None)
+    known = {name: columns.pop(name, None) for name in ("policies", "successes")}
     scores = description.get("reference_scores")
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
     return OfflineDataset(
-        str(folder), trajectories, reference_scores=None if scores is None else tuple(scores), policies=policies
+        str(folder), trajectories, reference_scores=None if scores is None else tuple(scores), **known
     )
 
 

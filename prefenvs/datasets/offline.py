@@ -44,7 +44,8 @@ class OfflineDataset:
     in D4RL's mazes `terminals` is set at the goal while the recording goes on; elsewhere None, and
     `trajectories.terminated` says all.
     reference_scores: returns of a random policy and of an expert, which D4RL's normalised score calls 0 and 100.
-    policies: [E] text, which policy acted in each episode, where data of mixed quality say so.
+    policies, successes: [E] text and [E] float, which policy acted in each episode and whether it ever succeeded, where
+    data collected here say so; successes are privileged, as true rewards are.
     """
 
     name: str
@@ -53,6 +54,7 @@ class OfflineDataset:
     timeouts: Array | None = None
     reference_scores: tuple[float, float] | None = None
     policies: Array | None = None
+    successes: Array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
@@ -61,8 +63,10 @@ class OfflineDataset:
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
                 raise PrefenvsError(f"{flag} of data set {self.name!r} has shape {array.shape}, not one flag a step")
-        if self.policies is not None and len(self.policies) != len(self.trajectories):
-            raise PrefenvsError(f"data set {self.name!r} names {len(self.policies)} policies for {len(self)} episodes")
+        for column in ("policies", "successes"):
+            array = getattr(self, column)
+            if array is not None and len(array) != len(self):
+                raise PrefenvsError(f"data set {self.name!r} has {len(array)} {column} for {len(self)} episodes")
         for column in ("observations", "actions", "true_rewards", "states", "final_observations"):
             array = getattr(self.trajectories, column)
             if array is not None:
