@@ -83,6 +83,7 @@ class VLMOracle(Oracle):
         self.reasons: Counter[str] = Counter()
         self.cost = self.tokens = self.answered = 0.0
         self._open = 0
+        self._place: dict[str, int] = {}
         self._worker: Worker | None = None
         self._warned: Trouble | None = None
         self._lock = threading.Lock()
@@ -97,6 +98,8 @@ class VLMOracle(Oracle):
                 raise PrefenvsError(f"a query about {task!r} was put to a rater of {self.task.id!r}")
         if queries:
             self._open += len(queries)
+            for query in queries:
+                self._place.setdefault(query.id, len(self._place))
             self._start().put(list(queries))
 
     def collect(self) -> list[Preference]:
@@ -188,7 +191,8 @@ class VLMOracle(Oracle):
                 break
             answers.append(self._preference(query, judgement))
         self._open -= len(answers)
-        return answers
+        # In the order asked, so that a run that waits for its answers is the same whichever reply came first.
+        return sorted(answers, key=lambda answer: self._place[answer.query.id])
 
     def _preference(self, query: Query, judgement: Judgement) -> Preference:
         self.judgements[query.id] = judgement
