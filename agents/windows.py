@@ -18,8 +18,8 @@ def window_batches(inputs: Tensor, begins: Tensor, ends: Tensor, length: int) ->
     """
     size = windows_per_batch(length, inputs.device)
     for first, end in zip(torch.split(begins, size), torch.split(ends, size), strict=True):
-        windows, rows, inside = ragged_windows(inputs, first, end, length)
-        yield windows, rows.masked_fill(~inside, -1), False
+        rows, inside = ragged_rows(first, end, length)
+        yield inputs[rows], rows.masked_fill(~inside, -1), False
     steps = torch.arange(len(inputs), device=inputs.device)
     begin_of_step = begins.repeat_interleave(ends - begins)
     later = steps[steps - begin_of_step >= length]
@@ -27,15 +27,14 @@ def window_batches(inputs: Tensor, begins: Tensor, ends: Tensor, length: int) ->
         yield cut_windows(inputs, rows - length + 1, length), rows[:, None], True
 
 
-def ragged_windows(inputs: Tensor, starts: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return windows [B, length, d] of rows [S, d] from `starts` [B] to at most `ends` [B], zero after those.
+def ragged_rows(starts: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return the rows [B, length] of windows from `starts` [B], and which lie before `ends` [B], as bool.
 
-    Also returns the rows [B, length] that they hold, and which of their steps are inside, [B, length] bool.
+    Rows that do not lie there are `starts` once more, so that they can be gathered too.
     """
-    rows = starts[:, None] + torch.arange(length, device=inputs.device)
+    rows = starts[:, None] + torch.arange(length, device=starts.device)
     inside = rows < ends[:, None]
-    rows = rows.clamp_max(len(inputs) - 1)
-    return inputs[rows] * inside[..., None], rows, inside
+    return torch.where(inside, rows, starts[:, None]), inside
 
 
 def cut_windows(inputs: Tensor, starts: Tensor, length: int) -> Tensor:
