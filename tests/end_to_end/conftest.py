@@ -174,13 +174,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the clips of all tests lie: most show the same ones, which need not be rendered again each time."""
+    return tmp_path_factory.mktemp("clips")
+
+
 @pytest.fixture
-def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
+def serve(store: Store, clip_folder: Path) -> Iterator[Callable[..., str]]:
     """Serve the store from a thread and return the address."""
     with contextlib.ExitStack() as stack:
 
         def start(open_to: str | None = "ann", **plan: Any) -> str:
-            clips = Clips(store, tmp_path / "clips", size=64)
+            clips = Clips(store, clip_folder, size=64)
             app = create_app(store, Access(store, open_to), clips, Plan(**{"repeats": 0.0} | plan))
             config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
             server = uvicorn.Server(config)

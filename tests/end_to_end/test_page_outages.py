@@ -16,12 +16,13 @@ LEFT, RIGHT = "\ue012", "\ue014"
 
 
 @pytest.fixture
-def serve_apart(store, tmp_path):
+def serve_apart(store, tmp_path, clip_folder):
     """Serve the store from a process of its own, which can be killed; returns the process and its address."""
     processes = []
 
     def start(port=0):
         options = ["--store", str(tmp_path / "labels.sqlite"), "--port", str(port), "--repeats", "0", "--size", "64"]
+        options += ["--clips", str(clip_folder)]
         command = [sys.executable, "-m", "prefenvs", "label", *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
