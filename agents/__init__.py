@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from agents.bc import BC, BCConfig
+from agents.cpl import CPL, CPLConfig
+from agents.iql import IQL, IQLConfig
 from agents.pearl import GaussianReward, GaussianRewardConfig
 from agents.pebble import PEBBLE, PebbleConfig
 from agents.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
@@ -10,9 +13,15 @@ from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble
 
 __all__ = [
+    "BC",
+    "CPL",
+    "IQL",
     "PEBBLE",
+    "BCConfig",
+    "CPLConfig",
     "GaussianReward",
     "GaussianRewardConfig",
+    "IQLConfig",
     "PebbleConfig",
     "PrefPPO",
     "PrefPPOConfig",

@@ -164,12 +164,12 @@ class OfflineLearner(ABC, Generic[Config]):
             raise PrefenvsError(f"this {self.name} was loaded without data: pass dataset=... to load, to train further")
         if total_updates < 1:
             raise PrefenvsError(f"total_updates must be at least 1, got {total_updates}")
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        self._total_timesteps = self.num_timesteps + total_updates
+        first = 0 if reset_num_timesteps else self.num_timesteps
+        self._check_total(first + total_updates)
+        self.num_timesteps, self._total_timesteps = first, first + total_updates
         callback = self._prepare(callback)
         callback.on_training_start(locals(), globals())
-        began, first = time.perf_counter(), self.num_timesteps
+        began = time.perf_counter()
         with tqdm(total=total_updates, desc=self.name, unit="update", disable=not progress_bar) as bar:
             while self.num_timesteps < self._total_timesteps:
                 callback.on_rollout_start()
@@ -183,6 +183,9 @@ class OfflineLearner(ABC, Generic[Config]):
                     self._log(figures, rate)
         callback.on_training_end()
         return self
+
+    def _check_total(self, total_updates: int) -> None:
+        """Raise a PrefenvsError if training until so many updates makes no sense."""
 
     def _prepare(self, callback: MaybeCallback) -> BaseCallback:
         if isinstance(callback, list):

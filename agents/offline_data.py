@@ -73,6 +73,7 @@ class PairTable:
 
     starts: [P, 2] int64, each segment's first row; lengths: [P, 2] int64, its steps, at most T = `length`.
     targets: [P, 2] float32, the chance that each is preferred. skipped: answers that were left out.
+    ragged: whether some segment is shorter than T.
     """
 
     starts: Tensor
@@ -80,6 +81,7 @@ class PairTable:
     targets: Tensor
     length: int
     skipped: int = 0
+    ragged: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -154,8 +156,9 @@ def build_pair_table(preferences: Sequence[Preference], trajectories: Trajectori
         torch.from_numpy(starts.reshape(-1, 2)).to(device),
         torch.from_numpy(lengths.reshape(-1, 2)).to(device),
         torch.from_numpy(targets).to(device),
-        int(lengths.max()),
-        len(preferences) - len(answered),
+        length=int(lengths.max()),
+        skipped=len(preferences) - len(answered),
+        ragged=bool(lengths.min() < lengths.max()),
     )
 
 

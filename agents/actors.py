@@ -1,0 +1,76 @@
+"""The policy network of learners from fixed data: bounded by tanh, Gaussian or deterministic, with dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from agents.policies import initialise
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+
+
+class TanhActor(nn.Module):
+    """mean(s) = tanh(MLP(s)) in [-1, 1]^act, and for a Gaussian one log-std for each action, the same in all states.
+
+    Dropout follows every hidden layer, and draws from the generator that a call is given; without one it is off.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        gaussian: bool = True,
+        orthogonal: bool = False,
+    ) -> None:
+        """`hidden`: widths of the ReLU layers; `orthogonal`: orthogonal weights and zero biases at the start."""
+        super().__init__()
+        sizes = [observation_size, *hidden, action_size]
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
+        self.log_std = nn.Parameter(torch.zeros(action_size)) if gaussian else None
+        self.dropout = dropout
+        if orthogonal:
+            initialise(self.layers)
+
+    def forward(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean action [..., act] for observations [..., obs]."""
+        x = observations
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+            if self.dropout and generator is not None:
+                keep = 1.0 - self.dropout
+                x = x * torch.empty_like(x).bernoulli_(keep, generator=generator).div_(keep)
+        mean: Tensor = torch.tanh(self.layers[-1](x))
+        return mean
+
+    def log_prob(self, observations: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return log pi(a | s), [...]; a deterministic actor gives -|mean(s) - a|^2 in its place, summed over actions.
+
+        That is a Gaussian of fixed standard deviation without its constants and its factor 1/2.
+        """
+        error: Tensor = self(observations, generator) - actions
+        if self.log_std is None:
+            return -error.square().sum(-1)
+        log_std = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        terms = 0.5 * (error * torch.exp(-log_std)).square() + log_std + 0.5 * math.log(2.0 * math.pi)
+        return -terms.sum(-1)
+
+    def act(self, observations: Tensor, deterministic: bool, generator: torch.Generator) -> Tensor:
+        """Return actions [B, act], not yet clipped: the mean, or a draw from the Gaussian if there is one."""
+        mean: Tensor = self(observations)
+        if deterministic or self.log_std is None:
+            return mean
+        std = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return mean + std * noise
+
+
+def make_adam(groups: Sequence[dict[str, object]], lr: float) -> torch.optim.Adam:
+    """Return Adam whose step is one fused kernel for each group of parameters."""
+    return torch.optim.Adam([dict(group) for group in groups], lr=lr, fused=True)

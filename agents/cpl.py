@@ -1,0 +1,224 @@
+"""Contrastive preference learning: a policy from preferences alone, without reward, value function or dynamics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.actors import TanhActor, make_adam
+from agents.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_scores
+from agents.offline import OfflineConfig, OfflineLearner
+from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference
+
+
+@dataclass(frozen=True)
+class CPLConfig(OfflineConfig):
+    """Settings of CPL; the defaults are those published for Meta-World from states (Hejna et al. 2024)."""
+
+    alpha: float = 0.1
+    """Factor on log-probabilities; it and the segment length set the scale of the scores together."""
+    conservative: float = 0.5
+    """lambda in (0, 1]: factor on the score of the segment not preferred; below 1 it keeps the policy near the data."""
+    discount: float = 1.0
+    """Weight of step t is discount^t; the published code has 1, the paper's formula gamma."""
+    bc_coefficient: float = 0.0
+    """Weight of a behaviour-cloning loss on all labelled segments, beside the contrastive one (CPL-BC has 1)."""
+    kl: bool = False
+    """Score by log pi - log pi_ref, with the policy at the end of the cloning stage as pi_ref (CPL-KL)."""
+    pretrain_updates: int = 200_000
+    """Gradient steps of behaviour cloning at the beginning, of 500,000 in all as published."""
+    pretrain_batch: int | None = None
+    """Single steps of the whole data set in a batch of that stage; None clones the batch's labelled segments, as
+    published, which costs as much as a contrastive step."""
+    warmup_updates: int = 10_000
+    """Steps after that stage, whose optimiser is forgotten, in which the learning rate rises from 0."""
+    rate_factor: float = 1.0
+    """Factor on the learning rate after that stage (CPL-KL has 0.1)."""
+    learning_rate: float = 1e-4
+    """Adam's."""
+    batch_size: int = 96
+    """Pairs of segments in a gradient step; with ranked segments, twice as many segments, each compared with each."""
+    hidden: tuple[int, ...] = (512, 512)
+    """Widths of the actor's ReLU layers."""
+    dropout: float = 0.25
+    """Share of hidden units dropped while training."""
+    gaussian: bool = False
+    """Learn a Gaussian; otherwise log pi is minus the squared error of a deterministic actor, as published."""
+    flip_rate: float = 0.0
+    """Share of labels assumed to be flipped, below 0.5."""
+    correction: FlipCorrection = "unbiased"
+    """How the loss allows for flipped labels (see `agents.cpl_loss.pair_loss`)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.conservative <= 1.0:
+            raise PrefenvsError(f"conservative={self.conservative} must lie in (0, 1]: 1 is plain CPL")
+        if not 0.0 < self.discount <= 1.0:
+            raise PrefenvsError(f"discount={self.discount} must lie in (0, 1]")
+        if not 0.0 <= self.flip_rate < 0.5:
+            raise PrefenvsError(f"flip_rate={self.flip_rate} must lie in [0, 0.5): at 0.5 a label says nothing")
+        if not 0.0 <= self.dropout < 1.0:
+            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
+        for name in ("alpha", "batch_size", "learning_rate", "rate_factor"):
+            if not getattr(self, name) > 0:
+                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
+        if self.pretrain_updates < 0 or self.warmup_updates < 0:
+            raise PrefenvsError("pretrain_updates and warmup_updates must be at least 0")
+
+
+class CPL(OfflineLearner[CPLConfig]):
+    """Contrastive preference learning (Hejna et al. 2024, "Contrastive Preference Learning").
+
+    A segment's score is g = sum_t discount^t alpha log pi(a_t | s_t), and the loss of a pair is
+    -log(exp(g+) / (exp(g+) + exp(conservative g-))). A stage of behaviour cloning comes first.
+    """
+
+    name = "cpl"
+    config_type: ClassVar[type[CPLConfig]] = CPLConfig
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        preferences: Sequence[Preference] | None = None,
+        config: CPLConfig | None = None,
+        *,
+        ranking: RankedSegments | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        action_space: spaces.Box | None = None,
+    ) -> None:
+        """Make the learner.
+
+        preferences: pairs of segments of the data set ("sparse" labels); or ranking: segments with scores, every two of
+        which are compared ("dense" labels).
+        """
+        if (preferences is None) == (ranking is None):
+            raise PrefenvsError("CPL needs preferences, or ranking=... in their place")
+        self._ranking = ranking
+        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
+
+    def _build(self) -> None:
+        c = self.config
+        sizes = self.observation_size, self.action_size
+        self.actor = TanhActor(*sizes, c.hidden, c.dropout, c.gaussian, orthogonal=True).to(self.device)
+        self.reference = copy.deepcopy(self.actor).requires_grad_(False)
+        self.optimiser = make_adam([{"params": list(self.actor.parameters())}], c.learning_rate)
+
+    def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
+        data, ranking = dataset.trajectories, self._ranking
+        if preferences is not None:
+            self.pairs: PairTable | None = build_pair_table(preferences, data, self.device)
+            self.labels = len(self.pairs)
+            return
+        if ranking is None:
+            raise PrefenvsError("CPL needs preferences, or ranking=... in their place")
+        if self.config.flip_rate:
+            raise PrefenvsError("flip_rate is for labels of pairs; a ranking has none: leave it at 0")
+        self.pairs, n, length = None, len(ranking.segments), ranking.segments.length
+        lengths = torch.full((n,), length).numpy()
+        starts = find_rows(data, ranking.segments.episodes, ranking.segments.starts, lengths)
+        self.starts = torch.from_numpy(starts).to(self.device)
+        self.scores = torch.from_numpy(ranking.scores).to(self.device)
+        self.length, self.labels = length, n
+
+    def _check_total(self, total_updates: int) -> None:
+        if self.config.pretrain_updates >= total_updates:
+            raise PrefenvsError(
+                f"behaviour cloning takes the first {self.config.pretrain_updates} updates, but only {total_updates} "
+                "are to be made: train for longer or lower pretrain_updates"
+            )
+
+    def _update(self) -> dict[str, Tensor]:
+        c = self.config
+        since = self.num_timesteps - c.pretrain_updates
+        if since == 0:
+            self._end_pretraining()
+        if since < 0:
+            loss = self._cloning_loss()
+            figures = {"bc_loss": loss}
+        else:
+            rise = min(1.0, (since + 1) / c.warmup_updates) if c.warmup_updates else 1.0
+            self.optimiser.param_groups[0]["lr"] = c.learning_rate * c.rate_factor * rise
+            loss, figures = self._contrastive_loss()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return {name: figure.detach() for name, figure in figures.items()}
+
+    def _cloning_loss(self) -> Tensor:
+        assert self.data is not None
+        if self.config.pretrain_batch is not None:
+            steps = self.data.draw_steps(self.config.pretrain_batch, self.generator)
+            return -self.actor.log_prob(*steps, self.generator).mean()
+        rows, inside, _ = self._draw()
+        return -_mean_inside(self._log_probs(rows), inside)
+
+    def _contrastive_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        c = self.config
+        rows, inside, targets = self._draw()
+        log_probs = self._log_probs(rows)
+        scored = log_probs
+        if c.kl:
+            assert self.data is not None
+            with torch.no_grad():
+                scored = log_probs - self.reference.log_prob(self.data.observations[rows], self.data.actions[rows])
+        scores = segment_scores(scored, c.alpha, c.discount, inside)
+        if self.pairs is None:
+            loss = ranking_loss(scores, targets, c.conservative)
+            higher, preferred = scores[:, None] > scores, targets[:, None] > targets
+        else:
+            loss = pair_loss(scores, targets, c.conservative, c.flip_rate, c.correction).mean()
+            higher, preferred = scores > scores.flip(-1), targets > targets.flip(-1)
+        # Over decided labels: the share of which the preferred segment has the higher score, without the bias.
+        accuracy = (higher & preferred).sum() / preferred.sum().clamp_min(1)
+        figures = {"contrastive_loss": loss, "bc_loss": -_mean_inside(log_probs, inside), "accuracy": accuracy}
+        if c.bc_coefficient:
+            loss = loss + c.bc_coefficient * figures["bc_loss"]
+        return loss, figures
+
+    def _draw(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the rows of a batch of segments, which of their steps count (None: all), and targets or scores."""
+        assert self.data is not None
+        limit = len(self.data.actions)
+        if self.pairs is None:
+            chosen = torch.randint(
+                len(self.starts), (2 * self.config.batch_size,), device=self.device, generator=self.generator
+            )
+            return window_rows(self.starts[chosen], self.length, limit), None, self.scores[chosen]
+        pairs = self.pairs
+        chosen = torch.randint(len(pairs), (self.config.batch_size,), device=self.device, generator=self.generator)
+        rows = window_rows(pairs.starts[chosen], pairs.length, limit)
+        inside = None
+        if pairs.ragged:
+            inside = torch.arange(pairs.length, device=self.device) < pairs.lengths[chosen][..., None]
+        return rows, inside, pairs.targets[chosen]
+
+    def _log_probs(self, rows: Tensor) -> Tensor:
+        assert self.data is not None
+        return self.actor.log_prob(self.data.observations[rows], self.data.actions[rows], self.generator)
+
+    def _end_pretraining(self) -> None:
+        """Freeze the reference policy where it is used, and forget the optimiser's state."""
+        self.reference.load_state_dict(self.actor.state_dict())
+        self.optimiser = make_adam([{"params": list(self.actor.parameters())}], self.config.learning_rate)
+
+    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
+        return self.actor.act(observations, deterministic, self.generator)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"actor": self.actor, "reference": self.reference}
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimiser": self.optimiser}
+
+
+def _mean_inside(log_probs: Tensor, inside: Tensor | None) -> Tensor:
+    return log_probs.mean() if inside is None else (log_probs * inside).sum() / inside.sum()

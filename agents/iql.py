@@ -1,0 +1,213 @@
+"""Implicit Q-learning from a fixed data set, on rewards learned from preferences or on given ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.actors import TanhActor, make_adam
+from agents.batched import BatchedMLP
+from agents.offline import OfflineConfig, OfflineLearner
+from agents.offline_data import check_answers
+from agents.relabelling import relabel
+from agents.reward_model import RewardConfig, RewardEnsemble
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference
+from prefenvs.protocols import RewardModel
+from prefenvs.segments import Array
+
+RewardRule = Literal["none", "range", "range_from_min"]
+
+
+@dataclass(frozen=True)
+class IQLConfig(OfflineConfig):
+    """Settings of IQL; the defaults are those of Kostrikov et al. (2022) for locomotion."""
+
+    expectile: float = 0.7
+    """tau: which expectile of Q over the data's actions V estimates; 0.5 is the mean, towards 1 the maximum."""
+    inv_temperature: float = 3.0
+    """Factor on the advantage in the actor's weights, exp(inv_temperature * A); 1 / beta where others divide by it."""
+    weight_clip: float = 100.0
+    """Largest weight of a transition in the actor's loss."""
+    discount: float = 0.99
+    """gamma."""
+    target_rate: float = 0.005
+    """rho: how far the target critics go towards the critics after each step."""
+    batch_size: int = 256
+    """Transitions in a gradient step."""
+    learning_rate: float = 3e-4
+    """Adam's, for all networks; the actor's falls to 0 along a cosine if `cosine` is set."""
+    cosine: bool = True
+    """Let the actor's learning rate fall along a cosine over the whole of training."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the ReLU layers of every network."""
+    dropout: float = 0.0
+    """Share of the actor's hidden units dropped while training (0.1 on Adroit and Kitchen)."""
+    deterministic: bool = False
+    """Learn an actor without noise, by weighted squared errors, instead of a Gaussian."""
+    reward_rule: RewardRule = "range"
+    """range: rewards times 1000 / (highest - lowest return of an episode), as published for locomotion; none: as they
+    are; range_from_min: shifted before, so that the lowest return is 0, as Preference Transformer does for AntMaze."""
+    reward_shift: float = 0.0
+    """Added to each reward after that: -1 on AntMaze."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """The reward ensemble that is fitted where preferences but no reward model are given."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.expectile < 1.0:
+            raise PrefenvsError(f"expectile={self.expectile} must lie in (0, 1)")
+        if not 0.0 < self.discount <= 1.0:
+            raise PrefenvsError(f"discount={self.discount} must lie in (0, 1]")
+        if not 0.0 <= self.dropout < 1.0:
+            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
+        for name in ("inv_temperature", "weight_clip", "target_rate", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
+
+
+class IQL(OfflineLearner[IQLConfig]):
+    """Implicit Q-learning (Kostrikov et al. 2022, "Offline RL with Implicit Q-Learning").
+
+    With u = min of the target critics at (s, a) - V(s), r the reward and d = 1 where the task ended the episode:
+    V minimises |tau - 1[u < 0]| u^2 (eq. 5), each critic (r + gamma (1 - d) V(s') - Q(s, a))^2 (eq. 6), the actor
+    -min(exp(inv_temperature u), clip) log pi(a | s) (eq. 7). All three use V and the targets as they were before the
+    step; the original updates V first and recomputes u for the actor.
+    """
+
+    name = "iql"
+    config_type: ClassVar[type[IQLConfig]] = IQLConfig
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        preferences: Sequence[Preference] | None = None,
+        config: IQLConfig | None = None,
+        *,
+        reward_model: RewardModel | None = None,
+        rewards: Array | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        action_space: spaces.Box | None = None,
+    ) -> None:
+        """Make the learner, with rewards from one of three places.
+
+        preferences: a reward ensemble is fitted to them, and labels the data. reward_model: labels the data as it is.
+        rewards: [S], one for each step of the data set; handing over the true ones makes the upper bound, and
+        `learns_from` then says that rewards were given.
+        """
+        if sum(source is not None for source in (preferences, reward_model, rewards)) != 1:
+            raise PrefenvsError("IQL needs one source of rewards: preferences, reward_model=... or rewards=...")
+        self._rewards, self.reward_model = rewards, reward_model
+        self.reward_figures: dict[str, float] = {}
+        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
+
+    def _build(self) -> None:
+        c, inputs = self.config, self.observation_size + self.action_size
+        self.critics = BatchedMLP(2, [inputs, *c.hidden, 1]).to(self.device)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.value = BatchedMLP(1, [self.observation_size, *c.hidden, 1]).to(self.device)
+        self.actor = TanhActor(
+            self.observation_size, self.action_size, c.hidden, c.dropout, gaussian=not c.deterministic
+        ).to(self.device)
+        values = [*self.critics.parameters(), *self.value.parameters()]
+        self.optimiser = make_adam([{"params": values}, {"params": list(self.actor.parameters())}], c.learning_rate)
+        self._online: list[Tensor] = list(self.critics.parameters())
+        self._target: list[Tensor] = list(self.targets.parameters())
+
+    def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
+        assert self.data is not None
+        data, rewards, model = dataset.trajectories, self._rewards, self.reward_model
+        if preferences is not None and model is None:
+            check_answers(preferences)
+            sizes = self.observation_size, self.action_size
+            model = RewardEnsemble(*sizes, config=self.config.reward, seed=self.seed, device=self.device)
+            self.reward_figures = model.fit(preferences)
+            self.reward_model, self.labels = model, int(self.reward_figures["labels"])
+        if model is not None:
+            self.learns_from = "preferences"
+            rewards = relabel(model, data)
+        else:
+            self.learns_from = "given rewards"
+        if rewards is None:
+            raise PrefenvsError("IQL needs one source of rewards: preferences, reward_model=... or rewards=...")
+        if rewards.shape != (len(data.observations),):
+            raise PrefenvsError(f"rewards have shape {rewards.shape}; the data set has {len(data.observations)} steps")
+        rewards = transform_rewards(rewards, data.begins, data.ends, self.config.reward_rule, self.config.reward_shift)
+        self.data.rewards = torch.from_numpy(rewards.astype(np.float32)).to(self.device)[self.data.rows]
+
+    def _update(self) -> dict[str, Tensor]:
+        assert self.data is not None
+        c = self.config
+        batch = self.data.draw(c.batch_size, self.generator)
+        pairs = torch.cat([batch.observations, batch.actions], 1)
+        with torch.no_grad():
+            q_low = self.targets(pairs).amin(0).squeeze(-1)
+            next_values = self.value(batch.next_observations).reshape(-1)
+            targets = batch.rewards + c.discount * batch.continues * next_values
+        values = self.value(batch.observations).reshape(-1)
+        value_loss = expectile_loss(q_low - values, c.expectile).mean()
+        critic_loss = (self.critics(pairs).squeeze(-1) - targets).square().mean()
+        weights = advantage_weights(q_low - values.detach(), c.inv_temperature, c.weight_clip)
+        log_probs = self.actor.log_prob(batch.observations, batch.actions, self.generator)
+        actor_loss = -(weights * log_probs).mean()
+
+        # The three losses share no parameter, so that one backward pass and one optimiser serve them all.
+        self.optimiser.zero_grad(set_to_none=True)
+        (value_loss + critic_loss + actor_loss).backward()
+        if c.cosine:
+            progress = self.num_timesteps / self._total_timesteps
+            self.optimiser.param_groups[1]["lr"] = 0.5 * c.learning_rate * (1.0 + math.cos(math.pi * progress))
+        self.optimiser.step()
+        torch._foreach_lerp_(self._target, self._online, c.target_rate)
+        figures = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss, "value": values}
+        return {name: figure.detach().mean() for name, figure in figures.items()}
+
+    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
+        return self.actor.act(observations, deterministic, self.generator)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"actor": self.actor, "value": self.value, "critics": self.critics, "targets": self.targets}
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimiser": self.optimiser}
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """Return |tau - 1[u < 0]| u^2, elementwise, for errors u."""
+    return torch.where(error < 0, 1.0 - expectile, expectile) * error.square()
+
+
+def advantage_weights(advantage: Tensor, inv_temperature: float, clip: float) -> Tensor:
+    """Return min(exp(inv_temperature * A), clip), elementwise."""
+    return (inv_temperature * advantage).clamp_max(math.log(clip)).exp()
+
+
+def transform_rewards(rewards: Array, begins: Array, ends: Array, rule: RewardRule, shift: float = 0.0) -> Array:
+    """Return rewards [S] scaled by the returns of the E episodes that they belong to, and shifted (see `IQLConfig`)."""
+    rewards = np.asarray(rewards, np.float64)
+    if rule != "none":
+        returns = np.add.reduceat(rewards, begins)
+        lowest, highest = returns.min(), returns.max()
+        if not highest > lowest:
+            raise PrefenvsError(
+                f'all {len(ends)} episodes have the same return, {lowest:g}: set reward_rule="none" or check the labels'
+            )
+        if rule == "range_from_min":
+            lengths = ends - begins
+            rewards = rewards - np.repeat(lowest / lengths, lengths)
+        rewards = rewards * (1000.0 / (highest - lowest))
+    return rewards + shift
+
+
+def describe_reward(figures: dict[str, Any]) -> str:
+    """Return one line on how a reward ensemble fits its labels."""
+    return f"reward model: {figures['labels']:.0f} labels, accuracy {figures['accuracy']:.1%} on them"
