@@ -83,6 +83,10 @@ class SegmentScore(SegmentReward[SegmentScoreConfig]):
         initialise(head)
         return nn.ModuleDict({"steps": steps, "head": head})
 
+    def step_rewards(self, inputs: Tensor, last: bool = False) -> Tensor:
+        """Raise a PrefenvsError: there is no reward of a step."""
+        raise PrefenvsError("DPPO's predictor scores whole segments, not steps: train IQL on another reward model")
+
     def score_segments(self, inputs: Tensor, inside: Tensor | None) -> Tensor:
         """Return each segment's score [B] for steps [B, T, obs + act], of which those `inside` [B, T] exist."""
         network = cast(nn.ModuleDict, self.network)
