@@ -8,6 +8,8 @@ from typing import Annotated, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from prefenvs.cli.bench import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
+from prefenvs.cli.bench_baselines import Comparisons, Random
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.doctor import Doctor
@@ -15,6 +17,7 @@ from prefenvs.cli.evaluate import Evaluate
 from prefenvs.cli.judge import Judge
 from prefenvs.cli.label import Label
 from prefenvs.cli.labels import LabelsImport, LabelsReport
+from prefenvs.cli.rate import Rate
 from prefenvs.cli.record import Record
 from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.tasks import Tasks
@@ -28,6 +31,15 @@ StoreCommand = (
     | Annotated[StoreImport, subcommand("import")]
 )
 LabelsCommand = Annotated[LabelsReport, subcommand("report")] | Annotated[LabelsImport, subcommand("import")]
+BenchCommand = (
+    Annotated[BenchRun, subcommand("run")]
+    | Annotated[BenchTable, subcommand("table")]
+    | Annotated[BenchList, subcommand("list")]
+    | Annotated[BenchGuard, subcommand("guard")]
+    | Annotated[BenchMeasure, subcommand("measure")]
+    | Annotated[Random, subcommand("random")]
+    | Annotated[Comparisons, subcommand("comparisons")]
+)
 Command = (
     Annotated[Tasks, subcommand("tasks")]
     | Annotated[Doctor, subcommand("doctor")]
@@ -38,7 +50,9 @@ Command = (
     | Annotated[Record, subcommand("record")]
     | Annotated[Label, subcommand("label")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
+    | Annotated[Rate, subcommand("rate")]
     | Annotated[Judge, subcommand("judge")]
+    | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
 )
 
