@@ -169,7 +169,8 @@ class CPL(OfflineLearner[CPLConfig]):
         if c.kl:
             assert self.data is not None
             with torch.no_grad():
-                scored = log_probs - self.reference.log_prob(self.data.observations[rows], self.data.actions[rows])
+                reference = self.reference.log_prob(self.data.observations[rows], self.data.actions[rows])
+            scored = log_probs - reference
         scores = segment_scores(scored, c.alpha, c.discount, inside)
         if self.pairs is None:
             loss = ranking_loss(scores, targets, c.conservative)

@@ -1,5 +1,6 @@
 """A tiny hidden-reward environment and raters for tests of the learners."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.preferences import Oracle, Preference, Query, make_pairs
+from prefenvs.protocols import Policy
+from prefenvs.trajectories import Trajectories
 
 SENTINEL = 1234.5625
 
@@ -73,3 +77,88 @@ class Rater(Oracle):
 @pytest.fixture
 def point() -> Point:
     return Point()
+
+
+def make_point_data(
+    episodes: int = 12, seed: int = 0, horizon: int = 25, task: str = "point", observations: int = 2
+) -> OfflineDataset:
+    """Episodes of `Point`, every second of which walks away from the goal; `observations` beyond 2 are noise."""
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(-1, 1, episodes)
+    away = np.where(np.arange(episodes) % 2, -1.0, 1.0)
+    seen, done, earned = [], [], []
+    for t in range(horizon):
+        action = np.clip(away * 10.0 * (1.0 - position) + rng.normal(size=episodes), -2.0, 2.0)
+        seen.append(np.stack([position, np.full(episodes, t / horizon)], 1))
+        done.append(action[:, None])
+        position = position + 0.1 * action
+        earned.append(-abs(position - 1.0))
+    extra = rng.normal(size=(horizon, episodes, observations - 2))
+    steps = np.concatenate([np.stack(seen), extra], 2).swapaxes(0, 1).reshape(-1, observations)
+    trajectories = Trajectories(
+        steps.astype(np.float32),
+        np.stack(done, 1).reshape(-1, 1).astype(np.float32),
+        np.arange(1, episodes + 1) * horizon,
+        np.stack(earned, 1).reshape(-1),
+        task=task,
+        source="point-data",
+    )
+    return OfflineDataset("point-data", trajectories)
+
+
+def prefer_by_return(dataset: OfflineDataset, labels: int, length: int = 5, seed: int = 0) -> list[Preference]:
+    """Label random pairs of a data set's segments by their true return."""
+    rng = np.random.default_rng(seed)
+    rater = Rater()
+    return [rater.answer(query) for query in make_pairs(dataset.trajectories.sample(2 * labels, length, rng))]
+
+
+def regret_of(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """How far each step on the line stays behind going straight to the goal, [...]."""
+    best = np.clip(10.0 * (1.0 - observations[..., :1]), -2.0, 2.0)
+    return np.abs(actions - best).sum(-1)
+
+
+@pytest.fixture(scope="session")
+def regret() -> Callable[..., np.ndarray]:
+    return regret_of
+
+
+@pytest.fixture(scope="session")
+def prefer_by_regret() -> Callable[..., list[Preference]]:
+    """Label random pairs of a data set's segments by their regret."""
+
+    def prefer(dataset: OfflineDataset, labels: int, length: int = 5, seed: int = 0) -> list[Preference]:
+        queries = make_pairs(dataset.trajectories.sample(2 * labels, length, np.random.default_rng(seed)))
+        sums = [[regret_of(s.observations, s.actions).sum() for s in query.segments] for query in queries]
+        return [Preference(q, np.eye(2)[int(np.argmin(pair))]) for q, pair in zip(queries, sums, strict=True)]
+
+    return prefer
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., OfflineDataset]:
+    return make_point_data
+
+
+@pytest.fixture(scope="session")
+def prefer() -> Callable[..., list[Preference]]:
+    return prefer_by_return
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., float]:
+    """Return a policy's mean true return over episodes of `Point`."""
+
+    def mean_return(policy: Policy, episodes: int = 20) -> float:
+        env, earned = Point(), 0.0
+        for seed in range(episodes):
+            observation, _ = env.reset(seed=seed)
+            truncated = False
+            while not truncated:
+                action, _ = policy.predict(observation[None], deterministic=True)
+                observation, _, _, truncated, info = env.step(action[0])
+                earned += info["true_reward"]
+        return earned / episodes
+
+    return mean_return
