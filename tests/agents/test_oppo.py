@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from agents.oppo import OPPO, OPPOConfig, matching_loss, norm_loss, triplet_loss
+from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import evaluate
+from prefenvs.trajectories import Trajectories
 
 from .line_data import ACTIONS, drive, make_data, make_labels
 
@@ -138,6 +141,19 @@ def test_memory_gives_what_the_whole_history_gives() -> None:
                 expected = agent.policy(steps, numbers, agent.best.vector[None])[0, -1].numpy() * 2
             np.testing.assert_allclose(actions[row], expected, atol=1e-5)
             histories[row].append((observations[row], actions[row]))
+
+
+def test_evaluation_carries_the_memory_along() -> None:
+    """Two environments give what one gives: each row of the memory belongs to its environment."""
+    rng = np.random.default_rng(0)
+    observations, actions = rng.standard_normal((90, 3)), rng.uniform(-2, 2, (90, 1))
+    episodes = Trajectories(observations, actions, np.array([30, 60, 90]), rng.random(90), task="Pendulum-v1")
+    data = OfflineDataset("pendulum", episodes)
+    agent = OPPO(data, make_labels(data, 10, 12), SMALL, device="cpu")
+    alone = evaluate(agent, "Pendulum-v1", episodes=3, num_envs=1)
+    together = evaluate(agent, "Pendulum-v1", episodes=3, num_envs=2)
+    np.testing.assert_allclose(together.returns, alone.returns, rtol=1e-3)
+    assert np.ptp(alone.returns) > 0
 
 
 def test_predict_takes_one_observation_as_well() -> None:
