@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from agents.bc import BC, BCConfig
 from agents.cpl import CPL, CPLConfig
+from agents.dppo import DPPO, DPPOConfig
+from agents.ipl import IPL, IPLConfig
 from agents.iql import IQL, IQLConfig
+from agents.oppo import OPPO, OPPOConfig
 from agents.pearl import GaussianReward, GaussianRewardConfig
 from agents.pebble import PEBBLE, PebbleConfig
 from agents.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
@@ -15,13 +18,19 @@ from agents.reward_model import RewardConfig, RewardEnsemble
 __all__ = [
     "BC",
     "CPL",
+    "DPPO",
+    "IPL",
     "IQL",
+    "OPPO",
     "PEBBLE",
     "BCConfig",
     "CPLConfig",
+    "DPPOConfig",
     "GaussianReward",
     "GaussianRewardConfig",
+    "IPLConfig",
     "IQLConfig",
+    "OPPOConfig",
     "PebbleConfig",
     "PrefPPO",
     "PrefPPOConfig",
