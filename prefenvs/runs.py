@@ -137,7 +137,7 @@ def _plain(value: Any) -> Any:
 
 
 def provenance() -> dict[str, Any]:
-    """Return which code runs on which machine: commit, python, machine, versions of the packages that decide results."""
+    """Return which code runs where: commit, python, machine, and versions of the packages that decide results."""
     return {
         "commit": _commit(),
         "python": platform.python_version(),

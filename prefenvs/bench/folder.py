@@ -113,8 +113,8 @@ class BenchFolder:
         free = shutil.disk_usage(self.folder).free / 1e9
         if free < needed_gb:
             raise DiskFull(
-                f"the disk of {self.folder} has {free:.1f} GB left, less than {needed_gb:g}: make room and run the same "
-                "command again, finished cells are kept (--min-free-gb sets the threshold)"
+                f"the disk of {self.folder} has {free:.1f} GB left, less than {needed_gb:g}: make room and run the "
+                "same command again, finished cells are kept (--min-free-gb sets the threshold)"
             )
 
 
@@ -164,7 +164,7 @@ def select(cells: Sequence[Cell], **wanted: Sequence[Any]) -> list[Cell]:
         for value in values:
             if value not in known:
                 raise PrefenvsError(
-                    f"no cell of the suite has {name} {value!r}; there are {', '.join(map(str, known))}"
+                    f"no cell of the suite has {name} {value!r}: there are {', '.join(map(str, known))}"
                 )
         cells = [cell for cell in cells if not values or getattr(cell, name) in values]
     return list(cells)

@@ -120,7 +120,7 @@ def _connect(ray: Any, address: str) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()
         except (OSError, OverflowError) as error:
             raise PrefenvsError(
-                f"no Ray cluster answers at {address} ({error}); `ray start --head` starts one"
+                f"no Ray cluster answers at {address}: {error}; `ray start --head` starts one"
             ) from None
     try:
         started = {"include_dashboard": False} if address == "local" else {}

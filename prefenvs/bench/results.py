@@ -34,8 +34,8 @@ MEASURED = (
 JUDGED = ("accuracy", "correlation", "starc")
 """What `prefenvs bench measure` says of a reward model."""
 TEXTS = (
-    "cell", "method", "task", "oracle", "status", "reason", "version", "commit", "python", "machine", "processor", "gpu",
-    "finished", "versions", "config", "command",
+    "cell", "method", "task", "oracle", "status", "reason", "version", "commit", "python", "machine", "processor",
+    "gpu", "finished", "versions", "config", "command",
 )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ class Results:
         return self.frame[self.frame["status"] == "finished"]
 
     def versions(self) -> dict[str, list[str]]:
-        """Return what differs among finished cells: version, commit or a package, each with how many cells had which."""
+        """Return what differs among finished cells: version, commit or a package, and how many cells had which."""
         cells = self.finished.drop_duplicates("cell")
         seen = {"prefenvs": Counter(cells["version"]), "commit": Counter(cells["commit"])}
         records = [json.loads(text) for text in cells["versions"]]
@@ -93,8 +93,8 @@ class Results:
         if differing and not mixed:
             listed = "; ".join(f"{name} {' and '.join(values)}" for name, values in differing.items())
             raise PrefenvsError(
-                f"the results mix versions: {listed}. Run the older cells again in a fresh folder, or accept the mixture "
-                "with --mixed, and the report will say so"
+                f"the results mix versions: {listed}. Run the older cells again in a fresh folder, or accept the "
+                "mixture with --mixed, and the report will say so"
             )
 
 

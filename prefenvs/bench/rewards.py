@@ -12,6 +12,9 @@ from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
+MOST = 65_536
+"""Transitions at most: reward functions are called with so many at once, and a recorded reward knows them in order."""
+
 
 def judge_reward(
     model: RewardModel,
@@ -20,20 +23,21 @@ def judge_reward(
     length: int,
     episodes: int = 10,
     pairs: int = 1_000,
-    transitions: int = 4_096,
+    steps: int = 5_000,
     seed: int = 1,
 ) -> dict[str, float]:
     """Compare a learned reward with the true one on new episodes, half by the trained policy and half at random.
 
+    They are at least `episodes`, and as many as fill `steps` steps if none ends early. Returns
     accuracy: share of `pairs` of segments of `length` steps, drawn uniformly, which it orders as the true return does
     (pairs of equal true return are left out; NaN where all are); correlation: Spearman's, of those segments' returns;
-    starc: distance in [0, 1] on at most `transitions` of these episodes, discount 0.99 (see `prefenvs.metrics`).
+    starc: distance in [0, 1] on the transitions of these episodes, discount 0.99, 64 features (`prefenvs.metrics`).
     """
     task = find_task(task_id)
     env = make(task_id)
     guess = random_policy(env.action_space, seed=seed)
     env.close()
-    half = max(episodes // 2, 1)
+    half = max(episodes, -(-steps // task.horizon)) // 2 + 1
     played = [
         evaluate(policy, task.id, episodes=half, seed=seed, record=half),
         evaluate(guess, task.id, episodes=half, seed=seed + 1, record=half),
@@ -42,11 +46,11 @@ def judge_reward(
     for evaluation in played:
         assert evaluation.trajectories is not None
         buffer.extend(evaluation.trajectories)
-    return judge_reward_on(buffer.trajectories(), model, length, pairs, transitions, seed)
+    return judge_reward_on(buffer.trajectories(), model, length, pairs, seed)
 
 
 def judge_reward_on(
-    trajectories: Trajectories, model: RewardModel, length: int, pairs: int, transitions: int, seed: int
+    trajectories: Trajectories, model: RewardModel, length: int, pairs: int, seed: int
 ) -> dict[str, float]:
     """Return `judge_reward`'s figures on given episodes."""
     rng = np.random.default_rng(seed)
@@ -60,7 +64,7 @@ def judge_reward_on(
     return {
         "accuracy": _agreement(predicted[0] - predicted[1], true[0] - true[1]),
         "correlation": return_correlation(model, first).spearman,
-        "starc": _starc(model, trajectories, min(transitions, 65_536), rng),
+        "starc": _starc(model, trajectories, rng),
         "pairs": float(pairs),
         "segment_length": float(length),
     }
@@ -74,16 +78,16 @@ def _agreement(predicted: Array, true: Array) -> float:
     return float(agree[decided].mean())
 
 
-def _starc(model: RewardModel, trajectories: Trajectories, count: int, rng: np.random.Generator) -> float:
+def _starc(model: RewardModel, trajectories: Trajectories, rng: np.random.Generator) -> float:
     """STARC needs the true reward of transitions that were made only; EPIC would need it where nobody has been."""
     made, rewards = Transitions.of(trajectories), trajectories.true_rewards
     assert rewards is not None
     assert len(made) == len(rewards)  # evaluations keep what was seen after an episode's last step
-    rows = rng.permutation(len(made))[:count]
+    rows = rng.permutation(len(made))[:MOST]
     terminated = None if made.terminated is None else made.terminated[rows]
     chosen = Transitions(made.observations[rows], made.actions[rows], made.next_observations[rows], terminated)
 
     def true(observations: Array, actions: Array, next_observations: Array) -> Array:
         return rewards[rows]
 
-    return starc_distance(reward_of(model), true, chosen)
+    return starc_distance(reward_of(model), true, chosen, features=64)

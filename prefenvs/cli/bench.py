@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchRun:
-    """Run a suite: every cell a program of its own in its own folder. The same command again goes on where it stopped."""
+    """Run a suite, every cell as a program in a folder of its own; the same command again goes on where it stopped."""
 
     suite: Annotated[str, Positional]
     """Name (`prefenvs bench list`), or module:NAME for a suite of your own."""
@@ -99,8 +99,8 @@ class BenchRun:
         if failed:
             reasons = "; ".join(f"{name}: {outcome.error.splitlines()[0]}" for name, outcome in failed.items())
             raise PrefenvsError(
-                f"{len(failed)} of {len(cells)} cells failed ({reasons}). Their output: {folder.folder}/cells/*/log.txt. "
-                "The same command tries them again"
+                f"{len(failed)} of {len(cells)} cells failed ({reasons}). Their output: "
+                f"{folder.folder}/cells/*/log.txt. The same command tries them again"
             )
         progress.say(f"all {len(cells)} cells have finished: prefenvs bench table {folder.folder}")
 

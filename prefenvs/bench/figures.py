@@ -1,0 +1,183 @@
+"""Figures of a report: learning curves by steps and by labels, performance profiles, true against learned return."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefenvs.bench.scores import FLOOR, Entry, Scores
+from prefenvs.bench.statistics import performance_profile
+from prefenvs.segments import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#bcbd22", "#332288")
+"""Okabe and Ito's, which the colour-blind tell apart, and some more."""
+
+
+def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
+    """Draw each task's measure over training, by "steps" or by "labels": mean over seeds, and each seed thinly.
+
+    Upper bounds learn from no labels: in curves by labels their last score is a horizontal line.
+    """
+    frame = scores.results.finished
+    tasks = [task for task in scores.tasks if (frame["task"] == task).any()]
+
+    def draw(axes: Axes, task: str) -> None:
+        measure = scores.suite["measures"][task]
+        for entry in scores.entries:
+            runs = _runs(frame, entry, task)
+            if not runs:
+                continue
+            colour = _colour(scores, entry)
+            level = float(np.mean([run[measure].iloc[-1] for run in runs]))
+            if entry.method == FLOOR or (by == "labels" and not scores.method(entry)["asks"]):
+                axes.axhline(level, color=colour, linestyle=":", linewidth=1.2, label=scores.label(entry))
+                continue
+            for run in runs:
+                axes.plot(run[by], run[measure], color=colour, linewidth=0.6, alpha=0.4)
+            x, mean = _mean_curve(runs, by, measure)
+            dashed = "--" if scores.method(entry)["upper_bound"] else "-"
+            axes.plot(x, mean, color=colour, linestyle=dashed, linewidth=1.8, label=scores.label(entry))
+        unit = "environment steps" if by == "steps" else "labels"
+        offline = any(scores.method(entry)["offline"] for entry in scores.entries if _runs(frame, entry, task))
+        axes.set_xlabel("gradient steps" if offline and by == "steps" else unit)
+        axes.set_ylabel("success" if measure == "success" else measure.replace("mean_return", "true return"))
+
+    return _small_multiples(tasks, draw)
+
+
+def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
+    """Draw for each method the share of runs that score above a threshold of normalised score, with 95% bands."""
+    entries = [entry for entry in scores.entries if entry.method != FLOOR and scores.scored_tasks(entry)]
+    if not entries:
+        return None
+    highest = max(float(scores.matrix(entry, scores.scored_tasks(entry)).max()) for entry in entries)
+    thresholds = np.linspace(0.0, max(1.1, min(highest, 2.0) * 1.05), 101)
+    figure, axes = _figure(1, 1, (7.0, 4.0))
+    for entry in entries:
+        tasks = scores.scored_tasks(entry)
+        share, low, high = performance_profile(scores.matrix(entry, tasks), thresholds, resamples)
+        short = "" if len(tasks) == len(scores.tasks) else f", {len(tasks)} of {len(scores.tasks)} tasks"
+        colour = _colour(scores, entry)
+        axes[0].plot(thresholds, share, color=colour, label=scores.label(entry) + short)
+        if not np.isnan(low).any():
+            axes[0].fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes[0].set(xlabel="normalised score", ylabel="share of runs above", ylim=(-0.02, 1.02))
+    axes[0].legend(frameon=False, fontsize=8, loc="best")
+    return figure
+
+
+def hacking_curves(scores: Scores) -> Figure | None:
+    """Draw the true and the learned return of the same evaluation episodes over training, one panel for each cell.
+
+    Each on an axis of its own, since a learned reward has no scale; they should rise together. A learned return that
+    rises while the true one falls is a hacked reward.
+    """
+    frame = scores.results.finished
+    cells = [name for name, group in frame.groupby("cell", sort=False) if group["learned_return"].notna().sum() > 1]
+    if not cells:
+        return None
+    rows = scores.cells.loc[cells]
+    titles = {
+        name: f"{row['task']}\n{scores.suite['methods'][row['method']]['title']}, seed {row['seed']:.0f}"
+        for name, row in rows.iterrows()
+    }
+
+    def draw(axes: Axes, name: str) -> None:
+        run = frame[frame["cell"] == name]
+        axes.plot(run["steps"], run["mean_return"], color=COLOURS[0], label="true return")
+        other = axes.twinx()
+        other.plot(run["steps"], run["learned_return"], color=COLOURS[1], label="learned return, mean of the ensemble")
+        other.plot(run["steps"], run["learned_return_min"], color=COLOURS[1], linestyle=":", label="its worst member")
+        axes.tick_params(axis="y", labelcolor=COLOURS[0])
+        other.tick_params(axis="y", labelcolor=COLOURS[1], labelsize=7)
+        lines = axes.get_lines() + other.get_lines()
+        if name == cells[0]:
+            for line in lines[1:]:
+                axes.plot([], [], color=line.get_color(), linestyle=line.get_linestyle(), label=line.get_label())
+        axes.set_xlabel("environment steps")
+
+    return _small_multiples(cells, draw, titles)
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, the same bytes for the same figure."""
+    import matplotlib
+
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "prefenvs", "svg.fonttype": "path"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _small_multiples(
+    names: list[str], draw: Callable[[Axes, str], None], titles: dict[str, str] | None = None
+) -> Figure | None:
+    """Draw one panel for each name and one legend for all of them."""
+    if not names:
+        return None
+    columns = min(3, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure, axes = _figure(lines, columns, (3.7 * columns + 0.5, 2.7 * lines + 0.9))
+    shown: dict[str, Any] = {}
+    for axis, name in zip(axes, names, strict=False):
+        draw(axis, name)
+        axis.set_title((titles or {}).get(name, name), fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.tick_params(labelsize=7)
+        axis.xaxis.set_major_locator(_few_ticks())
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    for axis in axes[len(names) :]:
+        axis.axis("off")
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside lower center", ncols=min(2, columns), frameon=False, fontsize=8
+    )
+    return figure
+
+
+def _figure(lines: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.ravel(figure.subplots(lines, columns, squeeze=False)))
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
+
+
+def _colour(scores: Scores, entry: Entry) -> str:
+    return COLOURS[scores.entries.index(entry) % len(COLOURS)]
+
+
+def _runs(frame: pd.DataFrame, entry: Entry, task: str) -> list[pd.DataFrame]:
+    chosen = (frame["task"] == task) & (frame["method"] == entry.method)
+    chosen &= (frame["oracle"] == entry.oracle) & (frame["budget"] == entry.budget)
+    return [run.sort_values("steps") for _, run in frame[chosen].groupby("seed")]
+
+
+def _mean_curve(runs: list[pd.DataFrame], by: str, measure: str) -> tuple[Array, Array]:
+    """Average runs that were measured at different times, from the latest first point to the earliest last one."""
+    begin = max(run[by].iloc[0] for run in runs)
+    end = min(run[by].iloc[-1] for run in runs)
+    points = np.unique(np.concatenate([run[by].to_numpy(float) for run in runs]))
+    points = points[(points >= begin) & (points <= end)]
+    curves = []
+    for run in runs:
+        # Several evaluations at one number of labels: the last of them counts.
+        last = run.groupby(by)[measure].last()
+        curves.append(np.interp(points, last.index.to_numpy(float), last.to_numpy(float)))
+    return points, np.mean(curves, axis=0)

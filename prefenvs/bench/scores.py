@@ -1,0 +1,129 @@
+"""From results to scores: the last evaluation of every cell, placed between random actions and the true reward."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefenvs.bench.results import Results
+from prefenvs.segments import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOOR = "random"
+"""The method that stands for 0."""
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A row of a table: a method with a rater and a budget."""
+
+    method: str
+    oracle: str
+    budget: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What tables are made of, derived from results."""
+
+    results: Results
+
+    @property
+    def suite(self) -> dict[str, Any]:
+        """The suite's description."""
+        return self.results.suite
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Tasks in the suite's order."""
+        return list(dict.fromkeys(self.results.frame["task"]))
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Methods, with rater and budget, in the suite's order; upper bounds and random actions last."""
+        frame = self.results.frame
+        triples = zip(frame["method"], frame["oracle"], frame["budget"], strict=True)
+        found = dict.fromkeys(Entry(method, oracle, int(budget)) for method, oracle, budget in triples)
+        return sorted(found, key=lambda entry: (entry.method == FLOOR, self.method(entry)["upper_bound"]))
+
+    def method(self, entry: Entry) -> dict[str, Any]:
+        """Title, upper, upper_bound, asks and offline of an entry's method."""
+        described: dict[str, Any] = self.suite["methods"][entry.method]
+        return described
+
+    def label(self, entry: Entry) -> str:
+        """How tables call an entry: its rater is named where there are several."""
+        title = str(self.method(entry)["title"])
+        if not self.method(entry)["asks"]:
+            return title
+        oracles = {other.oracle for other in self.entries if self.method(other)["asks"]}
+        teacher = f", {entry.oracle}" if len(oracles) > 1 else ""
+        return f"{title} ({entry.budget:,} labels{teacher})"
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row for each cell: `final`, the last evaluation by the task's measure, `best`, the greatest, and more.
+
+        Beside the columns of the results: measure; normalised and normalised_best, 0 for random actions and 1 for the
+        agent of the same stack on the true reward (NaN where one of these is missing or the second is not above the
+        first); final and best are NaN for cells that have not finished.
+        """
+        frame = self.results.frame
+        last = frame.groupby("cell", sort=False).tail(1).set_index("cell").copy()
+        last["measure"] = [self.suite["measures"][task] for task in last["task"]]
+        values = np.array(
+            [frame[measure].to_numpy()[i] for i, measure in enumerate(frame["task"].map(self.suite["measures"]))]
+        )
+        best = frame.assign(value=values).groupby("cell", sort=False)["value"].max()
+        last["final"] = [row[row["measure"]] for _, row in last.iterrows()]
+        last["best"] = best.reindex(last.index)
+        finished = last["status"] == "finished"
+        last.loc[~finished, ["final", "best"]] = math.nan
+        scale = [self.ends(row["task"], row["method"], last) for _, row in last.iterrows()]
+        for name, source in (("normalised", "final"), ("normalised_best", "best")):
+            last[name] = [_place(value, *ends) for value, ends in zip(last[source].to_numpy(float), scale, strict=True)]
+        return last
+
+    def ends(self, task: str, method: str, cells: pd.DataFrame | None = None) -> tuple[float, float]:
+        """Return what 0 and 1 stand for: mean final scores of random actions, and of the method's upper bound."""
+        cells = self.cells if cells is None else cells
+        here = cells[cells["task"] == task]
+        upper = self.suite["methods"][method]["upper"]
+        return (
+            float(here.loc[here["method"] == FLOOR, "final"].mean()),
+            float(here.loc[here["method"] == upper, "final"].mean()),
+        )
+
+    def of(self, entry: Entry, task: str | None = None) -> pd.DataFrame:
+        """Return the cells of an entry, on one task or all."""
+        cells = self.cells
+        chosen = (cells["method"] == entry.method) & (cells["oracle"] == entry.oracle)
+        chosen &= cells["budget"] == entry.budget
+        return cells[chosen if task is None else chosen & (cells["task"] == task)]
+
+    def runs(self, entry: Entry, task: str, column: str = "final") -> Array:
+        """Return one figure of an entry's finished cells on a task, [runs], without NaN."""
+        values = self.of(entry, task)[column].to_numpy(float)
+        return values[~np.isnan(values)]
+
+    def matrix(self, entry: Entry, tasks: list[str], column: str = "normalised") -> Array:
+        """Return scores [runs, tasks]; where a task has more runs than another, its last seeds are left out."""
+        columns = [self.runs(entry, task, column) for task in tasks]
+        count = min((len(values) for values in columns), default=0)
+        if not count:
+            return np.zeros((0, len(tasks)))
+        return np.stack([values[:count] for values in columns], axis=1)
+
+    def scored_tasks(self, entry: Entry, column: str = "normalised") -> list[str]:
+        """Tasks on which an entry has at least one such score."""
+        return [task for task in self.tasks if len(self.runs(entry, task, column))]
+
+
+def _place(value: float, floor: float, upper: float) -> float:
+    return (value - floor) / (upper - floor) if upper > floor else math.nan

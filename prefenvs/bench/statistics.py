@@ -1,0 +1,105 @@
+"""Aggregates over seeds and tasks, with intervals, by rliable (Agarwal et al. 2021)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
+
+
+class Estimate(NamedTuple):
+    """A figure and the ends of its 95% interval; the ends are NaN where one run is all there is."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interquartile_mean(scores: Array) -> float:
+    """Return the mean without the lowest and the highest quarter of all entries, floor(N / 4) of them each."""
+    flat = np.sort(np.asarray(scores, np.float64), axis=None)
+    cut = len(flat) // 4
+    return float(flat[cut : len(flat) - cut].mean()) if len(flat) else float("nan")
+
+
+def interquartile_means(scores: Mapping[str, Array], resamples: int = 2_000, seed: int = 0) -> dict[str, Estimate]:
+    """Return the interquartile mean of each method's scores [runs, tasks], with stratified bootstrap intervals.
+
+    Runs are drawn anew within each task (Agarwal et al. 2021, section 4.1); 95%, by percentiles.
+    """
+    library, metrics = _import_rliable()
+
+    def aggregate(matrix: Array) -> Array:
+        return np.array([metrics.aggregate_iqm(matrix)])
+
+    found = {}
+    for name, matrix in scores.items():
+        value = interquartile_mean(matrix)
+        if len(matrix) < 2:
+            found[name] = Estimate(value, float("nan"), float("nan"))
+            continue
+        _, intervals = library.get_interval_estimates(
+            {name: matrix}, aggregate, reps=resamples, random_state=np.random.RandomState(seed)
+        )
+        low, high = intervals[name][:, 0]
+        found[name] = Estimate(value, float(low), float(high))
+    return found
+
+
+def probability_of_improvement(first: Array, second: Array, resamples: int = 500, seed: int = 0) -> Estimate:
+    """Return how probably a run of the first method beats one of the second on a task drawn at random.
+
+    first, second: scores [runs, tasks] on the same tasks. Ties count one half (Agarwal et al. 2021, section 4.3).
+    """
+    library, metrics = _import_rliable()
+    if first.shape[1] != second.shape[1]:
+        raise PrefenvsError(f"the methods were run on {first.shape[1]} and {second.shape[1]} tasks: take common ones")
+    value = float(metrics.probability_of_improvement(first, second))
+    if min(len(first), len(second)) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    _, intervals = library.get_interval_estimates(
+        {"pair": (first, second)},
+        metrics.probability_of_improvement,
+        reps=resamples,
+        random_state=np.random.RandomState(seed),
+    )
+    low, high = np.ravel(intervals["pair"])
+    return Estimate(value, float(low), float(high))
+
+
+def performance_profile(
+    matrix: Array, thresholds: Array, resamples: int = 500, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """Return the share of runs that score above each threshold, and its 95% interval's ends, [thresholds] each.
+
+    The interval's ends are NaN for a single run.
+    """
+
+    def above(scores: Array) -> Array:
+        share: Array = (scores.reshape(-1, 1) > thresholds).mean(axis=0)
+        return share
+
+    if len(matrix) < 2:
+        return above(matrix), np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)
+    library, _ = _import_rliable()
+    # rliable's own profiles take no seed.
+    _, intervals = library.get_interval_estimates(
+        {"method": matrix}, above, reps=resamples, random_state=np.random.RandomState(seed)
+    )
+    low, high = intervals["method"]
+    return above(matrix), low, high
+
+
+def _import_rliable() -> tuple[Any, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from rliable import library, metrics
+    except ImportError as error:
+        raise PrefenvsError(f'tables need the package rliable ({error}): pip install "prefenvs[bench]"') from None
+    return library, metrics

@@ -1,0 +1,282 @@
+"""Tables in words: what stands in a report, as Markdown, LaTeX, HTML and CSV."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefenvs.bench.progress import duration
+from prefenvs.bench.scores import FLOOR, Entry, Scores
+from prefenvs.bench.statistics import Estimate, interquartile_mean, interquartile_means, probability_of_improvement
+
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts under named columns, with a title and a note on how to read them."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """Write as GitHub's Markdown."""
+        lines = [f"### {self.title}", ""] + ([self.note, ""] if self.note else [])
+        rows = (self.columns, ("---",) * len(self.columns), *self.rows)
+        lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """Write as a LaTeX table; needs the package booktabs."""
+        body = [" & ".join(map(_latex, row)) + r" \\" for row in self.rows]
+        note = f"\n\\\\ \\footnotesize {_latex(self.note)}" if self.note else ""
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{_latex(self.title)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+                r"\toprule",
+                " & ".join(map(_latex, self.columns)) + r" \\",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                rf"\end{{tabular}}{note}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def html(self) -> str:
+        """Write as HTML."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        rows = "".join("<tr>" + "".join(_html_cell(text) for text in row) + "</tr>\n" for row in self.rows)
+        note = f'<p class="note">{html.escape(self.note)}</p>\n' if self.note else ""
+        return (
+            f'<h2>{html.escape(self.title)}</h2>\n{note}<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+            f"<tbody>\n{rows}</tbody></table></div>\n"
+        )
+
+
+def score_table(scores: Scores, resamples: int = 2_000) -> Table:
+    """Every method on every task by the task's own measure, and the aggregate of normalised scores."""
+    rows = []
+    for entry in scores.entries:
+        texts = [_score(scores, entry, task, resamples) for task in scores.tasks]
+        rows.append((scores.label(entry), *texts, _aggregate(scores, entry, resamples)))
+    names = [
+        f"{task} ({'success' if scores.suite['measures'][task] == 'success' else 'return'})" for task in scores.tasks
+    ]
+    return Table(
+        "Scores at the end of training",
+        ("method", *names, "normalised, all tasks"),
+        tuple(rows),
+        "The last evaluation of each run, never the best. Interquartile mean over seeds [95% stratified bootstrap "
+        "interval], and how many seeds there are where not all have finished. Normalised: 0 is random actions, 1 the "
+        "agent of the same stack on the true reward. An aggregate takes as many seeds as all its tasks have, and names "
+        "the number of tasks where some are missing.",
+    )
+
+
+def best_table(scores: Scores) -> Table:
+    """The best evaluation of each run beside the last one: how much a choice by the true return would flatter."""
+    rows = []
+    for entry in scores.entries:
+        for task in scores.tasks:
+            last, best = scores.runs(entry, task), scores.runs(entry, task, "best")
+            if len(last):
+                measure = scores.suite["measures"][task]
+                texts = [show(interquartile_mean(values), measure) for values in (last, best)]
+                rows.append((scores.label(entry), task, *texts))
+    return Table(
+        "Last and best evaluation",
+        ("method", "task", "last", "best"),
+        tuple(rows),
+        "Interquartile means over seeds. Choosing the best evaluation needs the true return, which a learner from "
+        "preferences does not have; it is shown because papers report it.",
+    )
+
+
+def improvement_table(scores: Scores, resamples: int = 500) -> Table:
+    """Probability that the row's method beats the column's, on the tasks that both have."""
+    entries = [entry for entry in scores.entries if entry.method != FLOOR and scores.scored_tasks(entry)]
+    rows = []
+    for first in entries:
+        texts = [scores.label(first)]
+        for second in entries:
+            common = [task for task in scores.scored_tasks(first) if task in scores.scored_tasks(second)]
+            if first == second or not common:
+                texts.append("" if first == second else MISSING)
+                continue
+            pair = [scores.matrix(entry, common) for entry in (first, second)]
+            texts.append(_interval(probability_of_improvement(*pair, resamples=resamples), "share"))
+        rows.append(tuple(texts))
+    return Table(
+        "Probability of improvement",
+        ("row beats column", *(scores.label(entry) for entry in entries)),
+        tuple(rows),
+        "Over the tasks that both have, by normalised score [95% interval]; ties count one half.",
+    )
+
+
+def reward_table(scores: Scores) -> Table:
+    """How good the learned rewards are, and whether policies earned by them what they did not truly earn."""
+    rows = []
+    for entry in scores.entries:
+        for task in scores.tasks:
+            cells = scores.of(entry, task)
+            if not cells["accuracy"].notna().any():
+                continue
+            figures = [_mean(cells[name]) for name in ("accuracy", "correlation", "starc", "normalised")]
+            formats = ("percent", "share", "share", "share")
+            texts = [MISSING if math.isnan(x) else show(x, f) for x, f in zip(figures, formats, strict=True)]
+            rows.append((scores.label(entry), task, *texts, str(int(cells["accuracy"].notna().sum()))))
+    return Table(
+        "Learned rewards",
+        ("method", "task", "held-out accuracy", "rank correlation", "STARC distance", "normalised true score", "runs"),
+        tuple(rows),
+        "On new episodes, half by the trained policy and half at random. Accuracy: share of pairs of segments ordered "
+        "as the true return orders them. STARC: 0 is an equivalent reward, 0.5 an unrelated one, 1 the opposite.",
+    )
+
+
+def cost_table(scores: Scores) -> Table:
+    """What a run costs."""
+    rows = []
+    for entry in scores.entries:
+        for task in scores.tasks:
+            cells = scores.of(entry, task)
+            cells = cells[cells["status"] == "finished"]
+            if not len(cells):
+                continue
+            rows.append(
+                (
+                    scores.label(entry),
+                    task,
+                    f"{_mean(cells['steps']):,.0f}",
+                    f"{_mean(cells['labels']):,.0f}",
+                    duration(_mean(cells["wall_seconds"])),
+                    duration(_mean(cells["cpu_seconds"])),
+                    f"{cells['peak_gb'].max():.2f}",
+                )
+            )
+    return Table(
+        "Cost of one run",
+        ("method", "task", "steps", "labels", "wall-clock", "CPU time", "memory (GB)"),
+        tuple(rows),
+        "Means over finished runs, evaluations and the judging of the reward model included. Steps are environment "
+        "steps online and gradient steps offline. Wall-clock times of runs side by side disturb each other.",
+    )
+
+
+def missing_table(scores: Scores) -> Table:
+    """Cells that failed or were not run."""
+    cells = scores.cells
+    rows = [
+        (name, row["status"], row["reason"].splitlines()[0] if row["reason"] else "not run yet")
+        for name, row in cells[cells["status"] != "finished"].iterrows()
+    ]
+    return Table("Cells without a result", ("cell", "status", "why"), tuple(rows))
+
+
+def long_csv(scores: Scores, resamples: int = 2_000) -> str:
+    """One line for each method and task, with plain numbers, for other programs."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("method", "title", "oracle", "labels", "task", "measure", "seeds", "expected", "iqm", "low", "high")
+    writer.writerow((*names, "mean", "std", "best_iqm", "normalised_iqm", "wall_seconds", "cpu_seconds"))
+    for entry in scores.entries:
+        for task in scores.tasks:
+            cells, values = scores.of(entry, task), scores.runs(entry, task)
+            if not len(cells):
+                continue
+            estimate = _estimate(values, resamples)
+            row = (entry.method, scores.method(entry)["title"], entry.oracle, entry.budget, task)
+            figures = (
+                *estimate,
+                values.mean() if len(values) else math.nan,
+                values.std(ddof=1) if len(values) > 1 else math.nan,
+                interquartile_mean(scores.runs(entry, task, "best")),
+                interquartile_mean(scores.runs(entry, task, "normalised")),
+                _mean(cells["wall_seconds"]),
+                _mean(cells["cpu_seconds"]),
+            )
+            measure = scores.suite["measures"][task]
+            texts = ["" if math.isnan(figure) else f"{figure:.6g}" for figure in figures]
+            writer.writerow((*row, measure, len(values), len(cells), *texts))
+    return out.getvalue()
+
+
+def show(value: float, measure: str) -> str:
+    """Write one figure: success and accuracy in percent, shares with two digits, returns with three or more."""
+    if math.isnan(value):
+        return MISSING
+    if measure in ("success", "percent"):
+        return f"{value:.0%}"
+    if measure == "share":
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.1f}"
+
+
+def _score(scores: Scores, entry: Entry, task: str, resamples: int) -> str:
+    cells, values = scores.of(entry, task), scores.runs(entry, task)
+    if not len(cells):
+        return "not in the suite"
+    if not len(values):
+        return MISSING
+    text = _interval(_estimate(values, resamples), scores.suite["measures"][task])
+    if len(values) == 1 and scores.method(entry)["upper"]:
+        return f"{text} (a single seed)"
+    return text if len(values) == len(cells) else f"{text} ({len(values)} of {len(cells)} seeds)"
+
+
+def _aggregate(scores: Scores, entry: Entry, resamples: int) -> str:
+    if entry.method == FLOOR:
+        return "0.00 by definition"
+    tasks = scores.scored_tasks(entry)
+    matrix = scores.matrix(entry, tasks)
+    if not matrix.size:
+        return MISSING
+    text = _interval(_estimate(matrix, resamples), "share")
+    single = ", a single seed" if len(matrix) == 1 else ""
+    return text + (
+        f" ({len(tasks)} of {len(scores.tasks)} tasks{single})" if len(tasks) < len(scores.tasks) else single
+    )
+
+
+def _estimate(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], resamples: int) -> Estimate:
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan)
+    matrix = values[:, None] if values.ndim == 1 else values
+    return interquartile_means({"one": matrix}, resamples)["one"]
+
+
+def _interval(estimate: Estimate, measure: str) -> str:
+    value = show(estimate.value, measure)
+    if math.isnan(estimate.low):
+        return value
+    return f"{value} [{show(estimate.low, measure)}, {show(estimate.high, measure)}]"
+
+
+def _mean(values: Sequence[float]) -> float:
+    array = np.asarray(values, float)
+    array = array[~np.isnan(array)]
+    return float(array.mean()) if len(array) else math.nan
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
+        text = text.replace(plain, escaped)
+    return text
+
+
+def _html_cell(text: str) -> str:
+    css = ' class="missing"' if text.startswith((MISSING, "not in")) else ""
+    return f"<td{css}>{html.escape(text)}</td>"
