@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -16,6 +16,7 @@ from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from agents.learner import PreferenceLearner
+    from agents.offline import OfflineLearner
     from agents.pebble import PEBBLE
 
 
@@ -62,7 +63,7 @@ class EvaluationCallback(BaseCallback):
         feedback = getattr(self.model, "feedback", None)
         row = {
             "steps": self.num_timesteps,
-            "labels": feedback.labels if feedback is not None else 0,
+            "labels": getattr(self.model, "labels", 0) if feedback is None else feedback.labels,
             "mean_return": round(float(result.returns.mean()), 4),
             "std_return": round(float(result.returns.std()), 4),
             "success": "" if result.success is None else float(result.success.mean()),
@@ -98,7 +99,7 @@ class CheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         # Between two rollouts: within one, the newest step is recorded but not yet in the replay buffer.
         if time.monotonic() - self._last >= self.seconds:
-            cast("PEBBLE", self.model).save_checkpoint(self.folder)
+            cast("PEBBLE | OfflineLearner[Any]", self.model).save_checkpoint(self.folder)
             self._last = time.monotonic()
 
     def _on_step(self) -> bool:

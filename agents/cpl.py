@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -210,6 +212,24 @@ class CPL(OfflineLearner[CPLConfig]):
         """Freeze the reference policy where it is used, and forget the optimiser's state."""
         self.reference.load_state_dict(self.actor.state_dict())
         self.optimiser = make_adam([{"params": list(self.actor.parameters())}], self.config.learning_rate)
+
+    @torch.no_grad()
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels whose segment has the higher score, without bias; NaN without any."""
+        right = []
+        for preference in preferences:
+            if preference.best is None:
+                continue
+            scores = []
+            for segment in preference.query.segments:
+                steps = (torch.from_numpy(np.asarray(x, np.float32)) for x in (segment.observations, segment.actions))
+                observations, actions = self._scale(*steps)
+                log_probs = self.actor.log_prob(observations, actions)
+                if self.config.kl:
+                    log_probs = log_probs - self.reference.log_prob(observations, actions)
+                scores.append(float(segment_scores(log_probs, self.config.alpha, self.config.discount)))
+            right.append(int(np.argmax(scores)) == preference.best)
+        return float(np.mean(right)) if right else math.nan
 
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)

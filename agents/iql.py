@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
 from prefenvs.segments import Array
+
+# Rows that go through the networks at once outside of training.
+CHUNK = 65_536
 
 RewardRule = Literal["none", "range", "range_from_min"]
 
@@ -114,11 +117,11 @@ class IQL(OfflineLearner[IQLConfig]):
         c, inputs = self.config, self.observation_size + self.action_size
         self.critics = BatchedMLP(2, [inputs, *c.hidden, 1]).to(self.device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.value = BatchedMLP(1, [self.observation_size, *c.hidden, 1]).to(self.device)
+        self.value_network = BatchedMLP(1, [self.observation_size, *c.hidden, 1]).to(self.device)
         self.actor = TanhActor(
             self.observation_size, self.action_size, c.hidden, c.dropout, gaussian=not c.deterministic
         ).to(self.device)
-        values = [*self.critics.parameters(), *self.value.parameters()]
+        values = [*self.critics.parameters(), *self.value_network.parameters()]
         self.optimiser = make_adam([{"params": values}, {"params": list(self.actor.parameters())}], c.learning_rate)
         self._online: list[Tensor] = list(self.critics.parameters())
         self._target: list[Tensor] = list(self.targets.parameters())
@@ -151,9 +154,9 @@ class IQL(OfflineLearner[IQLConfig]):
         pairs = torch.cat([batch.observations, batch.actions], 1)
         with torch.no_grad():
             q_low = self.targets(pairs).amin(0).squeeze(-1)
-            next_values = self.value(batch.next_observations).reshape(-1)
+            next_values = self.value_network(batch.next_observations).reshape(-1)
             targets = batch.rewards + c.discount * batch.continues * next_values
-        values = self.value(batch.observations).reshape(-1)
+        values = self.value_network(batch.observations).reshape(-1)
         value_loss = expectile_loss(q_low - values, c.expectile).mean()
         critic_loss = (self.critics(pairs).squeeze(-1) - targets).square().mean()
         weights = advantage_weights(q_low - values.detach(), c.inv_temperature, c.weight_clip)
@@ -171,11 +174,47 @@ class IQL(OfflineLearner[IQLConfig]):
         figures = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss, "value": values}
         return {name: figure.detach().mean() for name, figure in figures.items()}
 
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels whose segment has the higher sum of learned rewards; NaN without any."""
+        if self.reward_model is None:
+            return math.nan
+        model = self.reward_model
+        right = [
+            int(np.argmax([model.predict(s.observations, s.actions).mean(0).sum() for s in preference.query.segments]))
+            == preference.best
+            for preference in preferences
+            if preference.best is not None
+        ]
+        return float(np.mean(right)) if right else math.nan
+
+    def value(self, observations: Array) -> Array:
+        """Return V(s), [...] float64, for observations [..., obs]; in units of the transformed reward."""
+        return self._measure(observations, None)
+
+    def advantage(self, observations: Array, actions: Array) -> Array:
+        """Return min Q(s, a) - V(s), [...] float64, so that a learner on true rewards can serve a rater of regret."""
+        return self._measure(observations, actions) - self._measure(observations, None)
+
+    @torch.no_grad()
+    def _measure(self, observations: Array, actions: Array | None) -> Array:
+        """V where no actions are given, else the lower of the two target critics' Q."""
+        states = torch.from_numpy(np.asarray(observations, np.float32).reshape(-1, self.observation_size))
+        chosen = torch.zeros(len(states), self.action_size)
+        if actions is not None:
+            chosen = torch.from_numpy(np.asarray(actions, np.float32).reshape(-1, self.action_size))
+        parts = []
+        for pair in zip(torch.split(states, CHUNK), torch.split(chosen, CHUNK), strict=True):
+            x, a = self._scale(*pair)
+            values = self.value_network(x) if actions is None else self.targets(torch.cat([x, a], 1))
+            parts.append(values.amin(0).squeeze(-1).double().cpu().numpy())
+        shape = np.shape(observations)[:-1]
+        return np.concatenate(parts).reshape(shape) if parts else np.zeros(shape)
+
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"actor": self.actor, "value": self.value, "critics": self.critics, "targets": self.targets}
+        return {"actor": self.actor, "value": self.value_network, "critics": self.critics, "targets": self.targets}
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimiser": self.optimiser}
@@ -206,8 +245,3 @@ def transform_rewards(rewards: Array, begins: Array, ends: Array, rule: RewardRu
             rewards = rewards - np.repeat(lowest / lengths, lengths)
         rewards = rewards * (1000.0 / (highest - lowest))
     return rewards + shift
-
-
-def describe_reward(figures: dict[str, Any]) -> str:
-    """Return one line on how a reward ensemble fits its labels."""
-    return f"reward model: {figures['labels']:.0f} labels, accuracy {figures['accuracy']:.1%} on them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -220,6 +221,15 @@ class OfflineLearner(ABC, Generic[Config]):
         actions = scaled * self.half_width.ravel() + self.center.ravel()
         single = array.ndim == len(self.observation_space.shape)
         return actions.reshape(self.action_space.shape if single else (-1, *self.action_space.shape)), state
+
+    def _scale(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return observations [..., obs] and actions [..., act] as the networks see them, on their device."""
+        center, half_width = (torch.from_numpy(x.ravel()).to(self.device) for x in (self.center, self.half_width))
+        return (observations.to(self.device) - self.mean) / self.std, (actions.to(self.device) - center) / half_width
+
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels that agree with what was learned; NaN where a learner cannot tell."""
+        return math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `save` writes, as tensors and plain values."""

@@ -14,8 +14,9 @@ def draw_learning_curve(
     title: str,
     measure: str = "mean_return",
     baselines: Mapping[str, float] | None = None,
+    unit: str = "environment steps",
 ) -> Path:
-    """Draw one line for each named run: `measure` by environment steps, from evaluation rows with `steps` in them.
+    """Draw one line for each named run: `measure` by steps, from evaluation rows with `steps` in them.
 
     A row's "std_return" is drawn as a band of one standard deviation over episodes; baselines are dashed lines.
     """
@@ -34,9 +35,7 @@ def draw_learning_curve(
             axes.fill_between(steps, values - spread, values + spread, alpha=0.2)
     for i, (name, value) in enumerate((baselines or {}).items()):
         axes.axhline(value, linestyle="--", linewidth=1, color=("grey", "black")[i % 2], label=name)
-    axes.set(
-        xlabel="environment steps", ylabel=measure.replace("mean_return", "true return").replace("_", " "), title=title
-    )
+    axes.set(xlabel=unit, ylabel=measure.replace("mean_return", "true return").replace("_", " "), title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -1,0 +1,161 @@
+"""Where the preferences of `prefenvs train iql` and its like come from: an oracle made on the spot, a store, a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference, make_pairs
+from prefenvs.runs import Run
+from prefenvs.segments import SegmentBatch
+from prefenvs.store import Store
+from prefenvs.tasks import find_task
+from prefenvs.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from oracles.synthetic import SyntheticOracle
+
+TRAINING, HELD_OUT = "training", "held-out"
+"""Names under which the answers lie in the store of a run."""
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """What the options of the command line say about labels.
+
+    preferences: oracle[:teacher], regret:EXPERT[:teacher], a store, or a label file; see `TrainOffline`.
+    labels: how many, None for all there are (500 from an oracle); segment_length: in steps, for oracles.
+    held_out: share of the episodes whose labels are kept for measuring.
+    """
+
+    preferences: str
+    labels: int | None
+    segment_length: int | None
+    held_out: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels < 1:
+            raise PrefenvsError(f"--labels must be at least 1, got {self.labels}")
+        if not 0.0 <= self.held_out < 1.0:
+            raise PrefenvsError(f"--held-out must lie in [0, 1), got {self.held_out}")
+
+    @property
+    def kind(self) -> str:
+        """What comes before the first colon: "oracle", "regret", or something else for stores and files."""
+        kind = self.preferences.split(":")[0]
+        return kind if kind in ("oracle", "regret") else "given"
+
+    def read(self, dataset: OfflineDataset) -> tuple[list[Preference], list[Preference], int]:
+        """Return training and held-out preferences that share no episode, and how many given ones fell in between."""
+        if self.kind != "given":
+            oracle = self.make_oracle(dataset)
+            sides = split_episodes(dataset.trajectories, self.held_out, self.seed)
+            count = self.labels or 500
+            counts = count, math.ceil(count * self.held_out)
+            rng = np.random.default_rng([self.seed, 1])
+            train, held_out = (
+                ask(oracle, sample(dataset.trajectories, side, 2 * n, self.length(dataset), rng)) if n else []
+                for side, n in zip(sides, counts, strict=True)
+            )
+            return train, held_out, 0
+        from agents.offline_data import split_by_episode
+
+        preferences = self._read_given(dataset)
+        train, held_out, between = split_by_episode(preferences, self.held_out, self.seed)
+        return train[: self.labels], held_out, between
+
+    def length(self, dataset: OfflineDataset) -> int:
+        """Steps in a segment: the task's own number where none is given."""
+        return self.segment_length or find_task(dataset.task).segment_length
+
+    def make_oracle(self, dataset: OfflineDataset) -> SyntheticOracle:
+        """Return the simulated rater that is asked for."""
+        from oracles import PartialReturnOracle, RegretOracle
+
+        kind, *rest = self.preferences.split(":")
+        if kind == "oracle":
+            if dataset.trajectories.true_rewards is None:
+                raise PrefenvsError(
+                    f"data set {dataset.name!r} holds no true rewards for --preferences oracle to judge by: "
+                    "give a store or a label file"
+                )
+            return PartialReturnOracle(rest[0] if rest else "oracle", seed=self.seed)
+        if not rest or not rest[0]:
+            raise PrefenvsError(
+                f"--preferences regret needs an expert of {dataset.task}: regret:RUN with the folder of a run with "
+                "--true-reward (`prefenvs train iql` or `train pebble`), or oracle for labels by partial return"
+            )
+        expert, teacher = Path(rest[0]), rest[1] if len(rest) > 1 else "oracle"
+        if (expert / "run.json").is_file() and Run.open(expert).record["command"] == "train iql":
+            from agents import IQL
+
+            values = IQL.load(Run.open(expert).checkpoint / "model.zip", device="cpu")
+            if values.task != dataset.task:
+                raise PrefenvsError(f"{expert} is an expert of {values.task}, but the data are of {dataset.task}")
+            return RegretOracle(values, teacher, self.seed)
+        from prefenvs.cli.critic import make_regret_oracle
+
+        return make_regret_oracle(find_task(dataset.task), expert, "advantage", teacher, self.seed)
+
+    def _read_given(self, dataset: OfflineDataset) -> list[Preference]:
+        if "://" in self.preferences or Path(self.preferences).suffix in (".sqlite", ".db"):
+            with Store(self.preferences, create=False) as store:
+                return store.preferences()
+        path = Path(self.preferences)
+        if not path.exists():
+            raise PrefenvsError(
+                f"--preferences {self.preferences}: there is no such file; give oracle[:teacher], regret:EXPERT, a "
+                "store (.sqlite or postgresql://...) or a published label file"
+            )
+        from prefenvs.datasets.human_labels import label_preferences, read_labels
+
+        return label_preferences(read_labels(path), dataset, crossing="drop")
+
+
+def split_episodes(data: Trajectories, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of training and of held-out episodes."""
+    order = np.random.default_rng(seed).permutation(len(data))
+    count = round(share * len(data))
+    if share and not 0 < count < len(data):
+        raise PrefenvsError(f"--held-out {share} of {len(data)} episodes leaves nothing on one side; choose another")
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def sample(data: Trajectories, episodes: np.ndarray, count: int, length: int, rng: np.random.Generator) -> SegmentBatch:
+    """Draw segments from these episodes, uniformly over all of their valid starts."""
+    room = np.maximum(data.lengths[episodes] - length + 1, 0)
+    if not room.sum():
+        raise PrefenvsError(
+            f"no segment of {length} steps fits into the episodes, of which the longest has {data.lengths.max()}: "
+            "choose a smaller --segment-length"
+        )
+    total = np.cumsum(room)
+    numbers = rng.integers(total[-1], size=count)
+    which = np.searchsorted(total, numbers, side="right")
+    return data.cut(episodes[which], numbers - (total - room)[which], length)
+
+
+def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
+    """Return the rater's answers to pairs of these segments, skips included."""
+    oracle.ask(make_pairs(segments))
+    return oracle.collect()
+
+
+def keep(run: Run, train: list[Preference], held_out: list[Preference]) -> None:
+    """Write the preferences of a run into its folder."""
+    with Store(run.path("preferences.sqlite")) as store:
+        store.add_preferences(train, run=TRAINING)
+        store.add_preferences(held_out, run=HELD_OUT)
+
+
+def kept(run: Run) -> tuple[list[Preference], list[Preference]]:
+    """Return what `keep` wrote, without true rewards."""
+    with Store(run.path("preferences.sqlite"), create=False) as store:
+        return store.preferences(run=TRAINING), store.preferences(run=HELD_OUT)
