@@ -122,12 +122,19 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
 
 def summarise(agreement: Agreement) -> list[str]:
     """Return the overall figures as sentences."""
-    lines = [
-        f"Krippendorff's alpha {_number(agreement.alpha)} over {agreement.shared} questions that several people "
-        f"answered; {_share_text(agreement.percent)} of their answers are the same."
-    ]
-    if agreement.rated or any(person.ratings for person in agreement.annotators):
+    lines = []
+    if agreement.shared:
+        lines.append(
+            f"Krippendorff's alpha {_number(agreement.alpha)} over {agreement.shared} questions that several people "
+            f"answered; {_share_text(agreement.percent)} of their answers are the same."
+        )
+    if agreement.rated:
         lines.append(f"Alpha of ratings {_number(agreement.rating_alpha)} over {agreement.rated} clips.")
+    if not lines:
+        lines.append(
+            "No question has been answered by several people, so there is no Krippendorff's alpha: "
+            "`prefenvs label --overlap 0.1` gives some to two."
+        )
     return lines
 
 

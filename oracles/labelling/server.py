@@ -76,6 +76,17 @@ class Desk:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
         self.clips.prefetch(self.assignments.upcoming(UPCOMING))
 
+    async def find_clip(self, name: str) -> Path:
+        """Return a clip's file as soon as it is complete."""
+        if not _HASH.fullmatch(name):
+            raise Denied(404, "there is no such clip")
+        try:
+            return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4")))
+        except PrefenvsError as error:
+            raise Denied(404, str(error)) from error
+        except asyncio.CancelledError:
+            raise Denied(503, "the server is being stopped") from None
+
     def take(self, annotator: str, body: Any) -> dict[str, Any]:
         """Store a posted body's answers and return which are on the disk."""
         answers, refused = parse_answers(body)
@@ -207,12 +218,7 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/clips/{name}")
     async def clip(name: str, who: Who) -> Response:
-        if not _HASH.fullmatch(name):
-            raise Denied(404, "there is no such clip")
-        try:
-            path = await asyncio.wrap_future(await run_in_threadpool(desk.clips.path, name.removesuffix(".mp4")))
-        except PrefenvsError as error:
-            raise Denied(404, str(error)) from error
+        path = await desk.find_clip(name)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return FileResponse(path, media_type="video/mp4", headers=headers)
 

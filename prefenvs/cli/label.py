@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.store import Plan, Store, issue_token
+from prefenvs.store import Assignments, Plan, Store, issue_token
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -74,7 +74,7 @@ class Label:
             Clips(store, folder, self.size, self.quality, self.workers) as clips,
         ):
             app = self._make_app(store, plan, clips)
-            self._print_links(store, listener.getsockname()[1])
+            self._print_links(store, plan, listener.getsockname()[1])
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
 
@@ -87,8 +87,8 @@ class Label:
         access = Access(store, None if self.annotators else "annotator")
         return create_app(store, access, clips, plan)
 
-    def _print_links(self, store: Store, port: int) -> None:
-        waiting = store.count_pending(self.task_run)
+    def _print_links(self, store: Store, plan: Plan, port: int) -> None:
+        waiting = Assignments(store, plan).count_open()
         print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
         url = f"http://{_named(self.host)}:{port}/"
         if not self.annotators:

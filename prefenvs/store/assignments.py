@@ -163,6 +163,13 @@ class Assignments:
         with reading(self.store.engine) as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(_asked(self.plan))) or 0
 
+    def count_open(self) -> int:
+        """Number of questions that nobody has answered; a skip is an answer."""
+        asked = _asked(self.plan)
+        unanswered = ~sa.exists().where(*self._answered(asked, events.alias("answer")))
+        with reading(self.store.engine) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(asked).where(unanswered)) or 0
+
     def count_leased(self, besides: str) -> int:
         """Number of questions that are open with other annotators at this moment."""
         where = (
@@ -212,6 +219,17 @@ class Assignments:
         where: list[sa.ColumnElement[bool]] = [subject.is_not(None)]
         return where if self.plan.run is None else [*where, assignments.c.run == self.plan.run]
 
+    def _answered(self, asked: sa.Subquery, answer: sa.FromClause) -> tuple[sa.ColumnElement[bool], ...]:
+        """Conditions under which `answer` is a standing answer to what is asked."""
+        subject = "query" if self.plan.kind == "comparison" else "segment"
+        undo = events.alias("undo")
+        return (
+            answer.c[subject] == asked.c.subject,
+            answer.c.run == asked.c.run,
+            answer.c.kind.in_(ANSWERS if self.plan.kind == "comparison" else ("rating",)),
+            ~sa.exists().where(undo.c.target == answer.c.id, undo.c.kind == "undo"),
+        )
+
     def _candidates(
         self, connection: sa.Connection, annotator: str, count: int, now: float
     ) -> list[tuple[str, str, int]]:
@@ -221,14 +239,7 @@ class Assignments:
         asked = _asked(self.plan)
         answer, lease = events.alias("answer"), assignments.alias("lease")
         subject = "query" if self.plan.kind == "comparison" else "segment"
-        kinds = ANSWERS if self.plan.kind == "comparison" else ("rating",)
-        undo = events.alias("undo")
-        answered = (
-            answer.c[subject] == asked.c.subject,
-            answer.c.run == asked.c.run,
-            answer.c.kind.in_(kinds),
-            ~sa.exists().where(undo.c.target == answer.c.id, undo.c.kind == "undo"),
-        )
+        answered = self._answered(asked, answer)
         leased = (
             lease.c[subject] == asked.c.subject,
             lease.c.run == asked.c.run,

@@ -1,8 +1,11 @@
 """The labelling page under a person's hands, in headless Chromium: keys, buttons, kinds of questions, layout."""
 
 from collections import Counter
+from concurrent.futures import Future
 
 import pytest
+
+from oracles.labelling import Clips
 
 from .conftest import POSITIONS, SHOWN
 
@@ -79,6 +82,26 @@ def test_the_next_questions_are_decoded_before_they_are_needed(store, serve, vis
     assert page.run(f"return [...{SHOWN}.querySelectorAll('video')].every(v => v.readyState >= 2)")
 
 
+def test_answers_do_not_wait_behind_clips_that_are_still_being_made(
+    store, serve, visit, make_queries, wait_for_events, monkeypatch
+):
+    """A browser opens few connections to one server, and a clip takes one until it is made."""
+    store.add_queries(make_queries(6, 16, 16, 16, 16))
+    made, path = set(), Clips.path
+
+    def stall(clips, key):
+        made.update([key] if len(made) < 4 else [])
+        return path(clips, key) if key in made else Future()
+
+    monkeypatch.setattr(Clips, "path", stall)
+    page = visit(serve())
+    shown = page.answer("2")
+    assert set(shown) <= made
+    assert chosen(wait_for_events(1)[0], store) == shown[1]
+    page.wait(lambda: "1 of 6 labels" in page.text)
+    assert page.banner == ""
+
+
 def test_best_of_three(store, serve, visit, make_queries, wait_for_events):
     store.add_queries(make_queries(5, 16, 16, 16))
     page = visit(serve())
@@ -114,6 +137,12 @@ def test_typing_a_reason_is_no_answer(store, serve, visit, make_queries, wait_fo
     page.answer(RIGHT)
     reasons = [event.reason for event in wait_for_events(2)]
     assert reasons == ["12 us? <b>it falls</b>", ""]
+    # What was written comes back with its question, long after the server has it.
+    page.wait(lambda: page.unsent == 0)
+    page.press("u")
+    page.press("u")
+    assert page.clips() == shown
+    assert page.run("return document.getElementById('reason').value") == "12 us? <b>it falls</b>"
 
 
 def test_a_key_held_down_is_one_answer_and_browser_shortcuts_are_none(

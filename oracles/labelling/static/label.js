@@ -139,7 +139,8 @@ function give(option, since) {
     time: Date.now() / 1000,
   };
   page.answered.add(item.question.id);
-  remember([...page.history, { uuid: answer.uuid, name: option.name, question: item.question }].slice(-HISTORY));
+  const entry = { uuid: answer.uuid, name: option.name, question: item.question, reason: answer.reason };
+  remember([...page.history, entry].slice(-HISTORY));
   rest.answered();
   page.outbox.add(answer);
   byId("announce").textContent = `${option.name}. Next question.`;
@@ -150,7 +151,6 @@ function undo() {
   const entry = page.history.at(-1);
   if (!entry) return;
   remember(page.history.slice(0, -1));
-  const given = page.outbox.answers.find((answer) => answer.uuid === entry.uuid);
   page.outbox.add({
     uuid: makeUuid(), question: entry.question.id, choice: null, rating: null, undo: entry.uuid, reason: "",
     seconds: 0, replays: 0, time: Date.now() / 1000,
@@ -162,7 +162,7 @@ function undo() {
     page.current = null;
   }
   show(prepare(entry.question), performance.now());
-  if (given) byId("reason").value = given.reason;
+  byId("reason").value = entry.reason ?? "";
   byId("announce").textContent = `Undone: ${entry.name}.`;
 }
 
@@ -201,7 +201,8 @@ function render() {
   byId("message").hidden = shown;
   if (!shown) {
     const over = !page.waiting && page.filled > 0;
-    text("message-title", over ? "All done. Thank you!" : page.filled > 0 ? "No question right now" : "Loading…");
+    const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…" : "No question right now";
+    text("message-title", over ? "All done. Thank you!" : title);
     text("message-text", over ? "Every question has its answer. New ones will show up here by themselves."
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
     if (page.api.session) text("sentence", page.api.session.sentence);
@@ -216,11 +217,13 @@ function render() {
   renderBanner(unsent);
 }
 
+function isSignedOut() { return [401, 403].includes(page.trouble?.status); }
+
 function renderBanner(unsent) {
   const kept = `${unsent} answer${unsent === 1 ? "" : "s"}`;
   const { trouble } = page;
   let words = "";
-  if (trouble && [401, 403].includes(trouble.status)) {
+  if (isSignedOut()) {
     words = "You are not signed in: this link is wrong or no longer valid. Ask for a new one and open it in this browser.";
     if (unsent) words += ` ${kept} will be sent then.`;
   } else if (trouble) {

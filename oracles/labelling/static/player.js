@@ -1,5 +1,7 @@
 // Clips on one clock: every video follows it, the shorter ones hold their last frame, and all begin anew together.
 
+import { forget, hurry, load } from "./loading.js";
+
 const HOLD = 0.5; // seconds at the end before the clips begin anew
 const SEEK = 0.25; // seconds off the clock from which a video jumps instead of hurrying or waiting
 
@@ -11,7 +13,7 @@ function element(tag, className, text) {
 }
 
 export class Player {
-  // Builds the clips of a question, out of sight; `names` are the clips' labels. The browser loads and decodes at once.
+  // Builds the clips of a question, out of sight, to be loaded and decoded in turn; `names` are the clips' labels.
   constructor(question, names) {
     this.root = element("div", `clips clips-${question.clips.length}`);
     this.root.inert = true;
@@ -35,7 +37,6 @@ export class Player {
     video.width = clip.width;
     video.height = clip.height;
     frame.style.setProperty("--shape", clip.width / clip.height);
-    video.src = clip.url;
     const ended = element("span", "ended", "■ ended");
     const failed = element("p", "failed", "This clip does not load. R tries again, ↓ goes on.");
     ended.hidden = failed.hidden = true;
@@ -53,6 +54,7 @@ export class Player {
     if (named) figure.append(element("figcaption", "", name));
     figure.append(frame);
     this.root.append(figure);
+    load(video, clip.url);
     return made;
   }
 
@@ -66,6 +68,7 @@ export class Player {
 
   show(speed, paint) {
     this.visible = true;
+    for (const { video } of this.clips) hurry(video);
     this.root.inert = false;
     this.root.classList.add("shown");
     this.speed = speed;
@@ -95,11 +98,7 @@ export class Player {
   close() {
     this.visible = this.playing = false;
     cancelAnimationFrame(this.request);
-    for (const { video } of this.clips) {
-      video.pause();
-      video.removeAttribute("src");
-      video.load(); // lets go of the decoder
-    }
+    for (const { video } of this.clips) forget(video);
     this.root.remove();
   }
 

@@ -21,6 +21,7 @@ from prefenvs.store import (
     issue_token,
     revoke_tokens,
 )
+from prefenvs.store.assignments import Kind
 
 
 def make_queries(count: int, seed: int = 0) -> list[Query]:
@@ -60,6 +61,7 @@ def test_nobody_gets_what_another_has_or_has_answered(store: Store) -> None:
     assert len(given) == len(set(given)) == 6
     assert desk.lease("carl", 5) == []
     assert desk.count_leased("carl") == 4
+    assert desk.count_open() == 4
 
 
 def test_threads_and_second_server_never_share_a_question(store: Store, location: str) -> None:
@@ -187,6 +189,24 @@ def test_ratings_ask_every_segment_once(store: Store) -> None:
     ]
     assert desk.record("ann", events) == {}
     assert desk.lease("bob", 10) == []
+
+
+@pytest.mark.parametrize("kind", ["comparison", "rating"])
+def test_what_comes_next_can_be_looked_up_without_taking_it(store: Store, kind: Kind) -> None:
+    queries = make_queries(5)
+    store.add_queries(queries, priority=[0, 1, 2, 3, 4])
+    desk = Assignments(store, Plan(kind=kind, repeats=0))
+    first = queries[-1].segments
+    assert set(desk.upcoming(1 if kind == "comparison" else 2)) == {segment.hash for segment in first}
+    assert desk.count_open() == (5 if kind == "comparison" else 10)
+    taken = desk.lease("ann", 3)
+    asked = {hash for item in taken for hash in ([item.segment] if item.segment else hashes(queries, item.query))}
+    assert not asked & set(desk.upcoming(99))
+    assert len(asked) + len(desk.upcoming(99)) == 10
+
+
+def hashes(queries: list[Query], key: str | None) -> list[str]:
+    return [segment.hash for query in queries if query.id == key for segment in query.segments]
 
 
 def test_highest_priority_first_and_large_queries_never(store: Store) -> None:
