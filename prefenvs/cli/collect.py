@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +16,11 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from prefenvs.datasets.collecting import Episode, Plan, collect, count_episodes
-from prefenvs.datasets.minari import write_minari
+from prefenvs.datasets.minari import find_place, write_minari
 from prefenvs.datasets.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Source, load_source, parse_mix
+from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
@@ -87,11 +89,13 @@ class Collect:
 
     def _check(self, task: Task) -> None:
         """Refuse, before a folder is made, what would fail later."""
-        from contextlib import closing
-
-        from prefenvs.envs import make
-
         assert self.out is not None
+        if self.workers < 1:
+            raise PrefenvsError(f"--workers must be at least 1, got {self.workers}")
+        if self.format == "minari":
+            find_place(self.out.as_posix())
+        elif self.out.parts[:1] == ("minari",):
+            raise PrefenvsError(f"{self.out} is a Minari name, which --format npz cannot write: name a folder")
         partial = _partial(self.out)
         if _target(self.out).exists():
             raise PrefenvsError(f"{self.out} exists: choose another --out, or remove it first")
@@ -189,13 +193,7 @@ def _config(options: Collect) -> dict[str, Any]:
 
 def _target(out: Path) -> Path:
     """The folder that --out names."""
-    if out.parts[:1] != ("minari",):
-        return out
-    try:
-        from minari.storage.datasets_root_dir import get_dataset_path
-    except ImportError as error:
-        raise PrefenvsError("Minari names need the package `minari`: pip install 'prefenvs[offline]'") from error
-    return Path(get_dataset_path(str(Path(*out.parts[1:]))))
+    return find_place(out.as_posix())[0] if out.parts[:1] == ("minari",) else out
 
 
 def _partial(out: Path) -> Path:
@@ -209,10 +207,6 @@ def _write(dataset: OfflineDataset, out: Path, form: str, plan: Plan) -> Path:
         return write_npz(dataset, _target(out))
     task = find_task(plan.task)
     parts = ", ".join(f"{source.episodes} episodes of {source.label}" for source in plan.sources)
-    from contextlib import closing
-
-    from prefenvs.envs import make
-
     with closing(make(task.id)) as env:
         discrete = isinstance(env.action_space, spaces.Discrete)
     return write_minari(dataset, out.as_posix(), discrete=discrete, description=f"{task.id}: {parts}, seed {plan.seed}")

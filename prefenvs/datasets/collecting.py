@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -157,7 +158,7 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: Plan, number: int) 
 def _vector(space: spaces.Space[Any], action: Array) -> Array:
     """The action as data hold it: one-hot where it is discrete."""
     if isinstance(space, spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[int(action) - int(space.start)]
+        return np.asarray(np.eye(int(space.n), dtype=np.float32)[int(action) - int(space.start)])
     return np.asarray(action)
 
 
@@ -217,9 +218,8 @@ _worker: dict[str, Any] = {}
 def _start_worker(plan: Plan, load: Load) -> None:
     # Ctrl-C reaches all processes of a terminal; the one that collects decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
-    torch.set_num_threads(1)
+    # Read by PyTorch when a policy first imports it: the processes share the cores as they are.
+    os.environ["OMP_NUM_THREADS"] = "1"
     env = make(plan.task)
     _worker.update(plan=plan, env=env, policies=_Policies(plan, load, env))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import socket
 import sys
 import time
 import urllib.error
@@ -38,8 +39,9 @@ def download(
     checksum were found right.
 
     checksum: SHA-256 or MD5 in hex; by default the first word of <path>.sha256 or <path>.md5, if there is such a file.
-    attempts: how often to try when the connection fails, `pause` seconds apart and doubling. timeout: seconds without
-    data. Raises PrefenvsError if the file cannot be had, or is not what the checksum says.
+    attempts: how often to try when the connection fails, `pause` seconds apart and doubling; an address that does not
+    exist is tried once. timeout: seconds without data. Raises PrefenvsError if the file cannot be had, or is not what
+    the checksum says.
     """
     checksum = (checksum or _side_file(path) or "").lower() or None
     if checksum is not None and len(checksum) not in (32, 64):
@@ -54,8 +56,9 @@ def download(
                 _fetch_rest(address, part, progress, timeout)
                 break
             except (OSError, http.client.HTTPException) as error:
-                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-                if refused or attempt == attempts - 1:
+                reason = getattr(error, "reason", None)
+                hopeless = isinstance(reason, socket.gaierror) or getattr(error, "code", 500) < 500
+                if hopeless or attempt == attempts - 1:
                     raise _failure(address, path, part, error) from error
                 time.sleep(pause * 2**attempt)
         if checksum is not None and (found := _digest(part, checksum)) != checksum:
@@ -67,7 +70,7 @@ def download(
 
 
 def _failure(address: str, path: Path, part: Path, error: Exception) -> PrefenvsError:
-    reason = getattr(error, "reason", None) or error
+    reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
     there = f" {part.stat().st_size} bytes are kept, and the next call goes on from there." if part.exists() else ""
     return PrefenvsError(f"cannot download {address} ({reason}).{there} Without a network, put the file at {path}")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -66,13 +68,13 @@ def write_minari(
 ) -> Path:
     """Write a data set that Minari and `read_minari` read, and return its folder.
 
-    name_or_path: a Minari name with "minari/" in front, else a folder, whose last part becomes the name.
+    name_or_path: a Minari name with "minari/" in front and a version (-v0) at the end, else a folder, whose last part
+    becomes the name.
     discrete: write one-hot action rows as the integers of a discrete space. description: a sentence for its readers.
     Trajectories without `final_observations` lose the last step of each episode, whose observation then ends it as a
     truncation; those without true rewards cannot be written, since the format has no data without rewards.
     """
-    _import_minari()
-    folder, dataset_id = _target(name_or_path)
+    folder, dataset_id = find_place(name_or_path)
     if folder.exists():
         raise PrefenvsError(f"{folder} exists: name another data set, or remove it first")
     data = dataset.trajectories
@@ -125,7 +127,7 @@ def _find_folder(minari: Any, name_or_path: str | Path) -> Path:
     try:
         folder = Path(get_dataset_path(name)) / "data"
         if not folder.exists():
-            minari.download_dataset(name)
+            _download(minari, name)
     except Exception as error:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,6 +137,17 @@ def _find_folder(minari: Any, name_or_path: str | Path) -> Path:
             f"Minari data set {name!r} is not here, and cannot be downloaded ({_line(error)}).{near}"
         ) from error
     return folder
+
+
+def _download(minari: Any, name: str) -> None:
+    """Let Minari download; without a network its client would fill the screen before it gives up."""
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        minari.download_dataset(name)
+    finally:
+        client.setLevel(level)
 
 
 def _line(error: Exception) -> str:
@@ -212,19 +225,28 @@ def _find_task(metadata: dict[str, Any], columns: dict[str, Any], name: str) -> 
     return ""
 
 
-def _target(name_or_path: str | Path) -> tuple[Path, str]:
+def find_place(name_or_path: str | Path) -> tuple[Path, str]:
+    """Return the absolute folder that `write_minari` writes and the name that Minari gives it.
+
+    Raises PrefenvsError for a name that Minari does not take, and where Minari is not installed.
+    """
+    _import_minari()
     text = str(name_or_path)
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage.datasets_root_dir import get_dataset_path
 
-    dataset_id = text.removeprefix("minari/") if text.startswith("minari/") else Path(text).name
+    named = text.startswith("minari/")
+    dataset_id = text.removeprefix("minari/") if named else Path(text).absolute().name
+    if not named and not re.search(r"-v\d+$", dataset_id):
+        dataset_id += "-v0"
     try:
         parse_dataset_id(dataset_id)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise PrefenvsError(
-            f"{dataset_id!r} is no name for a Minari data set: letters, digits, - and _, such as drawer-open-mixed-v0"
+            f"{dataset_id!r} is no name for a Minari data set: letters, digits, - and _ with a version at the end, "
+            "such as drawer-open-mixed-v0"
         ) from error
-    folder = Path(get_dataset_path(dataset_id)) if text.startswith("minari/") else Path(text)
+    folder = Path(get_dataset_path(dataset_id)) if named else Path(text)
     # Minari measures a data set's size wrongly, or not at all, under a relative path.
     return folder.absolute(), dataset_id
 

@@ -95,6 +95,8 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         for name, array in arrays.items():
             _place(columns, name, array, offset if name in PER_STEP else done, rows if name in PER_STEP else None, path)
         offset, done = offset + steps, done + episodes
+        # Only one file at a time takes memory beside the whole.
+        del arrays, array
     known = {name: columns.pop(name, None) for name in ("policies", "successes")}
     scores = description.get("reference_scores")
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
@@ -143,7 +145,16 @@ def _load(path: Path, task: str) -> dict[str, Array]:
     if "ends" not in found:
         found |= _flagged_ends(found, path, task)
     types = {**PER_STEP, **PER_EPISODE, "ends": np.int64}
-    return {name: np.asarray(found[name], kind) for name, kind in types.items() if name in found}
+    arrays = {name: np.asarray(found[name], kind) for name, kind in types.items() if name in found}
+    for name, array in arrays.items():
+        rows = len(arrays["observations"] if name in PER_STEP else arrays["ends"])
+        if len(array) != rows:
+            raise PrefenvsError(f"{name} in {path} has {len(array)} rows, expected {rows}")
+    if len(arrays["ends"]) and arrays["ends"][-1] != len(arrays["observations"]):
+        raise PrefenvsError(
+            f"the last episode in {path} ends at step {arrays['ends'][-1]} of {len(arrays['observations'])}"
+        )
+    return arrays
 
 
 def _flagged_ends(found: dict[str, Array], path: Path, task: str) -> dict[str, Array]:
@@ -174,8 +185,6 @@ def _place(columns: dict[str, Any], name: str, array: Array, begin: int, rows: i
     if columns[name].shape[1:] != array.shape[1:]:
         raise PrefenvsError(f"{name} in {path} have another shape than in the files before")
     if rows is not None:
-        if begin + len(array) > rows:
-            raise PrefenvsError(f"{path} has more {name} than observations")
         columns[name][begin : begin + len(array)] = array
     elif begin:
         columns[name] = np.concatenate([columns[name], array])

@@ -148,7 +148,9 @@ class OfflineDataset:
 def check_finite(array: Array, column: str, name: str) -> None:
     """Raise a PrefenvsError that names the first NaN or infinite entry, if there is one."""
     # The sum costs one pass and no memory; only where it is not finite are the entries looked at.
-    if np.isfinite(np.sum(array, dtype=np.float64)) or np.isfinite(array).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum(array, dtype=np.float64)
+    if np.isfinite(total) or np.isfinite(array).all():
         return
     step = int(np.argwhere(~np.isfinite(array))[0][0])
     raise PrefenvsError(f"{column} of data set {name!r} hold a NaN or infinite value in row {step}; repair the file")
