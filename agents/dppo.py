@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.actors import TanhActor, make_adam
+from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import build_pair_table
 from agents.segment_reward import SegmentReward, SegmentRewardConfig
@@ -192,32 +193,56 @@ class DPPO(OfflineLearner[DPPOConfig]):
         self.actor = TanhActor(*sizes, self.config.hidden, self.config.dropout, gaussian=False).to(self.device)
         self.optimiser = make_adam([{"params": list(self.actor.parameters())}], self.config.learning_rate)
         self.predictor = SegmentScore(*sizes, self.config.predictor, seed=self.seed, device=self.device)
+        self.predictor_figures: dict[str, float] = {}
+        self.scores: Tensor | None = None
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
-        assert self.data is not None
         table = build_pair_table(preferences or (), dataset.trajectories, self.device)
         self.labels = len(table)
         self.windows = Windows(dataset.trajectories, self.config.window or table.length, self.device)
-        self.predictor.unlabelled = self.windows
-        self.predictor_figures = self.predictor.fit(preferences or ())
-        self.scores = self.predictor.score(self.windows)
-        # From here on steps are looked up in the table of the policy, which holds them normalised.
-        self.predictor.unlabelled = None
-        self.windows.observations, self.windows.actions = self.data.observations, self.data.actions
+        self._preferences, self.scores = list(preferences or ()), None
+
+    def rank(self) -> Tensor:
+        """Return the scores [W] of all segments of the data; the first call fits the predictor if no file held one.
+
+        `learn` does this before its first gradient step.
+        """
+        if self.scores is None:
+            assert self.data is not None
+            if not self.predictor_figures:
+                self.predictor.unlabelled = self.windows
+                self.predictor_figures = self.predictor.fit(self._preferences, progress=None)
+            self.scores = self.predictor.score(self.windows)
+            # From here on steps are looked up in the table of the policy, which holds them normalised.
+            self.predictor.unlabelled = None
+            self.windows.observations, self.windows.actions = self.data.observations, self.data.actions
+        return self.scores
 
     def _update(self) -> dict[str, Tensor]:
-        chosen = torch.randint(
-            len(self.scores), (self.config.batch_size,), device=self.device, generator=self.generator
-        )
+        scores = self.rank()
+        chosen = torch.randint(len(scores), (self.config.batch_size,), device=self.device, generator=self.generator)
         steps, inside = self.windows.cut(chosen)
         actions = self.actor(steps[..., : self.observation_size], self.generator)
         distances = segment_distances(actions, steps[..., self.observation_size :], inside)
         c = self.config
-        loss = alignment_loss(distances / c.temperature, self.scores[chosen], c.conservatism)
+        loss = alignment_loss(distances / c.temperature, scores[chosen], c.conservatism)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return {"loss": loss.detach(), "distance": distances.detach().mean()}
+
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels that the predictor agrees with; NaN without any."""
+        return label_accuracy(preferences, self.predictor.score_one)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `save` writes, the predictor and its figures among it."""
+        return super().state_dict() | {"predictor": dict(self.predictor_figures)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned; the segments are scored again when they are needed."""
+        super().load_state_dict(state)
+        self.predictor_figures = dict(state["predictor"])
 
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
 from agents.iql import advantage_weights, expectile_loss
+from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import build_pair_table
 from agents.policies import initialise
@@ -21,6 +23,7 @@ from agents.windows import ragged_rows
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
+from prefenvs.segments import Segment
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,18 @@ class IPL(OfflineLearner[IPLConfig]):
         following = data.observations[next_rows]
         targets = self.pairs.targets[chosen]
         return Mixed(data.observations[rows], data.actions[rows], following, continues, inside, targets)
+
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels whose segment has the larger sum of implied rewards; NaN without any."""
+        return label_accuracy(preferences, self._imply)
+
+    @torch.no_grad()
+    def _imply(self, segment: Segment) -> float:
+        """Return the sum of the critics' mean implied rewards over the transitions of a segment."""
+        steps = (torch.from_numpy(np.asarray(part, np.float32)) for part in (segment.observations, segment.actions))
+        observations, actions = self._scale(*steps)
+        q = self.critics(torch.cat([observations, actions], 1)).mean(0).squeeze(-1)[:-1]
+        return float((q - self.config.discount * self.value(observations).reshape(-1)[1:]).sum())
 
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)

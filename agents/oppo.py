@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import build_pair_table
 from agents.transformers import StepTransformer, Transformer, initialise
@@ -16,7 +17,7 @@ from agents.windows import ragged_rows
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
-from prefenvs.segments import Array
+from prefenvs.segments import Array, Segment
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,22 @@ class OPPO(OfflineLearner[OPPOConfig]):
         chosen = self.policy(inputs, positions, context)[torch.arange(len(steps)), torch.from_numpy(at)]
         actions: Array = chosen.cpu().numpy()
         return actions
+
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels whose segment has the context nearer to z*; NaN without any."""
+        return label_accuracy(preferences, lambda segment: -self._distance(segment))
+
+    @torch.no_grad()
+    def _distance(self, segment: Segment) -> float:
+        """Return the mean distance from z* of the contexts of a segment's windows, cut one after the other."""
+        self._train(False)
+        steps = (torch.from_numpy(np.asarray(part, np.float32)) for part in (segment.observations, segment.actions))
+        inputs = torch.cat(self._scale(*steps), 1)
+        starts = torch.arange(0, max(len(inputs) - self.config.window, 0) + 1, self.config.window, device=self.device)
+        rows, inside = ragged_rows(starts, torch.full_like(starts, len(inputs)), self.config.window)
+        numbers = (rows + max(segment.start, 0)).clamp_max(self.config.positions - 1)
+        contexts = self.encoder(inputs[rows], numbers, inside)
+        return float(torch.linalg.vector_norm(contexts - self.best.vector, dim=-1).mean())
 
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         inputs = torch.cat([observations, torch.zeros(len(observations), self.action_size, device=self.device)], 1)

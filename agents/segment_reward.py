@@ -23,7 +23,7 @@ from agents.reward_loss import is_correct, is_decided, preference_loss
 from agents.windows import window_batches
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
-from prefenvs.segments import Array
+from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
 
 Aggregate = Literal["mean", "sum"]
@@ -173,11 +173,18 @@ class SegmentReward(Generic[C]):
         beliefs: Array = torch.cat(parts).unsqueeze(0).cpu().numpy()
         return beliefs
 
-    def fit(self, preferences: Sequence[Preference], progress: bool = False) -> dict[str, float]:
+    def score_one(self, segment: Segment) -> float:
+        """Return the score of one segment."""
+        steps = np.concatenate([segment.observations, segment.actions], 1, dtype=np.float32)
+        with torch.no_grad():
+            return float(self.score_segments(torch.from_numpy(steps)[None].to(self.device), None))
+
+    def fit(self, preferences: Sequence[Preference], progress: bool | None = False) -> dict[str, float]:
         """Train on all preferences given; skips are ignored, ties and other soft labels count as they are.
 
         Returns labels, skipped, decided, epochs, loss, accuracy, and with held-out labels validation_loss,
-        validation_accuracy, validation_by_episode, as `RewardEnsemble.fit` does. progress: show a bar of passes.
+        validation_accuracy, validation_by_episode, as `RewardEnsemble.fit` does. progress: show a bar of passes;
+        None does so in a terminal.
         """
         chosen = [preference for preference in preferences if not preference.skipped]
         metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen)), "decided": 0.0}
@@ -211,7 +218,7 @@ class SegmentReward(Generic[C]):
         """Return how many steps a reward looks at after fitting to segments of so many."""
         return steps
 
-    def _train(self, rows: Tensor, targets: Tensor, progress: bool) -> tuple[float, float]:
+    def _train(self, rows: Tensor, targets: Tensor, progress: bool | None) -> tuple[float, float]:
         config = self.config
         optimizer = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -220,7 +227,9 @@ class SegmentReward(Generic[C]):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, config))
         totals = torch.zeros(3, device=self.device)
         self.network.train()
-        for _ in trange(config.epochs, desc="reward model", unit="pass", disable=not progress):
+        for _ in trange(
+            config.epochs, desc="reward model", unit="pass", disable=None if progress is None else not progress
+        ):
             totals.zero_()
             order = torch.randperm(len(rows), generator=self.generator).to(self.device)
             for batch in torch.split(order, config.batch_size):

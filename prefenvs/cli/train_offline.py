@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import LabelSource
+from prefenvs.cli.train_reward import fit_reward
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
@@ -116,6 +117,7 @@ class TrainOffline:
             run = resumed
             if (run.checkpoint / "model.zip").is_file():
                 learner.resume(run.checkpoint)
+        self._keep(learner, run)
         facts: dict[str, Any] = {"dataset": dataset.name, "signal": self._signal, "left_out": between}
         if held_out:
             facts["held_out_labels"] = len(held_out)
@@ -152,6 +154,9 @@ class TrainOffline:
         """Return the learner and how many gradient steps it is to make."""
         raise NotImplementedError
 
+    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
+        """Put beside the run what `_make_learner` needs when the run is resumed."""
+
     def _override(self, config: Any, **given: Any) -> Any:
         """Put what was given on the command line in place of the published settings."""
         given["normalise_observations"] = self.normalise_observations
@@ -166,6 +171,8 @@ class TrainIQL(TrainOffline):
 
     true_reward: bool = False
     """Upper bound: learn from the data's true rewards instead of preferences."""
+    reward_model: Literal["mlp", "transformer", "gaussian"] = "mlp"
+    """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward."""
     expectile: float | None = None
     """tau: which expectile of Q over the data's actions V estimates."""
     inv_temperature: float | None = None
@@ -199,10 +206,28 @@ class TrainIQL(TrainOffline):
             rewards = dataset.trajectories.true_rewards
             if rewards is None:
                 raise PrefenvsError(f"data set {dataset.name!r} holds no true rewards: leave --true-reward out")
-        learner = IQL(dataset, preferences, config, rewards=rewards, seed=self.seed, device=self.device)
+        model = None
+        if preferences is not None and self.reward_model != "mlp":
+            model = fit_reward(self.reward_model, preferences, self.preset, self.seed, self.device, self.folder)
+        learner = IQL(
+            dataset,
+            preferences if model is None else None,
+            config,
+            reward_model=model,
+            rewards=rewards,
+            seed=self.seed,
+            device=self.device,
+        )
+        if model is not None and preferences is not None:
+            learner.labels = sum(not preference.skipped for preference in preferences)
         if self.true_reward:
             learner.learns_from = "true reward (upper bound)"
         return learner, self.steps or steps
+
+    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
+        model = getattr(learner, "reward_model", None)
+        if model is not None and not run.path("reward.pt").exists():
+            model.save(run.path("reward.pt"))
 
 
 @dataclass(frozen=True)

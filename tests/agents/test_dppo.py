@@ -115,16 +115,18 @@ def test_windows_are_all_segments_inside_episodes() -> None:
 
 
 def test_segments_are_ranked_as_the_predictor_scores_them(agent: DPPO) -> None:
-    assert len(agent.scores) == 60 * 14
+    scores = agent.rank()
+    assert len(scores) == 60 * 14
     segments = DATA.trajectories.cut(np.array([3, 7]), np.array([2, 13]), 12)
     inputs = torch.from_numpy(np.concatenate([segments.observations, segments.actions], -1)).float()
     with torch.no_grad():
         expected = agent.predictor.score_segments(inputs, None)
-    torch.testing.assert_close(agent.scores[[3 * 14 + 2, 7 * 14 + 13]], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scores[[3 * 14 + 2, 7 * 14 + 13]], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_learns_from_mixed_data_to_do_better_than_it(agent: DPPO) -> None:
     agent.learn(300)
+    assert agent.preference_accuracy(make_labels(DATA, 100, 12, seed=6)) > 0.75
     assert drive(agent) > DATA.trajectories.returns.mean() + 12.0
 
 
@@ -136,6 +138,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(tmp_path) -> None:
     second.save_checkpoint(tmp_path)
     resumed = make_agent(config)
     resumed.resume(tmp_path)
+    assert resumed.predictor_figures == second.predictor_figures
     resumed.learn(2, reset_num_timesteps=False)
     observations = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
     np.testing.assert_allclose(resumed.predict(observations)[0], first.predict(observations)[0], atol=1e-6)

@@ -104,6 +104,7 @@ def test_implied_rewards_come_to_agree_with_the_labels() -> None:
 def test_learns_from_mixed_data_to_do_better_than_it() -> None:
     agent = make_agent()
     agent.learn(500)
+    assert agent.preference_accuracy(make_labels(DATA, 100, 12, seed=6)) > 0.75
     assert drive(agent) > DATA.trajectories.returns.mean() + 5.0
 
 

@@ -170,6 +170,7 @@ def test_predict_takes_one_observation_as_well() -> None:
 def test_learns_from_mixed_data_to_do_better_than_it() -> None:
     agent = make_agent()
     agent.learn(300)
+    assert agent.preference_accuracy(make_labels(DATA, 100, 12, seed=6)) > 0.65
     assert drive(agent) > DATA.trajectories.returns.mean() + 8.0
 
 

@@ -1,0 +1,46 @@
+"""Published settings of OPPO, IPL, DPPO and the reward models of segments, and small ones for a CPU."""
+
+from __future__ import annotations
+
+from agents.dppo import DPPOConfig, SegmentScoreConfig
+from agents.ipl import IPLConfig
+from agents.oppo import OPPOConfig
+from agents.pearl import GaussianRewardConfig
+from agents.preference_transformer import PreferenceTransformerConfig
+from agents.published import Preset
+
+
+def oppo_settings(preset: Preset = "published") -> tuple[OPPOConfig, int]:
+    """Return OPPO's settings (Kang et al. 2023), and gradient steps."""
+    if preset == "small":
+        return OPPOConfig(width=64, layers=2, batch_size=32, learning_rate=1e-3, warmup_steps=500), 10_000
+    return OPPOConfig(), 100_000
+
+
+def ipl_settings(preset: Preset = "published") -> tuple[IPLConfig, int]:
+    """Return IPL's settings (Hejna and Sadigh 2023), and gradient steps."""
+    if preset == "small":
+        return IPLConfig(learning_rate=1e-3), 20_000
+    return IPLConfig(), 1_000_000
+
+
+def dppo_settings(preset: Preset = "published") -> tuple[DPPOConfig, int]:
+    """Return DPPO's settings (An et al. 2023), and gradient steps."""
+    if preset == "small":
+        predictor = SegmentScoreConfig(width=64, heads=2, epochs=100)
+        return DPPOConfig(predictor=predictor, batch_size=64, learning_rate=1e-3), 10_000
+    return DPPOConfig(), 1_000_000
+
+
+def transformer_settings(preset: Preset = "published") -> PreferenceTransformerConfig:
+    """Return Preference Transformer's settings (Kim et al. 2023)."""
+    if preset == "small":
+        return PreferenceTransformerConfig(width=64, heads=2, epochs=100, batch_size=64)
+    return PreferenceTransformerConfig()
+
+
+def gaussian_settings(preset: Preset = "published") -> GaussianRewardConfig:
+    """Return the settings of PEARL's reward (Liu et al. 2024), on Preference Transformer's network and schedule."""
+    if preset == "small":
+        return GaussianRewardConfig(width=64, heads=2, epochs=100, batch_size=64)
+    return GaussianRewardConfig()

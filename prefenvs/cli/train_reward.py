@@ -1,0 +1,41 @@
+"""The reward models of `prefenvs train iql --reward-model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from agents.segment_reward import SegmentReward
+    from prefenvs.preferences import Preference
+
+
+def fit_reward(
+    kind: Literal["transformer", "gaussian"],
+    preferences: list[Preference],
+    preset: Literal["published", "small"],
+    seed: int,
+    device: str,
+    folder: Path | None,
+) -> SegmentReward[Any]:
+    """Fit a reward model of segments, or read the one that an earlier start of the run left in its folder."""
+    from agents.offline_data import check_answers
+    from agents.pearl import GaussianReward
+    from agents.preference_transformer import PreferenceTransformer
+    from agents.published_reward_free import gaussian_settings, transformer_settings
+
+    kept = None if folder is None else folder / "reward.pt"
+    model: SegmentReward[Any]
+    if kept is not None and kept.is_file():
+        loaded: type[SegmentReward[Any]] = PreferenceTransformer if kind == "transformer" else GaussianReward
+        return loaded.load(kept, device)
+    check_answers(preferences)
+    segment = preferences[0].query.segments[0]
+    sizes = segment.observations.shape[1], segment.actions.shape[1]
+    if kind == "transformer":
+        model = PreferenceTransformer(*sizes, transformer_settings(preset), seed=seed, device=device)
+    else:
+        model = GaussianReward(*sizes, gaussian_settings(preset), seed=seed, device=device)
+    figures = model.fit(preferences, progress=None)
+    print(f"reward model: {figures['labels']:.0f} labels, accuracy {figures['accuracy']:.1%} on them", flush=True)
+    return model
