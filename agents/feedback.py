@@ -14,6 +14,7 @@ from agents.surf import centre_query
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.queries import Selector
+from prefenvs.segments import Segment
 from prefenvs.trajectories import TrajectoryBuffer
 
 
@@ -76,7 +77,8 @@ class Feedback:
         # SURF learns from the rated segment with a margin of steps around it, which the rater does not see.
         self.margin = surf.margin if surf is not None else 0
         self.length = config.segment_length + 2 * self.margin
-        self._wide: dict[str, Query] = {}
+        self.wide: list[Query] = []
+        self._wide: dict[str, Segment] = {}
         self.rng = np.random.default_rng(seed)
 
     @property
@@ -140,16 +142,14 @@ class Feedback:
         if unlabelled:
             self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))
 
-    @property
-    def wide(self) -> list[Query]:
-        """For SURF: the queries asked so far, with the margins that the rater was not shown."""
-        return list(self._wide.values())
-
     def keep_margins(self, queries: Iterable[Query]) -> list[Query]:
-        """Remember queries until their answers come, and return what the rater is to see of them, in order."""
+        """Remember queries in `wide` until answers come, and return what the rater is to see of them, in order."""
         queries = list(queries)
         centres = [centre_query(query, self.margin) for query in queries]
-        self._wide |= {centre.id: query for centre, query in zip(centres, queries, strict=True)}
+        self.wide += queries
+        for centre, query in zip(centres, queries, strict=True):
+            # By segment: a rater may have compared the segments of different queries.
+            self._wide |= {seen.hash: whole for seen, whole in zip(centre.segments, query.segments, strict=True)}
         return centres
 
     def _ask(self, steps: int) -> None:
@@ -172,8 +172,10 @@ class Feedback:
 
     def _widen(self, answer: Preference) -> Preference:
         """Give an answer's segments the margins back that SURF trains on."""
-        wide = self._wide.get(answer.query.id)
-        return answer if wide is None else replace(answer, query=wide)
+        if not self.margin:
+            return answer
+        whole = tuple(self._wide.get(segment.hash, segment) for segment in answer.query.segments)
+        return replace(answer, query=Query(whole))
 
     def _session_size(self, steps: int) -> int:
         """B-Pref's schedules in the budget: floor(n (T - t) / T) decreasing, floor(n T / (T - t + 1)) increasing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from oracles.human import HumanOracle
 from oracles.partial_return import PartialReturnOracle
+from oracles.rating import RatingOracle
 from oracles.regret import RegretOracle
 from oracles.teachers import CROWDS, TEACHERS, Teacher, find_teacher
 from oracles.vlm import VLMOracle
@@ -13,6 +14,7 @@ __all__ = [
     "TEACHERS",
     "HumanOracle",
     "PartialReturnOracle",
+    "RatingOracle",
     "RegretOracle",
     "Teacher",
     "VLMOracle",

@@ -13,7 +13,6 @@ from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
 from prefenvs.store import MOST_SEGMENTS, Event, Store
 
-KINDS = ("comparison", "skip")
 MAJORITY = "majority"
 POLL_SECONDS = 0.25
 
@@ -31,6 +30,8 @@ class HumanOracle(Oracle):
     """
 
     name = "human"
+    kinds: tuple[str, ...] = ("comparison", "skip")
+    """Kinds of events that are answers to what this oracle asks."""
 
     def __init__(
         self,
@@ -84,8 +85,8 @@ class HumanOracle(Oracle):
         """Number of asked queries that nobody has answered, or whose answers have not been handed out."""
         new = self.store.events_after(self._cursor, run=self.run)
         undone = {event.target for event in new if event.kind == "undo"}
-        unread = {event.query for event in new if self._counts(event) and event.id not in undone}
-        return self.store.count_pending(self.run) + len(unread)
+        unread = {event.query or event.segment for event in new if self._counts(event) and event.id not in undone}
+        return self._count_open() + len(unread)
 
     def report(self, status: Mapping[str, float | None]) -> None:
         """Leave the learner's status where the labelling page shows it."""
@@ -102,14 +103,18 @@ class HumanOracle(Oracle):
     def _wait_for_answers(self) -> None:
         self.waiting = self.wait
         try:
-            while self.wait and self.store.count_pending(self.run):
+            while self.wait and self._count_open():
                 clock.sleep(POLL_SECONDS)
         finally:
             self.waiting = False
 
+    def _count_open(self) -> int:
+        """Number of questions that nobody has answered."""
+        return self.store.count_pending(self.run)
+
     def _counts(self, event: Event) -> bool:
         """Tell whether an event is an answer by somebody who is listened to."""
-        return event.kind in KINDS and event.oracle == self.name and self._listens(event.annotator)
+        return event.kind in self.kinds and event.oracle == self.name and self._listens(event.annotator)
 
     def _changes(self, new: Sequence[Event]) -> list[Preference]:
         """What the new events make of the answers handed out so far."""

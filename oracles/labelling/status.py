@@ -47,7 +47,8 @@ class Status:
         learner = self.store.learner_status(self.plan.run)
         return {
             "done": len(labels),
-            "budget": _budget(learner, len(labels) + pending),
+            # A learner counts questions; of those, the clips are rated one by one.
+            "budget": _budget(None if self.plan.kind == "rating" else learner, len(labels) + pending),
             "labels_per_hour": labels_per_hour([float(event.extra.get("received", event.time)) for event in mine]),
             "pending": pending,
             "mine": {

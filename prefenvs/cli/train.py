@@ -39,7 +39,7 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal (simulated), regret (Delivery-v0), human (a person), or vlm."""
+    """oracle, mistake, noisy, skip, myopic, equal (simulated), regret (Delivery-v0), human or ratings (people), or vlm."""
     store: str | None = None
     """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL.
 
@@ -116,7 +116,9 @@ class TrainOptions:
             if isinstance(agent.oracle, HumanOracle):
                 # What people are asked and answer is in a store already, under the name of the run's folder.
                 agent.oracle.run = run.folder.name
-                print(f"questions go to {self.store}: label with `prefenvs label --store {self.store}`", flush=True)
+                kind = " --kind rating" if self.oracle == "ratings" else ""
+                page = f"prefenvs label --store {self.store}{kind}"
+                print(f"questions go to {self.store}: label with `{page}`", flush=True)
             elif agent.oracle is not None:
                 agent.oracle = Recorded(agent.oracle, store)
             if resume:
@@ -130,15 +132,16 @@ class TrainOptions:
 
     def _make_oracle(self, task: Task) -> Oracle | None:
         """Return the people behind a store, or the simulated teacher of that name; none for the upper bound."""
-        from oracles import HumanOracle, PartialReturnOracle, RegretOracle
+        from oracles import HumanOracle, PartialReturnOracle, RatingOracle, RegretOracle
 
         if self.oracle == "vlm" and not self.true_reward:
             return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
-        people = self.oracle == "human" and not self.true_reward
-        if people and self.store is not None:
-            return HumanOracle(Store(self.store), wait=self.wait)
-        if people:
-            raise PrefenvsError("--oracle human needs the store that people label: --store labels.sqlite")
+        raters: dict[str, type[HumanOracle]] = {"human": HumanOracle, "ratings": RatingOracle}
+        people = raters.get(self.oracle)
+        if people is not None and not self.true_reward:
+            if self.store is None:
+                raise PrefenvsError(f"--oracle {self.oracle} needs the store that people label: --store labels.sqlite")
+            return people(Store(self.store), wait=self.wait)
         if self.store is not None or self.wait:
             raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
         if self.true_reward:

@@ -5,6 +5,7 @@ from prefenvs.store.calls import Call, Spending, add_calls, find_replies, list_c
 from prefenvs.store.events import Event
 from prefenvs.store.exporting import export_store
 from prefenvs.store.importing import Imported, import_store
+from prefenvs.store.ratings import PARTNERS, pair_ratings, ratings_as_preferences
 from prefenvs.store.recorded import Recorded
 from prefenvs.store.schema import SCHEMA_VERSION
 from prefenvs.store.store import Stats, Store
@@ -12,6 +13,7 @@ from prefenvs.store.tokens import check_annotator, find_annotator, issue_token, 
 
 __all__ = [
     "MOST_SEGMENTS",
+    "PARTNERS",
     "SCHEMA_VERSION",
     "Assignment",
     "Assignments",
@@ -32,6 +34,8 @@ __all__ = [
     "import_store",
     "issue_token",
     "list_calls",
+    "pair_ratings",
+    "ratings_as_preferences",
     "revoke_tokens",
     "sum_calls",
 ]

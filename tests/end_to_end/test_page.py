@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from oracles import RatingOracle
 from oracles.labelling import Clips
 
 from .conftest import POSITIONS, SHOWN
@@ -121,6 +122,9 @@ def test_rating_one_clip(store, serve, visit, make_queries, wait_for_events):
     assert [(event.kind, event.segment, event.extra["rating"]) for event in events] == [
         ("rating", segment, rating) for segment, rating in zip(segments, (4, 1, None), strict=True)
     ]
+    (learned,) = RatingOracle(store).collect()
+    assert [segment.hash for segment in learned.query.segments] == segments[:2]
+    assert (learned.probabilities.tolist(), learned.annotator) == ([1.0, 0.0], "ann")
 
 
 def test_typing_a_reason_is_no_answer(store, serve, visit, make_queries, wait_for_events):
