@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import configure
@@ -10,6 +11,8 @@ from stable_baselines3.common.logger import configure
 from agents.callbacks import CheckpointCallback, EvaluationCallback
 from agents.interrupt import StopOnInterrupt
 from agents.learner import PreferenceLearner
+from agents.offline import OfflineLearner
+from agents.offline_files import read_state
 from prefenvs.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
@@ -73,6 +76,8 @@ def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
 
 def load_policy(run: Run) -> Policy:
     """Return the policy of a run's newest checkpoint, ready to predict."""
+    from stable_baselines3 import DQN
+
     from agents import PEBBLE, PrefPPO
 
     path = run.checkpoint / "model.zip"
@@ -80,9 +85,21 @@ def load_policy(run: Run) -> Policy:
         raise PrefenvsError(
             f"{run.folder} holds no checkpoint yet (no {path.name} in {path.parent.name}/); train it further first"
         )
-    algorithms: dict[str, type[PEBBLE] | type[PrefPPO]] = {
+    algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[DQN]] = {
         "train pebble": PEBBLE,
         "demo": PEBBLE,
         "train prefppo": PrefPPO,
+        "train dqn": DQN,
     }
-    return algorithms[run.record["command"]].load(path, device="cpu")
+    command = run.record["command"]
+    if command in algorithms:
+        return algorithms[command].load(path, device="cpu")
+    return load_offline(path)
+
+
+def load_offline(path: Path, device: str = "cpu") -> OfflineLearner[Any]:
+    """Return the learner from fixed data that a file holds, whichever it is; it can act, but has no data."""
+    from agents import BC, CPL, DPPO, IPL, IQL, OPPO
+
+    kinds: dict[str, type[OfflineLearner[Any]]] = {kind.name: kind for kind in (BC, CPL, DPPO, IPL, IQL, OPPO)}
+    return kinds[read_state(path)["algorithm"]].load(path, device=device)
