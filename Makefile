@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,imitation,offline,dev
+EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,imitation,offline,bench,ray,dev
 
-.PHONY: help demo test test-slow lint types format bench clean
+.PHONY: help demo test test-slow lint types format bench bench-guard clean
 
 help:
 	@echo "make demo       teach a robot arm to close a door from a simulated rater's preferences (minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"
 	@echo "make bench      run every benchmark and print its ratios"
+	@echo "make bench-guard  train small runs and say which method learns worse than before (minutes)"
 	@echo "make clean      remove the virtual environment and caches"
 
 # imitation comes last and alone: it declares gymnasium 0.29 and stable-baselines3 2.2, yet runs on the current ones.
@@ -44,6 +45,9 @@ format: $(VENV)/installed
 
 bench: $(VENV)/installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-guard: $(VENV)/installed
+	$(BIN)/prefenvs bench guard
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import configure
 from agents.callbacks import CheckpointCallback, EvaluationCallback
 from agents.interrupt import StopOnInterrupt
 from agents.offline import OfflineLearner
+from agents.reward_model import RewardEnsemble
 from prefenvs.curves import draw_learning_curve
 from prefenvs.runs import Run
 
@@ -50,6 +51,9 @@ def train_offline(
         print(f"prefenvs train {learner.name} --resume {run.folder}")
         raise
     learner.save_checkpoint(run.checkpoint)
+    model = getattr(learner, "reward_model", None)
+    if isinstance(model, RewardEnsemble):
+        model.save(run.checkpoint / "reward.pt")
     summary = summarise_offline(learner, run) | dict(facts or {}) | {"seconds": round(time.time() - begin, 1)}
     run.summarise(summary)
     label = f"{learner.name} from {summary['learns_from']}"

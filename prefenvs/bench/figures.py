@@ -82,12 +82,14 @@ def hacking_curves(scores: Scores) -> Figure | None:
     rises while the true one falls is a hacked reward.
     """
     frame = scores.results.finished
-    cells = [name for name, group in frame.groupby("cell", sort=False) if group["learned_return"].notna().sum() > 1]
+    cells = [
+        str(name) for name, group in frame.groupby("cell", sort=False) if group["learned_return"].notna().sum() > 1
+    ]
     if not cells:
         return None
     rows = scores.cells.loc[cells]
     titles = {
-        name: f"{row['task']}\n{scores.suite['methods'][row['method']]['title']}, seed {row['seed']:.0f}"
+        str(name): f"{row['task']}\n{scores.suite['methods'][row['method']]['title']}, seed {row['seed']:.0f}"
         for name, row in rows.iterrows()
     }
 

@@ -110,6 +110,7 @@ class BenchFolder:
 
     def check_space(self, needed_gb: float) -> None:
         """Raise DiskFull if the disk has less space left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free / 1e9
         if free < needed_gb:
             raise DiskFull(
@@ -127,7 +128,7 @@ def describe(suite: Suite) -> dict[str, Any]:
         name: {key: getattr(method, key) for key in ("title", "upper", "upper_bound", "asks", "offline")}
         for name, method in methods.items()
     }
-    measures = {task: suite.task_measure(task) for task in dict.fromkeys(cell.task for cell in cells)}
+    measures = {cell.problem: suite.measure_of(cell) for cell in cells}
     return plain | {"methods": shown, "measures": measures, "cells": [cell.definition for cell in cells]}
 
 

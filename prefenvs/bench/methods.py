@@ -22,9 +22,10 @@ OURS = (sys.executable, "-P", "-m", "prefenvs")
 class Method:
     """A row of a benchmark table, and the program behind it.
 
-    The program is called with `command`, then --task, --seed and --folder, --oracle and --labels if the method `asks`,
-    and the options of method and cell. It has to write evaluations.csv (steps, labels, mean_return, and if known
-    success and seconds; one row for each evaluation) and summary.json into the folder, and exit with status 0.
+    The program is called with `command`, then --task, --seed and --folder, --oracle and --labels if the method `asks`
+    (--dataset and --preferences if it is `offline`), and the options of method and cell. It has to write
+    evaluations.csv (steps, labels, mean_return, and if known success and seconds; one row for each evaluation) and
+    summary.json into the folder, and exit with status 0.
 
     title: how tables call it; options: the method's own; ignores: options of a grid that it does not know; upper: name
     of the method on the true reward by which it is normalised, its own if it is that; offline: learns from a data set;
@@ -57,13 +58,21 @@ class Method:
     def commands(self, cell: Cell, folder: Path, data: Path | None, resume: bool = False) -> list[list[str]]:
         """Return the command lines that make a cell's run folder, one after the other."""
         options: dict[str, Option] = {"task": cell.task, "seed": cell.seed, "folder": str(folder)}
+        if self.offline:
+            options["dataset"] = cell.dataset
         if self.asks:
-            options |= {"oracle": cell.oracle, "labels": cell.labels}
+            rater = {"preferences": _source(cell.oracle)} if self.offline else {"oracle": cell.oracle}
+            options |= rater | {"labels": cell.labels}
         line = [*self.program, *self.command, *words(options | dict(self.options) | dict(cell.options), data)]
         if resume:
             line = [*self.program, *self.command, "--resume", str(folder)]
         measure = [*OURS, "bench", "measure", str(folder)]
         return [line, measure] if self.rewards else [line]
+
+
+def _source(oracle: str) -> str:
+    """What `--preferences` gets: a simulated teacher by its name, anything else as it stands."""
+    return oracle if any(mark in oracle for mark in ":/.") else f"oracle:{oracle}"
 
 
 def words(options: Mapping[str, Option], data: Path | None = None) -> list[str]:
@@ -99,6 +108,24 @@ def _online(name: str, title: str, algorithm: str, ignores: tuple[str, ...] = ()
     )
 
 
+ONLINE = ("per_session", "interact", "selector", "unsupervised_steps", "schedule", "learning_starts", "envs")
+
+
+def _offline(name: str, title: str, algorithm: str, rewards: bool = False, **options: Option) -> Method:
+    return Method(
+        name,
+        title,
+        ("train", algorithm),
+        QUIET | options,
+        ONLINE,
+        upper="iql-true-reward",
+        asks=not options.get("true_reward") and name != "bc",
+        offline=True,
+        checkpoints=True,
+        rewards=rewards,
+    )
+
+
 METHODS = (
     _online("pebble", "PEBBLE", "pebble"),
     _online("pebble-surf", "PEBBLE + SURF", "pebble", surf=True),
@@ -115,6 +142,14 @@ METHODS = (
         ignores=(*SESSIONS, "preset", "evaluate_every", "learning_starts", "envs"),
         upper="prefppo-true-reward",
     ),
+    _offline("iql", "IQL on a learned reward", "iql", rewards=True),
+    _offline("cpl", "CPL", "cpl"),
+    _offline("oppo", "OPPO", "oppo"),
+    _offline("ipl", "IPL", "ipl"),
+    _offline("dppo", "DPPO", "dppo"),
+    _offline("bc", "behaviour cloning of all data", "bc"),
+    _offline("bc-10", "behaviour cloning of the preferred 10%", "bc", best_share=0.1),
+    _offline("iql-true-reward", "IQL on the true reward (upper bound)", "iql", true_reward=True),
     Method(
         "random",
         "random actions",

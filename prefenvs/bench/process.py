@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-import psutil
-
 from prefenvs.bench.suite import Limits
 from prefenvs.errors import PrefenvsError
+
+try:
+    import psutil
+except ImportError:
+    raise PrefenvsError('benchmarks need the package psutil: pip install "prefenvs[bench]"') from None
 
 LOOK = 0.2
 """Seconds between two looks at a running program."""

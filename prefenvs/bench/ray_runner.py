@@ -75,16 +75,17 @@ def _receive(ray: Any, reference: Any, cell: Cell, plan: Plan) -> Outcome:
     """Take a task's result, and note a task that was lost with its node as a failed cell."""
     folder = BenchFolder(plan.folder)
     try:
-        outcome, files = ray.get(reference)
+        found: tuple[Outcome, dict[str, bytes]] = ray.get(reference)
     except PrefenvsError:
         raise
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, PrefenvsError):
             raise type(cause)(str(cause)) from None
-        outcome, files = Outcome("failed", f"lost by Ray: {str(error).strip().splitlines()[-1]}"), {}
+        found = Outcome("failed", f"lost by Ray: {str(error).strip().splitlines()[-1]}"), {}
         folder.begin(cell)
-        folder.end(cell, outcome)
+        folder.end(cell, found[0])
+    outcome, files = found
     if files:
         folder.begin(cell)
         folder.run(cell).mkdir(exist_ok=True)

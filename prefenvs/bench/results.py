@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefenvs.bench.folder import BenchFolder, read_suite
 from prefenvs.bench.suite import Cell
+from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ MEASURED = (
 """Columns of a run's evaluations.csv."""
 JUDGED = ("accuracy", "correlation", "starc")
 """What `prefenvs bench measure` says of a reward model."""
-TEXTS = (
-    "cell", "method", "task", "oracle", "status", "reason", "version", "commit", "python", "machine", "processor",
-    "gpu", "finished", "versions", "config", "command",
-)  # fmt: skip
+TEXTS = [
+    "cell", "method", "task", "environment", "oracle", "status", "reason", "version", "commit", "python", "machine",
+    "processor", "gpu", "finished", "versions", "config", "command",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +45,11 @@ class Results:
     """A benchmark's results.
 
     frame: one row for each evaluation of a finished cell, and one for each cell that failed or is missing. Columns: the
-    cell (cell, method, task, oracle, budget, seed), status and reason, what was measured (MEASURED, NaN where there is
-    nothing), JUDGED, cost (wall_seconds, cpu_seconds, peak_gb, attempts) and provenance (version, commit, python,
-    machine, processor, processors, threads, gpu, finished; versions, config and command as JSON and text).
-    suite: its name, sentence, reduced, measures by task, and methods with title, upper, asks and offline.
+    cell (cell, method, oracle, budget, seed; task: the data set where that has a name; environment), status and reason,
+    what was measured (MEASURED, NaN where there is nothing), JUDGED, cost (wall_seconds, cpu_seconds, peak_gb,
+    attempts) and provenance (version, commit, python, machine, processor, processors, threads, gpu, finished; versions,
+    config and command as JSON and text).
+    suite: its name, sentence, reduced, published, measures by task, and methods with title, upper, asks and offline.
     """
 
     frame: pd.DataFrame
@@ -134,7 +136,8 @@ def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
     base: dict[str, Any] = {
         "cell": cell.name,
         "method": cell.method,
-        "task": cell.task,
+        "task": cell.problem,
+        "environment": cell.task,
         "oracle": cell.oracle,
         "budget": cell.labels,
         "seed": cell.seed,
@@ -158,7 +161,16 @@ def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
         return [base]
     with (run / "evaluations.csv").open(newline="") as file:
         evaluations = list(csv.DictReader(file))
-    return [base | {name: row[name] or math.nan for name in MEASURED if row.get(name)} for row in evaluations]
+    rows = [base | {name: row[name] for name in MEASURED if row.get(name)} for row in evaluations]
+    return [row | {"normalised_score": _d4rl_score(cell, float(row["mean_return"]))} for row in rows]
+
+
+def _d4rl_score(cell: Cell, mean_return: float) -> float:
+    """D4RL's normalised score, NaN where its reference scores are not known."""
+    if not cell.dataset.startswith("d4rl/"):
+        return math.nan
+    scores = find_d4rl(cell.dataset).scores
+    return math.nan if scores is None else 100.0 * (mean_return - scores[0]) / (scores[1] - scores[0])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import prefenvs
@@ -67,11 +68,18 @@ def run_local(
     for slot in range(workers):
         slots.put(slot)
 
+    full = Event()
+
     def work(cell: Cell) -> Outcome:
         slot = slots.get()
         try:
+            if full.is_set():
+                return Outcome("missing")
             progress.start(cell)
             return run_cell(cell, plan, stop, gpus[slot % len(gpus)] if gpus else None)
+        except DiskFull:
+            full.set()
+            raise
         finally:
             slots.put(slot)
 
@@ -228,9 +236,8 @@ def _try_lock(lock: Any) -> bool:
 
 
 def _has_checkpoint(run: Path) -> bool:
-    return (run / "run.json").exists() and any(
-        (run / name / "state.json").exists() for name in ("checkpoint", "checkpoint.old")
-    )
+    places = ("checkpoint/state.json", "checkpoint.old/state.json", "checkpoint/model.zip")
+    return (run / "run.json").exists() and any((run / place).exists() for place in places)
 
 
 def _environment(plan: Plan, gpu: str | None) -> dict[str, str]:

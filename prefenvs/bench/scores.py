@@ -109,8 +109,9 @@ class Scores:
 
     def runs(self, entry: Entry, task: str, column: str = "final") -> Array:
         """Return one figure of an entry's finished cells on a task, [runs], without NaN."""
-        values = self.of(entry, task)[column].to_numpy(float)
-        return values[~np.isnan(values)]
+        values: Array = self.of(entry, task)[column].to_numpy(float)
+        kept: Array = values[~np.isnan(values)]
+        return kept
 
     def matrix(self, entry: Entry, tasks: list[str], column: str = "normalised") -> Array:
         """Return scores [runs, tasks]; where a task has more runs than another, its last seeds are left out."""

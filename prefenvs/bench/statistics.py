@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,10 +43,7 @@ def interquartile_means(scores: Mapping[str, Array], resamples: int = 2_000, see
         if len(matrix) < 2:
             found[name] = Estimate(value, float("nan"), float("nan"))
             continue
-        _, intervals = library.get_interval_estimates(
-            {name: matrix}, aggregate, reps=resamples, random_state=np.random.RandomState(seed)
-        )
-        low, high = intervals[name][:, 0]
+        low, high = _intervals(library, matrix, aggregate, resamples, seed)[:, 0]
         found[name] = Estimate(value, float(low), float(high))
     return found
 
@@ -62,13 +59,7 @@ def probability_of_improvement(first: Array, second: Array, resamples: int = 500
     value = float(metrics.probability_of_improvement(first, second))
     if min(len(first), len(second)) < 2:
         return Estimate(value, float("nan"), float("nan"))
-    _, intervals = library.get_interval_estimates(
-        {"pair": (first, second)},
-        metrics.probability_of_improvement,
-        reps=resamples,
-        random_state=np.random.RandomState(seed),
-    )
-    low, high = np.ravel(intervals["pair"])
+    low, high = np.ravel(_intervals(library, (first, second), metrics.probability_of_improvement, resamples, seed))
     return Estimate(value, float(low), float(high))
 
 
@@ -88,11 +79,19 @@ def performance_profile(
         return above(matrix), np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)
     library, _ = _import_rliable()
     # rliable's own profiles take no seed.
-    _, intervals = library.get_interval_estimates(
-        {"method": matrix}, above, reps=resamples, random_state=np.random.RandomState(seed)
-    )
-    low, high = intervals["method"]
+    low, high = _intervals(library, matrix, above, resamples, seed)
     return above(matrix), low, high
+
+
+def _intervals(library: Any, scores: Any, statistic: Callable[..., Any], resamples: int, seed: int) -> Array:
+    """Return the 95% percentile intervals of a statistic, [2, ...], under rliable's stratified bootstrap."""
+    with warnings.catch_warnings():
+        # rliable hands its generator to arch by a name that arch will give up.
+        warnings.simplefilter("ignore", FutureWarning)
+        _, intervals = library.get_interval_estimates(
+            {"method": scores}, statistic, reps=resamples, random_state=np.random.RandomState(seed)
+        )
+    return np.asarray(intervals["method"])
 
 
 def _import_rliable() -> tuple[Any, Any]:

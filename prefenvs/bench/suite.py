@@ -14,6 +14,8 @@ from prefenvs.tasks import find_task
 Option = str | int | float | bool
 Options = Mapping[str, Option]
 
+MEASURES = {"success": "success", "return": "mean_return", "d4rl": "normalised_score"}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -40,7 +42,8 @@ class Cell:
     """One run: a method on a task, taught by a rater within a label budget, from one seed.
 
     oracle: the rater's name, "none" for methods that ask nobody; labels: 0 for those. options: further options of the
-    method's command line, in which {data} is the folder of `data`.
+    method's command line. dataset: what methods that learn from fixed data get as --dataset; in it and in options,
+    {data} is the folder of `data`.
     """
 
     method: str
@@ -49,13 +52,19 @@ class Cell:
     labels: int = 0
     seed: int = 0
     options: Options = field(default_factory=dict)
+    dataset: str = ""
     data: Data | None = None
     limits: Limits = Limits()
 
     @property
+    def problem(self) -> str:
+        """Column of a table: the data set where that has a name of its own, else the task."""
+        return self.task if "{data}" in self.dataset or not self.dataset else self.dataset.partition("/")[2]
+
+    @property
     def name(self) -> str:
         """Name of the cell's folder: unique in a suite, and safe in any file system."""
-        parts = (self.task, self.method, f"{self.oracle}-{self.labels}", str(self.seed))
+        parts = (self.problem, self.method, f"{self.oracle}-{self.labels}", str(self.seed))
         return "--".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
 
     @property
@@ -79,6 +88,7 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2)
     options: Options = field(default_factory=dict)
     method_options: Mapping[str, Options] = field(default_factory=dict)
+    dataset: str = ""
     data: Data | None = None
     limits: Limits = Limits()
 
@@ -93,9 +103,9 @@ class Grid:
                         yield self._cell(method, task, oracle, labels, seed)
 
     def _cell(self, method: Method, task: str, oracle: str, labels: int, seed: int) -> Cell:
-        options = method.accepted(self.options) | self.method_options.get(method.name, {})
+        options = method.accepted(self.options) | dict(self.method_options.get(method.name, {}))
         data = self.data if method.offline else None
-        return Cell(method.name, task, oracle, labels, seed, options, data, self.limits)
+        return Cell(method.name, task, oracle, labels, seed, options, self.dataset, data, self.limits)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,8 @@ class Suite:
     """A named benchmark.
 
     sentence: what it compares; reduced: how its sizes differ from the published ones, empty if they do not; measure:
-    "success" or "return", or None for success where a task tells it and the return elsewhere; published: name under
+    "success", "return" or "d4rl" (D4RL's normalised score), or None for success where a task tells it and the return
+    elsewhere; published: name under
     which published.csv holds figures to set beside ours.
     """
 
@@ -134,8 +145,8 @@ class Suite:
         order = {name: number for number, name in enumerate(found)}
         return sorted(found.values(), key=lambda cell: (cell.seed, order[cell.name]))
 
-    def task_measure(self, task: str) -> str:
-        """Return the measure by which a task's methods are compared, "success" or "mean_return"."""
+    def measure_of(self, cell: Cell) -> str:
+        """Return the column of results by which a cell's problem is judged."""
         if self.measure is not None:
-            return "success" if self.measure == "success" else "mean_return"
-        return "success" if find_task(task).success_key else "mean_return"
+            return MEASURES[self.measure]
+        return "success" if find_task(cell.task).success_key else "mean_return"

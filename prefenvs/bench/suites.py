@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefenvs.bench.suite import Grid, Limits, Suite
+from prefenvs.bench.suite import Grid, Limits, Option, Suite
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
 
@@ -11,7 +11,7 @@ TEACHERS = ("oracle", "mistake", "noisy", "skip", "myopic", "equal")
 TEN = tuple(range(10))
 """As many seeds as B-Pref took; theirs go beyond 32767, which an evaluation's seed cannot."""
 
-PEBBLE_SMALL = {
+PEBBLE_SMALL: dict[str, Option] = {
     "preset": "small",
     "selector": "uniform",
     "interact": 1_000,

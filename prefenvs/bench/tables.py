@@ -6,14 +6,18 @@ import csv
 import html
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefenvs.bench.progress import duration
 from prefenvs.bench.scores import FLOOR, Entry, Scores
 from prefenvs.bench.statistics import Estimate, interquartile_mean, interquartile_means, probability_of_improvement
+from prefenvs.segments import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "missing"
 
@@ -115,8 +119,8 @@ def improvement_table(scores: Scores, resamples: int = 500) -> Table:
             if first == second or not common:
                 texts.append("" if first == second else MISSING)
                 continue
-            pair = [scores.matrix(entry, common) for entry in (first, second)]
-            texts.append(_interval(probability_of_improvement(*pair, resamples=resamples), "share"))
+            ours, theirs = (scores.matrix(entry, common) for entry in (first, second))
+            texts.append(_interval(probability_of_improvement(ours, theirs, resamples), "share"))
         rows.append(tuple(texts))
     return Table(
         "Probability of improvement",
@@ -180,7 +184,7 @@ def missing_table(scores: Scores) -> Table:
     """Cells that failed or were not run."""
     cells = scores.cells
     rows = [
-        (name, row["status"], row["reason"].splitlines()[0] if row["reason"] else "not run yet")
+        (str(name), str(row["status"]), row["reason"].splitlines()[0] if row["reason"] else "not run yet")
         for name, row in cells[cells["status"] != "finished"].iterrows()
     ]
     return Table("Cells without a result", ("cell", "status", "why"), tuple(rows))
@@ -251,7 +255,7 @@ def _aggregate(scores: Scores, entry: Entry, resamples: int) -> str:
     )
 
 
-def _estimate(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], resamples: int) -> Estimate:
+def _estimate(values: Array, resamples: int) -> Estimate:
     if not len(values):
         return Estimate(math.nan, math.nan, math.nan)
     matrix = values[:, None] if values.ndim == 1 else values
@@ -265,7 +269,7 @@ def _interval(estimate: Estimate, measure: str) -> str:
     return f"{value} [{show(estimate.low, measure)}, {show(estimate.high, measure)}]"
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: pd.Series[Any]) -> float:
     array = np.asarray(values, float)
     array = array[~np.isnan(array)]
     return float(array.mean()) if len(array) else math.nan

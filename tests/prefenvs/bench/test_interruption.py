@@ -1,0 +1,83 @@
+"""Ctrl-C and kill -9: finished cells stay, running ones go on from where they were."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from prefenvs.bench import find_suite
+from prefenvs.bench.folder import BenchFolder
+from prefenvs.bench.methods import OURS
+from prefenvs.cli import main
+
+
+def start(folder: Path, own: Path, suite: str) -> subprocess.Popen:
+    line = [*OURS, "bench", "run", suite, "--folder", str(folder), "--workers", "2", "--min-free-gb", "0"]
+    return subprocess.Popen(line, cwd=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def marks(folder: BenchFolder, cell) -> list[str]:
+    return (folder.cell(cell) / "starts.txt").read_text().split()
+
+
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path, own: Path) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    steady, patient = find_suite("own_parts:WAITING").cells()
+    first = start(folder.folder, own, "own_parts:WAITING")
+    wait_for(lambda: (folder.cell(patient) / "ready").exists() and folder.outcome(steady).status == "finished")
+    first.send_signal(signal.SIGINT)
+    output = first.communicate(timeout=60)[0]
+    assert first.returncode == 130
+    assert "running cells write their checkpoints" in output
+    assert folder.outcome(patient).status == "stopped"
+    assert (folder.folder / "results.parquet").exists()
+    second = start(folder.folder, own, "own_parts:WAITING")
+    output = second.communicate(timeout=60)[0]
+    assert second.returncode == 0, output
+    assert "1 finished already" in output
+    assert marks(folder, steady) == ["started"]
+    assert marks(folder, patient) == ["started", "resumed"]
+    outcome = folder.outcome(patient)
+    assert (outcome.status, outcome.attempts) == ("finished", 2)
+
+
+def test_after_kill_9_the_same_command_goes_on(tmp_path: Path, own: Path) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    steady, patient = find_suite("own_parts:WAITING").cells()
+    first = start(folder.folder, own, "own_parts:WAITING")
+    wait_for(lambda: (folder.cell(patient) / "ready").exists() and folder.outcome(steady).status == "finished")
+    first.kill()
+    first.communicate(timeout=60)
+    orphan = int((folder.cell(patient) / "process.txt").read_text().split()[0])
+    os.kill(orphan, 0)  # it still runs
+    (folder.run(patient) / "checkpoint").mkdir()
+    (folder.run(patient) / "checkpoint" / "state.json").write_text("{}")
+    second = start(folder.folder, own, "own_parts:WAITING")
+    output = second.communicate(timeout=60)[0]
+    assert second.returncode == 0, output
+    assert marks(folder, steady) == ["started"]
+    assert marks(folder, patient) == ["started", "resumed"]
+
+
+def test_failed_cells_are_named_at_the_end(tmp_path: Path, own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "bench")
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "run", "own_parts:MIXED", "--folder", folder, "--min-free-gb", "0"])
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2
+    assert "2 of 6 cells failed" in last
+    assert "exit status 1" in last
+    main(["bench", "table", folder])
+    told = capfd.readouterr().out
+    assert "exit status 1" in told
+    assert "| Own, crash (10 labels) | missing | missing |" in told

@@ -1,0 +1,126 @@
+"""Suites, methods and tasks: what is named exists, and what is one's own joins by its name."""
+
+import json
+
+import pytest
+import tyro
+from tyro.conf import OmitSubcommandPrefixes
+
+import prefenvs
+from prefenvs.bench import Cell, Grid, Suite, find_method, find_suite, list_methods, list_suites
+from prefenvs.bench.folder import cell_from, select
+from prefenvs.bench.methods import OURS
+from prefenvs.cli import Command
+from prefenvs.errors import PrefenvsError
+from prefenvs.tasks import find_task
+
+
+@pytest.mark.parametrize("suite", list_suites(), ids=lambda suite: suite.name)
+def test_a_suite_names_methods_and_tasks_that_exist(suite: Suite) -> None:
+    cells = suite.cells()
+    assert len({cell.name for cell in cells}) == len(cells) > 1
+    for cell in cells:
+        find_task(cell.task)
+        method = find_method(cell.method)
+        assert (cell.labels > 0) == method.asks
+        assert suite.measure_of(cell) in ("success", "mean_return", "normalised_score")
+        if method.upper:
+            assert any(other.method == method.upper and other.problem == cell.problem for other in cells), cell.name
+
+
+@pytest.mark.parametrize("suite", list_suites(), ids=lambda suite: suite.name)
+def test_every_method_of_a_suite_is_a_command_line_that_exists(suite: Suite, tmp_path) -> None:
+    for cell in {cell.method: cell for cell in suite.cells()}.values():
+        for line in find_method(cell.method).commands(cell, tmp_path / "run", tmp_path / "data"):
+            assert line[: len(OURS)] == list(OURS)
+            command = tyro.cli(Command, args=line[len(OURS) :], config=(OmitSubcommandPrefixes,))
+            assert getattr(command, "seed", cell.seed) == cell.seed or "measure" in line
+        for line in cell.data.commands if cell.data else ():
+            tyro.cli(Command, args=list(line), config=(OmitSubcommandPrefixes,))
+
+
+def test_names_of_methods_are_unique() -> None:
+    names = [method.name for method in list_methods()]
+    assert len(set(names)) == len(names)
+    assert all(not method.upper or find_method(method.upper).upper_bound for method in list_methods())
+
+
+def test_a_grid_asks_nobody_for_methods_that_learn_from_no_labels() -> None:
+    grid = Grid(("pebble", "pebble-true-reward", "random"), ("Reacher-v5",), ("oracle", "noisy"), (10, 20), (0, 1))
+    cells = list(grid.cells())
+    by_method = {name: [cell for cell in cells if cell.method == name] for name in grid.methods}
+    assert {name: len(found) for name, found in by_method.items()} == {
+        "pebble": 2 * 2 * 2,
+        "pebble-true-reward": 2,
+        "random": 1,
+    }
+
+
+def test_all_first_seeds_come_before_the_second_ones() -> None:
+    seeds = [cell.seed for cell in find_suite("smoke").cells()]
+    assert seeds == sorted(seeds)
+    assert len(set(seeds)) > 1
+
+
+def test_definitions_survive_json() -> None:
+    for suite in list_suites():
+        cell = suite.cells()[-1]
+        assert cell_from(json.loads(json.dumps(cell.definition))).definition == cell.definition
+
+
+def test_options_become_words() -> None:
+    cell = Cell("pebble-surf", "Reacher-v5", "noisy", 40, 3, {"steps": 100, "wait": True})
+    line = " ".join(find_method("pebble-surf").commands(cell, "F", None)[0])
+    for words in ("train pebble", "--task Reacher-v5", "--seed 3", "--oracle noisy", "--labels 40", "--steps 100"):
+        assert words in line
+    assert "--surf" in line
+    assert "--no-progress" in line
+    assert "--wait" in line
+
+
+@pytest.mark.parametrize(
+    ("look", "message"),
+    [
+        (lambda: find_method("peble"), "unknown method 'peble'. Did you mean pebble"),
+        (lambda: find_suite("smoek"), "unknown suite 'smoek'. Did you mean smoke"),
+        (lambda: find_suite("no_such_module:SUITE"), "module 'no_such_module' cannot be imported"),
+        (lambda: find_suite("own_parts:NOTHING"), "has no Suite called 'NOTHING'; it holds GOOD"),
+        (lambda: find_suite("own_parts:STEADY"), "has no Suite called 'STEADY'"),
+        (lambda: find_suite("own_parts:TWICE").cells(), "twice with different options"),
+        (lambda: Suite("x", "x", (Grid(("pebble",), ("Recher-v5",)),)).cells(), "unknown task 'Recher-v5'.*Reacher"),
+        (lambda: Suite("x", "x", (Grid(("nothing",), ("Reacher-v5",)),)).cells(), "unknown method 'nothing'"),
+        (lambda: select(find_suite("smoke").cells(), method=("iql",)), "no cell of the suite has method 'iql'"),
+        (lambda: find_task("own_parts:GOOD"), "has no Task called 'GOOD'"),
+    ],
+)
+def test_a_wrong_name_is_told(own, look, message: str) -> None:
+    with pytest.raises(PrefenvsError, match=message):
+        look()
+
+
+def test_methods_and_tasks_of_ones_own_join_by_their_path(own) -> None:
+    method = find_method("own_parts:UPPER")
+    assert method.name == "own_parts:UPPER"
+    assert method.upper_bound
+    env = prefenvs.make("own_parts:TASK")
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[3] for _ in range(20)]
+    assert ends == [False] * 19 + [True]
+    env.close()
+    assert prefenvs.make("OwnPendulum-v0").spec.id == "prefenvs/OwnPendulum-v0"
+
+
+def test_an_installed_package_offers_suites_methods_and_tasks(own, tmp_path, monkeypatch) -> None:
+    information = tmp_path / "others-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[prefenvs.suites]\ngood = own_parts:GOOD\n[prefenvs.methods]\nsteady = own_parts:STEADY\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(own)
+    assert find_suite("own").sentence == "Whether the machinery works."
+    assert find_method("own-steady").title == "Own, steady"
+    (information / "entry_points.txt").write_text("[prefenvs.suites]\ngood = own_parts:STEADY\n")
+    with pytest.raises(PrefenvsError, match="gives no Suite"):
+        list_suites()
