@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories
 
 INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
+# Episodes read while a file is open.
+BLOCK = 64
 
 
 def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDataset:
@@ -46,7 +48,7 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
     storage, metadata = dataset.storage, dataset.storage.metadata
     name = f"minari/{metadata['dataset_id']}"
     columns = _read_columns(storage, name)
-    episodes = list(storage.get_episode_metadata(range(storage.total_episodes)))
+    episodes = list(_in_blocks(storage.get_episode_metadata, storage.total_episodes))
 
     def of_each(key: str, kind: Any) -> Array | None:
         return np.array([episode[key] for episode in episodes], kind) if all(key in e for e in episodes) else None
@@ -161,7 +163,7 @@ def _read_columns(storage: Any, name: str) -> dict[str, Any]:
         raise PrefenvsError(f"data set {name!r} holds no episodes")
     columns: dict[str, Any] = {}
     ends, begin = np.zeros(count, np.int64), 0
-    for i, episode in enumerate(storage.get_episodes(range(count))):
+    for i, episode in enumerate(_in_blocks(storage.get_episodes, count)):
         seen = flatten(episode["observations"], storage.observation_space, f"observations of {name}")
         acted = flatten(episode["actions"], storage.action_space, f"actions of {name}")
         length = len(acted)
@@ -191,6 +193,12 @@ def _read_columns(storage: Any, name: str) -> dict[str, Any]:
     if begin != steps:
         raise PrefenvsError(f"{name!r} holds {begin} steps, but its metadata tell of {steps}")
     return columns | {"ends": ends}
+
+
+def _in_blocks(read: Callable[[range], Iterable[Any]], count: int) -> Iterator[Any]:
+    """Read `count` episodes some at a time: as long as a file is open, what HDF5 remembers of it grows to 32 MB."""
+    for first in range(0, count, BLOCK):
+        yield from read(range(first, min(first + BLOCK, count)))
 
 
 def flatten(value: Any, space: spaces.Space[Any], what: str) -> Array:

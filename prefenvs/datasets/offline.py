@@ -88,25 +88,23 @@ class OfflineDataset:
         D4RL's q-learning form; after a step that the task ended nothing is bootstrapped, so that its own observation
         stands in for the next one. With all steps kept, observations and actions are the trajectories' own arrays.
         """
-        data = self.trajectories
-        terminals = self._terminals()
+        data, terminals = self.trajectories, self._terminals()
         last = data.ends - 1
-        following = np.empty(data.observations.shape, np.float32)
-        following[:-1] = data.observations[1:]
-        final = data.observations[last] if data.final_observations is None else data.final_observations
-        following[last] = final
-        rows = np.arange(len(data.observations))
-        observations = np.asarray(data.observations, np.float32)
-        actions = np.asarray(data.actions, np.float32)
-        rewards = None if data.true_rewards is None else np.asarray(data.true_rewards, np.float32)
-        flags = terminals.astype(np.float32)
-        if data.final_observations is not None or terminals[last].all():
-            return Transitions(observations, actions, following, rewards, flags, rows)
-        rows = np.delete(rows, last[~terminals[last]])
+        lost = last[~terminals[last]] if data.final_observations is None else last[:0]
+        rows = np.delete(np.arange(len(terminals)), lost)
         if not len(rows):
             raise PrefenvsError(f"data set {self.name!r} has no transition whose next observation is known")
-        kept = None if rewards is None else rewards[rows]
-        return Transitions(observations[rows], actions[rows], following[rows], kept, flags[rows], rows)
+
+        def keep(array: Array) -> Array:
+            array = np.asarray(array, np.float32)
+            return array[rows] if len(lost) else array
+
+        following = np.take(data.observations, rows + 1, axis=0, mode="clip").astype(np.float32, copy=False)
+        ends = np.isin(last, rows, assume_unique=True)
+        final = data.observations[last] if data.final_observations is None else data.final_observations
+        following[np.searchsorted(rows, last[ends])] = final[ends]
+        rewards = None if data.true_rewards is None else keep(data.true_rewards)
+        return Transitions(keep(data.observations), keep(data.actions), following, rewards, keep(terminals), rows)
 
     def qlearning_rows(self) -> Array:
         """Return the steps [N] int64 that D4RL's `qlearning_dataset` keeps, by which published label files count.
