@@ -11,6 +11,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 from prefenvs.cli.bench import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.bench_baselines import Comparisons, Random
 from prefenvs.cli.collect import Collect
+from prefenvs.cli.critic import Critic, TrainDQN
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.doctor import Doctor
 from prefenvs.cli.evaluate import Evaluate
@@ -24,7 +25,11 @@ from prefenvs.cli.tasks import Tasks
 from prefenvs.cli.train import TrainPebble, TrainPrefPPO
 from prefenvs.errors import PrefenvsError
 
-Train = Annotated[TrainPebble, subcommand("pebble")] | Annotated[TrainPrefPPO, subcommand("prefppo")]
+Train = (
+    Annotated[TrainPebble, subcommand("pebble")]
+    | Annotated[TrainPrefPPO, subcommand("prefppo")]
+    | Annotated[TrainDQN, subcommand("dqn")]
+)
 StoreCommand = (
     Annotated[StoreStats, subcommand("stats")]
     | Annotated[StoreExport, subcommand("export")]
@@ -49,6 +54,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Label, subcommand("label")]
+    | Annotated[Critic, subcommand("critic")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Judge, subcommand("judge")]

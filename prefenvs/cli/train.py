@@ -13,8 +13,6 @@ from tyro.conf import arg
 
 import prefenvs
 from prefenvs.cli.vlm import VLMOptions
-from prefenvs.envs.delivery_board import find_board
-from prefenvs.envs.delivery_values import BoardValues
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
@@ -39,7 +37,14 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal (simulated), regret (Delivery-v0), human or ratings (people), or vlm."""
+    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings (people), or vlm.
+
+    regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities.
+    """
+    expert: Path | None = None
+    """With --oracle regret: run folder (`train pebble --true-reward`) or SB3 .zip; Delivery-v0 can do without."""
+    regret_form: Literal["advantage", "deterministic", "visited"] = "advantage"
+    """With --oracle regret: sum of advantages; telescoped; or telescoped without the last action, as CPL's labels."""
     store: str | None = None
     """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL.
 
@@ -132,7 +137,8 @@ class TrainOptions:
 
     def _make_oracle(self, task: Task) -> Oracle | None:
         """Return the people behind a store, or the simulated teacher of that name; none for the upper bound."""
-        from oracles import HumanOracle, PartialReturnOracle, RatingOracle, RegretOracle
+        from oracles import HumanOracle, PartialReturnOracle, RatingOracle
+        from prefenvs.cli.critic import make_regret_oracle
 
         if self.oracle == "vlm" and not self.true_reward:
             return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
@@ -146,14 +152,12 @@ class TrainOptions:
             raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
         if self.true_reward:
             return None
-        if self.oracle != "regret":
-            return PartialReturnOracle(self.oracle, seed=self.seed)
-        if task.id != "Delivery-v0":
-            raise PrefenvsError(
-                f"--oracle regret needs an expert's values, known for Delivery-v0 but not for {task.id}: "
-                "pass RegretOracle(values) to the agent in Python"
-            )
-        return RegretOracle(BoardValues(find_board(0)), seed=self.seed)
+        if self.oracle.split("-")[0] == "regret":
+            teacher = self.oracle.partition("-")[2] or "oracle"
+            return make_regret_oracle(task, self.expert, self.regret_form, teacher, self.seed)
+        if self.expert is not None:
+            raise PrefenvsError(f"--expert goes with --oracle regret, not with {self.oracle!r}")
+        return PartialReturnOracle(self.oracle, seed=self.seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""

@@ -1,0 +1,193 @@
+"""`prefenvs critic RUN`, and `prefenvs train dqn`: experts whose values judge by regret, and how good these are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from prefenvs.envs import make
+from prefenvs.errors import PrefenvsError
+from prefenvs.packages import check_packages
+from prefenvs.runs import Run
+from prefenvs.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    from oracles import RegretOracle
+    from prefenvs.metrics.critic import CriticError
+
+
+@dataclass(frozen=True)
+class Critic:
+    """Measure the values of an expert: against exact ones on Delivery-v0, else against returns of the expert itself.
+
+    Segments of mixed quality are recorded; the expert plays on from the simulator states at both of their ends.
+    """
+
+    expert: Annotated[Path, Positional]
+    """Run folder of `prefenvs train pebble --true-reward` or `prefenvs train dqn`, or a .zip of SB3's SAC or DQN."""
+    task: str = ""
+    """Task id; a run folder knows it."""
+    states: int = 50
+    """Segments, and so states that the expert plays on from, twice."""
+    segment_length: int = 25
+    """Steps in a segment."""
+    rollouts: int = 8
+    """Episodes from each state, an even number."""
+    steps: int | None = None
+    """Steps of such an episode; by default until the discount is below 0.01, at most the task's horizon."""
+    samples: int = 64
+    """Actions of the policy that the expert's V is averaged over."""
+    critics: Literal["min", "mean"] = "min"
+    """How the values of several critics are combined."""
+    entropy: bool = False
+    """Count the entropy bonus of the present step in V, as SAC's own target does."""
+    seed: int = 0
+    """Seed of segments and roll-outs."""
+    json: bool = False
+    """Print one JSON object."""
+    progress: bool = True
+    """Show a progress bar with an ETA."""
+
+    def run(self) -> None:
+        """Print how well V, regrets and the order of segments agree."""
+        check_packages()
+        import torch
+
+        from agents.advantage import LearnedAdvantage, load_expert
+        from prefenvs.metrics.critic import measure_critic
+
+        agent: Any = load_expert(self.expert, device="cpu")
+        task = find_task(self.task or self._task_of_run())
+        if hasattr(agent, "exploration_rate"):
+            agent.exploration_rate = 0.0
+        critic = LearnedAdvantage(agent, self.samples, self.critics, self.entropy)
+        exact = exact_values(task.id, critic.gamma)
+        hidden = exact is not None or self.json or not self.progress
+        with tqdm(total=2 * self.states * self.rollouts, desc="roll-outs", disable=hidden, leave=False) as bar:
+            error = measure_critic(
+                critic,
+                agent,
+                task.id,
+                self.states,
+                self.segment_length,
+                self.rollouts,
+                self.steps,
+                self.seed,
+                exact=exact,
+                reseed=torch.manual_seed,
+                progress=bar.update,
+            )
+        print(json.dumps(dataclasses.asdict(error)) if self.json else describe(error))
+
+    def _task_of_run(self) -> str:
+        if not self.expert.is_dir():
+            raise PrefenvsError(f"{self.expert} does not tell its task: give --task")
+        task: str = Run.open(self.expert).config["task"]
+        return task
+
+
+def make_regret_oracle(
+    task: Task,
+    expert: str | Path | None,
+    form: Literal["advantage", "deterministic", "visited"] = "advantage",
+    teacher: str = "oracle",
+    seed: int = 0,
+) -> RegretOracle:
+    """Return a rater by the regret of an expert, whose observations and actions must be the task's.
+
+    expert: run folder or .zip; None takes the exact values that are known for Delivery-v0.
+    """
+    from oracles import RegretOracle
+
+    if expert is None:
+        if task.id != "Delivery-v0":
+            raise PrefenvsError(
+                f"--oracle regret needs an expert of {task.id}: train one with `prefenvs train pebble --true-reward` "
+                "and give its run folder, or a .zip of SB3's SAC or DQN, as --expert"
+            )
+        from prefenvs.envs.delivery_board import find_board
+        from prefenvs.envs.delivery_values import BoardValues
+
+        return RegretOracle(BoardValues(find_board(0)), teacher, seed, form=form)
+    from agents.advantage import LearnedAdvantage
+
+    values = LearnedAdvantage.load(expert)
+    with closing(make(task.id)) as env:
+        for name in ("observation_space", "action_space"):
+            known, needed = getattr(values.agent, name), getattr(env, name)
+            if known.shape != needed.shape or type(known) is not type(needed):
+                raise PrefenvsError(f"the expert {expert} has the {name} {known}, but {task.id} has {needed}")
+    return RegretOracle(values, teacher, seed, form=form)
+
+
+def exact_values(task: str, gamma: float) -> Any:
+    """Return V*, a function of observations, where it is known."""
+    if task != "Delivery-v0":
+        return None
+    from prefenvs.envs.delivery_board import find_board
+    from prefenvs.envs.delivery_values import BoardValues
+
+    return BoardValues(find_board(0), gamma).value
+
+
+def describe(error: CriticError) -> str:
+    """Return the figures as a small table."""
+    lines = [
+        f"{error.task}: {error.segments} segments of {error.length} steps, discount {error.gamma:g}, "
+        f"against {error.reference}",
+        f"{'':30}Pearson  Spearman  error/spread  bias/spread",
+    ]
+    for name, fit in (("V of the first state", error.value), ("negative regret of the segment", error.regret)):
+        lines.append(f"{name:30}{fit.pearson:7.3f}  {fit.spearman:8.3f}  {fit.error:12.3f}  {fit.bias:+11.3f}")
+    ceiling = "" if error.ceiling is None else f"; two halves of the roll-outs: {error.ceiling:.1%}"
+    lines.append(f"pairs of segments ordered alike: {error.pairs:.1%}{ceiling}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TrainDQN:
+    """Train DQN on the true reward: the upper bound, and an expert for --oracle regret, where actions are discrete."""
+
+    task: str = "Delivery-v0"
+    """Task id."""
+    steps: int = 100_000
+    """Environment steps."""
+    seed: int = 0
+    """Seed of everything in training; evaluation has seeds of its own."""
+    gamma: float = 0.99
+    """Discount."""
+    evaluate_every: int = 10_000
+    """Environment steps between two evaluations."""
+    episodes: int = 10
+    """Episodes in an evaluation."""
+    threads: int = 1
+    """PyTorch threads; small networks are slower with more."""
+    folder: Path | None = None
+    """Run folder; runs/<task>-dqn-true-reward-<seed> by default."""
+    progress: bool = True
+    """Show a progress bar with an ETA."""
+
+    def run(self) -> None:
+        """Train, and print the returns before and after."""
+        check_packages()
+        import torch
+
+        from agents.dqn import DQNConfig, make_dqn, train_dqn
+        from prefenvs.cli.train import report
+
+        if self.steps < 1 or self.evaluate_every < 1:
+            raise PrefenvsError("--steps and --evaluate-every are at least 1")
+        task = find_task(self.task)
+        torch.set_num_threads(self.threads)
+        agent = make_dqn(task.id, DQNConfig(gamma=self.gamma), self.seed)
+        folder = self.folder or Path("runs") / f"{task.id}-dqn-true-reward-{self.seed}"
+        config = dataclasses.asdict(self) | {"true_reward": True}
+        run = Run.create(folder, "train dqn", config)
+        report(train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress), run)
