@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.exploration import StateEntropy
 from agents.feedback import Feedback, FeedbackConfig
+from agents.products import ProductPrecision
 from agents.reward_model import RewardConfig, RewardEnsemble
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
@@ -41,6 +42,8 @@ class LearnerConfig(FeedbackConfig):
     or the mean less their spread (Coste et al. 2024, section 3, which subtracts the variance)."""
     std_weight: float = 1.0
     """How many standard deviations mean-std subtracts."""
+    precision: ProductPrecision = "float32"
+    """Matrix products on a CPU: bfloat16 may round their operands where that is faster (agents.products)."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward ensemble."""
 

@@ -10,6 +10,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
+from agents.critics import StackedCritic
+from agents.flat import FlatAdam
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
@@ -32,10 +35,11 @@ class BoundedActor(Actor):
 
 
 class PebblePolicy(SACPolicy):
-    """Stable-Baselines3's SAC policy with `BoundedActor`, orthogonal initialisation and fused Adam."""
+    """Stable-Baselines3's SAC policy with `BoundedActor`, `StackedCritic`, orthogonal initialisation and `FlatAdam`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["optimizer_kwargs"] = {"fused": True} | (kwargs.get("optimizer_kwargs") or {})
+        if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
+            kwargs["optimizer_class"] = FlatAdam
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -48,6 +52,11 @@ class PebblePolicy(SACPolicy):
         """Return the actor network."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return BoundedActor(**kwargs).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> StackedCritic:
+        """Return the critic networks."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return StackedCritic(**kwargs).to(self.device)
 
     def reset_critic(self, learning_rate: float) -> None:
         """Forget the critics: new weights, a new target and a new optimiser; the actor stays."""

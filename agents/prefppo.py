@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.learner import LearnerConfig, PreferenceLearner
 from agents.normalised import NormalisedObservations
+from agents.products import products
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 
@@ -106,7 +107,9 @@ class PrefPPO(PreferenceLearner, PPO):
     ) -> SelfPrefPPO:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps)
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        with products(self.config.precision):
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return self
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -30,12 +31,27 @@ class RelabelBuffer(ReplayBuffer):
         super().__init__(*args, **kwargs)
         self.spreads = np.zeros((self.buffer_size, self.n_envs), np.float32)
         self.bonus = 0.0
+        self.added = 0
         self._unfilled = 0
+        self._columns: dict[str, tuple[Array, torch.Tensor]] = {}
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Store one row for each environment; its reward counts as unfilled."""
         super().add(*args, **kwargs)
+        self.added += 1
         self._unfilled = min(self._unfilled + 1, self.buffer_size)
+
+    def draw(self, batch_size: int, reward: Reward | None = None) -> ReplayBufferSamples:
+        """Return a batch drawn uniformly; with `reward`, new rows get theirs first if one of them was drawn.
+
+        So rewards are computed for many rows at a time: the more rows are held, the longer a new one waits.
+        """
+        rows = np.random.randint(self.size(), size=batch_size)  # noqa: NPY002 - SB3 seeds the global generator
+        if reward is not None and self._unfilled:
+            age = (self.pos - 1 - rows) % self.buffer_size
+            if age.min() < self._unfilled:
+                self.fill(reward)
+        return self._get_samples(rows)
 
     def fill(self, reward: Reward) -> None:
         """Compute the rewards of all rows added since the last call, in one batch."""
@@ -55,8 +71,8 @@ class RelabelBuffer(ReplayBuffer):
 
     @property
     def all_observations(self) -> Array:
-        """[size * n_envs, obs] view of every observation held."""
-        return self.observations[: self.size()].reshape(-1, *self.obs_shape)
+        """[buffer_size * n_envs, obs] view of the observations, also of rows not yet written."""
+        return self.observations.reshape(-1, *self.obs_shape)
 
     def _write(self, reward: Reward, rows: Array | slice) -> None:
         observations = self.observations[rows].reshape(-1, *self.obs_shape)
@@ -72,15 +88,26 @@ class RelabelBuffer(ReplayBuffer):
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         envs = np.random.randint(self.n_envs, size=len(batch_inds))  # noqa: NPY002 - SB3 seeds the global generator
-        rows = (batch_inds, envs)
-        arrays = (
-            self.observations[rows],
-            self.actions[rows],
-            self.next_observations[rows],
-            (self.dones[rows] * (1 - self.timeouts[rows])).reshape(-1, 1),
-            (self.rewards[rows] + self.bonus * self.spreads[rows]).reshape(-1, 1),
-        )
-        return ReplayBufferSamples(*(self.to_torch(array.astype(np.float32, copy=False)) for array in arrays))
+        index = torch.from_numpy(batch_inds * self.n_envs + envs)
+        names = ("observations", "actions", "next_observations", "dones", "timeouts", "rewards", "spreads")
+        columns = (self._column(name).index_select(0, index).to(self.device, torch.float32) for name in names)
+        observations, actions, following, dones, timeouts, rewards, spreads = columns
+        dones = dones * (1.0 - timeouts)
+        if self.bonus:
+            rewards = rewards + self.bonus * spreads
+        return ReplayBufferSamples(observations, actions, following, dones, rewards)
+
+    def _column(self, name: str) -> torch.Tensor:
+        """The array of that name as a tensor [buffer_size * n_envs, d] on the same memory."""
+        array = getattr(self, name)
+        held = self._columns.get(name)
+        if held is None or held[0] is not array:
+            held = array, torch.from_numpy(array).view(self.buffer_size * self.n_envs, -1)
+            self._columns[name] = held
+        return held[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_columns": {}}
 
     def _task_actions(self, actions: Array) -> Array:
         """Undo Stable-Baselines3's scaling to [-1, 1], so that segments and replay speak of the same actions."""
@@ -109,3 +136,4 @@ class RelabelBuffer(ReplayBuffer):
                 target[: len(stored)] = stored
             self.pos, self.full = int(rows["pos"]), bool(rows["full"])
             self._unfilled = int(rows["unfilled"])
+        self.added = self.pos + self.full * self.buffer_size

@@ -3,65 +3,97 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from agents.critics import StackedCritic
 
-def squashed_sample(actor: Any, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tanh-squashed actions [B, act] and their log-probabilities [B, 1]."""
+LOG_2, HALF_LOG_2_PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
+
+
+class SquashedSample(NamedTuple):
+    """Actions tanh(mean + exp(log_std) * noise) [B, act], their log-probabilities [B, 1], and what they came from."""
+
+    actions: torch.Tensor
+    log_prob: torch.Tensor
+    mean: torch.Tensor
+    log_std: torch.Tensor
+    deviation: torch.Tensor
+
+
+def squashed_sample(actor: Any, observations: torch.Tensor) -> SquashedSample:
+    """Draw one action for each observation; only `mean` and `log_std` carry gradients."""
     mean, log_std, _ = actor.get_action_dist_params(observations)
-    noise = torch.randn_like(mean)
-    raw = mean + log_std.exp() * noise
-    # log(1 - tanh(x)^2) in its stable form 2 (log 2 - x - softplus(-2x)).
-    squash = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
-    log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
-    return raw.tanh(), log_prob.sum(1, keepdim=True)
+    with torch.no_grad():
+        noise = torch.randn_like(mean)
+        deviation = log_std.exp() * noise
+        raw = mean + deviation
+        # log(1 - tanh(x)^2) in its stable form 2 (log 2 - x - softplus(-2x)).
+        terms = 2.0 * (raw + F.softplus(-2.0 * raw)) - log_std - 0.5 * noise.square()
+        log_prob = terms.sum(1, keepdim=True) - mean.shape[1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
+        return SquashedSample(raw.tanh(), log_prob, mean, log_std, deviation)
+
+
+def actor_gradients(
+    sample: SquashedSample, value_gradient: torch.Tensor, temperature: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of the actor's loss, mean(temperature * log_prob - Q), by mean and log_std, [B, act] each.
+
+    value_gradient: [B, act], the gradient of Q by the action. By the chain rule through u = mean + exp(log_std) * noise
+    and a = tanh(u), where d log_prob / du = 2 a, and d log_prob / d log_std = -1 with u held fixed.
+    """
+    actions, rows = sample.actions, len(sample.actions)
+    by_raw = 2.0 * temperature * actions - value_gradient * (1.0 - actions.square())
+    return by_raw / rows, (by_raw * sample.deviation - temperature) / rows
 
 
 def update(agent: SAC, batch: ReplayBufferSamples, update_target: bool = True) -> dict[str, torch.Tensor]:
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
 
-    Returns detached scalars (critic_loss, actor_loss, ent_coef, entropy) that stay on the device.
+    `agent` has a `PebblePolicy`, or another whose critics are `StackedCritic`. Returns detached scalars (critic_loss,
+    actor_loss, ent_coef, entropy) that stay on the device.
     """
+    actor: Any = agent.actor
+    critic, critic_target = cast("StackedCritic", agent.critic), cast("StackedCritic", agent.critic_target)
     temperature = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
     with torch.no_grad():
-        next_actions, next_log_prob = squashed_sample(agent.actor, batch.next_observations)
-        next_q = torch.cat(agent.critic_target(batch.next_observations, next_actions), 1).amin(1, keepdim=True)
-        target = batch.rewards + (1.0 - batch.dones) * agent.gamma * (next_q - temperature * next_log_prob)
-    q_values = torch.cat(agent.critic(batch.observations, batch.actions), 1)
-    critic_loss = 0.5 * (q_values - target).square().mean(0).sum()
-    agent.critic.optimizer.zero_grad()
-    critic_loss.backward()  # type: ignore[no-untyped-call]
-    agent.critic.optimizer.step()
+        following = squashed_sample(actor, batch.next_observations)
+        next_values = critic_target.values(batch.next_observations, following.actions).amin(0)
+        next_values -= temperature * following.log_prob
+        target = torch.addcmul(batch.rewards, 1.0 - batch.dones, next_values, value=agent.gamma)
+    errors = critic.values(batch.observations, batch.actions) - target
+    critic_loss = errors.square().sum() * (0.5 / len(target))
+    critic.give_gradients(torch.autograd.grad(critic_loss, critic.leaves))
+    critic.optimizer.step()
 
+    sample = squashed_sample(actor, batch.observations)
+    actions = sample.actions.requires_grad_()
     # The actor's loss needs the critics' gradient by the action, not by their weights.
-    agent.critic.requires_grad_(False)
-    actions, log_prob = squashed_sample(agent.actor, batch.observations)
-    q_values = torch.cat(agent.critic(batch.observations, actions), 1).amin(1, keepdim=True)
-    actor_loss = (temperature * log_prob - q_values).mean()
-    agent.actor.optimizer.zero_grad()
-    actor_loss.backward()  # type: ignore[no-untyped-call]
-    agent.actor.optimizer.step()
-    agent.critic.requires_grad_(True)
+    values = critic.values(batch.observations, actions, frozen=True).amin(0)
+    (value_gradient,) = torch.autograd.grad(values.sum(), actions)
+    actor.optimizer.zero_grad()
+    with torch.no_grad():
+        gradients = actor_gradients(sample, value_gradient, temperature)
+        actor_loss = (temperature * sample.log_prob - values).mean()
+    torch.autograd.backward((sample.mean, sample.log_std), gradients)
+    actor.optimizer.step()
 
+    entropy = -sample.log_prob.mean()
     if agent.log_ent_coef is not None and agent.ent_coef_optimizer is not None:
-        alpha_loss = -(agent.log_ent_coef * (log_prob.detach() + float(agent.target_entropy))).mean()
-        agent.ent_coef_optimizer.zero_grad()
-        alpha_loss.backward()  # type: ignore[no-untyped-call]
+        # The loss of the temperature is linear in its logarithm, so this is its gradient.
+        agent.log_ent_coef.grad = (entropy - float(agent.target_entropy)).view_as(agent.log_ent_coef)
         agent.ent_coef_optimizer.step()
 
     if update_target:
-        with torch.no_grad():
-            targets, sources = tuple(agent.critic_target.parameters()), tuple(agent.critic.parameters())
-            torch._foreach_lerp_(targets, sources, agent.tau)
+        critic_target.flat.vector.lerp_(critic.flat.vector, agent.tau)
     return {
         "critic_loss": critic_loss.detach(),
-        "actor_loss": actor_loss.detach(),
+        "actor_loss": actor_loss,
         "ent_coef": temperature.detach(),
-        "entropy": -log_prob.detach().mean(),
+        "entropy": entropy,
     }

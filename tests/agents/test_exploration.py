@@ -1,11 +1,13 @@
 """State entropy: exact neighbours, and a running deviation that is one."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.exploration import RunningStd, StateEntropy, nearest_distances
+from agents import exploration
+from agents.exploration import RunningStd, SeenStates, StateEntropy, least, nearest_distances
 
 
 @settings(max_examples=30, deadline=None)
@@ -15,8 +17,36 @@ def test_distances_are_those_of_a_full_sort(count: int, k: int, chunk: int, seed
     seen = torch.randn(count, 3, generator=generator) + 100.0
     states = seen[torch.randint(count, (7,), generator=generator)]
     exact = torch.cdist(states.double(), seen.double()).sort(dim=1).values[:, min(k, count - 1)]
-    found = nearest_distances(states, seen, k, chunk=chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exploration, "CHUNK", chunk)
+        found = nearest_distances(states, seen, k)
     torch.testing.assert_close(found.double(), exact, rtol=5e-2, atol=2e-2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 8), st.booleans(), st.integers(0, 2**31))
+def test_the_least_of_many_are_those_of_a_full_sort(count: int, k: int, ties: bool, seed: int) -> None:
+    scores = torch.randn(5, count, generator=torch.Generator().manual_seed(seed))
+    if ties:
+        scores = scores.round()
+    values, columns = least(scores, k)
+    torch.testing.assert_close(values.sort(1).values, scores.sort(1).values[:, :k])
+    torch.testing.assert_close(scores.gather(1, columns), values)
+    assert all(len(set(row)) == len(row) for row in columns.tolist())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 25), min_size=1, max_size=12), st.integers(0, 2**31))
+def test_states_taken_in_step_by_step_are_those_of_the_buffer(parts: list[int], seed: int) -> None:
+    """Before and after the ring has wrapped."""
+    rng = np.random.default_rng(seed)
+    ring, added, cache = np.zeros((40, 3), np.float32), 0, SeenStates()
+    for part in parts:
+        ring[np.arange(added, added + part) % 40] = rng.normal(size=(part, 3)) + 10.0
+        added += part
+        seen = cache.update(ring, added, torch.device("cpu"))
+        np.testing.assert_allclose(seen.centred + seen.centre, ring[: min(added, 40)], atol=1e-5)
+        np.testing.assert_allclose(seen.norms, seen.centred.square().sum(1), rtol=1e-4)
 
 
 def test_far_from_the_origin_distances_stay_exact() -> None:

@@ -87,3 +87,39 @@ def test_saved_rows_come_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(other.rewards, buffer.rewards)
     with pytest.raises(PrefenvsError, match="do not fit"):
         make_buffer(5).restore(tmp_path / "replay.npz")
+
+
+def test_a_drawn_row_always_has_its_reward_and_new_rows_wait_for_it() -> None:
+    buffer, calls = make_buffer(200), []
+
+    def counted(observations: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(len(observations))
+        return linear(observations, actions)
+
+    for step in range(300):
+        add(buffer, 1, seed=step)
+        batch = buffer.draw(8, counted)
+        actions = batch.actions.numpy()
+        task_actions = np.stack([2 * actions[:, 0], (actions[:, 1] + 1) / 2], 1)
+        mean, _ = linear(batch.observations.numpy(), task_actions)
+        np.testing.assert_allclose(batch.rewards.numpy()[:, 0], mean, rtol=1e-4, atol=1e-4)
+    assert len(calls) < 150
+    buffer.fill(linear)
+    np.testing.assert_allclose(buffer.rewards, expected(buffer), rtol=1e-4, atol=1e-4)
+
+
+def test_batches_are_rows_of_the_buffer_and_a_time_limit_is_no_end() -> None:
+    buffer = make_buffer(40)
+    rng = np.random.default_rng(0)
+    buffer.actions[:], buffer.rewards[:] = rng.random((40, 2, 2)), rng.random((40, 2))
+    buffer.observations[:], buffer.next_observations[:] = rng.random((2, 40, 2, 3))
+    buffer.dones[:], buffer.timeouts[:] = 1.0, rng.integers(2, size=(40, 2))
+    buffer.full = True
+    batch = buffer.draw(64)
+    keys = {tuple(row): (i, j) for i, line in enumerate(buffer.observations) for j, row in enumerate(line)}
+    for k in range(64):
+        i, j = keys[tuple(batch.observations[k].numpy())]
+        np.testing.assert_array_equal(batch.next_observations[k], buffer.next_observations[i, j])
+        np.testing.assert_array_equal(batch.actions[k], buffer.actions[i, j])
+        assert batch.rewards[k, 0] == buffer.rewards[i, j]
+        assert batch.dones[k, 0] == 1.0 - buffer.timeouts[i, j]

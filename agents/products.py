@@ -1,0 +1,67 @@
+"""Which kernels compute float32 matrix products on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+
+from prefenvs.errors import PrefenvsError
+
+ProductPrecision = Literal["float32", "bfloat16"]
+
+
+@cache
+def onednn_is_exact() -> bool:
+    """Tell whether oneDNN, allowed to round operands to bfloat16, keeps float32 on this CPU after all.
+
+    PyTorch computes float32 products by MKL, which leaves the AVX-512 units of other makers' processors unused; oneDNN
+    uses them, but is asked only where bfloat16 is allowed. On many processors it then still computes in float32, which
+    operands that bfloat16 cannot hold reveal. The shapes are those of networks here: the kernel depends on them.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    generator = torch.Generator().manual_seed(0)
+    for rows, inputs, outputs in ((256, 256, 256), (256, 23, 128), (1024, 1024, 1024), (2048, 64, 256)):
+        x, w = (torch.rand(size, generator=generator) for size in ((rows, inputs), (inputs, outputs)))
+        exact = x.double() @ w.double()
+        for left, right in (
+            (x, w),
+            (x.expand(2, -1, -1), w.expand(2, -1, -1)),
+            (x.T.contiguous().T, w.T.contiguous().T),
+        ):
+            with _allowed(True):
+                product = left @ right
+            # Rounding both operands to 8 bits is off by about 2^-9 / sqrt(inputs), float32 by less than 2^-20.
+            if float(((product - exact).abs() / exact).max()) > 2.0**-18:
+                return False
+    return True
+
+
+@contextmanager
+def products(precision: ProductPrecision = "float32") -> Iterator[None]:
+    """Compute float32 products on the CPU by the fastest kernels that keep `precision`.
+
+    float32: oneDNN's where they are exact, else PyTorch's own. bfloat16: oneDNN's in any case; on processors with
+    bfloat16 units the operands may lose all but 8 bits, sums stay float32. Weights and gradients are float32 always.
+    Affects the process within the block only; no effect on other devices.
+    """
+    if precision not in get_args(ProductPrecision):
+        raise PrefenvsError(f"precision must be float32 or bfloat16, got {precision!r}")
+    with _allowed(precision == "bfloat16" or onednn_is_exact()):
+        yield
+
+
+@contextmanager
+def _allowed(bfloat16: bool) -> Iterator[None]:
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    if bfloat16:
+        setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
