@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from gymnasium import spaces
 from tqdm import tqdm
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from prefenvs.datasets.collecting import Episode, Plan, collect, count_episodes
 from prefenvs.datasets.minari import find_place, write_minari
@@ -38,14 +38,18 @@ class Collect:
       prefenvs collect HalfCheetah-v5 --episodes 100 --mix runs/good=1 runs/early:0.2=2 random=1
     """
 
-    task: Annotated[str, Positional] = ""
+    task: Annotated[str, Positional, arg(metavar="TASK")] = ""
     """Task id; `prefenvs tasks` lists them."""
-    mix: tuple[str, ...] = ()
-    """Who acts, and how often: <policy>[:<noise>[:<random share>]]=<amount>, several of them.
+    mix: Annotated[tuple[str, ...], arg(metavar="PART ...")] = ()
+    """Who acts, and how often: POLICY[:NOISE[:RANDOM]]=AMOUNT, several of them, such as scripted:0.3=50 random=20.
 
-    <policy> is scripted (Meta-World's own), random, a run folder, or a .zip file of Stable-Baselines3. <noise> is the
-    standard deviation of Gaussian noise on the actions, in halves of their range; <random share> the probability of a
-    random action at each step. Default: scripted:0.3 where there is one, else random.
+    POLICY: scripted (Meta-World's own), random, a run folder, or a .zip file of Stable-Baselines3.
+
+    NOISE: standard deviation of Gaussian noise on the actions, in halves of their range.
+
+    RANDOM: probability of a random action at each step.
+
+    Without a mixture: scripted:0.3 where there is a script, else random.
     """
     episodes: int | None = None
     """Episodes in all; then amounts are shares of it. By default amounts are episodes (100 without a mixture)."""

@@ -143,6 +143,8 @@ def load_sb3(path: Path) -> Policy:
         module = str(data["policy_class"]["__module__"])
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise PrefenvsError(f"{path} is no saved model of Stable-Baselines3") from error
+    if module.startswith("agents."):
+        raise PrefenvsError(f"{path} is a model of prefenvs: name the folder of its run")
     algorithms: dict[str, Any] = {"sac": sb3.SAC, "td3": sb3.TD3, "dqn": sb3.DQN}
     algorithm = algorithms.get(module.split(".")[1] if "." in module else "")
     if algorithm is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC
 
 import prefenvs
 from prefenvs import PrefenvsError
@@ -17,6 +17,7 @@ from prefenvs.cli import main
 from prefenvs.datasets import Plan, Source, collect, load_dataset, parse_mix, write_minari
 from prefenvs.datasets.collecting import count_episodes
 from prefenvs.datasets.sources import ScriptedPolicy, load_source
+from prefenvs.runs import Run
 from videos import Recorder
 
 COLUMNS = ("observations", "actions", "true_rewards", "states", "ends", "terminated", "final_observations")
@@ -280,3 +281,21 @@ def test_bad_commands_are_refused_in_one_line_and_leave_nothing(arguments, messa
     assert message in error
     assert error.count("\n") == 1
     assert [path for path in tmp_path.rglob("*") if path.name not in ("model.zip", "root")] == []
+
+
+def test_runs_act_in_their_own_task(tmp_path, capsys) -> None:
+    """A run folder as `prefenvs train` leaves it, here with an untrained agent."""
+    env = prefenvs.make("Delivery-v0")
+    model = DQN("MlpPolicy", env, seed=0, device="cpu", buffer_size=10)
+    run = Run.create(tmp_path / "run", "train dqn", {"task": "Delivery-v0"})
+    run.checkpoint.mkdir()
+    model.save(run.checkpoint / "model.zip")
+    arguments = ["--mix", f"{run.folder}:0:0.2=2", "--no-progress", "--out", str(tmp_path / "d")]
+    main(["collect", "Delivery-v0", *arguments])
+    dataset = load_dataset(tmp_path / "d")
+    assert dataset.policies.tolist() == [f"{run.folder}:0:0.2"] * 2
+    chosen, _ = model.predict(dataset.trajectories.observations, deterministic=True)
+    assert np.mean(dataset.trajectories.actions.argmax(1) == chosen) > 0.6
+    with pytest.raises(SystemExit):
+        main(["collect", "Pendulum-v1", "--mix", f"{run.folder}=1", "--out", str(tmp_path / "e")])
+    assert "is of task 'Delivery-v0', not of 'Pendulum-v1'" in capsys.readouterr().err
