@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from agents.offline_data import StepTable, build_step_table
 from agents.offline_files import FORMAT, find_spaces, read_config, read_state
+from agents.products import products
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -171,7 +172,7 @@ class OfflineLearner(ABC, Generic[Config]):
         callback = self._prepare(callback)
         callback.on_training_start(locals(), globals())
         began = time.perf_counter()
-        with tqdm(total=total_updates, desc=self.name, unit="update", disable=not progress_bar) as bar:
+        with products(), tqdm(total=total_updates, desc=self.name, unit="update", disable=not progress_bar) as bar:
             while self.num_timesteps < self._total_timesteps:
                 callback.on_rollout_start()
                 figures = self._update()

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import BC, CPL, BCConfig, CPLConfig
+from agents.actors import TanhActor, random_bytes
 from agents.cpl_loss import pair_loss, ranking_loss, segment_scores
 from agents.offline_data import RankedSegments
 from agents.reward_loss import preference_loss
@@ -168,15 +169,27 @@ def test_dropout_acts_in_training_alone(make_dataset, prefer):
     assert torch.equal(learner.actor(observations), learner.actor(observations))
     outputs = torch.stack([learner.actor(observations, learner.generator) for _ in range(400)])
     assert outputs.std(0).min() > 0
-    x = torch.relu(learner.actor.layers[0](observations))
-    masks = torch.stack([learner_mask(learner, x) for _ in range(400)])
-    torch.testing.assert_close(masks.mean(0), x, rtol=0.5, atol=0.2)
 
 
-def learner_mask(learner, x):
-    """What dropout makes of hidden units: right on average."""
-    keep = 1.0 - learner.actor.dropout
-    return x * torch.empty_like(x).bernoulli_(keep, generator=learner.generator) / keep
+def test_dropout_is_that_of_the_textbook():
+    """Units are dropped alike often, the rest scaled so that the mean stays, and gradients pass where units do."""
+    actor = TanhActor(3, 2, (64,), dropout=0.25)
+    generator = torch.Generator().manual_seed(0)
+    taken = torch.stack([random_bytes(torch.Size((9, 9)), generator) for _ in range(4000)]).double()
+    assert abs(taken.mean() - 127.5) < 0.5
+    np.testing.assert_allclose(taken.mean(0), 127.5, atol=6.0)
+    np.testing.assert_allclose(taken.var(0), (256**2 - 1) / 12, rtol=0.1)
+    observations = torch.randn(5, 3)
+    state = generator.get_state()
+    mask = (random_bytes(torch.Size((5, 64)), generator) >= 64) / 0.75
+    generator.set_state(state)
+    expected = torch.tanh(actor.layers[1](torch.relu(actor.layers[0](observations)) * mask))
+    torch.testing.assert_close(actor(observations, generator), expected)
+    wanted = torch.autograd.grad(expected.square().sum(), list(actor.layers.parameters()))
+    generator.set_state(state)
+    gradients = torch.autograd.grad(actor(observations, generator).square().sum(), list(actor.layers.parameters()))
+    for gradient, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, other)
 
 
 @pytest.mark.parametrize("dense", [False, True])
