@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import pytest
 
 from prefenvs.cli import main
 from prefenvs.store import Store
+
+from .conftest import Page
 
 TRAIN = ["train", "pebble", "--task", "InvertedPendulum-v5", "--segment-length", "5", "--steps", "400"]
 TRAIN += ["--labels", "10", "--per-session", "10", "--interact", "100", "--unsupervised-steps", "100"]
@@ -88,10 +92,10 @@ def test_bad_input_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
     assert "not these runs" in fails(runs[0], str(other), "--folder", folder)
 
 
-def test_people_judge_at_the_page_without_seeing_names(runs: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "judging"
-    command = [sys.executable, "-m", "prefenvs", "judge", *runs, "--folder", str(folder), "--episodes", "4"]
-    command += ["--seconds", "0.2", "--matches", "3", "--label", "--port", "0"]
+@contextlib.contextmanager
+def judging(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Serve a judging's page from a process of its own, and return it and the page's address."""
+    command = [sys.executable, "-m", "prefenvs", "judge", *arguments, "--folder", str(folder), "--label", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -99,18 +103,70 @@ def test_people_judge_at_the_page_without_seeing_names(runs: list[str], tmp_path
         while not (found := re.search(r"http://\S+", lines[-1] if lines else "")):
             lines.append(process.stdout.readline())
             assert lines[-1], process.communicate()
-        with httpx.Client(base_url=found[0], timeout=60) as client:
-            answers = give_answers(client)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        yield process, found[0]
     finally:
         process.kill()
+        process.wait()
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    """Stop it by Ctrl-C and return what it said."""
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+    assert errors == ""
+    return output
+
+
+def test_people_judge_at_the_page_without_seeing_names(runs: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "judging"
+    options = [*runs, "--episodes", "4", "--seconds", "0.2", "--matches", "3"]
+    with judging(folder, *options) as (process, url):
+        with httpx.Client(base_url=url, timeout=60) as client:
+            answers = give_answers(client)
+        output = stop(process)
     assert f"{answers} answers to 3 matches" in output
     with Store(folder / "preferences.sqlite", create=False) as store:
         for query in store.find_queries([p.query.id for p in store.preferences("judge")]).values():
             assert {segment.source for segment in query.segments} == {"judge"}
             assert max(len(segment) for segment in query.segments) <= 5
+
+
+def test_a_judging_is_clicked_through_in_a_browser(
+    runs: list[str], tmp_path: Path, visit: Callable[[str], Page], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One match for each agent, one tie, one that cannot be told; the last is undone and answered anew."""
+    folder = tmp_path / "judging"
+    options = ["--episodes", "6", "--seconds", "1", "--matches", "4", "--annotators", "ann"]
+    with judging(folder, *runs, *options) as (process, url):
+        page = visit(url)
+        page.wait(lambda: "Which clip does it better?" in page.text)
+        shown: list[tuple[str, ...]] = []
+        for choice in ("0", "1", "equal", "skip"):
+            assert "agent-" not in page.run("return document.documentElement.outerHTML")
+            page.wait(lambda: page.clips() not in shown)
+            shown.append(page.clips())
+            page.click(f"[data-answer='{choice}']")
+        page.wait(lambda: "All done" in page.text)
+        page.press("u")
+        page.wait(lambda: "All done" not in page.text and page.clips() == shown[3])
+        page.click("[data-answer='0']")
+        page.wait(lambda: "All done" in page.text)
+        page.wait(lambda: page.unsent == 0)
+        output = stop(process)
+    assert "4 answers to 4 matches" in output
+    with Store(folder / "preferences.sqlite", create=False) as store:
+        answers = store.preferences("judge")
+        preferred = {p.query.segments[p.best].hash for p in answers if p.best is not None}
+        assert preferred == {shown[0][0], shown[1][1], shown[3][0]}
+        assert {p.annotator for p in answers} == {"ann"}
+    capsys.readouterr()
+    main(["judge", "--folder", str(folder), "--report", "--json"])
+    ranking = json.loads(capsys.readouterr().out)
+    assert (ranking["answers"], ranking["waiting"]) == (4, 0)
+    # A tie is half a win for each.
+    assert sum(agent["wins"] for agent in ranking["agents"]) == 4
+    assert {agent["ties"] for agent in ranking["agents"]} == {1}
 
 
 def give_answers(client: httpx.Client) -> int:
