@@ -27,7 +27,7 @@ from prefenvs.trajectories import Trajectories
 
 INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
 # Rows read at once where only a few of them are kept.
-BLOCK = 65_536
+BLOCK = 8_192
 # Tasks with the observations and actions of D4RL's, by the first part of its names. Its ant, mazes and kitchen show
 # other observations than the maintained versions of these tasks do.
 TASKS = {
@@ -260,18 +260,38 @@ def _states(parts: list[Any], observations: Array, ends: Array, task: str, path:
     """Full physics states (time, positions, velocities) where they give the observations, else None."""
     if task not in LOCOMOTION or any("infos/qpos" not in part or "infos/qvel" not in part for part in parts):
         return None
-    steps = len(observations)
-    positions = _read(parts, "infos/qpos", path, np.float64, axes=2, steps=steps)
-    velocities = _read(parts, "infos/qvel", path, np.float64, axes=2, steps=steps)
-    seen = np.concatenate([positions[:BLOCK, 1:], np.clip(velocities[:BLOCK], -10, 10)], axis=1)
-    # HalfCheetah does not clip its velocities; rows beyond the bound say nothing.
-    within = np.abs(velocities[:BLOCK]).max(axis=1) < 10
-    if seen.shape[1] != observations.shape[1] or not np.allclose(seen[within], observations[:BLOCK][within], atol=1e-3):
-        return None
+    sizes = [_width(parts, key, len(observations), path) for key in ("infos/qpos", "infos/qvel")]
+    states = np.empty((len(observations), 1 + sum(sizes)))
     begins = np.concatenate([[0], ends[:-1]])
-    times = (np.arange(steps) - np.repeat(begins, ends - begins)) / find_task(task).fps
-    states: Array = np.concatenate([times[:, None], positions, velocities], axis=1)
+    states[:, 0] = (np.arange(len(states)) - np.repeat(begins, ends - begins)) / find_task(task).fps
+    begin = 0
+    for part in parts:
+        for low in range(0, len(part["observations"]), BLOCK):
+            high = min(low + BLOCK, len(part["observations"]))
+            rows = states[begin + low : begin + high]
+            rows[:, 1 : 1 + sizes[0]] = part["infos/qpos"][low:high]
+            rows[:, 1 + sizes[0] :] = part["infos/qvel"][low:high]
+            if not _match(rows[:, 2:], observations[begin + low : begin + high], sizes[1]):
+                return None
+        begin += len(part["observations"])
     return states
+
+
+def _width(parts: list[Any], key: str, steps: int, path: Path) -> int:
+    """Entries in each row of a column that has one for each step."""
+    shapes = {part[key].shape[1:] for part in parts}
+    rows = sum(len(part[key]) for part in parts)
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1 or rows != steps:
+        raise PrefenvsError(f"{key} in {path} have {rows} rows of shapes {sorted(shapes)} for {steps} observations")
+    return int(next(iter(shapes))[0])
+
+
+def _match(seen: Array, observations: Array, velocities: int) -> bool:
+    """Whether positions but the first, and velocities, are what was observed."""
+    # Hopper and Walker2d clip their velocities at 10, HalfCheetah does not: rows beyond it say nothing.
+    within = np.abs(seen[:, -velocities:]).max(axis=1) < 10
+    same_size = seen.shape[1] == observations.shape[1]
+    return same_size and np.allclose(seen[within], observations[within], atol=1e-3)
 
 
 def _goal_ends(parts: list[Any], observations: Array, terminals: Array, timeouts: Array, path: Path) -> Array:
