@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracles.crowds import MEASURED
 from prefenvs.cli import main
 from prefenvs.datasets.human_labels import label_preferences, place, qlearning_rows, read_labels
 from prefenvs.datasets.label_report import report_labels
@@ -278,6 +279,23 @@ def test_agreement_is_the_share_of_true_choices(tmp_path) -> None:
     script = read_labels(write_uni(tmp_path / "fake", starts[0, ::-1], starts[1, ::-1], shares, "fake"))
     joined = report_on(tmp_path, *starts, answers, script=script)
     assert (joined.compared, joined.agreement) == (report.compared, report.agreement)
+
+
+def test_crowds_at_chance_are_faults_and_the_others_are_not(tmp_path) -> None:
+    """The rule applied to the agreement that was measured for each published set."""
+    found = set()
+    for row in MEASURED:
+        alike = round(row.agreement * row.strict)
+        first = np.arange(row.strict)
+        shares = np.eye(2)[np.where(first % 2, 0, 1)]
+        answers = np.where(first < alike, first % 2 == 0, first % 2 == 1).astype(int)
+        seconds = first + 10 * row.strict
+        script = read_labels(write_uni(tmp_path / row.dataset / "fake", first, seconds, shares, "fake"))
+        labels = read_labels(write_uni(tmp_path / row.dataset / "crowd", first, seconds, answers))
+        report = report_labels(labels, script=script)
+        assert (report.compared, report.agreement) == (row.strict, pytest.approx(row.agreement, abs=0.01))
+        found |= {row.dataset for fault in report.faults if "no better than chance" in fault}
+    assert found == {"hopper-medium", "pen-human", "pen-cloned"}
 
 
 class Malicious:
