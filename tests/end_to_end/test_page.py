@@ -23,6 +23,16 @@ def chosen(event, store):
     return query.segments[event.probabilities.index(1.0)].hash
 
 
+def test_a_page_opened_before_anything_is_asked_goes_on_by_itself(store, serve, visit, make_queries, wait_for_events):
+    page = visit(serve())
+    page.wait(lambda: "No question yet" in page.text)
+    store.add_queries(make_queries(1))
+    page.answer(LEFT)
+    page.wait(lambda: "All done" in page.text)
+    assert "cheetah runs to the right" in page.text
+    assert len(wait_for_events(1)) == 1
+
+
 def test_four_keys_are_four_answers(store, serve, visit, make_queries, wait_for_events):
     store.add_queries(make_queries(6))
     page = visit(serve())

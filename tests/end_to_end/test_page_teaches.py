@@ -100,6 +100,7 @@ def test_a_reward_model_learns_what_a_rater_at_the_page_wants(store, serve, visi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_rater_at_the_page_teaches_pebble_to_swing_a_pendulum_up(store, serve, visit, seed):
     """Random actions return about -1200 an episode, a pendulum that is swung up and held about -150."""

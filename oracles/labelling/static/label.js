@@ -201,11 +201,13 @@ function render() {
   byId("message").hidden = shown;
   if (!shown) {
     const over = !page.waiting && page.filled > 0;
+    const none = over && page.status?.budget === 0;
     const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…" : "No question right now";
-    text("message-title", over ? "All done. Thank you!" : title);
-    text("message-text", over ? "Every question has its answer. New ones will show up here by themselves."
+    text("message-title", none ? "No question yet" : over ? "All done. Thank you!" : title);
+    text("message-text", none ? "Questions show up here by themselves as soon as a run asks them."
+      : over ? "Every question has its answer. New ones will show up here by themselves."
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
-    if (page.api.session) text("sentence", page.api.session.sentence);
+    if (page.api.session?.sentence) text("sentence", page.api.session.sentence);
   }
   byId("undo").disabled = page.history.length === 0;
   byId("speed").lastElementChild.textContent = `${page.speed}×`;
