@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oracles.human import HumanOracle
+from oracles.hybrid import HybridOracle
 from oracles.partial_return import PartialReturnOracle
 from oracles.rating import RatingOracle
 from oracles.regret import RegretOracle
@@ -13,6 +14,7 @@ __all__ = [
     "CROWDS",
     "TEACHERS",
     "HumanOracle",
+    "HybridOracle",
     "PartialReturnOracle",
     "RatingOracle",
     "RegretOracle",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from tyro.conf import arg
 
 import prefenvs
+from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
@@ -39,7 +40,8 @@ class TrainOptions:
     oracle: str = "oracle"
     """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings (people), or vlm.
 
-    regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities.
+    regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities. hybrid: two of
+    these, --cheap and --costly.
     """
     expert: Path | None = None
     """With --oracle regret: run folder (`train pebble --true-reward`) or SB3 .zip; Delivery-v0 can do without."""
@@ -86,6 +88,8 @@ class TrainOptions:
     """Show a progress bar with an ETA."""
     vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
     """With --oracle vlm: the model."""
+    hybrid: Annotated[HybridOptions, arg(name="", prefix_name=False)] = field(default_factory=HybridOptions)
+    """With --oracle hybrid: the two raters."""
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
@@ -94,6 +98,7 @@ class TrainOptions:
             run = Run.open(self.resume)
             self._check_command(run)
             now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
+            now["hybrid"] = HybridOptions(**run.config.get("hybrid", {}))
             options = dataclasses.replace(self, **run.config | now)
             options._train(*options._make_agent(options._find_task()), run, resume=True)
             return
@@ -109,55 +114,74 @@ class TrainOptions:
         import torch
 
         from agents.training import train
-        from oracles import HumanOracle, VLMOracle
+        from oracles import HumanOracle, HybridOracle
 
         torch.set_num_threads(self.threads)
         with contextlib.ExitStack() as stack:
             store = stack.enter_context(Store(run.path("preferences.sqlite")))
-            if isinstance(agent.oracle, VLMOracle):
-                agent.oracle.store, agent.oracle.run = agent.oracle.store or store, run.folder.name
-                # Calls under way when training ends have been paid for, and are written down.
-                stack.enter_context(agent.oracle)
-            if isinstance(agent.oracle, HumanOracle):
-                # What people are asked and answer is in a store already, under the name of the run's folder.
-                agent.oracle.run = run.folder.name
-                kind = " --kind rating" if self.oracle == "ratings" else ""
-                page = f"prefenvs label --store {self.store}{kind}"
-                print(f"questions go to {self.store}: label with `{page}`", flush=True)
-            elif agent.oracle is not None:
-                agent.oracle = Recorded(agent.oracle, store)
+            rater = agent.oracle
+            for one in (rater.cheap, rater.costly) if isinstance(rater, HybridOracle) else (rater,):
+                self._connect(one, store, run, stack)
+            if isinstance(rater, HybridOracle):
+                rater.watch(lambda: agent.reward_model)
+            # What people are asked and answer is in a store already.
+            if rater is not None and not isinstance(rater, HumanOracle):
+                agent.oracle = Recorded(rater, store)
             if resume:
                 agent.resume(run.checkpoint)
             summary = train(agent, run, steps, self.evaluate_every, self.episodes, self.progress)
         report(summary, run)
+        if isinstance(rater, HybridOracle):
+            print("\n".join(rater.summary()))
+
+    def _connect(self, rater: Oracle | None, store: Store, run: Run, stack: contextlib.ExitStack) -> None:
+        """Give a rater that needs them the run's store and the run's name, which its questions go under."""
+        from oracles import HumanOracle, VLMOracle
+
+        if isinstance(rater, VLMOracle):
+            rater.store, rater.run = rater.store or store, run.folder.name
+            # Calls under way when training ends have been paid for, and are written down.
+            stack.enter_context(rater)
+        if isinstance(rater, HumanOracle):
+            rater.run = run.folder.name
+            kind = " --kind rating" if self.oracle == "ratings" else ""
+            page = f"prefenvs label --store {self.store}{kind}"
+            print(f"questions go to {self.store}: label with `{page}`", flush=True)
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
         """Return the agent and how many environment steps it is to be trained for."""
         raise PrefenvsError("choose an algorithm: prefenvs train pebble or prefenvs train prefppo")
 
     def _make_oracle(self, task: Task) -> Oracle | None:
-        """Return the people behind a store, or the simulated teacher of that name; none for the upper bound."""
-        from oracles import HumanOracle, PartialReturnOracle, RatingOracle
-        from prefenvs.cli.critic import make_regret_oracle
-
-        if self.oracle == "vlm" and not self.true_reward:
-            return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
-        raters: dict[str, type[HumanOracle]] = {"human": HumanOracle, "ratings": RatingOracle}
-        people = raters.get(self.oracle)
-        if people is not None and not self.true_reward:
-            if self.store is None:
-                raise PrefenvsError(f"--oracle {self.oracle} needs the store that people label: --store labels.sqlite")
-            return people(Store(self.store), wait=self.wait)
-        if self.store is not None or self.wait:
+        """Return the rater of the name given, or two as one; none for the upper bound."""
+        names = self.hybrid.raters if self.oracle == "hybrid" else (self.oracle,)
+        if (self.store is not None or self.wait) and (self.true_reward or not {"human", "ratings", "vlm"} & {*names}):
             raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
         if self.true_reward:
             return None
-        if self.oracle.split("-")[0] == "regret":
-            teacher = self.oracle.partition("-")[2] or "oracle"
-            return make_regret_oracle(task, self.expert, self.regret_form, teacher, self.seed)
-        if self.expert is not None:
+        if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
             raise PrefenvsError(f"--expert goes with --oracle regret, not with {self.oracle!r}")
-        return PartialReturnOracle(self.oracle, seed=self.seed)
+        if self.oracle == "hybrid":
+            return self.hybrid.make(lambda name, seed: self._make_rater(task, name, seed), self.seed)
+        return self._make_rater(task, self.oracle, self.seed)
+
+    def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
+        """Return the people behind a store, a model, or the simulated teacher of that name."""
+        from oracles import HumanOracle, PartialReturnOracle, RatingOracle
+        from prefenvs.cli.critic import make_regret_oracle
+
+        if name == "vlm":
+            return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
+        raters: dict[str, type[HumanOracle]] = {"human": HumanOracle, "ratings": RatingOracle}
+        if name in raters:
+            if self.store is None:
+                raise PrefenvsError(f"--oracle {name} needs the store that people label: --store labels.sqlite")
+            return raters[name](Store(self.store), wait=self.wait)
+        if name.split("-")[0] == "regret":
+            return make_regret_oracle(
+                task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", self.seed
+            )
+        return PartialReturnOracle(name, seed=self.seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""

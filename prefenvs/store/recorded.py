@@ -21,17 +21,21 @@ class Recorded(Oracle):
         self.oracle, self.store, self.run, self.policy = oracle, store, run, policy
         self.name = oracle.name
         self._unstored: list[Preference] = []
+        self._open: dict[str, None] = {}
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Store the queries, then ask them."""
         self.store.add_queries(queries, run=self.run, policy=self.policy)
         self.oracle.ask(queries)
+        self._open |= dict.fromkeys(query.id for query in queries)
 
     def collect(self) -> list[Preference]:
         """Return new answers once they are stored; those that could not be stored are kept for the next call."""
         self._unstored += self.oracle.collect()
         self.store.add_preferences(self._unstored, run=self.run)
         answers, self._unstored = self._unstored, []
+        for answer in answers:
+            self._open.pop(answer.query.id, None)
         return answers
 
     @property
@@ -53,12 +57,19 @@ class Recorded(Oracle):
         self.oracle.report(status)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the oracle behind it."""
-        return self.oracle.state_dict()
+        """Return the state of the oracle behind it and the ids of the queries that are open."""
+        return {"oracle": self.oracle.state_dict(), "open": list(self._open)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.oracle.load_state_dict(state)
+        """Take up what `state_dict` returned, and ask again what was open then."""
+        if set(state) != {"oracle", "open"}:
+            # From before open queries were kept.
+            state = {"oracle": state, "open": []}
+        self.oracle.load_state_dict(state["oracle"])
+        found = self.store.find_queries(state["open"], with_true_rewards=True)
+        self._open = {key: None for key in state["open"] if key in found}
+        if self._open:
+            self.oracle.ask([found[key] for key in self._open])
 
     def resume(self) -> list[Preference]:
         """Return the run's stored answers, without true rewards, and ask again what was never answered.
@@ -68,6 +79,7 @@ class Recorded(Oracle):
         """
         waiting = self.store.pending_queries(run=self.run, with_true_rewards=True)
         earlier = self.store.preferences(run=self.run)
+        waiting = [query for query in waiting if query.id not in self._open]
         if waiting:
             self.oracle.ask(waiting)
         return earlier

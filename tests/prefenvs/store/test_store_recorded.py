@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,6 +95,22 @@ def test_a_restarted_run_has_its_answers_and_asks_the_rest_again(tmp_path: Path)
         assert store.count_pending("r") == 0
         assert store.count_pending("other") == 3
         assert len(Recorded(ReturnOracle(), store, run="r").resume()) == 20
+
+
+def test_a_checkpoint_asks_again_what_was_open_then_and_no_more(tmp_path: Path) -> None:
+    queries = make_queries(20)
+    with Store(tmp_path / "labels.sqlite") as store:
+        first = Recorded(ReturnOracle(8), store, run="r")
+        first.ask(queries)
+        first.collect()
+        state = json.loads(json.dumps(first.state_dict()))
+        # What comes after the checkpoint happens again in the resumed run.
+        first.ask(make_queries(5, seed=3))
+    with Store(tmp_path / "labels.sqlite") as store:
+        second = Recorded(ReturnOracle(), store, run="r")
+        second.load_state_dict(state)
+        assert {answer.query.id for answer in second.collect()} == {query.id for query in queries[8:]}
+        assert second.pending == 0
 
 
 def test_answers_that_could_not_be_stored_are_neither_handed_out_nor_lost(

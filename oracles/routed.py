@@ -1,0 +1,88 @@
+"""What a hybrid rater is told, and what it remembers of each query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference, Query
+
+Route = Literal["disagreement", "uncertainty", "inconsistency", "learned", "random"]
+ROUTES = ("disagreement", "uncertainty", "inconsistency", "learned", "random")
+AFTER = ("uncertainty", "inconsistency", "learned")
+"""Routes that hear the cheap rater first."""
+AUDIT = "audit"
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """Who is asked what."""
+
+    route: Route = "disagreement"
+    """What sends a query to the costly rater: disagreement of the reward ensemble; the cheap rater's own uncertainty
+    (greatest for skips and ties); its verdict changing with the order (of a model asked in both); a router that learns
+    where the two differ; or chance. All but disagreement and chance hear the cheap rater first."""
+    share: float = 0.25
+    """Largest share of the queries that the route sends to the costly rater."""
+    audit: float = 0.05
+    """Chance that a query is put to both raters whatever it is like, to measure how far they agree."""
+    limit: int | None = None
+    """Most queries for the costly rater in all, audits included."""
+
+    def __post_init__(self) -> None:
+        if self.route not in ROUTES:
+            raise PrefenvsError(f"route={self.route!r} is unknown: choose {', '.join(ROUTES)}")
+        for name in ("share", "audit"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise PrefenvsError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 0:
+            raise PrefenvsError(f"limit is a number of queries, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What became of one query.
+
+    by: "cheap" or "costly", whose answer was handed out. reason: why the costly rater was asked, "audit" or the route;
+    empty where it was not. score: what the route went by, None where it did not look. cheap, costly: the segment that
+    each preferred, None where it did not answer or preferred none.
+    """
+
+    by: str
+    reason: str
+    score: float | None
+    cheap: int | None
+    costly: int | None
+
+
+@dataclass
+class Case:
+    """A query whose answer has not been handed out."""
+
+    query: Query
+    reason: str = ""
+    score: float | None = None
+    cheap: Preference | None = None
+
+    def pack(self) -> dict[str, Any]:
+        """Return all but the query, fit for JSON."""
+        cheap = self.cheap
+        if cheap is None:
+            answer = None
+        else:
+            chances = None if cheap.probabilities is None else cheap.probabilities.tolist()
+            answer = [chances, cheap.annotator, cheap.oracle, cheap.time, cheap.seconds, cheap.shown]
+        return {"reason": self.reason, "score": self.score, "cheap": answer}
+
+    @classmethod
+    def unpack(cls, query: Query, state: dict[str, Any]) -> Case:
+        """Return the case of a query from what `pack` returned."""
+        cheap = None
+        if state["cheap"] is not None:
+            chances, annotator, oracle, time, seconds, shown = state["cheap"]
+            array = None if chances is None else np.asarray(chances, np.float64)
+            cheap = Preference(query, array, annotator, oracle, time, seconds, None if shown is None else tuple(shown))
+        return cls(query, state["reason"], state["score"], cheap)
