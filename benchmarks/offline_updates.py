@@ -91,7 +91,7 @@ class PlainIQL:
     def step(self) -> None:
         """Make one gradient step."""
         c = self.config
-        index = self.rng.integers(len(self.arrays[0]), c.batch_size)
+        index = self.rng.integers(len(self.arrays[0]), size=c.batch_size)
         o, a, o2, r, d = (torch.as_tensor(x[index]).to(self.device) for x in self.arrays)
         oa = torch.cat([o, a], 1)
         with torch.no_grad():
@@ -137,7 +137,7 @@ class PlainCPL:
     def step(self) -> None:
         """Make one gradient step."""
         c = self.config
-        index = self.rng.integers(len(self.labels), c.batch_size)
+        index = self.rng.integers(len(self.labels), size=c.batch_size)
         o = torch.cat([torch.as_tensor(x[index]).to(self.device) for x in self.observations])
         a = torch.cat([torch.as_tensor(x[index]).to(self.device) for x in self.actions])
         y = torch.as_tensor(self.labels[index]).to(self.device)
@@ -213,11 +213,12 @@ def measure_memory(device: str) -> None:
     assert learner.data is not None
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     grown = after - before
+    on_device = learner.data.nbytes
+    print(f"1,000,000 steps, as arrays of transitions {arrays / 1e6:.0f} MB, loaded in {seconds:.2f} s")
     print(
-        f"1,000,000 steps: {arrays / 1e6:.0f} MB as arrays of transitions; on the device "
-        f"{learner.data.nbytes / 1e6:.0f} MB ({learner.data.nbytes / arrays:.2f} times), on a CPU mostly the data set's own arrays; the process's peak "
-        f"grew by {grown / 1e6:.0f} MB ({grown / arrays:.2f} times) in {seconds:.2f} s"
+        f"  on the device {on_device / 1e6:.0f} MB ({on_device / arrays:.2f} times), on a CPU mostly the data set's own"
     )
+    print(f"  the process's peak grew by {grown / 1e6:.0f} MB ({grown / arrays:.2f} times)")
 
 
 def main() -> None:

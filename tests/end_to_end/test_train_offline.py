@@ -1,0 +1,165 @@
+"""Learners from fixed data on the command line: runs, resuming, where labels come from, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefenvs.cli import main
+from prefenvs.datasets.offline import load_dataset
+from prefenvs.preferences import Preference, make_pairs
+from prefenvs.store import Store
+
+QUICK = ["--preset", "small", "--steps", "40", "--evaluate-every", "20", "--episodes", "2", "--no-progress"]
+LABELS = ["--labels", "12", "--segment-length", "4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Forty episodes of random actions."""
+    folder = tmp_path_factory.mktemp("data") / "random"
+    task = "InvertedPendulum-v5"
+    main(["collect", task, "--mix", "random=40", "--out", str(folder), "--format", "npz", "--no-progress"])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def expert(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of IQL on true rewards."""
+    folder = tmp_path_factory.mktemp("runs") / "expert"
+    main(["train", "iql", "--dataset", data, "--true-reward", *QUICK, "--folder", str(folder)])
+    return folder
+
+
+def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_reports_the_final_and_the_best_policy_apart(expert, capsys):
+    summary = json.loads((expert / "summary.json").read_text())
+    assert summary["learns_from"] == "true reward (upper bound)"
+    assert summary["last"]["steps"] == summary["updates"] == 40
+    assert summary["best"]["mean_return"] >= summary["last"]["mean_return"]
+    names = {path.name for path in expert.iterdir()}
+    assert {"run.json", "evaluations.csv", "learning_curve.png", "checkpoint", "log"} <= names
+    main(["evaluate", str(expert), "--episodes", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["task"] == "InvertedPendulum-v5"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "labels", "learns_from"),
+    [
+        ("iql", ["--held-out", "0.25"], 12, "preferences"),
+        ("cpl", ["--preferences", "oracle:noisy", "--held-out", "0.25"], 12, "preferences"),
+        ("cpl", ["--variant", "cpl-kl", "--preferences", "regret:EXPERT"], 12, "preferences"),
+        ("cpl", ["--dense"], 12, "preferences"),
+        ("bc", ["--best-share", "0.5"], 12, "the best 50% of the labelled segments by preference"),
+        ("bc", ["--best-share", "0.5", "--true-reward"], 0, "the best 50% of the episodes by true return"),
+        ("bc", [], 0, "the data's actions"),
+    ],
+)
+def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, expert, tmp_path, capsys):
+    options = [option.replace("EXPERT", str(expert)) for option in options]
+    main(["train", algorithm, "--dataset", data, *QUICK, *LABELS, *options, "--folder", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["labels"], summary["learns_from"]) == (labels, learns_from)
+    printed = capsys.readouterr().out
+    assert "final" in printed
+    assert "chosen by this very evaluation" in printed
+    if "--held-out" in options:
+        assert summary["held_out_labels"] == 3
+        assert 0.0 <= summary["held_out_accuracy"] <= 1.0
+
+
+def test_held_out_labels_come_from_other_episodes(data, tmp_path):
+    folder = tmp_path / "run"
+    options = [*QUICK, "--labels", "60", "--segment-length", "3", "--held-out", "0.3"]
+    main(["train", "cpl", "--dataset", data, *options, "--folder", str(folder)])
+    with Store(folder / "preferences.sqlite", create=False) as store:
+        sides = [store.preferences(run=run) for run in ("training", "held-out")]
+    assert [len(side) for side in sides] == [60, 18]
+    episodes = [{s.episode for preference in side for s in preference.query.segments} for side in sides]
+    assert not episodes[0] & episodes[1]
+    assert all(s.true_rewards is None for side in sides for p in side for s in p.query.segments)
+
+
+def test_labels_of_a_store(data, tmp_path):
+    trajectories = load_dataset(data).trajectories
+    location = str(tmp_path / "labels.sqlite")
+    with Store(location) as store:
+        segments = trajectories.sample(40, 4, np.random.default_rng(0))
+        store.add_preferences([Preference(query, np.array([1.0, 0.0])) for query in make_pairs(segments)])
+    options = ["--dataset", data, *QUICK, "--preferences", location]
+    main(["train", "cpl", *options, "--folder", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["labels"], summary["signal"]) == (20, "labels")
+
+
+def test_ctrl_c_keeps_a_run_that_can_be_resumed(data, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "prefenvs", "train", "iql"]
+    long = [*QUICK, *LABELS, "--steps", "1000000", "--evaluate-every", "1000000"]
+    process = subprocess.Popen([*command, "--dataset", data, *long, "--folder", str(folder)], stdout=subprocess.PIPE)
+    deadline = time.time() + 60
+    while not (folder / "evaluations.csv").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"--resume" in output
+    record = json.loads((folder / "run.json").read_text())
+    assert record["config"]["task"] == "InvertedPendulum-v5"
+    # The rest of the run is cut short, so that the test need not wait for it.
+    record["config"]["steps"] = stopped_after(folder) + 10
+    (folder / "run.json").write_text(json.dumps(record))
+    main(["train", "iql", "--resume", str(folder), "--no-progress"])
+    assert json.loads((folder / "summary.json").read_text())["updates"] == stopped_after(folder)
+    assert os.path.getsize(folder / "preferences.sqlite")
+
+
+def stopped_after(folder: Path) -> int:
+    from agents.offline_files import read_state
+
+    steps: int = read_state(folder / "checkpoint" / "model.zip")["counters"]["num_timesteps"]
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preferences", "regret"], "regret needs an expert of InvertedPendulum-v5"),
+        (["--preferences", "regret:nowhere"], "no expert at nowhere"),
+        (["--preferences", "nowhere.sqlite"], "no store"),
+        (["--preferences", "nowhere"], "there is no such file"),
+        (["--preferences", "oracle:nobody"], "unknown teacher"),
+        (["--labels", "0"], "--labels must be at least 1"),
+        (["--held-out", "1"], "--held-out must lie in"),
+        (["--segment-length", "900"], "smaller --segment-length"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--dense", "--held-out", "0.2"], "no held-out labels"),
+    ],
+)
+def test_bad_options_are_told_in_one_line_and_leave_nothing(options, message, data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    error = run_failing(capsys, "train", "cpl", "--dataset", data, *QUICK, *options, "--folder", str(folder))
+    assert message in error
+    assert not folder.exists()
+
+
+def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
+    assert "there is no data set 'nothing'" in run_failing(capsys, "train", "bc", "--dataset", "nothing")
+    assert "say what to learn from" in run_failing(capsys, "train", "bc")
+    error = run_failing(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
+    assert "Hopper-v5" in error
+    assert "give --best-share too" in run_failing(capsys, "train", "bc", "--dataset", data, "--true-reward", *QUICK)
