@@ -27,10 +27,11 @@ class Method:
     evaluations.csv (steps, labels, mean_return, and if known success and seconds; one row for each evaluation) and
     summary.json into the folder, and exit with status 0.
 
-    title: how tables call it; options: the method's own; ignores: options of a grid that it does not know; upper: name
-    of the method on the true reward by which it is normalised, its own if it is that; offline: learns from a data set;
-    seeded: chance plays a part in training; checkpoints: continues with `<command> --resume FOLDER` where the folder
-    holds a checkpoint; rewards: keeps a reward model that `prefenvs bench measure` can judge; program: what is run.
+    title: how tables call it; options: the method's own; ignores: options of a grid that it does not know; only: the
+    only ones that it knows; upper: name of the method on the true reward by which it is normalised, its own if it is
+    that; offline: learns from a data set; seeded: chance plays a part in training; checkpoints: continues with
+    `<command> --resume FOLDER` where the folder holds a checkpoint; rewards: keeps a reward model that
+    `prefenvs bench measure` can judge; program: what is run.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     command: tuple[str, ...]
     options: Mapping[str, Option] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
     upper: str = ""
     asks: bool = True
     offline: bool = False
@@ -53,7 +55,8 @@ class Method:
 
     def accepted(self, options: Mapping[str, Option]) -> dict[str, Option]:
         """Return the options of a grid that this method knows."""
-        return {name: value for name, value in options.items() if name not in self.ignores}
+        known = [name for name in options if name not in self.ignores and (self.only is None or name in self.only)]
+        return {name: options[name] for name in known}
 
     def commands(self, cell: Cell, folder: Path, data: Path | None, resume: bool = False) -> list[list[str]]:
         """Return the command lines that make a cell's run folder, one after the other."""
@@ -139,7 +142,7 @@ METHODS = (
         "imitation-pc",
         "imitation's preference comparisons",
         ("bench", "comparisons"),
-        ignores=(*SESSIONS, "preset", "evaluate_every", "learning_starts", "envs"),
+        only=("steps", "episodes"),
         upper="prefppo-true-reward",
     ),
     _offline("iql", "IQL on a learned reward", "iql", rewards=True),
@@ -154,7 +157,7 @@ METHODS = (
         "random",
         "random actions",
         ("bench", "random"),
-        ignores=(*SESSIONS, "preset", "steps", "evaluate_every", "learning_starts", "envs"),
+        only=("episodes",),
         asks=False,
         seeded=False,
     ),

@@ -137,7 +137,7 @@ class Suite:
                 find_task(task)
             for cell in grid.cells():
                 twin = found.setdefault(cell.name, cell)
-                if twin.definition != cell.definition:
+                if twin is not cell and twin.definition != cell.definition:
                     raise PrefenvsError(
                         f"suite {self.name!r} defines the cell {cell.name} twice with different options: "
                         "give one of them a method of another name"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefenvs.bench.suite import Grid, Limits, Option, Suite
+from prefenvs.bench.suite import Data, Grid, Limits, Option, Suite
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
 
@@ -21,6 +21,52 @@ PEBBLE_SMALL: dict[str, Option] = {
 DOOR_CLOSE = PEBBLE_SMALL | {"steps": 40_000, "per_session": 60, "segment_length": 50}
 REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10}
 HOUR = Limits(seconds=3_600, memory_gb=6)
+ENSEMBLES = ("pebble", "pebble-min", "pebble-mean-std")
+IQL_SMALL: dict[str, Option] = {
+    "preset": "small",
+    "normalise_observations": "True",
+    "steps": 6_000,
+    "segment_length": 64,
+    "evaluate_every": 2_000,
+}
+REGRET = "regret:{data}/expert"
+"""Labels by the advantages of an agent that learned from the true rewards of the same data, made with them."""
+
+
+def _mixed(task: str, mix: tuple[str, ...], steps: int = 6_000) -> Data:
+    """Episodes of scripted policies with noise and of random actions, and an expert of them for labels by regret."""
+    episodes = ("--task", task, "--dataset", "{data}/episodes", "--preset", "small", "--seed", "100")
+    learning = (
+        "--normalise-observations",
+        "True",
+        "--steps",
+        str(steps),
+        "--evaluate-every",
+        "1000000",
+        "--no-progress",
+    )
+    return Data(
+        task,
+        (
+            ("collect", task, "--mix", *mix, "--out", "{data}/episodes", "--format", "npz", "--no-progress"),
+            ("train", "iql", "--true-reward", *episodes, *learning, "--folder", "{data}/expert"),
+        ),
+    )
+
+
+def _offline(task: str, labels: int, seeds: tuple[int, ...]) -> Grid:
+    return Grid(
+        methods=("random", "bc", "bc-10", "cpl", "iql", "iql-true-reward"),
+        tasks=(task,),
+        oracles=(REGRET,),
+        labels=(labels,),
+        seeds=seeds,
+        options=IQL_SMALL,
+        dataset="{data}/episodes",
+        data=_mixed(task, ("scripted:0.3=10", "scripted:0.5:0.7=30", "random=60")),
+        limits=HOUR,
+    )
+
 
 SMOKE = Suite(
     "smoke",
@@ -61,7 +107,152 @@ BPREF = Suite(
     published="bpref",
 )
 
-SUITES = (SMOKE, BPREF)
+CPU = Suite(
+    "cpu",
+    "What two processors do in an hour: PEBBLE with three readings of its ensemble, and learners from fixed data.",
+    (
+        Grid(
+            ("random", *ENSEMBLES, "pebble-true-reward"),
+            ("metaworld-door-close-v3",),
+            labels=(1_000,),
+            options=DOOR_CLOSE,
+            limits=HOUR,
+        ),
+        Grid(
+            ("random", *ENSEMBLES, "pebble-true-reward"),
+            ("Reacher-v5",),
+            labels=(500,),
+            options=REACHER,
+            limits=HOUR,
+        ),
+        _offline("metaworld-drawer-open-v3", 1_000, (0, 1, 2)),
+        _offline("metaworld-button-press-v3", 1_000, (0, 1, 2)),
+        _offline("metaworld-plate-slide-v3", 1_000, (0, 1, 2)),
+    ),
+    reduced=(
+        "15,000 to 40,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 500,000, "
+        "networks of 2x128 or 2x256, three seeds."
+    ),
+)
+
+CPL_TASKS = ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")
+DAY = Limits(seconds=24 * 3_600, memory_gb=32)
+
+
+def _cpl(task: str) -> Grid:
+    """CPL's comparison with data at hand: its own come from a half-trained SAC, which takes a million steps a task."""
+    return Grid(
+        methods=("random", "bc", "bc-10", "cpl", "iql", "iql-true-reward"),
+        tasks=(task,),
+        oracles=(REGRET,),
+        labels=(10_000,),
+        seeds=(0, 1, 2, 3),
+        options={"segment_length": 64, "evaluate_every": 5_000, "episodes": 25},
+        dataset="{data}/episodes",
+        data=_mixed(task, ("scripted:0.3=500", "scripted:0.5:0.7=1000", "random=1000"), steps=100_000),
+        limits=DAY,
+    )
+
+
+CPL = Suite(
+    "cpl",
+    "CPL's six Meta-World tasks with 10,000 comparisons by regret (Hejna et al. 2024), on scripted data.",
+    tuple(_cpl(f"metaworld-{task}-v3") for task in CPL_TASKS),
+    published="cpl",
+)
+
+LOCOMOTION = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
+HANDS = {
+    "pen": "AdroitHandPen-v1",
+    "door": "AdroitHandDoor-v1",
+    "hammer": "AdroitHandHammer-v1",
+    "relocate": "AdroitHandRelocate-v1",
+}
+D4RL_DATA = {
+    **{
+        f"d4rl/{body}-{quality}-v2": task
+        for body, task in LOCOMOTION.items()
+        for quality in ("medium", "medium-replay", "medium-expert")
+    },
+    **{f"d4rl/{hand}-{who}-v1": task for hand, task in HANDS.items() for who in ("human", "cloned")},
+}
+"""Data sets of D4RL whose observations are those of a maintained task."""
+MAZES = {
+    "minari/D4RL/antmaze/umaze-v1": "AntMaze_UMaze-v5",
+    "minari/D4RL/antmaze/umaze-diverse-v1": "AntMaze_UMaze-v5",
+    "minari/D4RL/antmaze/medium-play-v1": "AntMaze_Medium-v5",
+    "minari/D4RL/antmaze/medium-diverse-v1": "AntMaze_Medium-v5",
+    "minari/D4RL/antmaze/large-play-v1": "AntMaze_Large-v5",
+    "minari/D4RL/antmaze/large-diverse-v1": "AntMaze_Large-v5",
+    **{f"minari/D4RL/kitchen/{part}-v2": "FrankaKitchen-v1" for part in ("complete", "partial", "mixed")},
+}
+"""AntMaze and Kitchen as Minari made them anew: D4RL's files show other observations than the maintained tasks."""
+
+
+def _fixed(dataset: str, task: str, episodes: int) -> Grid:
+    return Grid(
+        methods=("random", "bc", "cpl", "oppo", "ipl", "dppo", "iql", "iql-true-reward"),
+        tasks=(task,),
+        labels=(500,),
+        seeds=(0, 1, 2, 3, 4),
+        options={"evaluate_every": 50_000, "episodes": episodes},
+        dataset=dataset,
+        limits=DAY,
+    )
+
+
+D4RL = Suite(
+    "d4rl",
+    "D4RL's locomotion and Adroit by its normalised score, 500 scripted labels. Files come from D4RL's own addresses.",
+    tuple(_fixed(dataset, task, 10) for dataset, task in D4RL_DATA.items()),
+    measure="d4rl",
+    published="d4rl",
+)
+MAZE = Suite(
+    "d4rl-maze",
+    "AntMaze and Kitchen in Minari's data sets, which D4RL's files have no maintained tasks for.",
+    tuple(_fixed(dataset, task, 100 if "antmaze" in dataset else 10) for dataset, task in MAZES.items()),
+)
+
+VLM = Suite(
+    "vlm",
+    "A vision-language model as rater, against simulated ones (tasks after RL-VLM-F, Wang et al. 2024).",
+    tuple(
+        Grid(
+            methods=("random", "pebble", "pebble-true-reward"),
+            tasks=(task,),
+            oracles=("vlm", "oracle", "mistake"),
+            labels=(labels,),
+            seeds=(0, 1, 2, 3, 4),
+            options={"per_session": 40, "selector": "uniform"},
+            limits=DAY,
+        )
+        for task, labels in (
+            ("metaworld-drawer-open-v3", 2_000),
+            ("metaworld-soccer-v3", 2_000),
+            ("metaworld-sweep-into-v3", 2_000),
+        )
+    ),
+)
+
+GUARD = Suite(
+    "guard",
+    "A few small runs that tell whether a change made a learner worse.",
+    (
+        Grid(
+            ("random", "pebble", "pebble-true-reward"),
+            ("Reacher-v5",),
+            labels=(500,),
+            seeds=(0, 1),
+            options=REACHER | {"evaluate_every": 15_000},
+            limits=HOUR,
+        ),
+        _offline("metaworld-button-press-v3", 1_000, (0, 1)),
+    ),
+    reduced="As the suite cpu, two seeds.",
+)
+
+SUITES = (SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
 
 
 def list_suites() -> list[Suite]:

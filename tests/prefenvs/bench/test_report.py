@@ -1,0 +1,111 @@
+"""The report: one page that needs nothing else, says what it is made of, and shows published figures beside ours."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from prefenvs.bench.published import published_figures, published_table
+from prefenvs.bench.report import write_report
+from prefenvs.bench.scores import Scores
+from prefenvs.errors import PrefenvsError
+
+from .synthetic import full, make_results
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    markdown = write_report(full(), tmp_path, resamples=50)
+    text = (tmp_path / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.sources) == page.tags.count("img") == 4
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert not re.search(r"@import|url\(", text)
+    for source in page.sources:
+        kind, _, data = source.partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
+    assert "Poor <&>" not in text
+    assert "A processor" in text
+    assert "commit abc" in text
+    assert (tmp_path / "tables.md").read_text() == markdown
+    assert r"\begin{table}" in (tmp_path / "tables.tex").read_text()
+    names = {path.name for path in tmp_path.glob("*.svg")}
+    assert names == {"curves_by_steps.svg", "curves_by_labels.svg", "profiles.svg", "hacking.svg"}
+
+
+def test_the_same_results_give_the_same_report(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_report(full(), tmp_path / name, resamples=50)
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_reduced_sizes_single_seeds_and_mixtures_are_said_first(tmp_path: Path) -> None:
+    results = make_results({("random", "walk"): [0.0], ("upper", "walk"): [9.0]}, reduced="A tenth of the steps.")
+    results.frame.loc[results.frame["method"] == "upper", "commit"] = "def-dirty"
+    text = write_report(results, tmp_path, resamples=50)
+    head = text.partition("###")[0]
+    assert "Reduced sizes, not the published ones: A tenth of the steps." in head
+    assert "A single seed, which shows nothing about chance." in head
+    assert "These results mix versions" in head
+    assert "changes that were not committed" in head
+
+
+def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(PrefenvsError, match="no cell has finished yet"):
+        write_report(make_results({("good", "walk"): [None]}), tmp_path)
+
+
+def test_published_figures_have_a_source_and_say_what_differs() -> None:
+    assert len(published_figures()) > 50
+    for figure in published_figures():
+        assert figure.source
+        assert figure.differs
+        assert figure.checked in ("yes", "no")
+        float(figure.value)
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    results = make_results(
+        {("good", "metaworld-drawer-open-v3"): [0.5, 0.7], ("poor", "metaworld-drawer-open-v3"): [None]},
+        measures={"metaworld-drawer-open-v3": "success"},
+        published="cpl",
+    )
+    results.frame["method"] = results.frame["method"].replace({"good": "cpl", "poor": "iql"})
+    results.suite["methods"] = {"cpl": results.suite["methods"]["good"], "iql": results.suite["methods"]["poor"]}
+    table = published_table(Scores(results))
+    rows = {(row[0], row[2]): row for row in table.rows}
+    assert rows[("CPL", "2,500 dense")][3] == "83.6 ± 1.6 (4 seeds)"
+    assert rows[("CPL", "2,500 dense")][4] == "60.0 (2 seeds)"
+    assert rows[("P-IQL", "2,500 dense")][4] == "missing"
+    assert rows[("SFT", "2,500 dense")][4] == "not in the suite"
+    assert "not checked against the paper" in rows[("CPL", "2,500 dense")][5]
+    assert "Meta-World v2" in table.note

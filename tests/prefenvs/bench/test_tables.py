@@ -1,0 +1,144 @@
+"""Figures in tables are those that NumPy and rliable give, and what is missing is said to be."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from rliable import library, metrics
+
+from prefenvs.bench import tables
+from prefenvs.bench.scores import Entry, Scores
+from prefenvs.bench.statistics import (
+    interquartile_mean,
+    interquartile_means,
+    performance_profile,
+    probability_of_improvement,
+)
+from prefenvs.errors import PrefenvsError
+
+from .synthetic import full, make_results
+
+GOOD, POOR, UPPER = Entry("good", "oracle", 100), Entry("poor", "oracle", 100), Entry("upper", "none", 0)
+
+
+@given(arrays.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.floats(-1e3, 1e3)))
+def test_the_interquartile_mean_is_rliable_s(matrix: np.ndarray) -> None:
+    assert interquartile_mean(matrix) == pytest.approx(metrics.aggregate_iqm(matrix), rel=1e-9, abs=1e-6)
+
+
+def test_normalised_scores_lie_between_random_actions_and_the_true_reward() -> None:
+    scores = Scores(full())
+    walk = scores.runs(GOOD, "walk")
+    np.testing.assert_allclose(scores.runs(GOOD, "walk", "normalised"), (walk - 100.0) / (1_000.0 - 100.0))
+    assert scores.runs(UPPER, "push", "normalised").mean() == pytest.approx(1.0)
+    np.testing.assert_allclose(scores.runs(GOOD, "walk", "best"), walk + 5.0)
+    assert [entry.method for entry in scores.entries] == ["good", "poor", "upper", "random"]
+
+
+def test_an_upper_bound_that_is_no_better_than_chance_scales_nothing() -> None:
+    scores = Scores(make_results({("random", "push"): [0.0], ("upper", "push"): [0.0], ("good", "push"): [0.5]}))
+    assert len(scores.runs(GOOD, "push", "normalised")) == 0
+    (row,) = (row for row in tables.score_table(scores).rows if row[0].startswith("Good"))
+    assert row[1:] == ("50% (a single seed)", "missing")
+
+
+def test_intervals_are_rliable_s_stratified_bootstrap() -> None:
+    scores = Scores(full())
+    matrix = scores.matrix(GOOD, ["walk", "push"])
+    ours = interquartile_means({"good": matrix}, resamples=500, seed=3)["good"]
+    np.random.seed(3)  # noqa: NPY002 - rliable draws from the global generator
+    _, theirs = library.get_interval_estimates(
+        {"good": matrix}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=500
+    )
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs["good"][:, 0]))
+    assert ours.low < ours.value < ours.high
+    assert ours.value == pytest.approx(metrics.aggregate_iqm(matrix))
+    single = interquartile_means({"good": matrix[:1]})["good"]
+    assert np.isnan([single.low, single.high]).all()
+
+
+def test_probability_of_improvement() -> None:
+    scores = Scores(full())
+    good, poor = (scores.matrix(entry, ["walk", "push"]) for entry in (GOOD, POOR))
+    assert probability_of_improvement(good, poor).value == 1.0
+    assert probability_of_improvement(good[:3], poor + 0.4).value == pytest.approx(
+        metrics.probability_of_improvement(good[:3], poor + 0.4)
+    )
+    ours = probability_of_improvement(poor, poor, resamples=200)
+    assert ours.value == pytest.approx(0.5)
+    assert ours.low < 0.5 < ours.high
+    with pytest.raises(PrefenvsError, match="2 and 1 tasks"):
+        probability_of_improvement(good, poor[:, :1])
+    table = tables.improvement_table(scores)
+    cells = {row[0]: row[1:] for row in table.rows}
+    assert cells["Good (100 labels)"][1].startswith("1.00")
+    assert cells["Poor <&> (100 labels)"][0].startswith("0.00")
+
+
+def test_performance_profiles_fall_and_count_runs() -> None:
+    matrix = np.array([[0.2, 0.8], [0.4, 0.6]])
+    thresholds = np.linspace(0, 1, 11)
+    share, low, high = performance_profile(matrix, thresholds, resamples=100)
+    np.testing.assert_allclose(share, [(matrix > t).mean() for t in thresholds])
+    assert (low <= share + 1e-12).all()
+    assert (share <= high + 1e-12).all()
+    assert np.isnan(performance_profile(matrix[:1], thresholds)[1]).all()
+
+
+def test_missing_cells_and_single_seeds_are_said_to_be() -> None:
+    scores = Scores(
+        make_results(
+            {
+                ("random", "walk"): [0.0],
+                ("random", "push"): [0.0],
+                ("upper", "walk"): [10.0, 10.0],
+                ("upper", "push"): [1.0, 1.0],
+                ("good", "walk"): [5.0, None],
+                ("good", "push"): [0.5, 0.7],
+                ("poor", "walk"): [None, None],
+                ("poor", "push"): [0.1, 0.3],
+            }
+        )
+    )
+    rows = {row[0]: row[1:] for row in tables.score_table(scores, resamples=100).rows}
+    good, poor = rows["Good (100 labels)"], rows["Poor <&> (100 labels)"]
+    assert good[0] == "5.0 (a single seed)"
+    assert good[1].startswith("60% [")
+    assert good[2] == "0.50, a single seed"
+    assert poor[0] == "missing"
+    assert poor[2].endswith("(1 of 2 tasks)")
+    assert scores.matrix(GOOD, ["walk", "push"]).shape == (1, 2)
+    listed = tables.missing_table(scores).rows
+    assert [row[0] for row in listed] == ["walk--good--1", "walk--poor--0", "walk--poor--1"]
+    assert {row[1] for row in listed} == {"missing"}
+
+
+def test_tables_are_written_for_every_reader() -> None:
+    scores = Scores(full())
+    table = tables.score_table(scores, resamples=50)
+    markdown, latex, page = table.markdown(), table.latex(), table.html()
+    assert markdown.count("\n| ") == len(table.rows) + 2
+    assert r"Poor <\&> (100 labels)" in latex
+    assert r"\toprule" in latex
+    assert latex.count(r"\\") >= len(table.rows) + 1
+    assert "Poor &lt;&amp;&gt;" in page
+    lines = list(csv.DictReader(io.StringIO(tables.long_csv(scores, resamples=50))))
+    assert len(lines) == 8
+    line = next(line for line in lines if (line["method"], line["task"]) == ("good", "walk"))
+    values = scores.runs(GOOD, "walk")
+    assert float(line["iqm"]) == pytest.approx(np.sort(values)[1:3].mean(), rel=1e-4)
+    assert float(line["mean"]) == pytest.approx(values.mean(), rel=1e-4)
+    assert (line["seeds"], line["expected"], line["labels"]) == ("4", "4", "100")
+
+
+def test_costs_and_rewards() -> None:
+    scores = Scores(full())
+    (cost,) = (row for row in tables.cost_table(scores).rows if row[:2] == ("Good (100 labels)", "walk"))
+    assert cost[2:] == ("200", "100", "2 min 30 s", "1 h 00 min", "1.50")
+    (judged,) = (row for row in tables.reward_table(scores).rows if row[:2] == ("Good (100 labels)", "push"))
+    assert judged[2:5] == ("80%", "0.50", "0.25")
+    assert all(not row[0].startswith("Upper") for row in tables.reward_table(scores).rows)
