@@ -5,6 +5,7 @@ from __future__ import annotations
 from agents.bc import BC, BCConfig
 from agents.cpl import CPL, CPLConfig
 from agents.dppo import DPPO, DPPOConfig
+from agents.image_reward import ImageRewardConfig, ImageRewardEnsemble
 from agents.ipl import IPL, IPLConfig
 from agents.iql import IQL, IQLConfig
 from agents.oppo import OPPO, OPPOConfig
@@ -14,6 +15,7 @@ from agents.preference_transformer import PreferenceTransformer, PreferenceTrans
 from agents.prefppo import PrefPPO, PrefPPOConfig
 from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble
+from agents.state_reward import StateRewardSAC
 
 __all__ = [
     "BC",
@@ -30,6 +32,8 @@ __all__ = [
     "GaussianRewardConfig",
     "IPLConfig",
     "IQLConfig",
+    "ImageRewardConfig",
+    "ImageRewardEnsemble",
     "OPPOConfig",
     "PebbleConfig",
     "PrefPPO",
@@ -38,5 +42,6 @@ __all__ = [
     "PreferenceTransformerConfig",
     "RewardConfig",
     "RewardEnsemble",
+    "StateRewardSAC",
     "relabel",
 ]

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from prefenvs.evaluate import evaluate
@@ -82,10 +81,7 @@ class EvaluationCallback(BaseCallback):
         """Return each member's mean return [M] over the evaluation's episodes."""
         if trajectories is None:
             return None
-        model = cast("PreferenceLearner", self.model).reward_model
-        rewards = model.predict(trajectories.observations, trajectories.actions)
-        returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
-        return returns
+        return cast("PreferenceLearner", self.model).learned_returns(trajectories)
 
 
 class CheckpointCallback(BaseCallback):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
+from agents.image_reward import ImageRewardEnsemble
+from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import check_answers
 from agents.relabelling import relabel
@@ -95,7 +97,7 @@ class IQL(OfflineLearner[IQLConfig]):
         preferences: Sequence[Preference] | None = None,
         config: IQLConfig | None = None,
         *,
-        reward_model: RewardModel | None = None,
+        reward_model: RewardModel | ImageRewardEnsemble | None = None,
         rewards: Array | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
@@ -179,6 +181,8 @@ class IQL(OfflineLearner[IQLConfig]):
         if self.reward_model is None:
             return math.nan
         model = self.reward_model
+        if isinstance(model, ImageRewardEnsemble):
+            return label_accuracy(preferences, model.score_one)
         right = [
             int(np.argmax([model.predict(s.observations, s.actions).mean(0).sum() for s in preference.query.segments]))
             == preference.best

@@ -21,6 +21,8 @@ from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
+from prefenvs.tasks import has_reward
+from prefenvs.trajectories import Trajectories
 
 AGGREGATES = ("mean", "min", "mean-std")
 
@@ -86,6 +88,11 @@ class PreferenceLearner(BaseAlgorithm):
         return self.env
 
     @property
+    def learns_from(self) -> str:
+        """What the agent learns from, in words."""
+        return "true reward (upper bound)" if self.config.true_reward else "preferences"
+
+    @property
     @abstractmethod
     def first_session(self) -> int:
         """Environment steps after which the first feedback session is held."""
@@ -93,6 +100,8 @@ class PreferenceLearner(BaseAlgorithm):
     def check_run(self, total_steps: int) -> None:
         """Raise a PrefenvsError if a run of `total_steps` environment steps could not ask anybody anything."""
         if self.config.true_reward:
+            if not has_reward(self.recorder.buffer.task):
+                raise PrefenvsError(f"task {self.recorder.buffer.task!r} has no true reward that could be learned from")
             return
         if self.oracle is None:
             raise PrefenvsError(f"{self.name} needs a rater: pass oracle=..., or set true_reward for the upper bound")
@@ -151,6 +160,12 @@ class PreferenceLearner(BaseAlgorithm):
         if self.config.aggregate == "mean-std":
             mean = mean - np.float32(self.config.std_weight) * spread
         return mean, spread
+
+    def learned_returns(self, trajectories: Trajectories) -> Array:
+        """Return each member's mean return [M] of episodes by the learned reward."""
+        rewards = self.reward_model.predict(trajectories.observations, trajectories.actions)
+        returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
+        return returns
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, without the episode rewards that a hidden-reward environment reports as 0."""

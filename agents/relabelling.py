@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from agents.image_reward import ImageRewardEnsemble
 from agents.segment_reward import SegmentReward
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import RewardModel
@@ -14,14 +15,15 @@ from prefenvs.trajectories import Trajectories
 CHUNK = 262_144
 
 
-def relabel(model: RewardModel, trajectories: Trajectories) -> Array:
+def relabel(model: RewardModel | ImageRewardEnsemble, trajectories: Trajectories) -> Array:
     """Return the learned reward [S] float32 of every step: the mean of the model's members.
 
-    A model of segments sees each step through the window of its episode that ends there; other models see a step alone.
+    A model of segments sees each step through the window of its episode that ends there, one of images the state that
+    the step led to; other models see observation and action of the step alone.
     Raises PrefenvsError where a reward comes out NaN or infinite.
     """
     steps = len(trajectories.observations)
-    if isinstance(model, SegmentReward):
+    if isinstance(model, SegmentReward | ImageRewardEnsemble):
         rewards = model.relabel(trajectories)
     else:
         rewards = np.empty(steps, np.float32)

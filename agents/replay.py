@@ -69,6 +69,12 @@ class RelabelBuffer(ReplayBuffer):
         """Accept the rewards that came with the new rows, as the true-reward upper bound does."""
         self._unfilled = 0
 
+    def write_last(self, rewards: Array) -> None:
+        """Give the rows added last their rewards [rows, envs], oldest first; what the ring has lost already is left."""
+        kept = rewards[-self.buffer_size :]
+        self.rewards[(self.pos - len(kept) + np.arange(len(kept))) % self.buffer_size] = kept
+        self._unfilled = 0
+
     @property
     def all_observations(self) -> Array:
         """[buffer_size * n_envs, obs] view of the observations, also of rows not yet written."""

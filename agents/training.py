@@ -50,7 +50,8 @@ def train(
     agent.save_checkpoint(run.checkpoint)
     summary = summarise(agent, run) | {"seconds": round(time.time() - begin, 1)}
     run.summarise(summary)
-    learner = "true reward (upper bound)" if agent.config.true_reward else f"{agent.name}, {summary['labels']} labels"
+    asked = agent.learns_from == "preferences"
+    learner = f"{agent.name}, {summary['labels']} labels" if asked else agent.learns_from
     draw_learning_curve(
         {learner: run.rows("evaluations")}, run.path("learning_curve.png"), f"{task}, seed {agent.seed}"
     )
@@ -63,7 +64,7 @@ def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
     return {
         "task": agent.recorder.buffer.task,
         "algorithm": agent.name,
-        "learns_from": "true reward (upper bound)" if agent.config.true_reward else "preferences",
+        "learns_from": agent.learns_from,
         "seed": agent.seed,
         "steps": agent.num_timesteps,
         "labels": 0 if agent.feedback is None else agent.feedback.labels,
@@ -78,7 +79,7 @@ def load_policy(run: Run) -> Policy:
     """Return the policy of a run's newest checkpoint, ready to predict."""
     from stable_baselines3 import DQN
 
-    from agents import PEBBLE, PrefPPO
+    from agents import PEBBLE, PrefPPO, StateRewardSAC
 
     path = run.checkpoint / "model.zip"
     if not path.is_file():
@@ -89,6 +90,7 @@ def load_policy(run: Run) -> Policy:
         "train pebble": PEBBLE,
         "demo": PEBBLE,
         "train prefppo": PrefPPO,
+        "train clip": StateRewardSAC,
         "train dqn": DQN,
     }
     command = run.record["command"]

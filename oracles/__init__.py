@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from oracles.clip import CLIPOracle
+from oracles.clip_reward import CLIPReward
 from oracles.human import HumanOracle
 from oracles.hybrid import HybridOracle
 from oracles.partial_return import PartialReturnOracle
@@ -13,6 +15,8 @@ from oracles.vlm import VLMOracle
 __all__ = [
     "CROWDS",
     "TEACHERS",
+    "CLIPOracle",
+    "CLIPReward",
     "HumanOracle",
     "HybridOracle",
     "PartialReturnOracle",

@@ -9,6 +9,7 @@ import numpy as np
 from oracles.synthetic import SyntheticOracle
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array, Segment
+from prefenvs.tasks import has_reward
 
 
 class PartialReturnOracle(SyntheticOracle):
@@ -34,4 +35,7 @@ def true_rewards(segments: Sequence[Segment]) -> Array:
             f"a segment of task {bare.task!r}, source {bare.source!r}, carries no true rewards, which this rater "
             "judges by: collect it with prefenvs.make, or ask another oracle"
         )
+    nothing = next((segment.task for segment in segments if not has_reward(segment.task)), None)
+    if nothing is not None:
+        raise PrefenvsError(f"task {nothing!r} has no true reward that a simulated rater could judge by: ask another")
     return np.stack(rewards).astype(np.float64)

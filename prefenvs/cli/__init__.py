@@ -23,6 +23,7 @@ from prefenvs.cli.record import Record
 from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.tasks import Tasks
 from prefenvs.cli.train import TrainPebble, TrainPrefPPO
+from prefenvs.cli.train_clip import TrainClip
 from prefenvs.cli.train_offline import TrainBC, TrainCPL, TrainIQL
 from prefenvs.cli.train_reward_free import TrainDPPO, TrainIPL, TrainOPPO
 from prefenvs.errors import PrefenvsError
@@ -31,6 +32,7 @@ Train = (
     Annotated[TrainPebble, subcommand("pebble")]
     | Annotated[TrainPrefPPO, subcommand("prefppo")]
     | Annotated[TrainDQN, subcommand("dqn")]
+    | Annotated[TrainClip, subcommand("clip")]
     | Annotated[TrainIQL, subcommand("iql")]
     | Annotated[TrainCPL, subcommand("cpl")]
     | Annotated[TrainBC, subcommand("bc")]

@@ -16,7 +16,7 @@ class Tasks:
     """List the tasks: horizon, default segment length, camera, and the sentence that raters read."""
 
     family: str | None = None
-    """Only this family: gymnasium_mujoco, classic_control, dm_control, metaworld, robotics or gridworld."""
+    """Only this family: gymnasium_mujoco, classic_control, dm_control, metaworld, robotics, gridworld or poses."""
     json: bool = False
     """Print one JSON object a line instead of a table."""
 

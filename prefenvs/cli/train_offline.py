@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import LabelSource
-from prefenvs.cli.train_reward import fit_reward
+from prefenvs.cli.train_reward import fit_image_reward, fit_reward
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
@@ -171,8 +171,12 @@ class TrainIQL(TrainOffline):
 
     true_reward: bool = False
     """Upper bound: learn from the data's true rewards instead of preferences."""
-    reward_model: Literal["mlp", "transformer", "gaussian"] = "mlp"
-    """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward."""
+    reward_model: Literal["mlp", "transformer", "gaussian", "image"] = "mlp"
+    """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
+    an ensemble on frames rendered from the data set's states."""
+    encoder: str | None = None
+    """With --reward-model image: a CLIP model, by folder or hub name, whose frozen features take the place of
+    convolutions."""
     expectile: float | None = None
     """tau: which expectile of Q over the data's actions V estimates."""
     inv_temperature: float | None = None
@@ -206,9 +210,15 @@ class TrainIQL(TrainOffline):
             rewards = dataset.trajectories.true_rewards
             if rewards is None:
                 raise PrefenvsError(f"data set {dataset.name!r} holds no true rewards: leave --true-reward out")
-        model = None
-        if preferences is not None and self.reward_model != "mlp":
-            model = fit_reward(self.reward_model, preferences, self.preset, self.seed, self.device, self.folder)
+        if self.encoder is not None and self.reward_model != "image":
+            raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
+        model: Any = None
+        if preferences is not None:
+            where = self.seed, self.device, self.folder
+            if self.reward_model == "image":
+                model = fit_image_reward(dataset.task, preferences, self.preset, self.encoder, *where)
+            elif self.reward_model != "mlp":
+                model = fit_reward(self.reward_model, preferences, self.preset, *where)
         learner = IQL(
             dataset,
             preferences if model is None else None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from agents.image_reward import ImageRewardEnsemble
     from agents.segment_reward import SegmentReward
     from prefenvs.preferences import Preference
 
@@ -38,4 +39,32 @@ def fit_reward(
         model = GaussianReward(*sizes, gaussian_settings(preset), seed=seed, device=device)
     figures = model.fit(preferences, progress=None)
     print(f"reward model: {figures['labels']:.0f} labels, accuracy {figures['accuracy']:.1%} on them", flush=True)
+    return model
+
+
+def fit_image_reward(
+    task: str,
+    preferences: list[Preference],
+    preset: Literal["published", "small"],
+    encoder: str | None,
+    seed: int,
+    device: str,
+    folder: Path | None,
+) -> ImageRewardEnsemble:
+    """Fit an image reward on frames of the segments' states, or read the one that the run's folder holds already."""
+    from agents.image_reward import ImageRewardConfig, ImageRewardEnsemble
+    from agents.offline_data import check_answers
+
+    kept = None if folder is None else folder / "reward.pt"
+    if kept is not None and kept.is_file():
+        return ImageRewardEnsemble.load(kept, device, encoder, task)
+    check_answers(preferences)
+    config = ImageRewardConfig(epochs=20) if preset == "small" else ImageRewardConfig()
+    model = ImageRewardEnsemble(task, config, encoder, seed, device)
+    figures = model.fit(preferences, progress=None)
+    print(
+        f"image reward: {figures['labels']:.0f} labels, {len(model.table)} frames, "
+        f"accuracy {figures['accuracy']:.1%} on them",
+        flush=True,
+    )
     return model

@@ -39,7 +39,7 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     wrappers = []
     if task.source.startswith("Fetch"):
         wrappers.append(wrapper("ShowTarget", "adapters"))
-    if task.family in ("gymnasium_mujoco", "robotics"):
+    if task.family in ("gymnasium_mujoco", "robotics", "poses"):
         wrappers.append(wrapper("FlatObservation", "adapters"))
     return (*wrappers, wrapper("HiddenReward", "hidden_reward", task_id=task.id))
 

@@ -11,7 +11,7 @@ from typing import Any
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
 
-FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "robotics", "gridworld")
+FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "robotics", "gridworld", "poses")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Task:
     scene: MuJoCo model arrays that a reset sets, such as "body_pos"; they belong to the episode, as its states do.
     success_key: key of `info` that tells success, if any (privileged, as the reward); budgets: published ones,
     smallest first.
+    has_reward: False where the task has no true reward; `true_reward` then is 0 in every step and means nothing.
+    goal, baseline: what a picture of the task done, and of the task in general, shows; prompts for a CLIP reward.
     """
 
     id: str
@@ -70,6 +72,9 @@ class Task:
     success_key: str | None = None
     budgets: tuple[Budget, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    has_reward: bool = True
+    goal: tuple[str, ...] = ()
+    baseline: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.segment_length <= self.horizon:
@@ -109,3 +114,9 @@ def find_task(task_id: str) -> Task:
     if task is None:
         raise PrefenvsError(f"unknown task {task_id!r}.{near_matches(task_id, _rows())} `prefenvs tasks` lists all.")
     return task
+
+
+def has_reward(task_id: str) -> bool:
+    """Tell whether a task has a true reward; one that is in no table is taken to have."""
+    task = _rows().get(task_id.removeprefix("prefenvs/"))
+    return task is None or task.has_reward

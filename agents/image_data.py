@@ -1,0 +1,88 @@
+"""Which frames of labelled segments are looked at, and those frames on the device, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefenvs.envs.frames import state_keys
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Query
+from prefenvs.segments import Array, Segment
+
+See = Callable[[Array, Array | None], Tensor]
+
+# States rendered and encoded at once.
+CHUNK = 256
+
+
+def frame_steps(length: int, stride: int) -> Array:
+    """Return the steps [F] of a segment that are looked at: every `stride`-th, and always the last."""
+    steps: Array = np.arange(length - 1, -1, -stride)[::-1]
+    return steps
+
+
+def check_states(segment: Segment, task: str) -> Array:
+    """Return a segment's states [T, s]; raises PrefenvsError if it has none, or is of another task."""
+    if segment.states is None:
+        raise PrefenvsError(
+            f"a segment of task {segment.task!r}, source {segment.source!r}, carries no simulator states, which an "
+            "image reward renders: collect it with prefenvs.make or `prefenvs collect`"
+        )
+    if segment.task and segment.task.removeprefix("prefenvs/") != task:
+        raise PrefenvsError(f"an image reward of task {task!r} cannot look at a segment of {segment.task!r}")
+    return segment.states
+
+
+class FrameTable:
+    """Inputs [U, ...] of the U different frames of labelled segments: pixels, or an encoder's features."""
+
+    def __init__(self, task: str, stride: int, see: See, device: torch.device) -> None:
+        """`see`: makes the inputs [N, ...] of states [N, s] with scenes [N, m]."""
+        self.task, self.stride, self.device = task, stride, device
+        self._see = see
+        self._rows: dict[bytes, int] = {}
+        self.inputs = torch.zeros(0, device=device)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def hold(self, queries: Sequence[Query]) -> Tensor:
+        """Hold the frames of these queries too; return their rows [N, K, F] int64, -1 where there is no such frame."""
+        chosen = {
+            (i, j): frame_steps(len(segment), self.stride)
+            for i, query in enumerate(queries)
+            for j, segment in enumerate(query.segments)
+        }
+        shape = (len(queries), max(len(query.segments) for query in queries), max(len(f) for f in chosen.values()))
+        rows = np.full(shape, -1, np.int64)
+        new: dict[bytes, tuple[Array, Array | None]] = {}
+        for (i, j), steps in chosen.items():
+            segment = queries[i].segments[j]
+            states = check_states(segment, self.task)[steps]
+            scenes = None if segment.scene is None else np.repeat(segment.scene[None], len(states), 0)
+            for f, key in enumerate(state_keys(states, scenes)):
+                if key not in self._rows:
+                    self._rows[key] = len(self._rows)
+                    new[key] = states[f], segment.scene
+                rows[i, j, f] = self._rows[key]
+        try:
+            self._add(list(new.values()))
+        except BaseException:
+            # What was not seen must not be taken for held.
+            for key in new:
+                del self._rows[key]
+            raise
+        return torch.from_numpy(rows).to(self.device)
+
+    def _add(self, new: list[tuple[Array, Array | None]]) -> None:
+        parts = [self.inputs] if len(self.inputs) else []
+        for start in range(0, len(new), CHUNK):
+            part = new[start : start + CHUNK]
+            scenes = [scene for _, scene in part if scene is not None]
+            parts.append(self._see(np.stack([state for state, _ in part]), np.stack(scenes) if scenes else None))
+        if new:
+            self.inputs = torch.cat(parts)

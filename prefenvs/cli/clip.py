@@ -1,0 +1,55 @@
+"""What every command that looks at states with CLIP is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from prefenvs.errors import PrefenvsError
+
+if TYPE_CHECKING:
+    from oracles import CLIPReward
+    from prefenvs.tasks import Task
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """A CLIP model and its prompts, as a reward of states or as a rater."""
+
+    model: Annotated[str | None, arg(name="clip-model")] = None
+    """Folder or hub name for transformers (openai/clip-vit-large-patch14), or open_clip:ARCHITECTURE@WEIGHTS."""
+    goal: Annotated[tuple[str, ...], arg(name="clip-goal")] = ()
+    """Descriptions of the goal; the task's own by default, where it has one."""
+    baseline: Annotated[tuple[str, ...], arg(name="clip-baseline")] = ()
+    """Descriptions of any picture of the task; the task's own by default."""
+    alpha: Annotated[float, arg(name="clip-alpha")] = 0.0
+    """How far to project onto the line from baseline to goal: 0 is the plain similarity, 1 the line alone."""
+    batch_size: Annotated[int, arg(name="clip-batch-size")] = 64
+    """Frames that the model is given at once."""
+    pixels: Annotated[int | None, arg(name="clip-pixels")] = None
+    """Side of the rendered frames; the model's own size by default."""
+    hide_robot: Annotated[bool, arg(name="clip-hide-robot")] = False
+    """Draw the objects only."""
+
+    def make(self, task: Task, capacity: int = 0, device: str = "auto") -> CLIPReward:
+        """Return the reward; `capacity`: frames kept for states that are looked at again."""
+        from oracles import CLIPReward
+
+        if self.model is None:
+            raise PrefenvsError(
+                "say which CLIP model: --clip-model FOLDER, a hub name or open_clip:ARCHITECTURE@WEIGHTS"
+            )
+        return CLIPReward(
+            task,
+            self.model,
+            self.goal,
+            self.baseline,
+            self.alpha,
+            self.batch_size,
+            self.pixels,
+            self.hide_robot,
+            capacity,
+            device,
+        )

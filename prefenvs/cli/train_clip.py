@@ -1,0 +1,117 @@
+"""`prefenvs train clip`: no labels, a reward from CLIP's view of the states."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from prefenvs.cli.clip import ClipOptions
+from prefenvs.cli.train import make_envs
+from prefenvs.errors import PrefenvsError
+from prefenvs.packages import check_packages
+from prefenvs.runs import Run
+from prefenvs.tasks import find_task
+
+if TYPE_CHECKING:
+    from agents.state_reward import StateRewardSAC
+
+
+@dataclass(frozen=True)
+class TrainClip:
+    """Train SAC on the CLIP reward of VLM-RM, in place of a reward learned from preferences."""
+
+    task: str = ""
+    """Task id; the humanoid-... ones bring prompts and camera."""
+    clip: Annotated[ClipOptions, arg(name="", prefix_name=False)] = field(default_factory=ClipOptions)
+    """The model."""
+    steps: int = 10_000_000
+    """Environment steps."""
+    preset: Literal["published", "small"] = "published"
+    """small: learning starts after 1,000 steps, batches of 256, for a CPU."""
+    envs: int = 1
+    """Environments stepped side by side (VLM-RM: 8 on each of 4 GPUs); one update for each environment step."""
+    chunk: int = 100
+    """Steps of each environment that are scored together, before as many updates."""
+    seed: int = 0
+    """Seed of everything in training; evaluation has seeds of its own."""
+    evaluate_every: int = 10_000
+    """Environment steps between two evaluations."""
+    episodes: int = 10
+    """Episodes in an evaluation."""
+    device: str = "auto"
+    """Where CLIP and the agent run: auto, cpu or cuda."""
+    threads: int = 1
+    """PyTorch threads."""
+    folder: Path | None = None
+    """Run folder; runs/<task>-clip-<seed> by default."""
+    resume: Path | None = None
+    """Continue the run in this folder; all other options come from it."""
+    progress: bool = True
+    """Show a progress bar with an ETA."""
+
+    def run(self) -> None:
+        """Train, or continue to train, and print the CLIP return before and after."""
+        check_packages()
+        if self.resume is not None:
+            run = Run.open(self.resume)
+            if run.record["command"] != "train clip":
+                raise PrefenvsError(f"{run.folder} is a run of `prefenvs {run.record['command']}`; resume it with that")
+            config = run.config
+            now = {"folder": run.folder, "progress": self.progress, "clip": ClipOptions(**_tuples(config["clip"]))}
+            options = dataclasses.replace(self, **config | now)
+            agent = options._make_agent()
+            agent.resume(run.checkpoint)
+            options._train(agent, run)
+            return
+        agent = self._make_agent()
+        agent.check_run(self.steps)
+        folder = self.folder or Path("runs") / f"{find_task(self.task).id}-clip-{self.seed}"
+        self._train(agent, Run.create(folder, "train clip", dataclasses.asdict(self)))
+
+    def _make_agent(self) -> StateRewardSAC:
+        import torch
+
+        from agents import StateRewardSAC
+
+        if not self.task:
+            raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
+        for name in ("steps", "chunk"):
+            if getattr(self, name) < 1:
+                raise PrefenvsError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        torch.set_num_threads(self.threads)
+        small: dict[str, Any] = {"learning_starts": 1_000, "batch_size": 256} if self.preset == "small" else {}
+        return StateRewardSAC(
+            "MlpPolicy",
+            make_envs(find_task(self.task).id, self.envs, self.seed),
+            self.clip.make(find_task(self.task), device=self.device),
+            buffer_size=min(self.steps, 1_000_000),
+            train_freq=self.chunk,
+            seed=self.seed,
+            device=self.device,
+            **small,
+        )
+
+    def _train(self, agent: StateRewardSAC, run: Run) -> None:
+        from agents.training import train
+
+        summary = train(agent, run, self.steps, self.evaluate_every, self.episodes, self.progress)
+        print(f"{summary['task']}, SAC on the CLIP reward of {self.clip.model}, a single seed ({self.seed})")
+        print(f"no labels; {summary['steps']} environment steps")
+        for name, when in (("before", "first"), ("after", "last")):
+            print(f"CLIP return of an episode, {name:6} {summary[when]['learned_return']:.2f}")
+        if find_task(self.task).has_reward:
+            for name, when in (("before", "first"), ("after", "last")):
+                row = summary[when]
+                print(f"true return, {name:6} {row['mean_return']:.1f} +- {row['std_return']:.1f}")
+        else:
+            print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
+        print(f"run folder: {run.folder}")
+
+
+def _tuples(config: dict[str, Any]) -> dict[str, Any]:
+    """Undo what JSON does to tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
