@@ -123,9 +123,9 @@ class ModelClient:
         url = config.base_url
         try:
             async with asyncio.timeout(config.timeout):
-                answer = await self._client.chat.completions.create(
-                    model=self.model, messages=messages, **request_settings(config, schema), extra_body=config.extra
-                )
+                # The method made for this walks through the whole request by its types, at half the cost of a call.
+                body = {"model": self.model, "messages": messages, **request_settings(config, schema), **config.extra}
+                answer = await self._client.post("/chat/completions", cast_to=object, body=body)
         except (openai.APITimeoutError, TimeoutError):
             raise _Passing(f"{url} sent no reply within {config.timeout:g} s", charged=True) from None
         except openai.APIStatusError as error:
@@ -160,17 +160,18 @@ class ModelClient:
 
     def _read(self, answer: Any, seconds: float) -> Reply:
         try:
-            choice = answer.choices[0]
-            message = choice.message
-            text, refusal = message.content, getattr(message, "refusal", None)
-            finish = "refusal" if refusal else str(choice.finish_reason or "stop")
+            choice = answer["choices"][0]
+            message = choice["message"]
+            text, refusal = message.get("content"), message.get("refusal")
+            finish = "refusal" if refusal else str(choice.get("finish_reason") or "stop")
             if not isinstance(text or "", str) or (text is None and not refusal and finish == "stop"):
                 raise TypeError
-        except (AttributeError, IndexError, TypeError):
+        except (AttributeError, KeyError, IndexError, TypeError):
             where = self.config.base_url
             raise _Passing(f"{where} sent a reply that is not in the protocol's form", charged=True) from None
-        usage = getattr(answer, "usage", None)
-        counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         tokens_in, tokens_out = (count if isinstance(count, int) and count >= 0 else None for count in counts)
         return Reply(text or refusal or "", finish, tokens_in, tokens_out, seconds)
 

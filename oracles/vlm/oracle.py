@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from oracles.vlm.checking import check_server
 from oracles.vlm.client import import_openai
 from oracles.vlm.config import VLMConfig
 from oracles.vlm.prompts import read_prompts
@@ -87,6 +88,11 @@ class VLMOracle(Oracle):
         self._worker: Worker | None = None
         self._warned: Trouble | None = None
         self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Raise a PrefenvsError if the server cannot be reached or lacks the model; see `check_server`."""
+        if not self.config.replay:
+            check_server(self.model, self.config)
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Hand pairs to the model; returns at once."""

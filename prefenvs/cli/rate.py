@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Queries loaded at a time, and how few may be left before more are loaded.
 CHUNK, FEW = 256, 64
 SLEEP = 0.05
+# Pairs of a data set that are sampled together.
+BLOCK = 100
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,24 @@ class Rate:
     def _label(self) -> None:
         if self.dataset is None:
             with self._open_store(create=False) as store:
+                self._check_server()
                 runs = [self.task_run] if self.task_run is not None else store.pending_runs()
                 if not any(store.count_pending(run) for run in runs):
                     print(f"no query of {self.store} waits for an answer")
                 for run in runs:
                     self._label_run(store, run)
             return
+        self._check_server()
         queries = self._sample_dataset(self.pairs)
         name = f"rate {self.dataset}"
-        with Store(self.store or f"{Path(self.dataset).name}-labels.sqlite") as store:
+        location = self.store or f"{Path(self.dataset).name}-labels.sqlite"
+        with Store(location) as store:
             store.add_queries(queries, run=name)
+            if not store.count_pending(name):
+                print(f"all {len(queries)} pairs have their answers already")
             self._label_run(store, name)
-            print(f"labels are in {store}, run {name!r}")
+        print(f"labels are in {location}, run {name!r}; learn from them: "
+              f"prefenvs train iql --dataset {self.dataset} --preferences {location}")  # fmt: skip
 
     def _label_run(self, store: Store, run: str) -> None:
         """Answer the pending queries of one run."""
@@ -107,14 +115,15 @@ class Rate:
 
         if count < 2:
             raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
+        if self.dataset is None and self.store is None and self.task is None:
+            raise PrefenvsError("--check needs queries: name a --task, a --dataset, or a --store with true rewards")
+        self._check_server()
         if self.dataset is not None:
             queries = self._sample_dataset(count)
         elif self.store is not None and self.task is None:
             queries = self._sample_store(count)
-        elif self.task is not None:
-            queries = self._sample_behaviour(count)
         else:
-            raise PrefenvsError("--check needs queries: name a --task, a --dataset, or a --store with true rewards")
+            queries = self._sample_behaviour(count)
         store = None if self.store is None else Store(self.store)
         oracle = self._make_oracle(queries[0].segments[0].task, store, "check")
         try:
@@ -137,6 +146,11 @@ class Rate:
             return self.vlm.make(find_task(task or self.task or ""), store, run)
         return PartialReturnOracle(self.oracle, seed=self.seed)
 
+    def _check_server(self) -> None:
+        """Find out before anything else happens whether the model can be asked at all."""
+        if self.oracle == "vlm":
+            self.vlm.check()
+
     def _open_store(self, create: bool) -> Store:
         if self.store is None:
             raise PrefenvsError("say what to rate: --store FILE, --dataset NAME, or --check N --task ID")
@@ -156,7 +170,10 @@ class Rate:
         if not trajectories.task and not self.task:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")
         length = self.segment_length or find_task(trajectories.task or self.task or "").segment_length
-        return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
+        # In blocks, so that a larger number of pairs holds those of a smaller one, which are labelled already.
+        blocks = range(-(-count // BLOCK))
+        seeds = (np.random.default_rng([self.seed, block]) for block in blocks)
+        return [query for rng in seeds for query in make_pairs(trajectories.sample(2 * BLOCK, length, rng))][:count]
 
     def _sample_store(self, count: int) -> list[Query]:
         assert self.store is not None

@@ -101,6 +101,8 @@ class StoreImport:
         with Store(self.store) as store:
             new = import_store(store, self.source)
         about = f"{new.segments:,} segments, {new.queries:,} queries and {new.events:,} events were new"
+        if new.calls:
+            about += f"; {new.calls:,} calls of models as well"
         Console(soft_wrap=True).print(f"imported {self.source}: {about}", markup=False)
 
 

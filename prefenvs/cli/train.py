@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from tyro.conf import arg
 
 import prefenvs
+from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.store import Recorded, Store
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import Task, find_task, has_reward
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -38,7 +39,7 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings (people), or vlm.
+    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings (people), vlm, or clip.
 
     regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities. hybrid: two of
     these, --cheap and --costly.
@@ -90,6 +91,8 @@ class TrainOptions:
     """With --oracle vlm: the model."""
     hybrid: Annotated[HybridOptions, arg(name="", prefix_name=False)] = field(default_factory=HybridOptions)
     """With --oracle hybrid: the two raters."""
+    clip: Annotated[ClipOptions, arg(name="", prefix_name=False)] = field(default_factory=ClipOptions)
+    """With --oracle clip: the model."""
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
@@ -99,6 +102,7 @@ class TrainOptions:
             self._check_command(run)
             now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
             now["hybrid"] = HybridOptions(**run.config.get("hybrid", {}))
+            now["clip"] = ClipOptions.read(run.config.get("clip", {}))
             options = dataclasses.replace(self, **run.config | now)
             options._train(*options._make_agent(options._find_task()), run, resume=True)
             return
@@ -167,16 +171,19 @@ class TrainOptions:
 
     def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
         """Return the people behind a store, a model, or the simulated teacher of that name."""
-        from oracles import HumanOracle, PartialReturnOracle, RatingOracle
+        from oracles import CLIPOracle, HumanOracle, PartialReturnOracle, RatingOracle
         from prefenvs.cli.critic import make_regret_oracle
 
         if name == "vlm":
+            self.vlm.check()
             return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
         raters: dict[str, type[HumanOracle]] = {"human": HumanOracle, "ratings": RatingOracle}
         if name in raters:
             if self.store is None:
                 raise PrefenvsError(f"--oracle {name} needs the store that people label: --store labels.sqlite")
             return raters[name](Store(self.store), wait=self.wait)
+        if name.split("-")[0] == "clip":
+            return CLIPOracle(self.clip.make(task), name.partition("-")[2] or "oracle", seed)
         if name.split("-")[0] == "regret":
             return make_regret_oracle(
                 task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", self.seed
@@ -270,8 +277,11 @@ def report(summary: dict[str, Any], run: Run) -> None:
     first, last = summary["first"], summary["last"]
     print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
     print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
-    print(f"true return before: {first['mean_return']:.1f} +- {first['std_return']:.1f}")
-    print(f"true return after:  {last['mean_return']:.1f} +- {last['std_return']:.1f}")
+    if has_reward(summary["task"]):
+        print(f"true return before: {first['mean_return']:.1f} +- {first['std_return']:.1f}")
+        print(f"true return after:  {last['mean_return']:.1f} +- {last['std_return']:.1f}")
+    else:
+        print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
     if not math.isnan(last["success"]):
         print(f"success before and after: {first['success']:.0%}, {last['success']:.0%}")
     print(f"run folder: {run.folder}")

@@ -83,16 +83,31 @@ class VLMOptions:
         from oracles import VLMOracle
         from oracles.vlm import Budget, View
 
-        if not self.model:
-            raise PrefenvsError("--oracle vlm needs the model's name: --vlm-model NAME (and --vlm-url for its server)")
+        model = self._name()
         if self.hide_robot and task.family in ("classic_control", "gridworld"):
             raise PrefenvsError(f"--vlm-hide-robot: task {task.id} draws itself, its robot cannot be hidden")
+        budget = Budget(self.budget_queries, self.budget_tokens, self.budget_cost, self.price_in, self.price_out)
+        view = View(self.view, self.frames, self.size, self.hide_robot)
+        settings = self._settings()
+        return VLMOracle(task, model, store=store, run=run, wait=wait, budget=budget, view=view, **settings)
+
+    def check(self) -> None:
+        """Raise a PrefenvsError if the server cannot be reached or lacks the model; a replay needs neither."""
+        from oracles.vlm import VLMConfig, check_server
+
+        if not self.replay:
+            check_server(self._name(), VLMConfig(**self._settings()))
+
+    def _name(self) -> str:
+        if not self.model:
+            raise PrefenvsError("--oracle vlm needs the model's name: --vlm-model NAME (and --vlm-url for its server)")
+        return self.model
+
+    def _settings(self) -> dict[str, Any]:
         names = ("key_env", "stages", "answer", "order", "temperature", "max_tokens", "concurrency", "per_minute")
         settings = {name: getattr(self, name) for name in (*names, "timeout", "attempts", "replay")}
         if self.url is not None:
             settings["base_url"] = self.url
         if self.prompts is not None:
             settings["prompts"] = Path(self.prompts)
-        budget = Budget(self.budget_queries, self.budget_tokens, self.budget_cost, self.price_in, self.price_out)
-        view = View(self.view, self.frames, self.size, self.hide_robot)
-        return VLMOracle(task, self.model, store=store, run=run, wait=wait, budget=budget, view=view, **settings)
+        return settings

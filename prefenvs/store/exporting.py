@@ -20,10 +20,20 @@ from prefenvs.store import rows
 from prefenvs.store.database import reading
 from prefenvs.store.events import COLUMNS, Event
 from prefenvs.store.packing import unpack_arrays
-from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, queries, query_segments, requests, segments, true_rewards
+from prefenvs.store.schema import (
+    FORMAT,
+    SCHEMA_VERSION,
+    calls,
+    queries,
+    query_segments,
+    requests,
+    segments,
+    true_rewards,
+)
 from prefenvs.store.store import Store
 
-FILES = ("meta.json", "queries.jsonl", "requests.jsonl", "labels.jsonl", "segments.npz", "true_rewards.npz")
+FILES = ("meta.json", "queries.jsonl", "requests.jsonl", "labels.jsonl", "segments.npz")
+OPTIONAL = ("true_rewards.npz", "calls.jsonl")
 _GROUP = 2048
 _DEFAULTS = {"run": "", "annotator": "", "oracle": "", "reason": "", "page": "", "extra": {}}
 
@@ -33,8 +43,8 @@ _Row = tuple[str, Mapping[str, Any], Mapping[str, Array]]
 def export_store(store: Store, out: str | os.PathLike[str], with_true_rewards: bool = True) -> dict[str, int]:
     """Write a whole store to the folder `out`, or to one file if its name ends in .zip; it appears whole or not at all.
 
-    Returns how many segments, queries, requests, events and true rewards were written. Without true rewards the export
-    can be given to people who must not know them, and still be imported.
+    Returns how many segments, queries, requests, events, calls of models and true rewards were written. Without true
+    rewards the export can be given to people who must not know them, and still be imported.
     """
     target = Path(out).expanduser().absolute()
     if target.exists():
@@ -71,6 +81,8 @@ def _write_tables(connection: sa.Connection, folder: Path) -> dict[str, int]:
     counts["requests"] = _write_lines(folder / "requests.jsonl", map(dict, rows_asked))
     log = (_record(event) for event in rows.select_events(connection))
     counts["events"] = _write_lines(folder / "labels.jsonl", log)
+    made = connection.execute(sa.select(*(column for column in calls.c if column.name != "seq")).order_by(calls.c.seq))
+    counts["calls"] = _write_lines(folder / "calls.jsonl", map(dict, made.mappings()))
     return counts
 
 
@@ -152,7 +164,7 @@ class _Groups:
 def _zip(folder: Path) -> Path:
     archive = folder / "export.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for name in FILES:
+        for name in (*FILES, *OPTIONAL):
             if (folder / name).exists():
                 method = zipfile.ZIP_STORED if name.endswith(".npz") else zipfile.ZIP_DEFLATED
                 file.write(folder / name, name, method)

@@ -21,10 +21,15 @@ from prefenvs.segments import Array, Segment
 from prefenvs.store import rows
 from prefenvs.store.database import writing
 from prefenvs.store.events import COLUMNS, Event, check_number, check_text
-from prefenvs.store.exporting import FILES
+from prefenvs.store.exporting import FILES, OPTIONAL
 from prefenvs.store.packing import ARRAYS, pack_arrays
-from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, events, queries, segments, true_rewards
+from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, calls, events, queries, segments, true_rewards
 from prefenvs.store.store import Store
+
+_TEXTS = ("key", "run", "query", "model", "prompt", "reply", "finish")
+_NUMBERS = ("tokens_in", "tokens_out", "cost", "seconds", "time")
+_IDENTITY = ("key", "run", "query", "time")
+"""Columns by which a call is known again."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Imported:
     segments: int
     queries: int
     events: int
+    calls: int = 0
 
 
 def import_store(store: Store, source: str | os.PathLike[str]) -> Imported:
@@ -50,13 +56,14 @@ def import_store(store: Store, source: str | os.PathLike[str]) -> Imported:
         tasks = _read_segments(connection, path)
         _read_rewards(connection, path, tasks)
         _read_tables(connection, path, tasks, about["counts"])
+        _read_calls(connection, path / "calls.jsonl", about["counts"].get("calls", 0))
         after = _count(connection)
         rows.analyze(connection, sum(after.values()) - sum(before.values()))
-    return Imported(*(after[table] - before[table] for table in ("segments", "queries", "events")))
+    return Imported(*(after[table] - before[table] for table in ("segments", "queries", "events", "calls")))
 
 
 def _count(connection: sa.Connection) -> dict[str, int]:
-    tables = (segments, queries, events)
+    tables = (segments, queries, events, calls)
     return {table.name: connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in tables}
 
 
@@ -69,7 +76,7 @@ def _fail(path: Path, why: object) -> NoReturn:
 def _unzip(path: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in set(FILES) & set(archive.namelist()):
+            for name in {*FILES, *OPTIONAL} & set(archive.namelist()):
                 archive.extract(name, folder)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         _fail(path, error)
@@ -93,7 +100,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             f"the export has schema version {version}, this prefenvs reads version {SCHEMA_VERSION}: "
             "import it with the prefenvs that wrote it; nothing was imported"
         )
-    for name in FILES[:-1]:
+    for name in FILES:
         if not (folder / name).is_file():
             raise PrefenvsError(f"the export has no {name}; nothing was imported")
     return dict(about)
@@ -189,6 +196,28 @@ def _read_tables(connection: sa.Connection, folder: Path, tasks: Mapping[str, st
     rows.link_queries(connection, _read_lines(folder / "queries.jsonl", read_query, counts["queries"]))
     rows.add_requests(connection, _read_lines(folder / "requests.jsonl", read_request, counts["requests"]))
     rows.add_events(connection, _read_lines(folder / "labels.jsonl", read_event, counts["events"]))
+
+
+def _read_calls(connection: sa.Connection, path: Path, expected: int) -> None:
+    """Store the calls that are new; exports from before there were any have none."""
+    if not path.is_file() and not expected:
+        return
+
+    def read_call(record: dict[str, Any]) -> dict[str, Any]:
+        texts = [name for name in _TEXTS if name != "reply" or record[name] is not None]
+        if set(record) != {*_TEXTS, *_NUMBERS}:
+            raise ValueError(f"fields {sorted(record)}, expected {sorted((*_TEXTS, *_NUMBERS))}")
+        row: dict[str, Any] = {"reply": None} | {name: check_text(name, record[name]) for name in texts}
+        row |= {name: check_number(name, record[name]) for name in _NUMBERS}
+        return row | {name: int(row[name]) for name in ("tokens_in", "tokens_out")}
+
+    found = _read_lines(path, read_call, expected)
+    present: set[tuple[str, ...]] = set()
+    identity = [calls.c[name] for name in _IDENTITY]
+    for part in rows.chunks(list({row["key"] for row in found})):
+        present |= {tuple(row) for row in connection.execute(sa.select(*identity).where(calls.c.key.in_(part)))}
+    for part in rows.chunks([row for row in found if tuple(row[name] for name in _IDENTITY) not in present]):
+        connection.execute(sa.insert(calls), part)
 
 
 def _read_lines(path: Path, read: Callable[[dict[str, Any]], Any], expected: int) -> list[Any]:

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,8 +25,9 @@ class ScriptedServer:
     bytes are sent raw as the body; None drops the connection. Counts calls, and how many were under way at a time.
     """
 
-    def __init__(self, script: Script, delay: float = 0.0) -> None:
-        self.script, self.delay = script, delay
+    def __init__(self, script: Script, delay: float = 0.0, models: Sequence[str] | None = ("m",)) -> None:
+        """models: those that it lists; None for a server without a list."""
+        self.script, self.delay, self.models = script, delay, models
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -41,6 +42,9 @@ class ScriptedServer:
 
             def do_POST(self) -> None:
                 outer.handle(self)
+
+            def do_GET(self) -> None:
+                outer.list_models(self)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -77,9 +81,24 @@ class ScriptedServer:
         status, body, headers = (*answer, {})[:3] if isinstance(answer, tuple) else (200, answer, {})
         if status == 200 and not isinstance(body, bytes):
             body = completion(body)
+        self.send(handler, status, body, headers)
+
+    def list_models(self, handler: BaseHTTPRequestHandler) -> None:
+        if self.models is None:
+            self.send(handler, 404, {"detail": "Not Found"})
+        else:
+            self.send(handler, 200, {"object": "list", "data": [{"id": name} for name in self.models]})
+
+    def send(
+        self, handler: BaseHTTPRequestHandler, status: int, body: Any, headers: Mapping[str, str] | None = None
+    ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         handler.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            **(headers or {}),
+        }.items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(content)

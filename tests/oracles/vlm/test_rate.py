@@ -73,7 +73,7 @@ def test_the_end_of_the_budget_is_told_and_a_larger_one_goes_on(make_queries, se
         (["--check", "10"], "name a --task"),
         (["--check", "10", "--task", TASK], "--vlm-model"),
         (["--check", "10", "--task", TASK, "--vlm-model", "m"], "OPENAI_API_KEY"),
-        (["--dataset", "nowhere"], "no data set"),
+        (["--dataset", "nowhere", "--oracle", "mistake"], "no data set"),
         (["--check", "4", "--task", TASK, "--vlm-model", "m", "--vlm-url", "http://127.0.0.1:9/v1",
           "--vlm-attempts", "1"], "cannot be reached"),
     ],

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import Segment, SegmentBatch
-from prefenvs.store import Assignments, Event, Plan, Store, issue_token
+from prefenvs.store import Assignments, Call, Event, Plan, Store, add_calls, find_replies, issue_token
 
 
 def make_queries(count: int, seed: int = 0, length: int = 5) -> list[Query]:
@@ -395,20 +395,25 @@ def contents(store: Store) -> dict[str, list[tuple[object, ...]]]:
 
 @pytest.mark.parametrize("create", [False, True])
 def test_a_store_from_before_there_were_annotators_opens_with_all_it_holds(location: str, create: bool) -> None:
-    """Version 1 began without the tables of assignments and tokens, and with fewer indexes."""
+    """Version 1 began without the tables of assignments, tokens and calls of models, and with fewer indexes."""
     query, other = make_queries(2)
     with Store(location) as store:
         store.add_queries([query, other], run="r")
         store.add_preferences([answer(query)], run="r")
         with store.engine.begin() as connection:
-            for part in ("TABLE assignments", "TABLE tokens", "INDEX ix_requests_order", "INDEX ix_events_query_run"):
-                connection.execute(sa.text(f"DROP {part}"))
+            for part in ("assignments", "tokens", "calls"):
+                connection.execute(sa.text(f"DROP TABLE {part}"))
+            for part in ("ix_requests_order", "ix_events_query_run"):
+                connection.execute(sa.text(f"DROP INDEX {part}"))
         held = contents(store)
     with Store(location, create=create) as store:
         assert contents(store) == held
         with warnings.catch_warnings(action="ignore"):  # an index by an expression is not described in full
             found = {index["name"] for index in sa.inspect(store.engine).get_indexes("events")}
         assert "ix_events_query_run" in found
+        call = Call("k", "r", query.id, "m", "{}", "FIRST", "stop", 9, 1, 0.0, 0.1, 1.0)
+        add_calls(store, [call])
+        assert find_replies(store, ["k"]) == {"k": call}
         assert issue_token(store, "ann")
         (leased,) = Assignments(store, Plan(repeats=0)).lease("ann", 5)
         assert leased.query == other.id

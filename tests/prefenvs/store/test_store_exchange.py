@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
-from prefenvs.store import Event, Imported, Store, export_store, import_store
+from prefenvs.store import Call, Event, Imported, Store, add_calls, export_store, import_store, list_calls, sum_calls
 from prefenvs.store.schema import tables
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6)
@@ -120,6 +120,37 @@ def test_export_and_import_make_an_equal_store(log: Any, suffix: str) -> None:
             assert new.events == len(log[1])
             assert import_store(two, folder / f"out{suffix}") == Imported(0, 0, 0)
             assert contents(one) == contents(two)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT, st.integers(0, 2**40), NUMBERS), max_size=4, unique=True))
+def test_calls_of_models_go_along_and_are_not_doubled(found: Any) -> None:
+    made = [
+        Call(f"{i:064}", run, f"{i:032}", "m", json.dumps(prompt), reply, "stop", tokens, 7, 0.25, 1.5, time)
+        for i, (run, prompt, reply, tokens, time) in enumerate(found)
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Store(folder / "one.sqlite") as one, Store(folder / "two.sqlite") as two:
+            add_calls(one, made)
+            add_calls(two, made[:1])
+            for suffix, new in (("", max(len(made) - 1, 0)), (".zip", 0)):
+                export_store(one, folder / f"out{suffix}")
+                assert import_store(two, folder / f"out{suffix}") == Imported(0, 0, 0, new)
+            assert sorted(map(repr, list_calls(two))) == sorted(map(repr, list_calls(one)))
+            assert sum_calls(two, "") == sum_calls(one, "")
+
+
+def test_an_export_from_before_there_were_calls_is_imported(tmp_path: Path) -> None:
+    with Store(tmp_path / "one.sqlite") as one, Store(tmp_path / "two.sqlite") as two:
+        fill(one, example(0))
+        export_store(one, tmp_path / "out")
+        (tmp_path / "out" / "calls.jsonl").unlink()
+        about = json.loads((tmp_path / "out" / "meta.json").read_text())
+        del about["counts"]["calls"]
+        (tmp_path / "out" / "meta.json").write_text(json.dumps(about))
+        assert import_store(two, tmp_path / "out").events == 3
+        assert contents(one) == contents(two)
 
 
 def example(seed: int, count: int = 3) -> tuple[list[tuple[Query, str, float, str]], list[Event]]:
