@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,bench,ray,dev
 
-.PHONY: help demo test test-slow lint types format bench bench-guard clean
+.PHONY: help demo test test-slow lint types format bench bench-speed bench-guard clean
 
 help:
 	@echo "make demo       teach a robot arm to close a door from a simulated rater's preferences (minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"
 	@echo "make bench      run every benchmark and print its ratios"
+	@echo "make bench-speed  every speed comparison in one table of ratios, written to benchmarks/results"
 	@echo "make bench-guard  train small runs and say which method learns worse than before (minutes)"
 	@echo "make clean      remove the virtual environment and caches"
 
@@ -44,7 +45,11 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/installed
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/interleaved.py benchmarks/speed.py,$(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-speed: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py
 
 bench-guard: $(VENV)/installed
 	$(BIN)/prefenvs bench guard

@@ -47,6 +47,8 @@ class PebblePolicy(SACPolicy):
         initialise(self.actor)
         initialise(self.critic)
         self.critic_target.load_state_dict(self.critic.state_dict())
+        kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+        self._has_modes = any(isinstance(module, kinds) for module in self.modules())
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         """Return the actor network."""
@@ -57,6 +59,11 @@ class PebblePolicy(SACPolicy):
         """Return the critic networks."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         return StackedCritic(**kwargs).to(self.device)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch layers that act differently in training; nothing to do, twice for each step, where there are none."""
+        if self._has_modes:
+            super().set_training_mode(mode)
 
     def reset_critic(self, learning_rate: float) -> None:
         """Forget the critics: new weights, a new target and a new optimiser; the actor stays."""

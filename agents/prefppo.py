@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.flat import FlatAdam
 from agents.learner import LearnerConfig, PreferenceLearner
 from agents.normalised import NormalisedObservations
 from agents.products import products
@@ -70,7 +71,8 @@ class PrefPPO(PreferenceLearner, PPO):
         self.feedback = None
         self.reward_learned = False
         self.states_seen: Array = np.zeros((0, 0), np.float32)
-        policy_kwargs = {"net_arch": [256, 256, 256]} | (policy_kwargs or {})
+        adam = {"optimizer_class": FlatAdam, "optimizer_kwargs": {"eps": 1e-5}}
+        policy_kwargs = {"net_arch": [256, 256, 256]} | adam | (policy_kwargs or {})
         if self.config.normalise_observations:
             policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
         super().__init__(

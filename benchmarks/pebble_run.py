@@ -1,0 +1,137 @@
+"""A whole PEBBLE run, from the first step to the last, against the same run put together the plain way.
+
+The plain way is Stable-Baselines3's SAC as it is (its policy, optimisers, update, sampling and action selection) with
+B-Pref's procedures around it: the state entropy by differences to every state, the reward of each new transition as it
+comes, relabelling in batches of 200, a loop over ensemble members wherever rewards are predicted. Environment, rater,
+recording of episodes and the fitting of the reward are shared. Both sides run their stages in turn: a round is
+`--chunk` environment steps of each, so a round's ratio compares what happened at the same stage of training.
+
+Run: python benchmarks/pebble_run.py [--task metaworld-door-close-v3] [--steps 10000] [--chunk 1000] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from interleaved import HEAD, Row, from_seconds, machine
+from knn_entropy import distances_by_differences
+from relabelling import member_networks, relabel_in_batches
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.sac.policies import SACPolicy
+
+from agents import PEBBLE
+from agents.published import pebble_settings
+from oracles import PartialReturnOracle
+from prefenvs.cli.train import make_envs
+from prefenvs.segments import Array
+from prefenvs.tasks import find_task
+
+
+class PlainPolicy(SACPolicy):
+    """Stable-Baselines3's policy, whose critics can start afresh."""
+
+    def reset_critic(self, learning_rate: float) -> None:
+        """Forget the critics."""
+        for layer in self.critic.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.reset_parameters()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic.optimizer = torch.optim.Adam(self.critic.parameters(), lr=learning_rate)
+
+
+class PlainPEBBLE(PEBBLE):
+    """PEBBLE by Stable-Baselines3's own SAC and B-Pref's procedures."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PlainPolicy}
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
+        self.members: list[torch.nn.Sequential] = []
+
+    def hold_session(self) -> bool:
+        """Hold a session if one is due, and take the members' new weights."""
+        changed = super().hold_session()
+        if changed:
+            self.members = member_networks(self.reward_model)
+        return changed
+
+    def learned_reward(self, observations: Array, actions: Array) -> tuple[Array, Array]:
+        """Return rewards by a loop over members and batches of 200."""
+        rewards = relabel_in_batches(self.members, observations, actions)
+        return rewards, np.zeros_like(rewards)
+
+    def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
+        return SAC._sample_action(self, *args, **kwargs)
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        buffer = self.replay_buffer
+        self._fill()
+        for _ in range(gradient_steps):
+            if not self.reward_learned:
+                self._draw_intrinsic(batch_size)
+            SAC.train(self, 1, batch_size)
+            buffer.__dict__.pop("sample", None)
+
+    def _draw_intrinsic(self, batch_size: int) -> None:
+        """Let the next sample of the buffer carry intrinsic rewards."""
+        buffer = self.replay_buffer
+        batch = buffer.sample(batch_size)
+        ring = buffer.all_observations[: buffer.added * buffer.n_envs]
+        limit = self.config.entropy_states
+        if limit is not None and len(ring) > limit:
+            ring = ring[np.random.default_rng(self._n_updates).integers(len(ring), size=limit)]
+        distances = distances_by_differences(batch.observations, ring)
+        rewards = (distances / max(self.state_entropy.std.update(distances), 1e-8))[:, None]
+        buffer.sample = lambda *_, **__: batch._replace(rewards=rewards)  # type: ignore[method-assign]
+
+
+def seconds_by_chunk(kind: type[PEBBLE], task_id: str, steps: int, chunk: int) -> Iterator[float]:
+    """Train step by step and yield the seconds that each chunk of environment steps took."""
+    task = find_task(task_id)
+    settings = pebble_settings(task, "small")
+    config = dataclasses.replace(
+        settings.config, unsupervised_steps=min(settings.config.unsupervised_steps, steps // 5), interact=steps // 5
+    )
+    sac = settings.sac | {"buffer_size": steps, "learning_starts": min(1_000, steps // 10)}
+    rater = PartialReturnOracle("oracle", seed=0)
+    agent = kind("MlpPolicy", make_envs(task.id, 1, 0), rater, config, seed=0, device="auto", **sac)
+    agent.set_logger(configure(None, []))
+    agent.start_feedback(steps)
+    for _ in range(steps // chunk):
+        begin = time.perf_counter()
+        agent.learn(chunk, reset_num_timesteps=False)
+        yield time.perf_counter() - begin
+
+
+def measure(steps: int = 10_000, chunk: int = 1_000, task_id: str = "metaworld-door-close-v3") -> list[Row]:
+    ours, theirs = (seconds_by_chunk(kind, task_id, steps, chunk) for kind in (PEBBLE, PlainPEBBLE))
+    pairs = [(next(ours), next(theirs)) for _ in range(steps // chunk)]
+    what = f"PEBBLE on {task_id}, {steps} steps, small preset"
+    row = from_seconds(what, "agents.PEBBLE", "SB3's SAC, B-Pref's way", *zip(*pairs, strict=True))
+    total, reference = (sum(times) for times in zip(*pairs, strict=True))
+    # Seconds and ratio of the whole run; the quartiles are those of its chunks.
+    return [dataclasses.replace(row, seconds=total, reference_seconds=reference, ratio=reference / total)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="metaworld-door-close-v3")
+    for name, default in {"steps": 10_000, "chunk": 1_000, "threads": torch.get_num_threads()}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(machine())
+    print(HEAD, *(row.line for row in measure(args.steps, args.chunk, args.task)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

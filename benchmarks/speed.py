@@ -1,0 +1,248 @@
+"""Every speed comparison of this folder in one table of ratios, written with machine and versions to a file.
+
+A ratio says how many times longer the reference takes than prefenvs for the same work, measured in turns in the same
+process. Each comparison is also a script of its own, with options and more figures: sac_update, ppo_update,
+knn_entropy, pebble_run, offline_updates, segment_sampling, query_selection, reward_training, relabelling, rendering,
+store.
+
+Run: python benchmarks/speed.py [--threads 1] [--quick] [--only sac ...] [--out benchmarks/results/DATE.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import offline_updates
+import query_selection
+import relabelling
+import reward_training
+import segment_sampling
+import store
+import torch
+from interleaved import HEAD, Row, compare, from_seconds, machine
+
+from agents import CPL, IQL, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
+from agents.products import onednn_is_exact, products
+from prefenvs import Trajectories
+from prefenvs.envs.gl import gl_backend
+from prefenvs.preferences import Preference, make_pairs
+from prefenvs.queries import k_center
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def sac(quick: bool) -> list[Row]:
+    import sac_update
+
+    return sac_update.measure(rounds=5 if quick else 25)
+
+
+def ppo(quick: bool) -> list[Row]:
+    import ppo_update
+
+    return ppo_update.measure(rounds=3 if quick else 15)
+
+
+def entropy(quick: bool) -> list[Row]:
+    import knn_entropy
+
+    return knn_entropy.measure(rounds=2 if quick else 7)
+
+
+def pebble(quick: bool) -> list[Row]:
+    import pebble_run
+
+    return pebble_run.measure(steps=2_000, chunk=200) if quick else pebble_run.measure(steps=50_000, chunk=2_500)
+
+
+def offline(quick: bool) -> list[Row]:
+    dataset = offline_updates.make_data(20_000)
+    rewards = dataset.trajectories.true_rewards
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pairs = make_pairs(dataset.trajectories.sample(1_000, 64, np.random.default_rng(0)))
+    preferences = [Preference(query, np.array([1.0, 0.0])) for query in pairs]
+    config = CPLConfig(pretrain_updates=0, warmup_updates=0)
+    iql, cpl = IQL(dataset, rewards=rewards, device=device), CPL(dataset, preferences, config, device=device)
+    plain_iql = offline_updates.PlainIQL(dataset, IQLConfig(), device)
+    plain_cpl = offline_updates.PlainCPL(preferences, config, device)
+    rounds, rows = 3 if quick else 9, []
+    for name, learner, plain, count in (
+        ("IQL, 2x256, batch 256", iql, plain_iql, 100),
+        ("CPL, 96 pairs", cpl, plain_cpl, 4),
+    ):
+
+        def ours(learner: IQL | CPL = learner, count: int = count) -> None:
+            learner.learn(count, reset_num_timesteps=False)
+
+        def theirs(plain: object = plain, count: int = count) -> None:
+            for _ in range(count):
+                plain.step()  # type: ignore[attr-defined]
+
+        rows += compare(
+            f"{count} updates of {name}", {f"agents.{name[:3]}": ours}, {"a single-file loop": theirs}, rounds
+        )
+    return rows
+
+
+def reward(quick: bool) -> list[Row]:
+    rng = np.random.default_rng(0)
+    size = reward_training.OBSERVATIONS + reward_training.ACTIONS
+    inputs = rng.standard_normal((500, 2, 50, size)).astype(np.float32)
+    labels = inputs[..., 0].sum(-1).argmax(-1)
+    fit = reward_training.ensemble(inputs, labels, "float32")
+    references = {"a loop over members": reward_training.plain_loop(inputs, labels)}
+    with tempfile.TemporaryDirectory() as folder:
+        references["imitation's EnsembleTrainer"] = reward_training.imitation_trainer(inputs, labels, folder)
+        what = "a pass over 500 pairs of 50 steps, 3 members"
+        return compare(what, {"RewardEnsemble.fit": _fast(fit)}, references, 2 if quick else 7)
+
+
+def relabel(quick: bool) -> list[Row]:
+    count = 20_000 if quick else 200_000
+    rng = np.random.default_rng(0)
+    observations = rng.standard_normal((count, relabelling.OBSERVATIONS), np.float32)
+    actions = rng.uniform(-1, 1, (count, relabelling.ACTIONS)).astype(np.float32)
+    model = RewardEnsemble(relabelling.OBSERVATIONS, relabelling.ACTIONS, RewardConfig(), seed=0)
+    members = relabelling.member_networks(model)
+    return compare(
+        f"relabelling {count} transitions, 3 members",
+        {"RewardEnsemble": _fast(lambda: model.mean_and_std(observations, actions))},
+        {"members one by one, batches of 200": lambda: relabelling.relabel_in_batches(members, observations, actions)},
+        2 if quick else 5,
+    )
+
+
+def sampling(quick: bool) -> list[Row]:
+    rng = np.random.default_rng(0)
+    shapes = {"observations": (100_000, 24), "actions": (100_000, 6)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    ends = np.arange(1_000, 100_001, 1_000)
+    pool = Trajectories(**arrays, ends=ends, true_rewards=rng.normal(size=100_000))
+    assert pool.true_rewards is not None
+    parts = [np.split(array, ends[:-1]) for array in (pool.observations, pool.actions, pool.true_rewards)]
+    episodes = [(o.copy(), a.copy(), r.copy()) for o, a, r in zip(*parts, strict=True)]
+    references: dict[str, Callable[[], object]] = {
+        "a loop over segments": lambda: segment_sampling.sample_by_loop(episodes, 1_000, 50, rng),
+        "B-Pref's way": lambda: segment_sampling.sample_by_stack(episodes, 1_000, 50, rng),
+    }
+    fragments = segment_sampling.imitation_sampler(episodes, 1_000, 50)
+    if fragments is not None:
+        references["imitation's RandomFragmenter"] = fragments
+    ours = {"Trajectories.sample": lambda: pool.sample(1_000, 50, rng)}
+    return compare("1000 segments of 50 steps", ours, references, 3 if quick else 15)
+
+
+def selection(quick: bool) -> list[Row]:
+    rng = np.random.default_rng(0)
+    features, centres = (rng.normal(size=(n, 2_400)).astype(np.float32) for n in (200, 100))
+    return compare(
+        "k-centre choice of 10 among 200 pairs",
+        {"prefenvs.queries": lambda: k_center(features, centres, 10)},
+        {"distances rebuilt for each": lambda: query_selection.k_center_rebuilt(features, centres, 10)},
+        1 if quick else 3,
+    )
+
+
+def rendering(quick: bool) -> list[Row]:
+    import rendering as frames
+
+    import prefenvs
+    from prefenvs.envs.rendering import Renderer
+
+    rows = []
+    for task_id in ("HalfCheetah-v5", "metaworld-drawer-open-v3"):
+        task = prefenvs.find_task(task_id)
+        states, scene, model = frames.record_states(task_id, 10)
+        plain = frames.Reference(task, model, scene, 256)
+        with Renderer(task, 256, 256) as fast:
+            ours = {"prefenvs.Renderer": lambda: [fast.frame(state, scene) for state in states]}  # noqa: B023
+            theirs = {"mujoco.Renderer, default flags": lambda: [plain.frame(state) for state in states]}  # noqa: B023
+            rows += compare(f"10 frames of {task_id}, 256 x 256", ours, theirs, 2 if quick else 5)
+        plain.close()
+    return rows
+
+
+def storing(quick: bool) -> list[Row]:
+    options = store.Options(queries=2_000 if quick else 10_000, single=100)
+    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    for seed in range(2 if quick else 3):
+        with tempfile.TemporaryDirectory() as name:
+            plain = store.measure_plain(Path(name), options, seed)
+            found.append((store.measure_store(Path(name), options, seed), plain))
+    rows = []
+    for name in found[0][1]:
+        per_item = ([1.0 / rates[i][name] for rates in found] for i in (0, 1))
+        rows.append(from_seconds(f"an item of: {name.replace('/s', '')}", "Store", "a row for each label", *per_item))
+    return rows
+
+
+def _fast(run: Callable[[], object]) -> Callable[[], object]:
+    """Run as the agents do, by the fastest products that are exact."""
+
+    def inside() -> None:
+        with products():
+            run()
+
+    return inside
+
+
+COMPARISONS: dict[str, Callable[[bool], list[Row]]] = {
+    "sac": sac,
+    "ppo": ppo,
+    "offline": offline,
+    "reward": reward,
+    "relabel": relabel,
+    "entropy": entropy,
+    "sampling": sampling,
+    "selection": selection,
+    "store": storing,
+    "rendering": rendering,
+    "pebble": pebble,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads; small networks are slower with more")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter runs")
+    parser.add_argument("--only", nargs="*", choices=list(COMPARISONS), default=list(COMPARISONS))
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{date.today()}.md")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")
+    os.environ["TQDM_DISABLE"] = "1"
+    # MuJoCo takes the backend that is set when it is first imported.
+    gl_backend()
+    kernels = "oneDNN's, exact here" if onednn_is_exact() else "PyTorch's own"
+    lines = [f"# Speed, {date.today()}", "", f"{machine()}; float32 products: {kernels}.", "", HEAD]
+    print(*lines, sep="\n", flush=True)
+    failed = []
+    for name in args.only:
+        begin = time.perf_counter()
+        try:
+            rows = [row.line for row in COMPARISONS[name](args.quick)]
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        lines += rows
+        print(*rows, sep="\n", flush=True)
+        print(f"({name} took {time.perf_counter() - begin:.0f} s)", flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("\n".join(lines) + "\n")
+    print(f"written to {args.out}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
