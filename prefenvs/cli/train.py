@@ -73,6 +73,8 @@ class TrainOptions:
     """Steps of state-entropy exploration before the first session."""
     aggregate: Literal["mean", "min", "mean-std"] | None = None
     """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Matrix products on a CPU; bfloat16 may round their operands where its units are faster."""
     true_reward: bool = False
     """Upper bound: learn from the true reward instead of preferences."""
     evaluate_every: int = 10_000
@@ -192,7 +194,8 @@ class TrainOptions:
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
-        names = ("per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate")
+        names = ["per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate"]
+        names.append("precision")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(config, **given, true_reward=self.true_reward)
 
