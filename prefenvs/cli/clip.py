@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -32,6 +33,11 @@ class ClipOptions:
     """Side of the rendered frames; the model's own size by default."""
     hide_robot: Annotated[bool, arg(name="clip-hide-robot")] = False
     """Draw the objects only."""
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> ClipOptions:
+        """Return the options that a run's record holds, whose tuples JSON has made lists."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
 
     def make(self, task: Task, capacity: int = 0, device: str = "auto") -> CLIPReward:
         """Return the reward; `capacity`: frames kept for states that are looked at again."""

@@ -32,6 +32,8 @@ class TrainClip:
     """Environment steps."""
     preset: Literal["published", "small"] = "published"
     """small: learning starts after 1,000 steps, batches of 256, for a CPU."""
+    learning_starts: int | None = None
+    """Steps of random actions at the beginning; 50,000 as published."""
     envs: int = 1
     """Environments stepped side by side (VLM-RM: 8 on each of 4 GPUs); one update for each environment step."""
     chunk: int = 100
@@ -61,7 +63,7 @@ class TrainClip:
             if run.record["command"] != "train clip":
                 raise PrefenvsError(f"{run.folder} is a run of `prefenvs {run.record['command']}`; resume it with that")
             config = run.config
-            now = {"folder": run.folder, "progress": self.progress, "clip": ClipOptions(**_tuples(config["clip"]))}
+            now = {"folder": run.folder, "progress": self.progress, "clip": ClipOptions.read(config["clip"])}
             options = dataclasses.replace(self, **config | now)
             agent = options._make_agent()
             agent.resume(run.checkpoint)
@@ -83,7 +85,9 @@ class TrainClip:
             if getattr(self, name) < 1:
                 raise PrefenvsError(f"--{name} must be at least 1, got {getattr(self, name)}")
         torch.set_num_threads(self.threads)
-        small: dict[str, Any] = {"learning_starts": 1_000, "batch_size": 256} if self.preset == "small" else {}
+        settings: dict[str, Any] = {"learning_starts": 1_000, "batch_size": 256} if self.preset == "small" else {}
+        if self.learning_starts is not None:
+            settings["learning_starts"] = self.learning_starts
         return StateRewardSAC(
             "MlpPolicy",
             make_envs(find_task(self.task).id, self.envs, self.seed),
@@ -92,7 +96,7 @@ class TrainClip:
             train_freq=self.chunk,
             seed=self.seed,
             device=self.device,
-            **small,
+            **settings,
         )
 
     def _train(self, agent: StateRewardSAC, run: Run) -> None:
@@ -110,8 +114,3 @@ class TrainClip:
         else:
             print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
         print(f"run folder: {run.folder}")
-
-
-def _tuples(config: dict[str, Any]) -> dict[str, Any]:
-    """Undo what JSON does to tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
