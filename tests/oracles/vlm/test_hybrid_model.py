@@ -36,8 +36,8 @@ def test_a_verdict_that_depends_on_the_order_goes_to_the_costly_rater(make_queri
 def test_pebble_asks_a_model_and_a_teacher_and_goes_on_after_a_stop(serve, tmp_path: Path, capsys) -> None:
     server = serve(judge_by(lambda key: int(key[:8], 16)))
     command = ["train", "pebble", "--task", TASK, "--oracle", "hybrid", "--cheap", "vlm", "--costly", "oracle",
-               "--wait", "--preset", "small", "--no-progress", "--steps", "700", "--labels", "16", "--per-session", "8",
-               "--interact", "100", "--segment-length", "10", "--unsupervised-steps", "300", "--learning-starts", "290",
+               "--wait", "--preset", "small", "--no-progress", "--steps", "420", "--labels", "16", "--per-session", "8",
+               "--interact", "100", "--segment-length", "10", "--unsupervised-steps", "100", "--learning-starts", "190",
                "--episodes", "1", "--costly-share", "0.5", "--audit-share", "0.2", "--vlm-url", server.url,
                "--vlm-model", "m", "--vlm-size", "32", "--vlm-stages", "one",
                "--folder", str(tmp_path / "a")]  # fmt: skip

@@ -15,7 +15,7 @@ from prefenvs.store import Recorded, list_calls
 TASK = "Pendulum-v1"
 
 
-def teach(store, serve, labels, steps):
+def teach(store, serve, steps, seed=0, **config):
     """Train PEBBLE on the server's verdicts; training waits for them."""
     torch.set_num_threads(1)
     server = serve(lambda request: judge(request))
@@ -26,13 +26,12 @@ def teach(store, serve, labels, steps):
     judge = judge_by(worth)
     rater = VLMOracle(TASK, "stand-in", base_url=server.url, store=store, wait=True, stages="one", view=View(size=32))
     config = PebbleConfig(
-        labels=labels,
         per_session=20,
-        interact=800,
         segment_length=25,
-        unsupervised_steps=500,
+        selector="uniform",
         entropy_states=500,
         reward=RewardConfig(width=64, layers=2, epochs=60),
+        **config,
     )
     agent = PEBBLE(
         "MlpPolicy",
@@ -40,23 +39,24 @@ def teach(store, serve, labels, steps):
         Recorded(rater, store),
         config,
         learning_rate=2e-3,
-        learning_starts=300,
+        learning_starts=400,
         batch_size=128,
         gamma=0.97,
         policy_kwargs={"net_arch": [64, 64]},
         buffer_size=10_000,
-        seed=0,
+        target_update_interval=1,
+        seed=seed,
         device="cpu",
         ent_coef_learning_rate=2e-3,
     )
     with rater:
         agent.learn(steps)
-    assert len(server.requests) == len(list_calls(store)) == labels == len(store.preferences())
+    assert len(server.requests) == len(list_calls(store)) == config.labels == len(store.preferences())
     return agent
 
 
 def test_a_reward_model_learns_what_the_server_prefers(store, serve) -> None:
-    agent = teach(store, serve, labels=40, steps=1_700)
+    agent = teach(store, serve, 850, labels=40, interact=200, unsupervised_steps=200)
     fresh = agent.recorder.buffer.trajectories().sample(300, 25, np.random.default_rng(1))
     predicted = np.array([agent.reward_model.mean_reward(s.observations, s.actions).sum() for s in fresh])
     true = fresh.true_rewards.sum(1)
@@ -65,9 +65,13 @@ def test_a_reward_model_learns_what_the_server_prefers(store, serve) -> None:
 
 
 @pytest.mark.slow
-def test_the_server_teaches_pebble_a_task(store, serve) -> None:
-    agent = teach(store, serve, labels=60, steps=5_000)
-    learned = evaluate(agent, TASK, episodes=10, seed=0).mean_return
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_server_teaches_pebble_a_task(store, serve, seed) -> None:
+    """Random actions return about -1200 an episode, a pendulum that is swung up and held about -150."""
+    agent = teach(store, serve, 8_000, seed, labels=120, interact=800, unsupervised_steps=600)
+    learned = evaluate(agent, TASK, episodes=20, seed=0).mean_return
     env = prefenvs.make(TASK)
-    chance = evaluate(random_policy(env.action_space), TASK, episodes=10, seed=0).mean_return
-    assert learned > chance + 200, (learned, chance)
+    chance = evaluate(random_policy(env.action_space), TASK, episodes=20, seed=0).mean_return
+    print(f"seed {seed}: learned {learned:.0f}, by chance {chance:.0f}")
+    assert learned > chance + 400, (learned, chance)
