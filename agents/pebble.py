@@ -11,8 +11,9 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
 
+from agents.compiled import GraphedUpdate
 from agents.flat import FlatAdam
 from agents.learner import LearnerConfig, PreferenceLearner
 from agents.policies import PebblePolicy
@@ -35,6 +36,8 @@ class PebbleConfig(LearnerConfig):
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: float = 1e-5
     """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
+    cuda_graphs: bool = False
+    """On a CUDA device, replay each update as one recorded graph (agents.compiled); no effect on a CPU."""
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -97,6 +100,7 @@ class PEBBLE(PreferenceLearner, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.graphs = GraphedUpdate(self.device)
         if self.log_ent_coef is not None:
             self.ent_coef_optimizer = FlatAdam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
 
@@ -143,6 +147,8 @@ class PEBBLE(PreferenceLearner, SAC):
     def load_memory(self, folder: Path) -> None:
         """Read the replay buffer."""
         self.replay_buffer.restore(folder / "replay.npz")
+        # The weights and moments that were read with it lie elsewhere than those recorded.
+        self.graphs.forget()
 
     def _fill(self) -> None:
         """Give all transitions their learned reward."""
@@ -173,10 +179,22 @@ class PEBBLE(PreferenceLearner, SAC):
             batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None)
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            metrics = update(self, batch, update_target=self._n_updates % self.target_update_interval == 0)
+            metrics = self._take_step(batch)
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             for name, value in metrics.items():
                 self.logger.record(f"train/{name}", float(value))
+
+    def _take_step(self, batch: ReplayBufferSamples) -> dict[str, torch.Tensor]:
+        move_target = self._n_updates % self.target_update_interval == 0
+        if not self.config.cuda_graphs:
+            return update(self, batch, move_target)
+        # A critic that starts afresh has a new optimiser, whose moments lie elsewhere.
+        rate = self.lr_schedule(self._current_progress_remaining)
+        key = move_target, rate, id(self.critic.optimizer)
+        return self.graphs(lambda parts: update(self, ReplayBufferSamples(*parts), move_target), tuple(batch[:5]), key)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "graphs"]
