@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -89,6 +89,7 @@ class IQL(OfflineLearner[IQLConfig]):
     """
 
     name = "iql"
+    reward_scale = 1.0
     config_type: ClassVar[type[IQLConfig]] = IQLConfig
 
     def __init__(
@@ -146,6 +147,7 @@ class IQL(OfflineLearner[IQLConfig]):
             raise PrefenvsError("IQL needs one source of rewards: preferences, reward_model=... or rewards=...")
         if rewards.shape != (len(data.observations),):
             raise PrefenvsError(f"rewards have shape {rewards.shape}; the data set has {len(data.observations)} steps")
+        self.reward_scale = reward_scale(rewards, data.begins, self.config.reward_rule)
         rewards = transform_rewards(rewards, data.begins, data.ends, self.config.reward_rule, self.config.reward_shift)
         self.data.rewards = torch.from_numpy(rewards.astype(np.float32)).to(self.device)[self.data.rows]
 
@@ -192,12 +194,19 @@ class IQL(OfflineLearner[IQLConfig]):
         return float(np.mean(right)) if right else math.nan
 
     def value(self, observations: Array) -> Array:
-        """Return V(s), [...] float64, for observations [..., obs]; in units of the transformed reward."""
-        return self._measure(observations, None)
+        """Return V(s), [...] float64, for observations [..., obs], in units of the reward before its transformation.
+
+        The shift of rewards is taken off as that of an episode without end.
+        """
+        endless = self.config.reward_shift / (1.0 - self.config.discount) if self.config.reward_shift else 0.0
+        return (self._measure(observations, None) - endless) / self.reward_scale
 
     def advantage(self, observations: Array, actions: Array) -> Array:
-        """Return min Q(s, a) - V(s), [...] float64, so that a learner on true rewards can serve a rater of regret."""
-        return self._measure(observations, actions) - self._measure(observations, None)
+        """Return min Q(s, a) - V(s), [...] float64, in the units of `value`.
+
+        Together they let a learner on true rewards serve a rater of regret as its expert.
+        """
+        return (self._measure(observations, actions) - self._measure(observations, None)) / self.reward_scale
 
     @torch.no_grad()
     def _measure(self, observations: Array, actions: Array | None) -> Array:
@@ -217,6 +226,15 @@ class IQL(OfflineLearner[IQLConfig]):
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `save` writes, the scale of the rewards included."""
+        return super().state_dict() | {"reward_scale": self.reward_scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.reward_scale = float(state["reward_scale"])
+
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "value": self.value_network, "critics": self.critics, "targets": self.targets}
 
@@ -234,18 +252,24 @@ def advantage_weights(advantage: Tensor, inv_temperature: float, clip: float) ->
     return (inv_temperature * advantage).clamp_max(math.log(clip)).exp()
 
 
+def reward_scale(rewards: Array, begins: Array, rule: RewardRule) -> float:
+    """Return the factor on rewards [S] by the returns of their episodes; 1 where the rule is "none"."""
+    if rule == "none":
+        return 1.0
+    returns = np.add.reduceat(np.asarray(rewards, np.float64), begins)
+    lowest, highest = float(returns.min()), float(returns.max())
+    if not highest > lowest:
+        raise PrefenvsError(
+            f'all {len(begins)} episodes have the same return, {lowest:g}: set reward_rule="none" or check the labels'
+        )
+    return 1000.0 / (highest - lowest)
+
+
 def transform_rewards(rewards: Array, begins: Array, ends: Array, rule: RewardRule, shift: float = 0.0) -> Array:
     """Return rewards [S] scaled by the returns of the E episodes that they belong to, and shifted (see `IQLConfig`)."""
     rewards = np.asarray(rewards, np.float64)
-    if rule != "none":
-        returns = np.add.reduceat(rewards, begins)
-        lowest, highest = returns.min(), returns.max()
-        if not highest > lowest:
-            raise PrefenvsError(
-                f'all {len(ends)} episodes have the same return, {lowest:g}: set reward_rule="none" or check the labels'
-            )
-        if rule == "range_from_min":
-            lengths = ends - begins
-            rewards = rewards - np.repeat(lowest / lengths, lengths)
-        rewards = rewards * (1000.0 / (highest - lowest))
-    return rewards + shift
+    scale = reward_scale(rewards, begins, rule)
+    if rule == "range_from_min":
+        lengths = ends - begins
+        rewards = rewards - np.repeat(np.add.reduceat(rewards, begins).min() / lengths, lengths)
+    return rewards * scale + shift

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from prefenvs.trajectories import Trajectories
 if TYPE_CHECKING:
     from oracles.synthetic import SyntheticOracle
 
+RegretForm = Literal["advantage", "deterministic", "visited"]
+
 TRAINING, HELD_OUT = "training", "held-out"
 """Names under which the answers lie in the store of a run."""
 
@@ -31,7 +33,7 @@ class LabelSource:
 
     preferences: oracle[:teacher], regret:EXPERT[:teacher], a store, or a label file; see `TrainOffline`.
     labels: how many, None for all there are (500 from an oracle); segment_length: in steps, for oracles.
-    held_out: share of the episodes whose labels are kept for measuring.
+    held_out: share of the episodes whose labels are kept for measuring. form: of regret, see `oracles.RegretOracle`.
     """
 
     preferences: str
@@ -39,6 +41,7 @@ class LabelSource:
     segment_length: int | None
     held_out: float
     seed: int
+    form: RegretForm = "advantage"
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels < 1:
@@ -99,10 +102,10 @@ class LabelSource:
             values = IQL.load(Run.open(expert).checkpoint / "model.zip", device="cpu")
             if values.task != dataset.task:
                 raise PrefenvsError(f"{expert} is an expert of {values.task}, but the data are of {dataset.task}")
-            return RegretOracle(values, teacher, self.seed)
+            return RegretOracle(values, teacher, self.seed, form=self.form)
         from prefenvs.cli.critic import make_regret_oracle
 
-        return make_regret_oracle(find_task(dataset.task), expert, "advantage", teacher, self.seed)
+        return make_regret_oracle(find_task(dataset.task), expert, self.form, teacher, self.seed)
 
     def _read_given(self, dataset: OfflineDataset) -> list[Preference]:
         if "://" in self.preferences or Path(self.preferences).suffix in (".sqlite", ".db"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefenvs.cli import offline_labels
-from prefenvs.cli.offline_labels import LabelSource
+from prefenvs.cli.offline_labels import LabelSource, RegretForm
 from prefenvs.cli.train_reward import fit_image_reward, fit_reward
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
@@ -38,6 +38,11 @@ class TrainOffline:
 
     oracle: a simulated rater by partial return, made on the spot. regret: one by the advantages of an expert, a run
     folder of `train iql --true-reward`, `train pebble --true-reward` or `train dqn`, or a .zip of Stable-Baselines3.
+    """
+    regret_form: RegretForm = "advantage"
+    """Regret as the sum of advantages, telescoped by V (deterministic), or so without the last action (visited: CPL's).
+
+    The telescoped forms need V alone, which is learned sooner than the small differences that advantages are.
     """
     labels: int | None = None
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
@@ -146,7 +151,9 @@ class TrainOffline:
         return self._source().read(dataset)
 
     def _source(self) -> LabelSource:
-        return LabelSource(self.preferences, self.labels, self.segment_length, self.held_out, self.seed)
+        return LabelSource(
+            self.preferences, self.labels, self.segment_length, self.held_out, self.seed, self.regret_form
+        )
 
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None

@@ -154,3 +154,23 @@ def test_it_beats_cloning_on_mixed_data(source, make_dataset, prefer, play):
     # The best an episode can do is about -3.
     assert play(learner) > -6.0
     assert play(learner) > play(clone) + 4.0
+
+
+def test_values_are_in_units_of_the_given_rewards(make_dataset, tmp_path):
+    """A learner of true rewards serves a rater of regret; walking to the goal has less regret than walking away."""
+    dataset = make_dataset(episodes=60)
+    data = dataset.trajectories
+    config = IQLConfig(hidden=(32, 32), batch_size=128, learning_rate=3e-3, discount=0.9, target_rate=0.02)
+    learner = IQL(dataset, config=config, rewards=data.true_rewards, device="cpu").learn(800)
+    values = learner.value(data.observations)
+    # Standing at the goal is worth nothing, standing still at distance 1 is worth at least -1 / (1 - 0.9).
+    assert abs(learner.value(np.array([[1.0, 0.5]]))[0]) < 2.0
+    assert np.corrcoef(values, -np.abs(data.observations[:, 0] - 1.0))[0, 1] > 0.9
+    expert = IQL.load(learner.save(tmp_path / "expert"), device="cpu")
+    np.testing.assert_allclose(expert.value(data.observations), values, rtol=1e-5, atol=1e-5)
+    segments = data.sample(200, 5, np.random.default_rng(0))
+    advantages = expert.advantage(segments.observations, segments.actions)
+    assert advantages.shape == (200, 5)
+    towards = segments.actions[..., 0].sum(1) > 2
+    away = segments.actions[..., 0].sum(1) < -2
+    assert advantages[towards].mean() > advantages[away].mean()
