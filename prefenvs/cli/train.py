@@ -39,7 +39,7 @@ class TrainOptions:
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings (people), vlm, clip.
+    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings, vlm, clip.
 
     regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities. hybrid: two of
     these, --cheap and --costly.

@@ -72,13 +72,14 @@ def fitted() -> ImageRewardEnsemble:
 
 
 def test_convolutions_learn_from_frames(fitted: ImageRewardEnsemble) -> None:
-    """Chance is 0.5 on 60 unseen labels of other episodes; seeds 0 to 4 gave 0.92 to 1.0 when this was written."""
+    """Chance is 0.5 on 60 unseen labels of other episodes; five seeds gave 0.92 to 0.97."""
     assert accuracy(fitted, label(60, seed=1)) >= 0.8
     up, down = fitted.score(np.array([[0.0, 0.0], [np.pi, 0.0]]))
     assert up > down
 
 
 def test_a_frozen_encoder_learns_too_and_stays_frozen() -> None:
+    """Chance is 0.5 on 60 unseen labels; five seeds gave 0.80 to 0.97."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Tanh())
     before = [parameter.clone() for parameter in module.parameters()]

@@ -252,7 +252,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         CLIPReward(TASK, "open_clip:ViT-B-32@laion2b_s34b_b79k")
 
 
-def test_open_clip_agrees_with_itself(clip: Path, tmp_path: Path) -> None:
+def test_open_clip_agrees_with_itself(tmp_path: Path) -> None:
     open_clip: Any = pytest.importorskip("open_clip", reason="pip install open_clip_torch")
     small = {
         "embed_dim": 12,
