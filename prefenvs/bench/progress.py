@@ -24,9 +24,9 @@ class Progress:
         cells: Sequence[Cell],
         finished: Sequence[Cell],
         workers: int,
-        out: TextIO = sys.stderr,
+        out: TextIO | None = None,
     ) -> None:
-        self.folder, self.workers, self.out = folder, workers, out
+        self.folder, self.workers, self.out = folder, workers, out or sys.stderr
         self.waiting = {cell.name: cell for cell in cells}
         self.running: dict[str, tuple[Cell, float]] = {}
         self.total, self.done, self.failed = len(cells) + len(finished), len(finished), 0

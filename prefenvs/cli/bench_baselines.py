@@ -58,19 +58,27 @@ class Comparisons:
     """Seed."""
     episodes: int = 10
     """Episodes of the evaluation."""
+    initial_epoch_multiplier: float = 200.0
+    """How many times longer the reward net is trained on the first comparisons than on later ones."""
+    threads: int = 1
+    """PyTorch threads; small networks are slower with more."""
 
     def run(self) -> None:
         """Train, evaluate and write a run folder; an interrupted run starts anew, as imitation cannot resume."""
         check_packages()
-        from agents.imitation import train_preference_comparisons
+        import torch
+
+        from agents.imitation import ComparisonsConfig, train_preference_comparisons
 
         if self.oracle != "oracle":
             raise PrefenvsError(f"imitation's preference comparisons know the rater 'oracle' only, not {self.oracle!r}")
         task = find_task(self.task)
+        torch.set_num_threads(self.threads)
         run = Run.create(self.folder, "bench comparisons", asdict(self) | {"folder": str(self.folder)})
         begin = time.time()
+        config = ComparisonsConfig(initial_epoch_multiplier=self.initial_epoch_multiplier)
         result = train_preference_comparisons(
-            task.id, self.steps, self.labels, self.seed, folder=run.path("log"), make_agent=None
+            task.id, self.steps, self.labels, self.seed, config, folder=run.path("log")
         )
         steps = int(result.metrics["env_steps"])
         record = {"algorithm": "imitation preference comparisons", "metrics": result.metrics}

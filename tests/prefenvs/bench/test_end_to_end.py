@@ -1,0 +1,91 @@
+"""The whole road with our own command line: a suite of one's own, real learners, a table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefenvs.bench import find_suite
+from prefenvs.bench.folder import BenchFolder
+from prefenvs.bench.results import read_results
+from prefenvs.cli import main
+
+
+def test_from_a_suite_of_ones_own_to_a_report(tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    line = ["bench", "run", "own_parts:TINY", "--folder", str(folder.folder), "--workers", "2", "--min-free-gb", "0"]
+    main(line)
+    first = capsys.readouterr().err
+    assert "all 3 cells have finished" in first
+    results = read_results(folder.folder / "results.parquet")
+    pebble = results.frame[results.frame["method"] == "pebble-min"]
+    assert list(pebble["steps"]) == [0, 100, 200, 260]
+    assert pebble["labels"].iloc[-1] == 8
+    assert json.loads(pebble["config"].iloc[0])["aggregate"] == "min"
+    assert pebble["learned_return"].notna().any()
+    assert 0 <= pebble["accuracy"].iloc[-1] <= 1
+    assert 0 <= pebble["starc"].iloc[-1] <= 1
+    # Evaluations are by the true return of the task of one's own: at most 0 in 20 steps, and not a constant.
+    assert (results.finished["mean_return"] < 0).all()
+    outcomes = [folder.outcome(cell) for cell in find_suite("own_parts:TINY").cells()]
+    assert all(outcome.peak_gb > 0.05 and outcome.cpu_seconds > 0 for outcome in outcomes)
+    main(line)
+    assert "3 finished already" in capsys.readouterr().err
+    assert [folder.outcome(cell) for cell in find_suite("own_parts:TINY").cells()] == outcomes
+    main(["bench", "table", str(folder.folder / "results.parquet"), "--out", str(tmp_path / "report")])
+    told = capsys.readouterr().out
+    assert "PEBBLE, worst case of the ensemble (8 labels)" in told
+    assert "A single seed" in told
+    assert (tmp_path / "report" / "report.html").stat().st_size > 50_000
+
+
+def test_a_choice_of_cells_and_a_dry_run(tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "bench"
+    line = ["bench", "run", "smoke", "--folder", str(folder), "--methods", "pebble", "--seeds", "1", "--dry-run"]
+    main(line)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "train pebble --task Reacher-v5 --seed 1" in lines[0]
+    assert "bench measure" in lines[1]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["run", "smoek"], "unknown suite 'smoek'. Did you mean smoke"),
+        (["run", "smoke", "--methods", "iql"], "no cell of the suite has method 'iql'"),
+        (["run", "own_parts:GOOD", "--workers", "-1"], "--workers must be at least 1, got -1"),
+        (["run", "own_parts:GOOD", "--min-free-gb", "1e9"], "GB left, less than 1e+09"),
+        (["table", "nothing-here"], "nothing-here holds no benchmark"),
+        (["measure", "nothing-here"], "nothing-here is not a run folder"),
+    ],
+)
+def test_bad_input_is_one_line(
+    line: list[str], message: str, tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if line[0] == "run":
+        line = [*line, "--folder", str(tmp_path / "bench")]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", *line])
+    assert end.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("prefenvs: ")
+    assert message in last
+
+
+def test_baselines_write_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "random", "--task", "Pendulum-v1", "--folder", str(tmp_path / "random"), "--episodes", "2"])
+    summary = json.loads((tmp_path / "random" / "summary.json").read_text())
+    assert summary["last"]["mean_return"] < -200
+    pytest.importorskip("imitation")
+    folder = tmp_path / "comparisons"
+    line = ["bench", "comparisons", "--task", "Pendulum-v1", "--folder", str(folder), "--episodes", "1"]
+    main([*line, "--steps", "100", "--labels", "10", "--initial-epoch-multiplier", "1"])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["labels"] == 10
+    assert summary["last"]["mean_return"] < -100
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*line[:5], str(tmp_path / "noisy"), "--oracle", "noisy"])
+    assert "know the rater 'oracle' only" in capsys.readouterr().err
