@@ -33,7 +33,7 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
     def draw(axes: Axes, task: str) -> None:
         measure = scores.suite["measures"][task]
         for entry in scores.entries:
-            runs = _runs(frame, entry, task)
+            runs = _runs(scores, frame, entry, task)
             if not runs:
                 continue
             colour = _colour(scores, entry)
@@ -47,7 +47,7 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
             dashed = "--" if scores.method(entry)["upper_bound"] else "-"
             axes.plot(x, mean, color=colour, linestyle=dashed, linewidth=1.8, label=scores.label(entry))
         unit = "environment steps" if by == "steps" else "labels"
-        offline = any(scores.method(entry)["offline"] for entry in scores.entries if _runs(frame, entry, task))
+        offline = any(scores.method(entry)["offline"] for entry in scores.entries if _runs(scores, frame, entry, task))
         axes.set_xlabel("gradient steps" if offline and by == "steps" else unit)
         axes.set_ylabel("success" if measure == "success" else measure.replace("mean_return", "true return"))
 
@@ -165,10 +165,10 @@ def _colour(scores: Scores, entry: Entry) -> str:
     return COLOURS[scores.entries.index(entry) % len(COLOURS)]
 
 
-def _runs(frame: pd.DataFrame, entry: Entry, task: str) -> list[pd.DataFrame]:
-    chosen = (frame["task"] == task) & (frame["method"] == entry.method)
-    chosen &= (frame["oracle"] == entry.oracle) & (frame["budget"] == entry.budget)
-    return [run.sort_values("steps") for _, run in frame[chosen].groupby("seed")]
+def _runs(scores: Scores, frame: pd.DataFrame, entry: Entry, task: str) -> list[pd.DataFrame]:
+    cells = scores.of(entry, task).index
+    chosen = frame[frame["cell"].isin(cells)]
+    return [run.sort_values("steps") for _, run in chosen.groupby("seed")]
 
 
 def _mean_curve(runs: list[pd.DataFrame], by: str, measure: str) -> tuple[Array, Array]:

@@ -21,11 +21,14 @@ FLOOR = "random"
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A row of a table: a method with a rater and a budget."""
+    """A row of a table: a method with a rater and a budget.
+
+    level: 0 for a task's smallest budget, 1 for the next one, ..., since tasks differ in how many labels they need.
+    """
 
     method: str
     oracle: str
-    budget: int
+    level: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +51,15 @@ class Scores:
     def entries(self) -> list[Entry]:
         """Methods, with rater and budget, in the suite's order; upper bounds and random actions last."""
         frame = self.results.frame
-        triples = zip(frame["method"], frame["oracle"], frame["budget"], strict=True)
-        found = dict.fromkeys(Entry(method, oracle, int(budget)) for method, oracle, budget in triples)
+        triples = zip(frame["method"], frame["oracle"], self.levels, strict=True)
+        found = dict.fromkeys(Entry(method, oracle, int(level)) for method, oracle, level in triples)
         return sorted(found, key=lambda entry: (entry.method == FLOOR, self.method(entry)["upper_bound"]))
+
+    @cached_property
+    def levels(self) -> pd.Series[int]:
+        """Each row's budget as its rank among those of the same task, method and rater."""
+        budgets = self.results.frame.groupby(["task", "method", "oracle"], sort=False)["budget"]
+        return budgets.rank(method="dense").astype(int) - 1
 
     def method(self, entry: Entry) -> dict[str, Any]:
         """Title, upper, upper_bound, asks and offline of an entry's method."""
@@ -63,8 +72,11 @@ class Scores:
         if not self.method(entry)["asks"]:
             return title
         oracles = {other.oracle for other in self.entries if self.method(other)["asks"]}
-        teacher = f", {entry.oracle}" if len(oracles) > 1 else ""
-        return f"{title} ({entry.budget:,} labels{teacher})"
+        # Where the rater is an expert made with the data, its folder tells nothing.
+        teacher = f", {entry.oracle.partition(':{data}')[0]}" if len(oracles) > 1 else ""
+        budgets = sorted({int(budget) for budget in self.of(entry)["budget"]})
+        labels = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
+        return f"{title} ({labels} labels{teacher})"
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -75,7 +87,7 @@ class Scores:
         first); final and best are NaN for cells that have not finished.
         """
         frame = self.results.frame
-        last = frame.groupby("cell", sort=False).tail(1).set_index("cell").copy()
+        last = frame.assign(level=self.levels).groupby("cell", sort=False).tail(1).set_index("cell")
         last["measure"] = [self.suite["measures"][task] for task in last["task"]]
         values = np.array(
             [frame[measure].to_numpy()[i] for i, measure in enumerate(frame["task"].map(self.suite["measures"]))]
@@ -104,7 +116,7 @@ class Scores:
         """Return the cells of an entry, on one task or all."""
         cells = self.cells
         chosen = (cells["method"] == entry.method) & (cells["oracle"] == entry.oracle)
-        chosen &= cells["budget"] == entry.budget
+        chosen &= cells["level"] == entry.level
         return cells[chosen if task is None else chosen & (cells["task"] == task)]
 
     def runs(self, entry: Entry, task: str, column: str = "final") -> Array:

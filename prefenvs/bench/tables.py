@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = "missing"
+NOT_ASKED = "–"
+"""Stands where the suite has no such cell."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def score_table(scores: Scores, resamples: int = 2_000) -> Table:
         "The last evaluation of each run, never the best. Interquartile mean over seeds [95% stratified bootstrap "
         "interval], and how many seeds there are where not all have finished. Normalised: 0 is random actions, 1 the "
         "agent of the same stack on the true reward. An aggregate takes as many seeds as all its tasks have, and names "
-        "the number of tasks where some are missing.",
+        "the number of tasks where it has not all of them. A dash: no such cell in the suite.",
     )
 
 
@@ -202,7 +204,7 @@ def long_csv(scores: Scores, resamples: int = 2_000) -> str:
             if not len(cells):
                 continue
             estimate = _estimate(values, resamples)
-            row = (entry.method, scores.method(entry)["title"], entry.oracle, entry.budget, task)
+            row = (entry.method, scores.method(entry)["title"], entry.oracle, int(cells["budget"].iloc[0]), task)
             figures = (
                 *estimate,
                 values.mean() if len(values) else math.nan,
@@ -232,7 +234,7 @@ def show(value: float, measure: str) -> str:
 def _score(scores: Scores, entry: Entry, task: str, resamples: int) -> str:
     cells, values = scores.of(entry, task), scores.runs(entry, task)
     if not len(cells):
-        return "not in the suite"
+        return NOT_ASKED
     if not len(values):
         return MISSING
     text = _interval(_estimate(values, resamples), scores.suite["measures"][task])
@@ -282,5 +284,5 @@ def _latex(text: str) -> str:
 
 
 def _html_cell(text: str) -> str:
-    css = ' class="missing"' if text.startswith((MISSING, "not in")) else ""
+    css = ' class="missing"' if text.startswith(MISSING) else ""
     return f"<td{css}>{html.escape(text)}</td>"

@@ -4,6 +4,7 @@ import csv
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from rliable import library, metrics
 
 from prefenvs.bench import tables
+from prefenvs.bench.results import Results
 from prefenvs.bench.scores import Entry, Scores
 from prefenvs.bench.statistics import (
     interquartile_mean,
@@ -22,7 +24,7 @@ from prefenvs.errors import PrefenvsError
 
 from .synthetic import full, make_results
 
-GOOD, POOR, UPPER = Entry("good", "oracle", 100), Entry("poor", "oracle", 100), Entry("upper", "none", 0)
+GOOD, POOR, UPPER = Entry("good", "oracle", 0), Entry("poor", "oracle", 0), Entry("upper", "none", 0)
 
 
 @given(arrays.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.floats(-1e3, 1e3)))
@@ -133,6 +135,18 @@ def test_tables_are_written_for_every_reader() -> None:
     assert float(line["iqm"]) == pytest.approx(np.sort(values)[1:3].mean(), rel=1e-4)
     assert float(line["mean"]) == pytest.approx(values.mean(), rel=1e-4)
     assert (line["seeds"], line["expected"], line["labels"]) == ("4", "4", "100")
+
+
+def test_tasks_with_budgets_of_their_own_share_a_row() -> None:
+    results = full()
+    more = results.frame[results.frame["method"] == "good"].copy()
+    more["cell"] += "-more"
+    more["budget"] = 1_000.0
+    results.frame.loc[(results.frame["method"] == "good") & (results.frame["task"] == "push"), "budget"] = 400.0
+    scores = Scores(Results(pd.concat([results.frame, more], ignore_index=True), results.suite))
+    good = [entry for entry in scores.entries if entry.method == "good"]
+    assert [scores.label(entry) for entry in good] == ["Good (100 to 400 labels)", "Good (1,000 labels)"]
+    assert [len(scores.of(entry)) for entry in good] == [8, 8]
 
 
 def test_costs_and_rewards() -> None:
