@@ -37,7 +37,10 @@ class ClipOptions:
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> ClipOptions:
         """Return the options that a run's record holds, whose tuples JSON has made lists."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+        }
+        return cls(**options)
 
     def make(self, task: Task, capacity: int = 0, device: str = "auto") -> CLIPReward:
         """Return the reward; `capacity`: frames kept for states that are looked at again."""

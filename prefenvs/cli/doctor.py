@@ -20,6 +20,7 @@ EXTRAS = {
     "pygame": "classic",
     "psycopg": "postgres",
     "openai": "vlm",
+    "transformers": "clip",
 }
 
 

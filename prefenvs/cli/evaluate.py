@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from prefenvs.evaluate import Evaluation, evaluate
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
+from prefenvs.tasks import has_reward
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Evaluate:
             print(json.dumps(figures))
             return
         print(f"{figures['task']}, {figures['episodes']} episodes, evaluation seed {self.seed}")
+        if not has_reward(figures["task"]):
+            print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
+            return
         print(f"true return: {figures['mean_return']:.1f} +- {figures['std_return']:.1f} (std over episodes), "
               f"{figures['min_return']:.1f} to {figures['max_return']:.1f}")  # fmt: skip
         if figures["success"] is not None:

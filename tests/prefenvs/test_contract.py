@@ -27,6 +27,7 @@ RENDERED = {
     "AdroitHandPen-v1",
     "FrankaKitchen-v1",
     "Delivery-v0",
+    "humanoid-kneel-v0",
 }
 
 
