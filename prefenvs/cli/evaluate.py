@@ -46,7 +46,7 @@ class Evaluate:
             print(json.dumps(figures))
             return
         print(f"{figures['task']}, {figures['episodes']} episodes, evaluation seed {self.seed}")
-        if not has_reward(figures["task"]):
+        if not has_reward(record["task"]):
             print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
             return
         print(f"true return: {figures['mean_return']:.1f} +- {figures['std_return']:.1f} (std over episodes), "
