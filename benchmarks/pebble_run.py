@@ -94,18 +94,23 @@ class PlainPEBBLE(PEBBLE):
         buffer.sample = lambda *_, **__: batch._replace(rewards=rewards)  # type: ignore[method-assign]
 
 
-def seconds_by_chunk(kind: type[PEBBLE], task_id: str, steps: int, chunk: int) -> Iterator[float]:
-    """Train step by step and yield the seconds that each chunk of environment steps took."""
+def make_agent(kind: type[PEBBLE], task_id: str, steps: int) -> PEBBLE:
+    """Return an agent with the small preset's settings, its stages fitted to a run of `steps`."""
     task = find_task(task_id)
     settings = pebble_settings(task, "small")
-    config = dataclasses.replace(
-        settings.config, unsupervised_steps=min(settings.config.unsupervised_steps, steps // 5), interact=steps // 5
-    )
+    exploration = min(settings.config.unsupervised_steps, steps // 5)
+    config = dataclasses.replace(settings.config, unsupervised_steps=exploration, interact=steps // 5)
     sac = settings.sac | {"buffer_size": steps, "learning_starts": min(1_000, steps // 10)}
     rater = PartialReturnOracle("oracle", seed=0)
     agent = kind("MlpPolicy", make_envs(task.id, 1, 0), rater, config, seed=0, device="auto", **sac)
     agent.set_logger(configure(None, []))
     agent.start_feedback(steps)
+    return agent
+
+
+def seconds_by_chunk(kind: type[PEBBLE], task_id: str, steps: int, chunk: int) -> Iterator[float]:
+    """Train chunk by chunk and yield the seconds that each took."""
+    agent = make_agent(kind, task_id, steps)
     for _ in range(steps // chunk):
         begin = time.perf_counter()
         agent.learn(chunk, reset_num_timesteps=False)

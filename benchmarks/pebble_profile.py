@@ -1,0 +1,142 @@
+"""Where the processor time of a PEBBLE run goes, part by part, beside that of the plain way, and the floor of it.
+
+The parts are timed by the processor time of the training thread, each without what it calls of the others. The floor
+of a gradient step is the operations of its matrix products over the rate of one 1024 x 1024 product; nothing that
+multiplies those matrices in float32 can be faster. `pebble_run` says what the plain way is.
+
+Run: python benchmarks/pebble_profile.py [--task metaworld-door-close-v3] [--steps 4000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pebble_run
+import torch
+from interleaved import machine
+from pebble_run import PlainPEBBLE, make_agent
+from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents import PEBBLE, pebble
+from agents.exploration import StateEntropy
+from agents.feedback import Feedback
+from agents.learner import PreferenceLearner
+from agents.products import products
+from agents.replay import RelabelBuffer
+
+# Part of the run, and the functions whose time it is made of.
+PARTS: list[tuple[str, Any, str]] = [
+    ("gradient steps", pebble, "update"),
+    ("gradient steps", SAC, "train"),
+    ("batches", RelabelBuffer, "draw"),
+    ("batches", RelabelBuffer, "_get_samples"),
+    ("state entropy", StateEntropy, "__call__"),
+    ("state entropy", pebble_run, "distances_by_differences"),
+    ("actions", PEBBLE, "_sample_action"),
+    ("actions", PlainPEBBLE, "_sample_action"),
+    ("environment", DummyVecEnv, "step_wait"),
+    ("rewards", PreferenceLearner, "learned_reward"),
+    ("rewards", PlainPEBBLE, "learned_reward"),
+    ("queries and fits", Feedback, "hold"),
+]
+
+
+class Clock:
+    """Adds up seconds by part; what a part spends in another one counts for the other."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._inner = [0.0]
+
+    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, timed."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.thread_time()
+            self._inner.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = time.thread_time() - begin
+                self.seconds[part] += spent - self._inner.pop()
+                self._inner[-1] += spent
+
+        return timed
+
+
+def profile(kind: type[PEBBLE], task_id: str, steps: int) -> tuple[Counter[str], float, int]:
+    """Train and return seconds by part, in all, and the number of gradient steps."""
+    agent, clock = make_agent(kind, task_id, steps), Clock()
+    patches = [mock.patch.object(owner, name, clock.wrap(part, vars(owner)[name])) for part, owner, name in PARTS]
+    for patch in patches:
+        patch.start()
+    begin = time.thread_time()
+    agent.learn(steps)
+    total = time.thread_time() - begin
+    for patch in patches:
+        patch.stop()
+    clock.seconds["the rest"] = total - sum(clock.seconds.values())
+    return clock.seconds, total, agent._n_updates
+
+
+def operations(agent: PEBBLE) -> int:
+    """Floating point operations of the matrix products of one gradient step."""
+
+    def weights(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters() if p.dim() == 2)
+
+    def inner(module: torch.nn.Module) -> int:
+        """The weights through which a gradient goes on to what is before: all but the first layer's."""
+        return weights(module) - next(p.numel() for p in module.parameters() if p.dim() == 2)
+
+    critic, actor = agent.critic, agent.actor
+    one = critic.q_networks[0]
+    # Target and online critics forward, their gradients by weights and inner layers, then by the action.
+    passes = 3 * weights(critic) + weights(critic) + agent.critic.n_critics * inner(one) + weights(critic)
+    # The actor twice forward, and its gradient by weights and inner layers.
+    passes += 2 * weights(actor) + weights(actor) + inner(actor)
+    return 2 * agent.batch_size * passes
+
+
+def product_rate() -> float:
+    """Operations a second in a product of 1024 x 1024 matrices, the best of several."""
+    x, w = torch.randn(2, 1024, 1024)
+    seconds = []
+    for _ in range(20):
+        begin = time.thread_time()
+        x @ w
+        seconds.append(time.thread_time() - begin)
+    return 2 * 1024**3 / min(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="metaworld-door-close-v3")
+    parser.add_argument("--steps", type=int, default=4_000)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(machine())
+    plain, before, _ = profile(PlainPEBBLE, args.task, args.steps)
+    ours, after, count = profile(PEBBLE, args.task, args.steps)
+    print("| part | plain way, ms a step | prefenvs, ms a step | share of prefenvs |\n|---|---:|---:|---:|")
+    for part in sorted(plain | ours, key=lambda name: -plain[name]):
+        share = ours[part] / after
+        print(f"| {part} | {1e3 * plain[part] / args.steps:.2f} | {1e3 * ours[part] / args.steps:.2f} | {share:.0%} |")
+    print(f"| in all | {1e3 * before / args.steps:.2f} | {1e3 * after / args.steps:.2f} | 100% |")
+    work = operations(make_agent(PEBBLE, args.task, args.steps))
+    default = product_rate()
+    with products():
+        fast = product_rate()
+    print(f"a gradient step: {work / 1e6:.0f} million operations, {1e3 * ours['gradient steps'] / count:.2f} ms;")
+    print(f"its floor: {1e3 * work / fast:.2f} ms at {fast / 1e9:.0f} GFLOP/s,", end=" ")
+    print(f"{1e3 * work / default:.2f} ms at the {default / 1e9:.0f} GFLOP/s of PyTorch's default kernels")
+
+
+if __name__ == "__main__":
+    main()
