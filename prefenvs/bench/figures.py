@@ -29,6 +29,12 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
     """
     frame = scores.results.finished
     tasks = [task for task in scores.tasks if (frame["task"] == task).any()]
+    if by == "labels":
+        # Learners from fixed data have all their labels from the beginning.
+        asking = [
+            entry for entry in scores.entries if scores.method(entry)["asks"] and not scores.method(entry)["offline"]
+        ]
+        tasks = [task for task in tasks if any(_runs(scores, frame, entry, task) for entry in asking)]
 
     def draw(axes: Axes, task: str) -> None:
         measure = scores.suite["measures"][task]

@@ -94,6 +94,8 @@ class _Program:
 
     def __init__(self, line: Sequence[str], place: Place) -> None:
         environment = {**os.environ, **place.environment}
+        # Ray's workers block SIGINT, which a program would inherit and then never hear.
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with place.log.open("ab") as output:
             try:
                 self.process = subprocess.Popen(
@@ -107,6 +109,8 @@ class _Program:
                 )
             except OSError as error:
                 raise PrefenvsError(f"{line[0]!r} cannot be started: {error.strerror}") from None
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self.process.pid
         self.watched = psutil.Process(self.pid)
         place.pid_file.write_text(f"{self.pid} {self.watched.create_time()}")

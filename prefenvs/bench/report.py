@@ -99,10 +99,9 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
         "hacking": "True return (blue, left) and learned return (orange, right) of the same evaluation episodes. "
         "They have to rise together; where the learned return rises and the true one falls, the reward is hacked.",
     }
-    asks = any(scores.method(entry)["asks"] and not scores.method(entry)["offline"] for entry in scores.entries)
     drawn = {
         "curves_by_steps": figures.learning_curves(scores, "steps"),
-        "curves_by_labels": figures.learning_curves(scores, "labels") if asks else None,
+        "curves_by_labels": figures.learning_curves(scores, "labels"),
         "profiles": figures.performance_profiles(scores),
         "hacking": figures.hacking_curves(scores),
     }

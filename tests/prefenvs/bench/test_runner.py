@@ -1,13 +1,18 @@
 """Cells under limits: what crashes, hangs or hogs is told, retried or ended, and hurts no other cell."""
 
 import os
+import signal
 import time
+from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
 
 from prefenvs.bench import Limits, find_suite
 from prefenvs.bench.folder import BenchFolder, DiskFull
+from prefenvs.bench.process import Stop
+from prefenvs.bench.runner import Plan, run_cell
 from prefenvs.errors import PrefenvsError
 
 from .conftest import Bench
@@ -27,7 +32,6 @@ def test_cells_finish_and_leave_their_provenance(bench: Bench) -> None:
         assert outcomes[cell.name].provenance["versions"]["numpy"]
         assert outcomes[cell.name].provenance["threads"] == 1
         assert outcomes[cell.name].seconds > 0
-        assert outcomes[cell.name].peak_gb > 0.001
         assert f"--seed {cell.seed}" in outcomes[cell.name].lines[0]
     assert bench.text.getvalue().count("finished") == len(cells)
 
@@ -67,7 +71,10 @@ def test_a_cell_over_its_time_limit_is_ended_with_its_children(bench: Bench) -> 
     assert outcome.status == "failed"
     assert outcome.error.startswith("over its time limit of 1 s")
     child = int((bench.folder.cell(cell) / "child.txt").read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert len(bench.starts(cell)) == 1
 
 
@@ -143,6 +150,26 @@ def test_a_program_left_behind_is_ended_before_its_cell_starts_again(bench: Benc
     # A number that has been given to another program since is left alone.
     (bench.folder.cell(cell) / "process.txt").write_text(f"{os.getpid()} 1.0")
     bench.run([cell])
+
+
+def test_a_program_hears_ctrl_c_even_where_its_starter_does_not(bench: Bench) -> None:
+    (cell,) = cells_of("PATIENT", seeds=(0,))
+    stop, outcomes = Stop(), []
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        outcomes.append(run_cell(cell, Plan(bench.folder.folder, Path.cwd(), min_free_gb=0.0), stop))
+
+    thread = Thread(target=work)
+    thread.start()
+    while not (bench.folder.cell(cell) / "ready").exists():
+        time.sleep(0.05)
+    begin = time.monotonic()
+    stop.set()
+    thread.join()
+    assert time.monotonic() - begin < 20
+    assert outcomes[0].status == "stopped"
+    assert (bench.folder.run(cell) / "checkpoint" / "state.json").exists()
 
 
 def test_another_runner_and_other_definitions_are_refused(bench: Bench) -> None:
