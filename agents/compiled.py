@@ -1,7 +1,7 @@
 """Updates as CUDA graphs: all kernels of one update launched at once, where launching them rules the time.
 
-On a CPU there is nothing to gain: kernels start when they are called, and `torch.compile` made SAC's update no faster
-there. So elsewhere than on a CUDA device the function given runs as it is.
+On a CPU there is nothing to gain: kernels start when they are called, and `torch.compile` made the critics' passes no
+faster there. So elsewhere than on a CUDA device the function given runs as it is.
 """
 
 from __future__ import annotations
