@@ -19,7 +19,7 @@ from prefenvs.tasks import find_task
 def test_a_suite_names_methods_and_tasks_that_exist(suite: Suite) -> None:
     cells = suite.cells()
     assert len({cell.name for cell in cells}) == len(cells) > 1
-    methods = {cell.method: find_method(cell.method) for cell in cells}
+    methods = {name: find_method(name) for name in {cell.method for cell in cells}}
     present = {(cell.method, cell.problem) for cell in cells}
     for cell in cells:
         find_task(cell.task)
