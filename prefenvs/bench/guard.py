@@ -35,8 +35,9 @@ class Verdict:
 def make_bands(results: Results) -> dict[str, Any]:
     """Return the bands of a finished benchmark: mean score, its lowest and highest acceptable values, and what made it.
 
-    A band reaches from the mean by the larger of SPREADS standard deviations over seeds and SLACK of its distance from
-    random actions. Raises a PrefenvsError if a cell has not finished.
+    A run's score is the mean of its evaluations but the first, which is steadier than the last one alone. A band
+    reaches from the mean over seeds by the larger of SPREADS standard deviations and SLACK of its distance from random
+    actions; it is blind where that takes it down to them. Raises a PrefenvsError if a cell has not finished.
     """
     scores = Scores(results)
     unfinished = scores.cells.index[scores.cells["status"] != "finished"]
@@ -52,6 +53,7 @@ def make_bands(results: Results) -> dict[str, Any]:
             "low": round(mean - room, 4),
             "high": round(mean + room, 4),
             "seeds": len(values),
+            "blind": bool(mean - room <= floor),
             "measure": scores.suite["measures"][task],
         }
     first = results.finished.iloc[0]
@@ -102,11 +104,14 @@ def write_bands(bands: Mapping[str, Any], path: Path) -> None:
 
 
 def _means(scores: Scores) -> dict[str, tuple[Any, float]]:
-    """Final scores over seeds, and the mean score of random actions, by "method on task"."""
+    """Each seed's score, and the mean score of random actions, by "method on task"."""
     found = {}
+    frame = scores.results.finished
     for entry in scores.entries:
         for task in scores.tasks:
-            values = scores.runs(entry, task)
+            runs = frame[frame["cell"].isin(scores.of(entry, task).index)].groupby("cell", sort=False)
+            measure = scores.suite["measures"][task]
+            values = np.array([run[measure].to_numpy(float)[1:].mean() for _, run in runs if len(run) > 1])
             if len(values) and scores.method(entry)["upper"]:
                 found[f"{entry.method} on {task}"] = (values, scores.ends(task, entry.method)[0])
     return found

@@ -54,11 +54,11 @@ def _mixed(task: str, mix: tuple[str, ...], steps: int = 6_000) -> Data:
     )
 
 
-def _offline(task: str, labels: int, seeds: tuple[int, ...]) -> Grid:
+def _offline(task: str, labels: int, seeds: tuple[int, ...], methods: tuple[str, ...], oracle: str = REGRET) -> Grid:
     return Grid(
-        methods=("random", "bc", "bc-10", "cpl", "iql", "iql-true-reward"),
+        methods=methods,
         tasks=(task,),
-        oracles=(REGRET,),
+        oracles=(oracle,),
         labels=(labels,),
         seeds=seeds,
         options=IQL_SMALL,
@@ -107,6 +107,8 @@ BPREF = Suite(
     published="bpref",
 )
 
+CLONERS = ("bc", "bc-10", "cpl")
+OFFLINE_TASKS = ("metaworld-drawer-open-v3", "metaworld-button-press-v3", "metaworld-plate-slide-v3")
 CPU = Suite(
     "cpu",
     "What two processors do in an hour: PEBBLE with three readings of its ensemble, and learners from fixed data.",
@@ -125,9 +127,8 @@ CPU = Suite(
             options=REACHER,
             limits=HOUR,
         ),
-        _offline("metaworld-drawer-open-v3", 1_000, (0, 1, 2)),
-        _offline("metaworld-button-press-v3", 1_000, (0, 1, 2)),
-        _offline("metaworld-plate-slide-v3", 1_000, (0, 1, 2)),
+        *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql", "iql-true-reward")) for task in OFFLINE_TASKS),
+        *(_offline(task, 1_000, (0, 1, 2), ("iql",), "oracle") for task in OFFLINE_TASKS),
     ),
     reduced=(
         "15,000 to 40,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 500,000, "
@@ -247,7 +248,8 @@ GUARD = Suite(
             options=REACHER | {"evaluate_every": 15_000},
             limits=HOUR,
         ),
-        _offline("metaworld-button-press-v3", 1_000, (0, 1)),
+        _offline("metaworld-button-press-v3", 1_000, (0, 1), ("random", *CLONERS, "iql-true-reward")),
+        _offline("metaworld-button-press-v3", 1_000, (0, 1), ("iql",), "oracle"),
     ),
     reduced="As the suite cpu, two seeds.",
 )

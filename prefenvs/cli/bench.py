@@ -201,8 +201,11 @@ class BenchGuard:
         results = collect(self.folder)
         path = self.bands or BANDS
         if self.update:
-            write_bands(make_bands(results), path)
+            bands = make_bands(results)
+            write_bands(bands, path)
             print(f"bands written: {path}")
+            for name in [name for name, band in bands["bands"].items() if band["blind"]]:
+                print(f"blind: the band of {name} reaches random actions; more seeds or evaluations would narrow it")
             return
         verdicts = compare(results, read_bands(path))
         for verdict in verdicts:
