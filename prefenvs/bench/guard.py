@@ -57,7 +57,8 @@ def make_bands(results: Results) -> dict[str, Any]:
             "measure": scores.suite["measures"][task],
         }
     first = results.finished.iloc[0]
-    made = {"commit": first["commit"], "processor": first["processor"], "versions": json.loads(first["versions"])}
+    commits = sorted(results.finished["commit"].unique())
+    made = {"commit": " and ".join(commits), "processor": first["processor"], "versions": json.loads(first["versions"])}
     return {"suite": results.suite["name"], "made": made, "bands": bands}
 
 
