@@ -67,7 +67,7 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
         return None
     highest = max(float(scores.matrix(entry, scores.scored_tasks(entry)).max()) for entry in entries)
     thresholds = np.linspace(0.0, max(1.1, min(highest, 2.0) * 1.05), 101)
-    figure, axes = _figure(1, 1, (7.0, 4.0))
+    figure, axes = _figure(1, 1, (8.5, 4.5))
     for entry in entries:
         tasks = scores.scored_tasks(entry)
         share, low, high = performance_profile(scores.matrix(entry, tasks), thresholds, resamples)
@@ -77,7 +77,7 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
         if not np.isnan(low).any():
             axes[0].fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
     axes[0].set(xlabel="normalised score", ylabel="share of runs above", ylim=(-0.02, 1.02))
-    axes[0].legend(frameon=False, fontsize=8, loc="best")
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
     return figure
 
 

@@ -119,7 +119,7 @@ def improvement_table(scores: Scores, resamples: int = 500) -> Table:
         for second in entries:
             common = [task for task in scores.scored_tasks(first) if task in scores.scored_tasks(second)]
             if first == second or not common:
-                texts.append("" if first == second else MISSING)
+                texts.append("" if first == second else NOT_ASKED)
                 continue
             ours, theirs = (scores.matrix(entry, common) for entry in (first, second))
             texts.append(_interval(probability_of_improvement(ours, theirs, resamples), "share"))
@@ -128,7 +128,7 @@ def improvement_table(scores: Scores, resamples: int = 500) -> Table:
         "Probability of improvement",
         ("row beats column", *(scores.label(entry) for entry in entries)),
         tuple(rows),
-        "Over the tasks that both have, by normalised score [95% interval]; ties count one half.",
+        "Over the tasks that both have, by normalised score [95% interval]; ties count one half. A dash: no common task.",
     )
 
 
