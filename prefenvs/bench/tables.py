@@ -128,7 +128,7 @@ def improvement_table(scores: Scores, resamples: int = 500) -> Table:
         "Probability of improvement",
         ("row beats column", *(scores.label(entry) for entry in entries)),
         tuple(rows),
-        "Over the tasks that both have, by normalised score [95% interval]; ties count one half. A dash: no common task.",
+        "Over the tasks that both have, by normalised score [95% interval]; ties count one half; dash: no common task.",
     )
 
 
