@@ -32,7 +32,7 @@ def iql_settings(dataset: str, task: str, learned: bool = True, preset: Preset =
     elif any(part in names for part in ADROIT):
         config = IQLConfig(inv_temperature=0.5, dropout=0.1, reward_rule="range" if learned else "none")
     if preset == "small":
-        config, steps = dataclasses.replace(config, hidden=(256, 256), learning_rate=1e-3), 20_000
+        config, steps = dataclasses.replace(config, hidden=(128, 128), learning_rate=1e-3, target_rate=0.01), 20_000
         config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, width=128))
     return config, steps
 
@@ -52,7 +52,13 @@ def cpl_settings(
     total = steps or (20_000 if preset == "small" else 500_000)
     shares: dict[str, Any] = {"pretrain_updates": total * 2 // 5, "warmup_updates": total // 50}
     if preset == "small":
-        small: dict[str, Any] = {"hidden": (256, 256), "learning_rate": 1e-3, "batch_size": 16, "pretrain_batch": 256}
+        small: dict[str, Any] = {
+            "hidden": (128, 128),
+            "learning_rate": 3e-4,
+            "batch_size": 16,
+            "pretrain_batch": 256,
+            "dropout": 0.1,
+        }
         return dataclasses.replace(config, **shares, **small), total
     return dataclasses.replace(config, **shares), total
 
@@ -60,7 +66,7 @@ def cpl_settings(
 def bc_settings(task: str, preset: Preset = "published") -> tuple[BCConfig, int]:
     """Return settings of behaviour cloning, and gradient steps: IQL's actor, or CPL's cloning stage on Meta-World."""
     if preset == "small":
-        return BCConfig(loss="mse", learning_rate=1e-3), 20_000
+        return BCConfig(loss="mse", hidden=(128, 128), learning_rate=1e-3), 20_000
     if task.startswith("metaworld-"):
         # One batch of the published stage holds 2 * 96 segments of 64 steps.
         network: dict[str, Any] = {"hidden": (512, 512), "dropout": 0.25}
