@@ -2,11 +2,11 @@
 
     python benchmarks/learning/offline.py [--seeds 3] [--workers 2] [--folder runs/offline-learning]
 
-For each task: `prefenvs collect` makes data of scripted policies with little and with much noise; one IQL run on true
-rewards serves as the expert whose values make the regret labels; then `prefenvs train` runs once for each learner and
-seed. What is finished is skipped, what was interrupted is resumed. Printed is the table of docs/offline.md: the final
-policy's success and true return on evaluation seeds that training never used, never the best of a run, with 95%
-intervals by stratified bootstrap.
+For each task `prefenvs collect` makes data of scripted policies with little and with much noise, and one IQL run on
+true rewards serves as the expert whose values make the regret labels. Then `prefenvs train` runs once for each learner
+and seed. What is finished is skipped, what was interrupted is resumed. Printed is the table of docs/offline.md: the
+final policy's success and true return on evaluation seeds that training never used, never the best of a run, with 95%
+intervals by bootstrap, stratified by task in the last column.
 """
 
 from __future__ import annotations
