@@ -26,7 +26,9 @@ from prefenvs.bench.statistics import interquartile_means, probability_of_improv
 from prefenvs.datasets.offline import load_dataset
 from prefenvs.runs import Run
 
-TASKS = ("metaworld-drawer-open-v3", "metaworld-window-open-v3", "metaworld-door-open-v3")
+TASKS = tuple(
+    f"metaworld-{task}-v3" for task in ("button-press", "door-open", "drawer-open", "plate-slide", "window-open")
+)
 MIX = "scripted:0.3=10 scripted:0.5:0.85=90"
 COMMON = "--preset small --normalise-observations True --evaluate-every 1000000 --episodes 10 --no-progress"
 REGRET = "--preferences regret:{expert} --regret-form visited --segment-length 64 --labels 1000"
