@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from agents.image_data import FrameTable, check_states
 from agents.image_nets import ConvEnsemble, HeadEnsemble
 from agents.reward_data import assign_sides
 from agents.reward_loss import ABSENT, is_correct, is_decided, preference_loss
+from prefenvs.closing import Closing
 from prefenvs.envs.frames import FrameCache
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
@@ -34,7 +34,7 @@ __all__ = ["ImageRewardConfig", "ImageRewardEnsemble"]
 FORMAT = "prefenvs-image-reward-1"
 
 
-class ImageRewardEnsemble:
+class ImageRewardEnsemble(Closing):
     """M networks r_m(frame) whose sums over the frames of a segment predict which segment is preferred.
 
     Frames are rendered when they are needed, from the states that segments and trajectories carry, by the task's
@@ -266,11 +266,3 @@ class ImageRewardEnsemble:
     def close(self) -> None:
         """Free the renderer."""
         self.frames.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prefenvs.clip_models import TextImageModel, load_clip
+from prefenvs.closing import Closing
 from prefenvs.envs.frames import FrameCache
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
@@ -35,7 +35,7 @@ def projected_reward(images: Tensor, goal: Tensor, baseline: Tensor, alpha: floa
     return 1.0 - 0.5 * apart.square().sum(-1)
 
 
-class CLIPReward:
+class CLIPReward(Closing):
     """A reward of a task's states without labels: rendered, embedded, and compared with prompts (VLM-RM).
 
     Each prompt's vector has length 1; goal and baseline are the means of theirs, not scaled again, as released.
@@ -104,11 +104,3 @@ class CLIPReward:
     def close(self) -> None:
         """Free the renderer."""
         self.frames.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from oracles.calibration import Share
 from oracles.routed import AFTER, AUDIT, Case, HybridConfig, Routed
 from oracles.routing import LearnedRouter, Quota, describe_queries, measure_disagreement, measure_uncertainty
+from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import RewardModel
@@ -20,7 +20,7 @@ from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories
 
 
-class HybridOracle(Oracle):
+class HybridOracle(Oracle, Closing):
     """Put each query to the cheap rater or the costly one, and keep a record of who answered and why.
 
     Where both answer, the costly rater's answer counts, a skip included. `log` tells by query id what became of each,
@@ -171,14 +171,6 @@ class HybridOracle(Oracle):
         """Close the raters that can be closed."""
         for rater in (self.cheap, self.costly):
             getattr(rater, "close", lambda: None)()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of both raters, of the routing, the log, and who still owes which answer, fit for JSON.

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
+from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Segment
 from videos.recorder import Recorder
@@ -66,7 +66,7 @@ class Look:
 DEFAULT_LOOK = Look()
 
 
-class ClipCache:
+class ClipCache(Closing):
     """A folder of clips by content: the same segment with the same look is rendered once, whoever asks, and for good.
 
     A clip lies at FOLDER/LOOK/HASH.mp4 and appears there only when it is complete, so any number of processes may share
@@ -151,14 +151,6 @@ class ClipCache:
             for recorder in self._recorders.values():
                 recorder.close()
             self._recorders.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _recorder(self, segment: Segment) -> Recorder:
         kind = segment.task, segment.states is None

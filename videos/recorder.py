@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import repeat
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from tqdm import tqdm
 
+from prefenvs.closing import Closing
 from prefenvs.envs.rendering import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
@@ -30,7 +29,7 @@ CHUNK = 16
 PAUSE = 0.5
 
 
-class Recorder:
+class Recorder(Closing):
     """Make the clips of one task that raters, language models and authors look at.
 
     A clip shows what the simulator's states say, rendered now; nothing needs to be rendered while an agent trains. By
@@ -193,14 +192,6 @@ class Recorder:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _pictures(self, segment: Segment, steps: Array) -> Iterator[Array]:
         """Yield the frames of a segment at the given steps; each step is rendered once, however often it is shown."""

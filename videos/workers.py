@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
+from prefenvs.closing import Closing
 from prefenvs.envs.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Segment
@@ -39,7 +39,7 @@ class _Job:
     started: bool = False
 
 
-class ClipPool:
+class ClipPool(Closing):
     """Worker processes that make the clips of a cache, each with an OpenGL context of its own.
 
     `submit` returns at once; a clip that is there already is never made again, and one that is asked for twice is made
@@ -105,14 +105,6 @@ class ClipPool:
                 future.cancel()
         for thread in self._threads if wait else ():
             thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self) -> None:
         if self._threads:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.store import Store
 from videos import ClipCache, ClipPool, Look
@@ -17,7 +17,7 @@ MOST_WORKERS = 4
 """Default at most: a person looks at two clips in a few seconds, and a worker makes that many in one."""
 
 
-class Clips:
+class Clips(Closing):
     """Files of segments by hash, each made once: `path` says when it is there, `prefetch` has it made beforehand.
 
     A segment without simulator states is drawn as curves of its observations. What a page waits for comes before what
@@ -79,11 +79,3 @@ class Clips:
         """End the workers after the clips that are being made; a second call does nothing."""
         self.pool.close()
         self.cache.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

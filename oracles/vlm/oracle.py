@@ -10,8 +10,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from oracles.vlm.checking import check_server
 from oracles.vlm.client import import_openai
@@ -21,6 +20,7 @@ from oracles.vlm.rating import Rating
 from oracles.vlm.records import Records
 from oracles.vlm.verdicts import Judgement
 from oracles.vlm.worker import Trouble, Worker
+from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.store import Spending, Store
@@ -29,7 +29,7 @@ from prefenvs.tasks import Task, find_task
 POLL_SECONDS = 0.05
 
 
-class VLMOracle(Oracle):
+class VLMOracle(Oracle, Closing):
     """Let a model compare pictures of two segments for the task's sentence (RL-VLM-F, Wang et al. 2024).
 
     `ask` returns at once and the model is called from a thread of its own; `collect` returns what has been answered.
@@ -153,14 +153,6 @@ class VLMOracle(Oracle):
             worker = self._worker
         if worker is not None:
             worker.close(patience)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self) -> Worker:
         with self._lock:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
+from prefenvs.closing import Closing
 from prefenvs.envs.rendering import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
@@ -25,7 +24,7 @@ def state_keys(states: Array, scenes: Array | None = None) -> list[bytes]:
     ]
 
 
-class FrameCache:
+class FrameCache(Closing):
     """Frames of a task's states at one size; what has been rendered is kept as uint8, the oldest is dropped first.
 
     A frame depends on state and scene alone, so their hash is its name. The renderer is made when first needed. Close
@@ -87,11 +86,3 @@ class FrameCache:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

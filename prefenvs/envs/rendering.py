@@ -6,12 +6,12 @@ import os
 import sys
 import threading
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from prefenvs.closing import Closing
 from prefenvs.envs.adapters import make_source
 from prefenvs.envs.gl import gl_backend
 from prefenvs.envs.states import mujoco_model, write_scene
@@ -20,7 +20,7 @@ from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 
 
-class Renderer:
+class Renderer(Closing):
     """Turn states of a task into frames, the same ones whoever asks and in whatever order.
 
     A frame depends on state and scene alone: MuJoCo tasks are painted from `mj_setState` and `mj_forward` in a copy of
@@ -85,14 +85,6 @@ class Renderer:
     def close(self) -> None:
         """Free what the renderer holds; a second call does nothing."""
         self._painter.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _set_scene(self, scene: Array | None) -> None:
         if not self.task.scene:

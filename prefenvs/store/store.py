@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
@@ -57,7 +57,7 @@ class Stats:
     last_time: float | None
 
 
-class Store:
+class Store(Closing):
     """Queries, segments and an append-only log of label events; any number of processes may read and write at once.
 
     Whatever `add_queries`, `add_preferences`, `add_events` and `undo` have returned from is on the disk and survives a
@@ -76,14 +76,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<{describe(self._url)}>"
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections; the store opens new ones if it is used again."""
