@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -70,7 +71,7 @@ class SegmentRewardConfig:
 C = TypeVar("C", bound=SegmentRewardConfig)
 
 
-class SegmentReward(Generic[C]):
+class SegmentReward(ABC, Generic[C]):
     """A reward learned from preferences between segments, of one member: `prefenvs.protocols.RewardModel`.
 
     A step's reward may depend on the steps before it, so the last leading axis of what `predict` gets is time, and
@@ -101,17 +102,17 @@ class SegmentReward(Generic[C]):
         """Steps that a reward looks at, its own included: as many as the longest segment fitted to has."""
         self._sides: dict[str, bool] = {}
 
+    @abstractmethod
     def _build(self) -> nn.Module:
         """Return the network."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_rewards(self, inputs: Tensor, last: bool = False) -> Tensor:
         """Return rewards [B, T] of steps [B, T, obs + act], each from its own and earlier steps; [B, 1] if `last`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score_segments(self, inputs: Tensor, inside: Tensor | None) -> Tensor:
         """Return each segment's score [B] for steps [B, T, obs + act], of which those `inside` [B, T] exist."""
-        raise NotImplementedError
 
     def losses(self, inputs: Tensor, inside: Tensor | None, present: Tensor | None, targets: Tensor) -> Tensor:
         """Return the loss [B] of queries [B, K, T, obs + act]; see `QueryTable.steps` for `inside` and `present`."""

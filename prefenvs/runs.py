@@ -61,6 +61,14 @@ class Run:
             raise PrefenvsError(f"{folder} is not a run folder: it holds no run.json")
         return cls(folder)
 
+    @classmethod
+    def resume(cls, folder: Path, command: str) -> Run:
+        """Open a run folder that has to be a run of this command."""
+        run = cls.open(folder)
+        if run.record["command"] != command:
+            raise PrefenvsError(f"{folder} is a run of `prefenvs {run.record['command']}`; resume it with that command")
+        return run
+
     @property
     def record(self) -> dict[str, Any]:
         """What `create` wrote down."""

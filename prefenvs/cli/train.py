@@ -100,8 +100,7 @@ class TrainOptions:
         """Train, or continue to train, and print the returns before and after."""
         check_packages()
         if self.resume is not None:
-            run = Run.open(self.resume)
-            self._check_command(run)
+            run = Run.resume(self.resume, f"train {self.algorithm}")
             now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
             now["hybrid"] = HybridOptions(**run.config.get("hybrid", {}))
             now["clip"] = ClipOptions.read(run.config.get("clip", {}))
@@ -203,11 +202,6 @@ class TrainOptions:
         if not self.task:
             raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
         return find_task(self.task)
-
-    def _check_command(self, run: Run) -> None:
-        command = run.record["command"]
-        if command != f"train {self.algorithm}":
-            raise PrefenvsError(f"{run.folder} is a run of `prefenvs {command}`; resume it with that command")
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,7 @@ class TrainClip:
         """Train, or continue to train, and print the CLIP return before and after."""
         check_packages()
         if self.resume is not None:
-            run = Run.open(self.resume)
-            if run.record["command"] != "train clip":
-                raise PrefenvsError(f"{run.folder} is a run of `prefenvs {run.record['command']}`; resume it with that")
+            run = Run.resume(self.resume, "train clip")
             config = run.config
             now = {"folder": run.folder, "progress": self.progress, "clip": ClipOptions.read(config["clip"])}
             options = dataclasses.replace(self, **config | now)

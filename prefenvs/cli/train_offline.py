@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainOffline:
+class TrainOffline(ABC):
     """What every learner from fixed data is told; settings that are not given are the published ones."""
 
     algorithm: ClassVar[str]
@@ -77,10 +78,7 @@ class TrainOffline:
         """Train, or continue to train, and print the returns before and after."""
         check_packages()
         if self.resume is not None:
-            run = Run.open(self.resume)
-            command = run.record["command"]
-            if command != f"train {self.algorithm}":
-                raise PrefenvsError(f"{run.folder} is a run of `prefenvs {command}`; resume it with that command")
+            run = Run.resume(self.resume, f"train {self.algorithm}")
             options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
             options._train(options._load(), run)
             return
@@ -155,13 +153,13 @@ class TrainOffline:
             self.preferences, self.labels, self.segment_length, self.held_out, self.seed, self.regret_form
         )
 
+    @abstractmethod
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None
     ) -> tuple[OfflineLearner[Any], int]:
         """Return the learner and how many gradient steps it is to make."""
-        raise NotImplementedError
 
-    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
+    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:  # noqa: B027 - most have nothing to keep
         """Put beside the run what `_make_learner` needs when the run is resumed."""
 
     def _override(self, config: Any, **given: Any) -> Any:
