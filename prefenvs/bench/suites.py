@@ -27,13 +27,15 @@ IQL_SMALL: dict[str, Option] = {
     "normalise_observations": "True",
     "steps": 6_000,
     "segment_length": 64,
-    "evaluate_every": 2_000,
+    "regret_form": "visited",
+    "evaluate_every": 3_000,
+    "episodes": 20,
 }
 REGRET = "regret:{data}/expert"
 """Labels by the advantages of an agent that learned from the true rewards of the same data, made with them."""
 
 
-def _mixed(task: str, mix: tuple[str, ...], steps: int = 6_000) -> Data:
+def _mixed(task: str, mix: tuple[str, ...], steps: int = 8_000) -> Data:
     """Episodes of scripted policies with noise and of random actions, and an expert of them for labels by regret."""
     episodes = ("--task", task, "--dataset", "{data}/episodes", "--preset", "small", "--seed", "100")
     learning = (
@@ -63,7 +65,7 @@ def _offline(task: str, labels: int, seeds: tuple[int, ...], methods: tuple[str,
         seeds=seeds,
         options=IQL_SMALL,
         dataset="{data}/episodes",
-        data=_mixed(task, ("scripted:0.3=10", "scripted:0.5:0.7=30", "random=60")),
+        data=_mixed(task, ("scripted:0.3=10", "scripted:0.5:0.85=90")),
         limits=HOUR,
     )
 
@@ -108,26 +110,30 @@ BPREF = Suite(
 )
 
 CLONERS = ("bc", "bc-10", "cpl")
-OFFLINE_TASKS = ("metaworld-drawer-open-v3", "metaworld-button-press-v3", "metaworld-plate-slide-v3")
+OFFLINE_TASKS = tuple(
+    f"metaworld-{task}-v3" for task in ("button-press", "drawer-open", "faucet-open", "handle-press", "window-open")
+)
+PROXIMAL = ("imitation-pc", "prefppo", "prefppo-true-reward")
 CPU = Suite(
     "cpu",
-    "What two processors do in an hour: PEBBLE with three readings of its ensemble, and learners from fixed data.",
+    "What two processors do in an hour and a half: PEBBLE with three readings of its ensemble, learners with PPO, and "
+    "learners from fixed data.",
     (
         Grid(
-            ("random", *ENSEMBLES, "pebble-true-reward"),
+            ("random", *ENSEMBLES, "pebble-true-reward", *PROXIMAL),
             ("metaworld-door-close-v3",),
             labels=(1_000,),
             options=DOOR_CLOSE,
             limits=HOUR,
         ),
         Grid(
-            ("random", *ENSEMBLES, "pebble-true-reward"),
+            ("random", *ENSEMBLES, "pebble-true-reward", *PROXIMAL),
             ("Reacher-v5",),
             labels=(500,),
             options=REACHER,
             limits=HOUR,
         ),
-        *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql", "iql-true-reward")) for task in OFFLINE_TASKS),
+        *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql-true-reward")) for task in OFFLINE_TASKS),
         *(_offline(task, 1_000, (0, 1, 2), ("iql",), "oracle") for task in OFFLINE_TASKS),
     ),
     reduced=(
@@ -245,13 +251,13 @@ GUARD = Suite(
             ("Reacher-v5",),
             labels=(500,),
             seeds=(0, 1),
-            options=REACHER | {"evaluate_every": 15_000},
+            options=REACHER,
             limits=HOUR,
         ),
-        _offline("metaworld-button-press-v3", 1_000, (0, 1), ("random", *CLONERS, "iql-true-reward")),
-        _offline("metaworld-button-press-v3", 1_000, (0, 1), ("iql",), "oracle"),
+        _offline("metaworld-drawer-open-v3", 1_000, (0, 1), ("random", *CLONERS, "iql-true-reward")),
+        _offline("metaworld-drawer-open-v3", 1_000, (0, 1), ("iql",), "oracle"),
     ),
-    reduced="As the suite cpu, two seeds.",
+    reduced="Cells of the suite cpu, two seeds.",
 )
 
 SUITES = (SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
