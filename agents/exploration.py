@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from agents.products import round_rows
 from prefenvs.segments import Array
 
 # Candidates compared in one product: few enough for its result, B x 4096 numbers, to stay in a CPU's cache.
@@ -16,25 +17,27 @@ GROUP = 16
 
 
 class Candidates(NamedTuple):
-    """N states to compare with: their differences to a centre [N, d], those squared and summed [N], the centre [d].
+    """States to compare with: their differences to a centre [N, d], those squared and summed [N], the centre [d].
 
     Around a centre near their mean the norms are small, and less of the product in `nearest_distances` cancels out.
+    The first `size` rows are states; the others fill up (see `round_rows`), with infinite norms.
     """
 
     centred: torch.Tensor
     norms: torch.Tensor
     centre: torch.Tensor
+    size: int
 
     @classmethod
     def of(cls, states: torch.Tensor) -> Candidates:
         """Make candidates of states [N, d]."""
         centre = states.mean(0)
         centred = states - centre
-        return cls(centred, centred.square().sum(1), centre)
+        return cls(centred, centred.square().sum(1), centre, len(states))
 
     def select(self, rows: torch.Tensor) -> Candidates:
         """Return the candidates at `rows` [n]."""
-        return Candidates(self.centred[rows], self.norms[rows], self.centre)
+        return Candidates(self.centred[rows], self.norms[rows], self.centre, len(rows))
 
 
 def nearest_distances(states: torch.Tensor, others: torch.Tensor | Candidates, k: int) -> torch.Tensor:
@@ -45,7 +48,7 @@ def nearest_distances(states: torch.Tensor, others: torch.Tensor | Candidates, k
     """
     if isinstance(others, torch.Tensor):
         others = Candidates.of(others)
-    keep = min(k + 1, len(others.centred))
+    keep = min(k + 1, others.size)
     centred = states - others.centre
     values = torch.empty(len(states), 0, device=states.device, dtype=states.dtype)
     indices = torch.empty(len(states), 0, device=states.device, dtype=torch.int64)
@@ -80,7 +83,7 @@ class SeenStates:
     """The states of a replay buffer as candidates on the learner's device, brought up to date row by row."""
 
     def __init__(self) -> None:
-        self._rows = Candidates(torch.empty(0, 0), torch.empty(0), torch.empty(0))
+        self._rows = Candidates(torch.empty(0, 0), torch.empty(0), torch.empty(0), 0)
         self._added = 0
 
     def update(self, ring: Array, added: int, device: torch.device) -> Candidates:
@@ -92,10 +95,11 @@ class SeenStates:
         if held > len(self._rows.centred) or new >= held:
             # Room for as many again, around a new centre: each state is copied a few times in all.
             states = torch.from_numpy(ring[:held]).to(device, torch.float32)
-            room = torch.empty(min(2 * held, len(ring)) - held, *states.shape[1:], device=device)
+            room = torch.zeros(round_rows(min(2 * held, len(ring))) - held, *states.shape[1:], device=device)
             fresh = Candidates.of(states)
+            unused = torch.full_like(room[:, 0], torch.inf)
             self._rows = Candidates(
-                torch.cat([fresh.centred, room]), torch.cat([fresh.norms, room[:, 0]]), fresh.centre
+                torch.cat([fresh.centred, room]), torch.cat([fresh.norms, unused]), fresh.centre, held
             )
         elif new:
             rows = np.arange(self._added, added) % len(ring)
@@ -104,7 +108,8 @@ class SeenStates:
             self._rows.centred[index] = centred
             self._rows.norms[index] = centred.square().sum(1)
         self._added = added
-        return Candidates(self._rows.centred[:held], self._rows.norms[:held], self._rows.centre)
+        end = round_rows(held)
+        return Candidates(self._rows.centred[:end], self._rows.norms[:end], self._rows.centre, held)
 
 
 class RunningStd:
@@ -137,9 +142,8 @@ class StateEntropy:
         """Return intrinsic rewards [B] for states [B, obs] against the states seen [N, obs]."""
         if isinstance(seen, torch.Tensor):
             seen = Candidates.of(seen)
-        count = len(seen.centred)
-        if self.max_states is not None and count > self.max_states:
-            draw = torch.randint(count, (self.max_states,), generator=self._generator)
+        if self.max_states is not None and seen.size > self.max_states:
+            draw = torch.randint(seen.size, (self.max_states,), generator=self._generator)
             seen = seen.select(draw.to(states.device))
         distances = nearest_distances(states, seen, self.k)
         return distances / max(self.std.update(distances), 1e-8)

@@ -55,6 +55,16 @@ def products(precision: ProductPrecision = "float32") -> Iterator[None]:
         yield
 
 
+def round_rows(rows: int) -> int:
+    """Return a number of rows, larger by at most a quarter or 15, such that few different ones occur.
+
+    oneDNN compiles and keeps a kernel for each shape of operands: some milliseconds and a megabyte or two. So where the
+    number of rows changes all the time, padding them is quicker, and keeps memory from growing.
+    """
+    step = max(1 << max(rows.bit_length() - 3, 0), 16)
+    return -(-rows // step) * step
+
+
 @contextmanager
 def _allowed(bfloat16: bool) -> Iterator[None]:
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

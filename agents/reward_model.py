@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from agents.networks import EnsembleMLP
+from agents.products import round_rows
 from agents.reward_config import RewardConfig
 from agents.reward_training import RewardTrainer, rows_per_chunk
 from agents.surf import SurfConfig
@@ -169,5 +170,6 @@ class RewardEnsemble:
         step = rows_per_chunk(self.device)
         for start in range(0, len(flat[0]), step):
             rows = slice(start, min(start + step, len(flat[0])))
-            x = np.concatenate([part[rows] for part in flat], axis=1, dtype=np.float32)
-            yield rows, self.forward(torch.from_numpy(x).to(self.device))
+            x = np.zeros((round_rows(rows.stop - start), flat[0].shape[1] + flat[1].shape[1]), np.float32)
+            np.concatenate([part[rows] for part in flat], axis=1, out=x[: rows.stop - start], casting="same_kind")
+            yield rows, self.forward(torch.from_numpy(x).to(self.device))[:, : rows.stop - start]

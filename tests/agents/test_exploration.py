@@ -45,8 +45,14 @@ def test_states_taken_in_step_by_step_are_those_of_the_buffer(parts: list[int], 
         ring[np.arange(added, added + part) % 40] = rng.normal(size=(part, 3)) + 10.0
         added += part
         seen = cache.update(ring, added, torch.device("cpu"))
-        np.testing.assert_allclose(seen.centred + seen.centre, ring[: min(added, 40)], atol=1e-5)
-        np.testing.assert_allclose(seen.norms, seen.centred.square().sum(1), rtol=1e-4)
+        held = min(added, 40)
+        assert seen.size == held
+        np.testing.assert_allclose(seen.centred[:held] + seen.centre, ring[:held], atol=1e-5)
+        np.testing.assert_allclose(seen.norms[:held], seen.centred[:held].square().sum(1), rtol=1e-4)
+        assert torch.isinf(seen.norms[held:]).all()
+        states = torch.from_numpy(ring[:1])
+        expected = nearest_distances(states, torch.from_numpy(ring[:held]), 3)
+        torch.testing.assert_close(nearest_distances(states, seen, 3), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_far_from_the_origin_distances_stay_exact() -> None:

@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.sac.policies import SACPolicy
@@ -14,7 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from agents.critics import StackedCritic
 from agents.flat import FlatAdam, FlatParameters
 from agents.policies import LOG_STD_MAX, LOG_STD_MIN, PebblePolicy
-from agents.products import onednn_is_exact, products
+from agents.products import onednn_is_exact, products, round_rows
 from agents.sac import squashed_sample, update
 
 
@@ -222,3 +224,12 @@ def test_reset_critic_forgets_weights_and_optimiser_but_not_the_actor() -> None:
         torch.equal(a, b) for a, b in zip(agent.critic.parameters(), agent.critic_target.parameters(), strict=True)
     )
     assert all(torch.equal(a, b) for a, b in zip(actor, agent.actor.parameters(), strict=True))
+
+
+@given(st.integers(1, 200_000))
+def test_few_numbers_of_rows_occur(rows: int) -> None:
+    """Each costs oneDNN a kernel; none is more than a quarter, or 15, above what it stands for."""
+    rounded = round_rows(rows)
+    assert rows <= rounded <= rows + max(rows // 4, 15)
+    assert rounded == round_rows(rounded)
+    assert len({round_rows(n) for n in range(1, 4_097)}) < 35
