@@ -19,8 +19,8 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 class TanhActor(nn.Module):
     """mean(s) = tanh(MLP(s)) in [-1, 1]^act, and for a Gaussian one log-std for each action, the same in all states.
 
-    Dropout follows every hidden layer, and draws from the generator that a call is given; without one it is off. Its
-    rate is rounded to a multiple of 1/256, so that one random byte decides about a unit.
+    Dropout follows every hidden layer where a call is told which units to drop (`draw_dropped`), and is off otherwise.
+    Its rate is rounded to a multiple of 1/256, so that one random byte decides about a unit.
     """
 
     def __init__(
@@ -37,31 +37,37 @@ class TanhActor(nn.Module):
         sizes = [observation_size, *hidden, action_size]
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
         self.log_std = nn.Parameter(torch.zeros(action_size)) if gaussian else None
-        self.dropped = round(256 * dropout)
+        self.hidden, self.dropped = tuple(hidden), round(256 * dropout)
         if orthogonal:
             initialise(self.layers)
 
-    def forward(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean action [..., act] for observations [..., obs]."""
+    def draw_dropped(self, leading: Sequence[int], generator: torch.Generator) -> list[Tensor]:
+        """Draw which units of each hidden layer to drop for observations [*leading, obs]: bool [*leading, width]."""
+        if not self.dropped:
+            return []
+        return [random_bytes(torch.Size((*leading, width)), generator) < self.dropped for width in self.hidden]
+
+    def forward(self, observations: Tensor, dropped: Sequence[Tensor] = ()) -> Tensor:
+        """Return the mean action [..., act] for observations [..., obs]; `dropped`: what `draw_dropped` returned."""
         x = observations
-        for layer in self.layers[:-1]:
+        for i, layer in enumerate(self.layers[:-1]):
             assert isinstance(layer, nn.Linear)
-            if not self.dropped or generator is None:
+            if not dropped:
                 x = torch.relu(layer(x))
                 continue
             # relu(c x) = c relu(x) for c > 0: scaling the layer is cheaper than scaling its output.
             scale = 256.0 / (256.0 - self.dropped)
             x = functional.linear(x, layer.weight * scale, layer.bias * scale)
-            x = _MaskedReLU.apply(x, random_bytes(x.shape, generator) < self.dropped)  # type: ignore[no-untyped-call]
+            x = _MaskedReLU.apply(x, dropped[i])  # type: ignore[no-untyped-call]
         mean: Tensor = torch.tanh(self.layers[-1](x))
         return mean
 
-    def log_prob(self, observations: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def log_prob(self, observations: Tensor, actions: Tensor, dropped: Sequence[Tensor] = ()) -> Tensor:
         """Return log pi(a | s), [...]; a deterministic actor gives -|mean(s) - a|^2 in its place, summed over actions.
 
         That is a Gaussian of fixed standard deviation without its constants and its factor 1/2.
         """
-        error: Tensor = self(observations, generator) - actions
+        error: Tensor = self(observations, dropped) - actions
         if self.log_std is None:
             return -error.square().sum(-1)
         log_std = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -94,12 +100,17 @@ def random_bytes(shape: torch.Size, generator: torch.Generator) -> Tensor:
 class _MaskedReLU(torch.autograd.Function):
     """max(x, 0) where not dropped, else 0; the output alone tells where gradients pass."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropped: Tensor) -> Tensor:
+    def forward(x: Tensor, dropped: Tensor) -> Tensor:
         """Return the masked activation [...]; `dropped` is bool [...]."""
-        output = x.clamp_min(0.0).masked_fill_(dropped, 0.0)
+        return x.clamp_min(0.0).masked_fill_(dropped, 0.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keep the activation for the backward pass."""
         ctx.save_for_backward(output)
-        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

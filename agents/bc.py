@@ -15,8 +15,9 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from agents.actors import TanhActor, make_adam
-from agents.offline import OfflineConfig, OfflineLearner
+from agents.offline import OfflineConfig
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows
+from agents.one_loss import Drawn, OneLossLearner
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -54,7 +55,7 @@ class BCConfig(OfflineConfig):
                 raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
 
 
-class BC(OfflineLearner[BCConfig]):
+class BC(OneLossLearner[BCConfig]):
     """Behaviour cloning; the losses are -log pi(a | s), or |pi(s) - a|^2 summed over actions, means over the batch.
 
     With `best_share` below 1 only the best segments by preference are cloned (the top share of Chen et al. 2021 with
@@ -130,25 +131,22 @@ class BC(OfflineLearner[BCConfig]):
         self.labels = len(pairs)
         return rate_segments(pairs, self.config.best_by)
 
-    def _update(self) -> dict[str, Tensor]:
+    def _draw(self) -> Drawn:
         assert self.data is not None
         chosen = torch.randint(len(self.rows), (self.config.batch_size,), device=self.device, generator=self.generator)
         rows = self.rows[chosen]
-        log_probs = self.actor.log_prob(self.data.observations[rows], self.data.actions[rows], self.generator)
-        loss = -log_probs.mean()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        return {"bc_loss": loss.detach()}
+        dropped = self.actor.draw_dropped(rows.shape, self.generator)
+        return {"observations": self.data.observations[rows], "actions": self.data.actions[rows], "dropped": dropped}
+
+    def _loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = -self.actor.log_prob(**drawn).mean()
+        return loss, {"bc_loss": loss}
 
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def choose_best(strengths: Array, share: float, seed: int = 0) -> Array:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from agents.actors import TanhActor, make_adam
 from agents.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_scores
-from agents.offline import OfflineConfig, OfflineLearner
+from agents.offline import OfflineConfig
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
+from agents.one_loss import Drawn, OneLossLearner
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -76,7 +77,7 @@ class CPLConfig(OfflineConfig):
             raise PrefenvsError("pretrain_updates and warmup_updates must be at least 0")
 
 
-class CPL(OfflineLearner[CPLConfig]):
+class CPL(OneLossLearner[CPLConfig]):
     """Contrastive preference learning (Hejna et al. 2024, "Contrastive Preference Learning").
 
     A segment's score is g = sum_t discount^t alpha log pi(a_t | s_t), and the loss of a pair is
@@ -138,42 +139,60 @@ class CPL(OfflineLearner[CPLConfig]):
                 "are to be made: train for longer or lower pretrain_updates"
             )
 
-    def _update(self) -> dict[str, Tensor]:
+    def _before_update(self) -> None:
         c = self.config
         since = self.num_timesteps - c.pretrain_updates
         if since == 0:
             self._end_pretraining()
-        if since < 0:
-            loss = self._cloning_loss()
-            figures = {"bc_loss": loss}
-        else:
+        if since >= 0:
             rise = min(1.0, (since + 1) / c.warmup_updates) if c.warmup_updates else 1.0
             self.optimiser.param_groups[0]["lr"] = c.learning_rate * c.rate_factor * rise
-            loss, figures = self._contrastive_loss()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        return {name: figure.detach() for name, figure in figures.items()}
 
-    def _cloning_loss(self) -> Tensor:
+    @property
+    def _cloning(self) -> bool:
+        """Whether the next update belongs to the cloning stage."""
+        return self.num_timesteps < self.config.pretrain_updates
+
+    def _draw(self) -> Drawn:
+        """Draw single steps [B] or segments: pairs of them [B, 2, T], of a ranking [2 B, T].
+
+        inside: which steps count, where some segment is shorter than T; targets: the chance that each segment of a pair
+        is preferred [B, 2], or scores in a ranking [2 B].
+        """
         assert self.data is not None
-        if self.config.pretrain_batch is not None:
-            steps = self.data.draw_steps(self.config.pretrain_batch, self.generator)
-            return -self.actor.log_prob(*steps, self.generator).mean()
-        rows, inside, _ = self._draw()
-        return -_mean_inside(self._log_probs(rows), inside)
+        if self._cloning and self.config.pretrain_batch is not None:
+            observations, actions = self.data.draw_steps(self.config.pretrain_batch, self.generator)
+            drawn: Drawn = {"observations": observations, "actions": actions}
+        else:
+            rows, drawn = self._draw_segments(len(self.data.actions))
+            drawn |= {"observations": self.data.observations[rows], "actions": self.data.actions[rows]}
+        drawn["dropped"] = self.actor.draw_dropped(drawn["actions"].shape[:-1], self.generator)
+        return drawn
 
-    def _contrastive_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        c = self.config
-        rows, inside, targets = self._draw()
-        log_probs = self._log_probs(rows)
+    def _draw_segments(self, limit: int) -> tuple[Tensor, Drawn]:
+        size, pairs = self.config.batch_size, self.pairs
+        if pairs is None:
+            chosen = torch.randint(len(self.starts), (2 * size,), device=self.device, generator=self.generator)
+            return window_rows(self.starts[chosen], self.length, limit), {"targets": self.scores[chosen]}
+        chosen = torch.randint(len(pairs), (size,), device=self.device, generator=self.generator)
+        drawn: Drawn = {"targets": pairs.targets[chosen]}
+        if pairs.ragged:
+            drawn["inside"] = torch.arange(pairs.length, device=self.device) < pairs.lengths[chosen][..., None]
+        return window_rows(pairs.starts[chosen], pairs.length, limit), drawn
+
+    def _loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
+        c, inside = self.config, drawn.get("inside")
+        observations, actions = drawn["observations"], drawn["actions"]
+        log_probs = self.actor.log_prob(observations, actions, drawn["dropped"])
+        bc_loss = -_mean_inside(log_probs, inside)
+        if self._cloning:
+            return bc_loss, {"bc_loss": bc_loss}
         scored = log_probs
         if c.kl:
-            assert self.data is not None
             with torch.no_grad():
-                reference = self.reference.log_prob(self.data.observations[rows], self.data.actions[rows])
+                reference = self.reference.log_prob(observations, actions)
             scored = log_probs - reference
-        scores = segment_scores(scored, c.alpha, c.discount, inside)
+        scores, targets = segment_scores(scored, c.alpha, c.discount, inside), drawn["targets"]
         if self.pairs is None:
             loss = ranking_loss(scores, targets, c.conservative)
             higher, preferred = scores[:, None] > scores, targets[:, None] > targets
@@ -182,31 +201,8 @@ class CPL(OfflineLearner[CPLConfig]):
             higher, preferred = scores > scores.flip(-1), targets > targets.flip(-1)
         # Over decided labels: the share of which the preferred segment has the higher score, without the bias.
         accuracy = (higher & preferred).sum() / preferred.sum().clamp_min(1)
-        figures = {"contrastive_loss": loss, "bc_loss": -_mean_inside(log_probs, inside), "accuracy": accuracy}
-        if c.bc_coefficient:
-            loss = loss + c.bc_coefficient * figures["bc_loss"]
-        return loss, figures
-
-    def _draw(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the rows of a batch of segments, which of their steps count (None: all), and targets or scores."""
-        assert self.data is not None
-        limit = len(self.data.actions)
-        if self.pairs is None:
-            chosen = torch.randint(
-                len(self.starts), (2 * self.config.batch_size,), device=self.device, generator=self.generator
-            )
-            return window_rows(self.starts[chosen], self.length, limit), None, self.scores[chosen]
-        pairs = self.pairs
-        chosen = torch.randint(len(pairs), (self.config.batch_size,), device=self.device, generator=self.generator)
-        rows = window_rows(pairs.starts[chosen], pairs.length, limit)
-        inside = None
-        if pairs.ragged:
-            inside = torch.arange(pairs.length, device=self.device) < pairs.lengths[chosen][..., None]
-        return rows, inside, pairs.targets[chosen]
-
-    def _log_probs(self, rows: Tensor) -> Tensor:
-        assert self.data is not None
-        return self.actor.log_prob(self.data.observations[rows], self.data.actions[rows], self.generator)
+        figures = {"contrastive_loss": loss, "bc_loss": bc_loss, "accuracy": accuracy}
+        return (loss + c.bc_coefficient * bc_loss if c.bc_coefficient else loss), figures
 
     def _end_pretraining(self) -> None:
         """Freeze the reference policy where it is used, and forget the optimiser's state."""
@@ -236,9 +232,6 @@ class CPL(OfflineLearner[CPLConfig]):
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "reference": self.reference}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def _mean_inside(log_probs: Tensor, inside: Tensor | None) -> Tensor:

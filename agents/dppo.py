@@ -222,7 +222,8 @@ class DPPO(OfflineLearner[DPPOConfig]):
         scores = self.rank()
         chosen = torch.randint(len(scores), (self.config.batch_size,), device=self.device, generator=self.generator)
         steps, inside = self.windows.cut(chosen)
-        actions = self.actor(steps[..., : self.observation_size], self.generator)
+        dropped = self.actor.draw_dropped(steps.shape[:-1], self.generator)
+        actions = self.actor(steps[..., : self.observation_size], dropped)
         distances = segment_distances(actions, steps[..., self.observation_size :], inside)
         c = self.config
         loss = alignment_loss(distances / c.temperature, scores[chosen], c.conservatism)

@@ -17,8 +17,9 @@ from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
 from agents.image_reward import ImageRewardEnsemble
 from agents.label_accuracy import label_accuracy
-from agents.offline import OfflineConfig, OfflineLearner
+from agents.offline import OfflineConfig
 from agents.offline_data import check_answers
+from agents.one_loss import Drawn, OneLossLearner
 from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble
 from prefenvs.datasets.offline import OfflineDataset
@@ -79,7 +80,7 @@ class IQLConfig(OfflineConfig):
                 raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
 
 
-class IQL(OfflineLearner[IQLConfig]):
+class IQL(OneLossLearner[IQLConfig]):
     """Implicit Q-learning (Kostrikov et al. 2022, "Offline RL with Implicit Q-Learning").
 
     With u = min of the target critics at (s, a) - V(s), r the reward and d = 1 where the task ended the episode:
@@ -151,10 +152,13 @@ class IQL(OfflineLearner[IQLConfig]):
         rewards = transform_rewards(rewards, data.begins, data.ends, self.config.reward_rule, self.config.reward_shift)
         self.data.rewards = torch.from_numpy(rewards.astype(np.float32)).to(self.device)[self.data.rows]
 
-    def _update(self) -> dict[str, Tensor]:
+    def _draw(self) -> Drawn:
         assert self.data is not None
-        c = self.config
-        batch = self.data.draw(c.batch_size, self.generator)
+        batch = self.data.draw(self.config.batch_size, self.generator)
+        return {"batch": batch, "dropped": self.actor.draw_dropped((self.config.batch_size,), self.generator)}
+
+    def _loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
+        c, batch = self.config, drawn["batch"]
         pairs = torch.cat([batch.observations, batch.actions], 1)
         with torch.no_grad():
             q_low = self.targets(pairs).amin(0).squeeze(-1)
@@ -164,19 +168,19 @@ class IQL(OfflineLearner[IQLConfig]):
         value_loss = expectile_loss(q_low - values, c.expectile).mean()
         critic_loss = (self.critics(pairs).squeeze(-1) - targets).square().mean()
         weights = advantage_weights(q_low - values.detach(), c.inv_temperature, c.weight_clip)
-        log_probs = self.actor.log_prob(batch.observations, batch.actions, self.generator)
-        actor_loss = -(weights * log_probs).mean()
-
+        actor_loss = -(weights * self.actor.log_prob(batch.observations, batch.actions, drawn["dropped"])).mean()
         # The three losses share no parameter, so that one backward pass and one optimiser serve them all.
-        self.optimiser.zero_grad(set_to_none=True)
-        (value_loss + critic_loss + actor_loss).backward()
-        if c.cosine:
+        figures = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
+        return value_loss + critic_loss + actor_loss, figures | {"value": values.mean()}
+
+    def _before_update(self) -> None:
+        if self.config.cosine:
             progress = self.num_timesteps / self._total_timesteps
-            self.optimiser.param_groups[1]["lr"] = 0.5 * c.learning_rate * (1.0 + math.cos(math.pi * progress))
-        self.optimiser.step()
-        torch._foreach_lerp_(self._target, self._online, c.target_rate)
-        figures = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss, "value": values}
-        return {name: figure.detach().mean() for name, figure in figures.items()}
+            rate = 0.5 * self.config.learning_rate * (1.0 + math.cos(math.pi * progress))
+            self.optimiser.param_groups[1]["lr"] = rate
+
+    def _after_update(self) -> None:
+        torch._foreach_lerp_(self._target, self._online, self.config.target_rate)
 
     def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
         """Return the share of decided labels whose segment has the higher sum of learned rewards; NaN without any."""
@@ -237,9 +241,6 @@ class IQL(OfflineLearner[IQLConfig]):
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "value": self.value_network, "critics": self.critics, "targets": self.targets}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:

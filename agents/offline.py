@@ -162,6 +162,21 @@ class OfflineLearner(ABC, Generic[Config]):
         callback: as in Stable-Baselines3; its `_on_step` comes after each gradient step, `_on_rollout_start` before.
         reset_num_timesteps: False goes on counting, as after `resume`, and schedules go on to the new total.
         """
+        callback = self._begin_learning(total_updates, callback, reset_num_timesteps)
+        going = True
+        with products(), tqdm(total=total_updates, desc=self.name, unit="update", disable=not progress_bar) as bar:
+            while going and self.num_timesteps < self._total_timesteps:
+                callback.on_rollout_start()
+                figures = self._update()
+                bar.update()
+                going = self._end_update(callback)
+                if going and self._log_is_due(log_interval):
+                    self._log(figures)
+        callback.on_training_end()
+        return self
+
+    def _begin_learning(self, total_updates: int, callback: MaybeCallback, reset_num_timesteps: bool) -> BaseCallback:
+        """Set the counters for so many updates, and start the callback."""
         if self.data is None:
             raise PrefenvsError(f"this {self.name} was loaded without data: pass dataset=... to load, to train further")
         if total_updates < 1:
@@ -169,22 +184,18 @@ class OfflineLearner(ABC, Generic[Config]):
         first = 0 if reset_num_timesteps else self.num_timesteps
         self._check_total(first + total_updates)
         self.num_timesteps, self._total_timesteps = first, first + total_updates
+        self._began = first, time.perf_counter()
         callback = self._prepare(callback)
         callback.on_training_start(locals(), globals())
-        began = time.perf_counter()
-        with products(), tqdm(total=total_updates, desc=self.name, unit="update", disable=not progress_bar) as bar:
-            while self.num_timesteps < self._total_timesteps:
-                callback.on_rollout_start()
-                figures = self._update()
-                self.num_timesteps += 1
-                bar.update()
-                if not callback.on_step():
-                    break
-                if self.num_timesteps % log_interval == 0 or self.num_timesteps == self._total_timesteps:
-                    rate = (self.num_timesteps - first) / (time.perf_counter() - began)
-                    self._log(figures, rate)
-        callback.on_training_end()
-        return self
+        return callback
+
+    def _end_update(self, callback: BaseCallback) -> bool:
+        """Count an update and call back; return whether to go on."""
+        self.num_timesteps += 1
+        return bool(callback.on_step())
+
+    def _log_is_due(self, interval: int) -> bool:
+        return self.num_timesteps % interval == 0 or self.num_timesteps == self._total_timesteps
 
     def _check_total(self, total_updates: int) -> None:
         """Raise a PrefenvsError if training until so many updates makes no sense."""
@@ -197,7 +208,9 @@ class OfflineLearner(ABC, Generic[Config]):
         callback.init_callback(self)  # type: ignore[arg-type]
         return callback
 
-    def _log(self, figures: dict[str, Tensor], rate: float) -> None:
+    def _log(self, figures: dict[str, Tensor]) -> None:
+        first, began = self._began
+        rate = (self.num_timesteps - first) / (time.perf_counter() - began)
         for name, value in figures.items():
             self.logger.record(f"train/{name}", float(value))
         self.logger.record("time/updates_per_second", rate)

@@ -1,60 +1,91 @@
-"""One run of a learner from fixed data in a run folder: learn, evaluate, keep checkpoints, stop, resume, sum up."""
+"""Runs of learners from fixed data in run folders: learn, evaluate, keep checkpoints, stop, resume, sum up."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from agents.callbacks import CheckpointCallback, EvaluationCallback
 from agents.interrupt import StopOnInterrupt
 from agents.offline import OfflineLearner
+from agents.one_loss import OneLossLearner
 from agents.reward_model import RewardEnsemble
+from agents.seeds import SeedGroup
 from prefenvs.curves import draw_learning_curve
+from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
 
 def train_offline(
-    learner: OfflineLearner[Any],
-    run: Run,
+    learners: Sequence[OfflineLearner[Any]],
+    runs: Sequence[Run],
     total_updates: int,
     evaluate_every: int,
     episodes: int = 10,
     progress: bool = True,
-    facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Train until `total_updates` gradient steps and return the summary that is written to the run folder.
+    facts: Sequence[Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """Train until `total_updates` gradient steps and return the summaries that are written to the run folders.
 
-    The folder then holds evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and
-    summary.json, with `facts` in it. After Ctrl-C the checkpoint is written before KeyboardInterrupt goes on.
+    Several learners, which may differ in their seeds alone, train side by side. A folder then holds evaluations.csv,
+    log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its `facts` in it.
+    After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on.
     """
-    learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
-    evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, seed=learner.seed)
     begin, stop = time.time(), StopOnInterrupt()
-    left = total_updates - learner.num_timesteps
+    train = choose_training(learners)
+    callbacks: list[MaybeCallback] = []
+    for learner, run in zip(learners, runs, strict=True):
+        learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
+        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, seed=learner.seed)
+        callbacks.append([evaluation, CheckpointCallback(run.checkpoint)])
+    # The first learner's callbacks come first of all, where every learner has made equally many updates.
+    callbacks[0] = [stop, *callbacks[0]]  # type: ignore[misc]
+    made = learners[0].num_timesteps
     try:
         with stop:
-            if left > 0:
-                learner.learn(
-                    left,
-                    callback=[evaluation, CheckpointCallback(run.checkpoint), stop],
-                    progress_bar=progress,
-                    reset_num_timesteps=learner.num_timesteps == 0,
-                )
+            if made < total_updates:
+                train(total_updates - made, callbacks, progress_bar=progress, reset_num_timesteps=made == 0)
     except KeyboardInterrupt:
         if stop.safe:
-            learner.save_checkpoint(run.checkpoint)
-        print(f"\nstopped after {learner.num_timesteps} updates; to continue:")
-        print(f"prefenvs train {learner.name} --resume {run.folder}")
+            _save(learners, runs)
+        print(f"\nstopped after {learners[0].num_timesteps} updates; to continue:")
+        for learner, run in zip(learners, runs, strict=True):
+            print(f"prefenvs train {learner.name} --resume {run.folder}")
         raise
-    learner.save_checkpoint(run.checkpoint)
+    _save(learners, runs)
+    seconds = {"seconds": round(time.time() - begin, 1)}
+    return [
+        _sum_up(learner, run, dict(more) | seconds)
+        for learner, run, more in zip(learners, runs, facts or [{}] * len(runs), strict=True)
+    ]
+
+
+def choose_training(learners: Sequence[OfflineLearner[Any]]) -> Callable[..., object]:
+    """Return `learn` of one learner, or of a group, with a callback for each; raises PrefenvsError if none can be."""
+    if len(learners) == 1:
+        return lambda updates, callbacks, **options: learners[0].learn(updates, callbacks[0], **options)
+    alike = [learner for learner in learners if isinstance(learner, OneLossLearner)]
+    if len(alike) < len(learners):
+        raise PrefenvsError(f"{learners[0].name} trains one seed at a time: iql, cpl and bc take several")
+    return SeedGroup(alike).learn
+
+
+def _save(learners: Sequence[OfflineLearner[Any]], runs: Sequence[Run]) -> None:
+    for learner, run in zip(learners, runs, strict=True):
+        learner.save_checkpoint(run.checkpoint)
+
+
+def _sum_up(learner: OfflineLearner[Any], run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what a finished run leaves beside its checkpoint, and return its summary."""
     model = getattr(learner, "reward_model", None)
     if isinstance(model, RewardEnsemble):
         model.save(run.checkpoint / "reward.pt")
-    summary = summarise_offline(learner, run) | dict(facts or {}) | {"seconds": round(time.time() - begin, 1)}
+    summary = summarise_offline(learner, run) | dict(facts)
     run.summarise(summary)
     label = f"{learner.name} from {summary['learns_from']}"
     title = f"{learner.task}, seed {learner.seed}"

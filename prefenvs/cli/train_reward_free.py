@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefenvs.cli.train_offline import TrainOffline
+from prefenvs.cli.offline import TrainOffline
 from prefenvs.datasets.offline import OfflineDataset
 
 if TYPE_CHECKING:

@@ -85,8 +85,8 @@ def test_the_unbiased_loss_stops_falling():
     assert far == pytest.approx(farther)
 
 
-def actor_outputs(learner, rows):
-    x = learner.data.observations[rows].double().numpy()
+def actor_outputs(learner, observations):
+    x = observations.double().numpy()
     state = {name: value.double().numpy() for name, value in learner.actor.state_dict().items()}
     for i in range(len(learner.actor.layers)):
         x = x @ state[f"layers.{i}.weight"].T + state[f"layers.{i}.bias"]
@@ -103,15 +103,14 @@ def test_the_loss_of_a_batch(variant, gaussian, make_dataset, prefer):
         bc_coefficient=0.7 if variant == "bc" else 0.0, conservative=0.75, learning_rate=1e-2, **SMALL,
     )  # fmt: skip
     learner = CPL(dataset, prefer(dataset, 30), config, device="cpu").learn(8)
-    state = learner.generator.get_state()
-    rows, inside, targets = learner._draw()
-    learner.generator.set_state(state)
-    loss, _ = learner._contrastive_loss()
-    assert inside is None
+    drawn = learner._draw()
+    loss, _ = learner._loss(drawn)
+    targets = drawn["targets"]
+    assert "inside" not in drawn
 
     def log_prob(actor_of):
-        mean, log_std = actor_outputs(actor_of, rows)
-        error = learner.data.actions[rows].double().numpy() - mean
+        mean, log_std = actor_outputs(actor_of, drawn["observations"])
+        error = drawn["actions"].double().numpy() - mean
         if log_std is None:
             return -(error**2).sum(-1)
         std = np.exp(log_std)
@@ -157,9 +156,9 @@ def test_segments_of_different_lengths_count_their_own_steps(make_dataset):
     long, short = (dataset.trajectories.cut([i], [20 - i], n) for i, n in ((0, 5), (1, 3)))
     preference = Preference(Query((long[0], short[0])), np.array([1.0, 0.0]))
     learner = CPL(dataset, [preference], CPLConfig(dropout=0.0, **SMALL), device="cpu")
-    rows, inside, _ = learner._draw()
-    assert inside.sum(-1).unique(dim=0).tolist() == [[5, 3]]
-    assert rows[0, 1, :3].tolist() == [44, 45, 46]
+    drawn = learner._draw()
+    assert drawn["inside"].sum(-1).unique(dim=0).tolist() == [[5, 3]]
+    assert torch.equal(drawn["observations"][0, 1, :3], learner.data.observations[44:47])
 
 
 def test_dropout_acts_in_training_alone(make_dataset, prefer):
@@ -167,7 +166,8 @@ def test_dropout_acts_in_training_alone(make_dataset, prefer):
     learner = CPL(dataset, prefer(dataset, 4), CPLConfig(dropout=0.5, **SMALL), device="cpu")
     observations = learner.data.observations[:200]
     assert torch.equal(learner.actor(observations), learner.actor(observations))
-    outputs = torch.stack([learner.actor(observations, learner.generator) for _ in range(400)])
+    dropped = [learner.actor.draw_dropped((200,), learner.generator) for _ in range(400)]
+    outputs = torch.stack([learner.actor(observations, units) for units in dropped])
     assert outputs.std(0).min() > 0
 
 
@@ -184,10 +184,10 @@ def test_dropout_is_that_of_the_textbook():
     mask = (random_bytes(torch.Size((5, 64)), generator) >= 64) / 0.75
     generator.set_state(state)
     expected = torch.tanh(actor.layers[1](torch.relu(actor.layers[0](observations)) * mask))
-    torch.testing.assert_close(actor(observations, generator), expected)
+    dropped = actor.draw_dropped((5,), generator)
+    torch.testing.assert_close(actor(observations, dropped), expected)
     wanted = torch.autograd.grad(expected.square().sum(), list(actor.layers.parameters()))
-    generator.set_state(state)
-    gradients = torch.autograd.grad(actor(observations, generator).square().sum(), list(actor.layers.parameters()))
+    gradients = torch.autograd.grad(actor(observations, dropped).square().sum(), list(actor.layers.parameters()))
     for gradient, other in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, other)
 

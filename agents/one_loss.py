@@ -1,0 +1,50 @@
+"""Learners from fixed data whose gradient step lowers one loss; several seeds of such a learner can train together."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.offline import Config, OfflineLearner
+
+Drawn = dict[str, Any]
+"""All that chance has a part in, in one update: tensors by name, or lists and named tuples of them."""
+
+
+class OneLossLearner(OfflineLearner[Config]):
+    """A learner with one optimiser, in which an update draws a batch, and then lowers its loss.
+
+    A subclass leaves all chance to `_draw`, and computes `_loss` from what was drawn and the networks of `_modules`
+    alone, without a look at values, so that `agents.seeds` can do so for several learners in one pass.
+    """
+
+    optimiser: torch.optim.Adam
+
+    @abstractmethod
+    def _draw(self) -> Drawn:
+        """Draw the batch of an update, and whatever else is random in it."""
+
+    @abstractmethod
+    def _loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and figures for the log as scalars."""
+
+    def _before_update(self) -> None:
+        """Set what depends on the number of steps, learning rates above all."""
+
+    def _after_update(self) -> None:
+        """Move what follows the networks."""
+
+    def _update(self) -> dict[str, Tensor]:
+        self._before_update()
+        loss, figures = self._loss(self._draw())
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._after_update()
+        return {name: figure.detach() for name, figure in figures.items()}
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimiser": self.optimiser}
