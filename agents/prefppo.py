@@ -14,9 +14,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents import ppo
 from agents.flat import FlatAdam
 from agents.learner import LearnerConfig, PreferenceLearner
 from agents.normalised import NormalisedObservations
@@ -137,15 +138,17 @@ class PrefPPO(PreferenceLearner, PPO):
 
     def train(self) -> None:
         """Take PPO's epochs on the rollout, more of them while exploring."""
-        epochs = self.n_epochs
-        if self.exploring:
-            self.n_epochs = self.config.unsupervised_epochs
-        super().train()
-        self.n_epochs = epochs
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        metrics = ppo.train(self, self.config.unsupervised_epochs if self.exploring else self.n_epochs)
+        buffer = self.rollout_buffer
+        metrics["explained_variance"] = float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        for name, value in metrics.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         extractor = self.policy.features_extractor
         if isinstance(extractor, NormalisedObservations):
             # After the update, which has to see this rollout as it was collected.
-            buffer = self.rollout_buffer
             extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
 
     def save_memory(self, folder: Path) -> None:

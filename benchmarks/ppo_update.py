@@ -1,7 +1,7 @@
 """One training phase of PrefPPO against Stable-Baselines3's PPO: the same networks, rollout and minibatches.
 
-PrefPPO's differs by Adam on one vector and by the kernels of its products, and it normalises its observations on top;
-losses and minibatches are the same code.
+PrefPPO's has the Gaussian's log-probabilities in closed form, Adam on one vector, minibatches cut from tensors, metrics
+read once, and other kernels for its products; it normalises its observations on top.
 
 Run: python benchmarks/ppo_update.py [--threads 1] [--rounds 7]
 """

@@ -9,12 +9,15 @@ import pytest
 from server import judge_by
 
 from prefenvs.cli import main
+from prefenvs.datasets.offline import load_dataset
 from prefenvs.store import Store, list_calls
 
 TASK = "Pendulum-v1"
 
 
-def test_a_data_set_is_collected_labelled_and_learned_from(serve, tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def stand_in(serve, tmp_path: Path, monkeypatch):
+    """Start a server that judges the segments of a data set in tmp_path, and return the options that lead to it."""
     monkeypatch.chdir(tmp_path)
     labels = tmp_path / "data-labels.sqlite"
 
@@ -23,8 +26,13 @@ def test_a_data_set_is_collected_labelled_and_learned_from(serve, tmp_path: Path
             return float(store.find_segments([key], with_true_rewards=True)[key].true_rewards.sum())
 
     server = serve(judge_by(worth))
-    rate = ["rate", "--dataset", "data", "--segment-length", "10", "--no-progress", "--vlm-url", server.url,
-            "--vlm-model", "m", "--vlm-size", "32", "--vlm-stages", "one"]  # fmt: skip
+    options = ["--vlm-url", server.url, "--vlm-model", "m", "--vlm-size", "32", "--vlm-stages", "one", "--no-progress"]
+    return server, labels, options
+
+
+def test_a_data_set_is_collected_labelled_and_learned_from(stand_in, tmp_path: Path, capsys) -> None:
+    server, labels, options = stand_in
+    rate = ["rate", "--dataset", "data", "--segment-length", "10", *options]
     main(["collect", TASK, "--episodes", "4", "--format", "npz", "--out", "data", "--no-progress"])
     with pytest.raises(SystemExit):
         main([*rate, "--pairs", "24", "--vlm-budget-queries", "10"])
@@ -45,3 +53,26 @@ def test_a_data_set_is_collected_labelled_and_learned_from(serve, tmp_path: Path
     main([*learn, "--steps", "60", "--evaluate-every", "30", "--episodes", "1", "--no-progress", "--folder", "run"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["labels"], summary["updates"], summary["signal"]) == (32, 60, "data-labels")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_server_teaches_iql_a_task(stand_in, tmp_path: Path) -> None:
+    """A drawer is opened by a policy whose only signal are the server's verdicts on pictures of noisy episodes."""
+    server, labels, options = stand_in
+    task = "metaworld-drawer-open-v3"
+    mix = ["scripted:0.3=10", "scripted:0.5:0.85=90"]
+    main(["collect", task, "--mix", *mix, "--format", "npz", "--out", "data", "--no-progress"])
+    main(["rate", "--dataset", "data", "--segment-length", "64", "--pairs", "1000", *options])
+    assert len(server.requests) == 1_000
+    learn = ["--dataset", "data", "--preset", "small", "--normalise-observations", "True", "--steps", "6000"]
+    measure = ["--evaluate-every", "6000", "--episodes", "20", "--no-progress"]
+    main(["train", "iql", "--preferences", str(labels), *learn, *measure, "--folder", "iql"])
+    main(["bench", "random", "--task", task, "--episodes", "20", "--folder", "random"])
+    summary = json.loads((tmp_path / "iql" / "summary.json").read_text())
+    chance = json.loads((tmp_path / "random" / "summary.json").read_text())
+    data = load_dataset("data").trajectories.returns
+    print(f"learned {summary['last']}, by chance {chance}, data {data.mean():.0f}")
+    assert summary["learns_from"] == "preferences"
+    assert summary["last"]["mean_return"] > 1.5 * data.mean()
+    assert summary["last"]["success"] >= 0.5
