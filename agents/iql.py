@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,10 @@ class IQL(OneLossLearner[IQLConfig]):
         if preferences is not None and model is None:
             check_answers(preferences)
             sizes = self.observation_size, self.action_size
-            model = RewardEnsemble(*sizes, config=self.config.reward, seed=self.seed, device=self.device)
+            settings = self.config.reward
+            if self.config.normalise_observations:
+                settings = dataclasses.replace(settings, normalise=True)
+            model = RewardEnsemble(*sizes, config=settings, seed=self.seed, device=self.device)
             self.reward_figures = model.fit(preferences)
             self.reward_model, self.labels = model, int(self.reward_figures["labels"])
         if model is not None:

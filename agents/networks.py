@@ -28,6 +28,9 @@ class EnsembleMLP(nn.Module):
     hidden layers compute in bfloat16 from float32 weights; the last layer, the optimiser and all sums stay float32.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         sizes: Sequence[int],
@@ -35,8 +38,12 @@ class EnsembleMLP(nn.Module):
         output: Output = "tanh",
         precision: Precision = "float32",
         generator: torch.Generator | None = None,
+        normalised: bool = False,
     ) -> None:
-        """`sizes`: input, hidden and output widths; `generator`: CPU generator for the initial weights."""
+        """`sizes`: input, hidden and output widths; `generator`: CPU generator for the initial weights.
+
+        normalised: keep an input's mean and deviation beside the weights, 0 and 1 until `normalise`.
+        """
         super().__init__()
         self.members, self.output = members, OUTPUTS[output]
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -45,6 +52,15 @@ class EnsembleMLP(nn.Module):
             for group, rows in ((self.weights, fan_in), (self.biases, 1)):
                 uniform = torch.rand(members, rows, fan_out, generator=generator)
                 group.append(nn.Parameter((2.0 * uniform - 1.0) * fan_in**-0.5))
+        self.normalised = normalised
+        if normalised:
+            self.register_buffer("mean", torch.zeros(sizes[0]))
+            self.register_buffer("std", torch.ones(sizes[0]))
+
+    def normalise(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Compute from (x - mean) / std in the place of inputs x; [in] each."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [M, ..., out] for inputs [..., in] that all members share."""
@@ -56,6 +72,8 @@ class EnsembleMLP(nn.Module):
         return self._compute(x.reshape(self.members, -1, x.shape[-1])).view(*x.shape[:-1], -1)
 
     def _compute(self, x: Tensor) -> Tensor:
+        if self.normalised:
+            x = (x - self.mean) / self.std
         x = x.to(self.dtype)
         hidden = [(self.weights[i].to(self.dtype), self.biases[i].to(self.dtype)) for i in range(len(self.weights) - 1)]
         if x.device.type == "cpu":

@@ -23,6 +23,12 @@ class RewardConfig:
     """Hidden layers of each."""
     width: int = 256
     """Units of each hidden layer."""
+    normalise: bool = False
+    """Give observations mean 0 and standard deviation 1 over the labelled steps, anew at each fit.
+
+    Where observations vary less than actions, as positions in metres do, a reward model otherwise explains labels by
+    actions first.
+    """
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each step's reward in [-1, 1]."""
     learning_rate: float = 3e-4

@@ -48,7 +48,8 @@ class RewardEnsemble:
         self.config, self.device = config or RewardConfig(), get_device(device)
         generator = torch.Generator().manual_seed(seed)
         sizes = [observation_size + action_size, *[self.config.width] * self.config.layers, 1]
-        network = EnsembleMLP(sizes, self.config.members, self.config.output, self.config.precision, generator)
+        c = self.config
+        network = EnsembleMLP(sizes, c.members, c.output, c.precision, generator, c.normalise)
         self.network = network.to(self.device)
         self.trainer = RewardTrainer(self.network, self.config, (observation_size, action_size), generator)
 

@@ -74,6 +74,8 @@ class RewardTrainer:
             return metrics | {"epochs": 0.0, "loss": math.nan, "accuracy": math.nan, "new_accuracy": math.nan}
         queries = [preferences[i].query for i in chosen]
         rows = self.labelled.hold(queries)
+        if self.config.normalise:
+            self._normalise()
         pool = self._hold_unlabelled(unlabelled)
         new = torch.tensor([query.id not in self._sides for query in queries], device=self.device)
         seed = int(torch.randint(2**31, (), generator=self.generator))
@@ -95,6 +97,15 @@ class RewardTrainer:
                 "validation_by_episode": float(by_episode),
             }
         return metrics
+
+    def _normalise(self) -> None:
+        """Scale observations by the labelled steps; actions, which are bounded, stay as they are."""
+        observations = self.labelled.inputs[..., : self.labelled.sizes[0]]
+        inside, _ = self.labelled.steps(torch.arange(len(observations), device=self.device))
+        steps = observations.flatten(0, 2) if inside is None else observations[inside]
+        mean, std = torch.zeros_like(self.network.mean), torch.ones_like(self.network.std)
+        mean[: steps.shape[1]], std[: steps.shape[1]] = steps.mean(0), steps.std(0, correction=0) + 1e-3
+        self.network.normalise(mean, std)
 
     def evaluate(self, labels: Labels, index: Tensor) -> tuple[float, float]:
         """Return loss (mean of members) and accuracy (of their mean reward) on the labels at `index`; NaN if none."""

@@ -10,6 +10,7 @@ import torch
 from agents.reward_model import RewardConfig, RewardEnsemble
 from agents.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Query
 from prefenvs.protocols import RewardModel
 
 from .labelled import SMALL, make_model, make_preferences
@@ -161,3 +162,23 @@ def test_wrong_sizes_are_named() -> None:
 def test_bad_settings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(PrefenvsError, match=next(iter(change)).removesuffix("_share")):
         RewardConfig(**change)  # type: ignore[arg-type]
+
+
+def test_normalised_observations_are_those_of_the_labelled_steps() -> None:
+    """A model of small positions far from 0 learns what one of their multiples does, and its state keeps the scale."""
+    plain = make_preferences(200)
+    small = [
+        replace(p, query=Query(tuple(replace(s, observations=5.0 + 1e-2 * s.observations) for s in p.query.segments)))
+        for p in plain
+    ]
+    config = replace(SMALL, epochs=40, normalise=True)
+    models = [make_model(config), make_model(config)]
+    accuracies = [model.fit(preferences)["accuracy"] for model, preferences in zip(models, (plain, small), strict=True)]
+    assert min(accuracies) > 0.9
+    steps = np.concatenate([s.observations for p in small for s in p.query.segments])
+    np.testing.assert_allclose(models[1].network.mean.numpy(), [*steps.mean(0), 0.0, 0.0], atol=1e-4)
+    np.testing.assert_allclose(models[1].network.std.numpy(), [*(steps.std(0) + 1e-3), 1.0, 1.0], rtol=1e-3)
+    observations, actions = np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32)
+    again = make_model(config)
+    again.load_state_dict(models[1].state_dict())
+    np.testing.assert_array_equal(again.predict(observations, actions), models[1].predict(observations, actions))
