@@ -18,7 +18,7 @@ PEBBLE_SMALL: dict[str, Option] = {
     "unsupervised_steps": 1_500,
     "evaluate_every": 5_000,
 }
-DOOR_CLOSE = PEBBLE_SMALL | {"steps": 40_000, "per_session": 60, "segment_length": 50}
+DOOR_CLOSE = PEBBLE_SMALL | {"steps": 25_000, "per_session": 60, "segment_length": 50}
 REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10}
 HOUR = Limits(seconds=3_600, memory_gb=6)
 ENSEMBLES = ("pebble", "pebble-min", "pebble-mean-std")
@@ -137,7 +137,7 @@ CPU = Suite(
         *(_offline(task, 1_000, (0, 1, 2), ("iql",), "oracle") for task in OFFLINE_TASKS),
     ),
     reduced=(
-        "15,000 to 40,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 500,000, "
+        "15,000 to 25,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 500,000, "
         "networks of 2x128 or 2x256, three seeds."
     ),
 )
