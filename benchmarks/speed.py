@@ -2,8 +2,8 @@
 
 A ratio says how many times longer the reference takes than prefenvs for the same work, measured in turns in the same
 process. Each comparison is also a script of its own, with options and more figures: sac_update, ppo_update,
-knn_entropy, pebble_run, offline_updates, segment_sampling, query_selection, reward_training, relabelling, rendering,
-store.
+knn_entropy, pebble_run, offline_updates, seeds, segment_sampling, query_selection, reward_training, relabelling,
+rendering, store. Where D3RLPY_PYTHON names the interpreter of an environment that has d3rlpy, its IQL takes part too.
 
 Run: python benchmarks/speed.py [--threads 1] [--quick] [--only sac ...] [--out benchmarks/results/DATE.md]
 """
@@ -91,6 +91,26 @@ def offline(quick: bool) -> list[Row]:
             f"{count} updates of {name}", {f"agents.{name[:3]}": ours}, {"a single-file loop": theirs}, rounds
         )
     return rows
+
+
+def d3rlpy(quick: bool) -> list[Row]:
+    """Its IQL needs an environment of its own; it waits in a process there while ours runs, and the other way round."""
+    python = os.environ["D3RLPY_PYTHON"]
+    dataset, count = offline_updates.make_data(50_000), 50
+    learner = IQL(dataset, rewards=dataset.trajectories.true_rewards, device="cpu")
+    steps = offline_updates.d3rlpy_way(python, torch.get_num_threads(), "cpu")
+    return compare(
+        f"{count} updates of IQL, 2x256, batch 256",
+        {"agents.IQL": lambda: learner.learn(count, reset_num_timesteps=False)},
+        {"d3rlpy's IQL": lambda: steps(count)},
+        3 if quick else 9,
+    )
+
+
+def many_seeds(quick: bool) -> list[Row]:
+    import seeds
+
+    return seeds.measure(3 if quick else 10, "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5)
 
 
 def reward(quick: bool) -> list[Row]:
@@ -199,6 +219,7 @@ COMPARISONS: dict[str, Callable[[bool], list[Row]]] = {
     "sac": sac,
     "ppo": ppo,
     "offline": offline,
+    "seeds": many_seeds,
     "reward": reward,
     "relabel": relabel,
     "entropy": entropy,
@@ -226,6 +247,9 @@ def main() -> None:
     lines = [f"# Speed, {date.today()}", "", f"{machine()}; float32 products: {kernels}.", "", HEAD]
     print(*lines, sep="\n", flush=True)
     failed = []
+    if "D3RLPY_PYTHON" in os.environ:
+        COMPARISONS["d3rlpy"] = d3rlpy
+        args.only.append("d3rlpy")
     for name in args.only:
         begin = time.perf_counter()
         try:

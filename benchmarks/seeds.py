@@ -1,0 +1,90 @@
+"""Many seeds at once: K learners in one group against the same K one after the other, and against a single one.
+
+Run: python benchmarks/seeds.py [--seeds 10] [--device cpu] [--threads 1] [--rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from interleaved import HEAD, Row, compare, machine
+from offline_updates import make_data
+
+from agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig
+from agents.one_loss import OneLossLearner
+from agents.seeds import SeedGroup
+from prefenvs.preferences import Preference, make_pairs
+
+
+def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[OneLossLearner[Any]]], int]]:
+    """Return three sets of K learners by what they are, and how many updates make a round."""
+    dataset = make_data(20_000)
+    rewards = dataset.trajectories.true_rewards
+    pairs = make_pairs(dataset.trajectories.sample(400, 32, np.random.default_rng(0)))
+    preferences = [Preference(query, np.array([1.0, 0.0])) for query in pairs]
+    stages = {"pretrain_updates": 0, "warmup_updates": 0}
+    small = CPLConfig(hidden=(128, 128), batch_size=16, dropout=0.1, **stages)
+
+    def three(make: Callable[[int], OneLossLearner[Any]]) -> list[list[OneLossLearner[Any]]]:
+        return [[make(seed) for seed in range(seeds)] for _ in range(3)]
+
+    def iql(config: IQLConfig) -> list[list[OneLossLearner[Any]]]:
+        return three(lambda seed: IQL(dataset, config=config, rewards=rewards, seed=seed, device=device))
+
+    return {
+        "IQL, 2x256, batch 256": (iql(IQLConfig()), 20),
+        "IQL, 2x128, batch 256": (iql(IQLConfig(hidden=(128, 128))), 20),
+        "CPL, 2x128, 16 pairs of 32": (three(lambda s: CPL(dataset, preferences, small, seed=s, device=device)), 10),
+        "BC, 2x128, batch 256": (
+            three(lambda s: BC(dataset, config=BCConfig(hidden=(128, 128)), seed=s, device=device)),
+            30,
+        ),
+    }
+
+
+def measure(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> list[Row]:
+    rows = []
+    for what, ((together, apart, single), updates) in make_learners(seeds, device).items():
+        group = SeedGroup(together)
+
+        def at_once(group: SeedGroup = group, updates: int = updates) -> None:
+            group.learn(updates, reset_num_timesteps=False)
+            _wait(device)
+
+        def in_turn(learners: list[OneLossLearner[Any]] = apart, updates: int = updates) -> None:
+            for learner in learners:
+                learner.learn(updates, reset_num_timesteps=False)
+            _wait(device)
+
+        def alone(learner: OneLossLearner[Any] = single[0], updates: int = updates) -> None:
+            learner.learn(updates, reset_num_timesteps=False)
+            _wait(device)
+
+        references = {f"{seeds} in turn": in_turn, "one seed": alone}
+        rows += compare(f"{updates} updates of {what}", {f"{seeds} seeds at once": at_once}, references, rounds)
+    return rows
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(machine())
+    print(HEAD, *(row.line for row in measure(args.seeds, args.device, args.rounds)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
