@@ -31,7 +31,8 @@ class Method:
     only ones that it knows; upper: name of the method on the true reward by which it is normalised, its own if it is
     that; offline: learns from a data set; seeded: chance plays a part in training; checkpoints: continues with
     `<command> --resume FOLDER` where the folder holds a checkpoint; rewards: keeps a reward model that
-    `prefenvs bench measure` can judge; program: what is run.
+    `prefenvs bench measure` can judge; seeds_together: trains several seeds in one program, by `--seeds 0 1 2` in the
+    place of --seed, with {seed} in --folder; program: what is run.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Method:
     seeded: bool = True
     checkpoints: bool = False
     rewards: bool = False
+    seeds_together: bool = False
     program: tuple[str, ...] = OURS
 
     @property
@@ -126,6 +128,7 @@ def _offline(name: str, title: str, algorithm: str, rewards: bool = False, **opt
         offline=True,
         checkpoints=True,
         rewards=rewards,
+        seeds_together=algorithm in ("iql", "cpl", "bc"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Cells run as programs of their own: on this machine by a pool of workers, elsewhere through `ray_runner`."""
+"""One cell run as a program of its own; `local_runner` and `ray_runner` run many."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ import shutil
 import signal
 import site
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event
 from typing import Any
 
 import prefenvs
 from prefenvs.bench.folder import BenchFolder, DiskFull, Outcome
 from prefenvs.bench.methods import OURS, Method, find_method
 from prefenvs.bench.process import Exit, Place, Stop, end_orphan, last_lines, supervise
-from prefenvs.bench.progress import Progress
 from prefenvs.bench.suite import Cell, Data, Limits
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import provenance
@@ -32,7 +27,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 FULL = os.strerror(errno.ENOSPC)
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """Ctrl-C while a shared data set was made or waited for."""
 
 
@@ -41,7 +36,8 @@ class Plan:
     """How cells are run, wherever they are.
 
     folder: the benchmark's; cwd: where programs start, for methods and tasks of one's own; threads: CPU threads of one
-    cell; retries: how often a crashed cell is started again; min_free_gb: disk space below which no cell is started.
+    cell; retries: how often a crashed cell is started again; min_free_gb: disk space below which no cell is started;
+    seeds_at_once: train the seeds of a cell in one program where the method can.
     """
 
     folder: Path
@@ -49,72 +45,12 @@ class Plan:
     threads: int = 1
     retries: int = 1
     min_free_gb: float = 1.0
+    seeds_at_once: bool = False
 
 
 def processors() -> int:
     """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_local(
-    cells: Sequence[Cell], plan: Plan, workers: int, gpus: Sequence[str], progress: Progress
-) -> dict[str, Outcome]:
-    """Run cells on this machine, `workers` at a time, and return what came of each.
-
-    gpus: identifiers as CUDA_VISIBLE_DEVICES takes them, dealt to the workers in turn; none leaves the variable alone.
-    After Ctrl-C the running cells write their checkpoints; a full disk lets them end and starts no more.
-    """
-    stop, slots = Stop(), SimpleQueue[int]()
-    for slot in range(workers):
-        slots.put(slot)
-
-    full = Event()
-
-    def work(cell: Cell) -> Outcome:
-        slot = slots.get()
-        try:
-            if full.is_set():
-                return Outcome("missing")
-            progress.start(cell)
-            return run_cell(cell, plan, stop, gpus[slot % len(gpus)] if gpus else None)
-        except DiskFull:
-            full.set()
-            raise
-        finally:
-            slots.put(slot)
-
-    outcomes: dict[str, Outcome] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(work, cell): cell for cell in cells}
-        try:
-            _follow(futures, outcomes, progress)
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                _stop(futures, stop, progress)
-            raise
-    return outcomes
-
-
-def _follow(futures: dict[Future[Outcome], Cell], outcomes: dict[str, Outcome], progress: Progress) -> None:
-    left = set(futures)
-    while left:
-        done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in done:
-            cell = futures[future]
-            outcomes[cell.name] = future.result()
-            progress.end(cell, outcomes[cell.name])
-        progress.tick()
-
-
-def _stop(futures: dict[Future[Outcome], Cell], stop: Stop, progress: Progress) -> None:
-    progress.say("stopping: running cells write their checkpoints (Ctrl-C again: at once)")
-    stop.set()
-    try:
-        wait(futures)
-    except KeyboardInterrupt:
-        stop.hurry = True
-        wait(futures)
 
 
 def run_cell(cell: Cell, plan: Plan, stop: Stop, gpu: str | None = None) -> Outcome:
@@ -127,19 +63,19 @@ def run_cell(cell: Cell, plan: Plan, stop: Stop, gpu: str | None = None) -> Outc
     try:
         folder.check_space(plan.min_free_gb)
         folder.begin(cell)
-        place = Place(folder.cell(cell), folder.cell(cell) / "log.txt", plan.cwd, _environment(plan, gpu))
+        place = Place(folder.cell(cell), folder.cell(cell) / "log.txt", plan.cwd, environment_of(plan, gpu))
         end_orphan(place)
         before = folder.outcome(cell)
         outcome = before if before.status == "stopped" else Outcome("missing")
         outcome = replace(outcome, provenance=provenance() | _machine(plan, gpu))
         try:
-            data = None if cell.data is None else _prepare(cell.data, folder, cell.limits, stop, place)
+            data = None if cell.data is None else prepare(cell.data, folder, cell.limits, stop, place)
             tries, again = 0, True
             while again:
                 tries += 1
                 outcome, again = _attempt(cell, method, folder, data, place, outcome, stop)
                 again = again and tries <= plan.retries and not stop.is_set()
-        except _Stopped:
+        except Stopped:
             outcome = replace(outcome, status="stopped")
         except PrefenvsError as error:
             outcome = replace(outcome, status="failed", error=str(error))
@@ -200,14 +136,14 @@ def _add(outcome: Outcome, end: Exit) -> Outcome:
     )
 
 
-def _prepare(data: Data, folder: BenchFolder, limits: Limits, stop: Stop, place: Place) -> Path:
+def prepare(data: Data, folder: BenchFolder, limits: Limits, stop: Stop, place: Place) -> Path:
     """Make a shared data set unless it is there, one worker at a time; return its folder."""
     made = folder.data(data)
     made.parent.mkdir(parents=True, exist_ok=True)
     with made.with_name(f"{data.name}.lock").open("w") as lock:
         while not _try_lock(lock):
             if stop.wait(0.2):
-                raise _Stopped
+                raise Stopped
         if made.exists() or not data.commands:
             return made
         new = made.with_name(f"{data.name}.new")
@@ -217,7 +153,7 @@ def _prepare(data: Data, folder: BenchFolder, limits: Limits, stop: Stop, place:
             line = [*OURS, *(word.replace("{data}", str(new)) for word in words)]
             end = supervise(line, replace(place, log=made.with_name(f"{data.name}.txt")), limits, stop)
             if end.reason == "stopped":
-                raise _Stopped
+                raise Stopped
             if end.reason or end.code:
                 raise PrefenvsError(
                     f"data set {data.name!r} could not be made by `{shlex.join(line)}`: "
@@ -240,7 +176,8 @@ def _has_checkpoint(run: Path) -> bool:
     return (run / "run.json").exists() and any((run / place).exists() for place in places)
 
 
-def _environment(plan: Plan, gpu: str | None) -> dict[str, str]:
+def environment_of(plan: Plan, gpu: str | None) -> dict[str, str]:
+    """Return what a cell's programs find in their environment beside this process's own."""
     environment = dict.fromkeys(THREADS, str(plan.threads)) | {"PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu

@@ -44,6 +44,8 @@ class BenchRun:
     """Seconds for one cell, instead of the suite's."""
     memory_limit: float | None = None
     """Gigabytes of memory for one cell, instead of the suite's."""
+    seeds_at_once: bool = False
+    """Train the seeds of a cell in one program where the method can (iql, cpl, bc), as suits a GPU; not with --ray."""
     min_free_gb: float = 2.0
     """Free disk space below which no further cell is started."""
     methods: tuple[str, ...] = ()
@@ -73,10 +75,11 @@ class BenchRun:
             self._run_cells(suite, cells, folder)
 
     def _run_cells(self, suite: Suite, cells: list[Cell], folder: BenchFolder) -> None:
+        from prefenvs.bench.local_runner import run_local
         from prefenvs.bench.progress import Progress
         from prefenvs.bench.ray_runner import run_on_ray
         from prefenvs.bench.results import collect
-        from prefenvs.bench.runner import Plan, processors, run_local
+        from prefenvs.bench.runner import Plan, processors
 
         workers = self.workers or processors()
         if workers < 1:
@@ -84,7 +87,7 @@ class BenchRun:
         finished = [cell for cell in cells if folder.outcome(cell).status == "finished"]
         left = [cell for cell in cells if cell not in finished]
         threads = self.threads or (1 if self.ray else max(processors() // workers, 1))
-        plan = Plan(folder.folder, Path.cwd(), threads, self.retries, self.min_free_gb)
+        plan = Plan(folder.folder, Path.cwd(), threads, self.retries, self.min_free_gb, self.seeds_at_once)
         progress = Progress(folder, left, finished, workers)
         progress.say(f"suite {suite.name}: {len(cells)} cells, {len(finished)} finished already; {folder.folder}")
         try:

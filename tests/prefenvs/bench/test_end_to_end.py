@@ -9,6 +9,7 @@ from prefenvs.bench import find_suite
 from prefenvs.bench.folder import BenchFolder
 from prefenvs.bench.results import read_results
 from prefenvs.cli import main
+from prefenvs.runs import Run
 
 
 def test_from_a_suite_of_ones_own_to_a_report(tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +90,25 @@ def test_baselines_write_run_folders(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main([*line[:5], str(tmp_path / "noisy"), "--oracle", "noisy"])
     assert "know the rater 'oracle' only" in capsys.readouterr().err
+
+
+def test_seeds_train_in_one_program_to_the_same_end(
+    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = find_suite("own_parts:SEEDS").cells()
+    found = []
+    for name, options in (("apart", []), ("together", ["--seeds-at-once"])):
+        folder = BenchFolder(tmp_path / name)
+        main(["bench", "run", "own_parts:SEEDS", "--folder", str(folder.folder), "--min-free-gb", "0", *options])
+        assert "all 6 cells have finished" in capsys.readouterr().err
+        found.append([Run.open(folder.run(cell)).rows("evaluations") for cell in cells])
+        outcomes = [folder.outcome(cell) for cell in cells]
+        assert all(outcome.seconds > 0 and outcome.peak_gb > 0.05 for outcome in outcomes)
+    # Each cell's run was begun by the program of its group.
+    arguments = [Run.open(folder.run(cell)).record["arguments"] for cell in cells]
+    assert all(line[line.index("--seeds") :][1:4] == ["0", "1", "2"] for line in arguments)
+    for apart, together in zip(*found, strict=True):
+        assert [row["steps"] for row in together] == [0, 20, 40]
+        for one, other in zip(apart, together, strict=True):
+            assert other["mean_return"] == pytest.approx(one["mean_return"], rel=0.02)
+    assert len({json.dumps(rows[-1]["mean_return"]) for rows in found[1]}) == 6

@@ -73,3 +73,18 @@ TINY = Suite(
     ),
     reduced="A few steps.",
 )
+SEEDS = Suite(
+    "seeds",
+    "Learners from fixed data whose seeds can train together.",
+    (
+        Grid(
+            ("bc", "iql-true-reward"),
+            ("Pendulum-v1",),
+            seeds=(0, 1, 2),
+            options={"preset": "small", "steps": 40, "evaluate_every": 20, "episodes": 1},
+            dataset="{data}/episodes",
+            data=WITH_DATA.grids[0].data,
+            limits=Limits(300, 4),
+        ),
+    ),
+)
