@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from prefenvs.evaluate import evaluate
+from prefenvs.envs import make
+from prefenvs.evaluate import Env, evaluate
 from prefenvs.runs import Run
 from prefenvs.segments import Array
+from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from agents.learner import PreferenceLearner
     from agents.offline import OfflineLearner
     from agents.pebble import PEBBLE
+
+
+ENVS = 5
+"""Environments in which an evaluation's episodes are played side by side."""
 
 
 class EvaluationCallback(BaseCallback):
@@ -27,9 +33,14 @@ class EvaluationCallback(BaseCallback):
     and of its most pessimistic member (empty before a reward is learned, and where none is).
     """
 
-    def __init__(self, run: Run, task: str, every: int, episodes: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self, run: Run, task: str, every: int, episodes: int = 5, seed: int = 0, envs: list[Env] | None = None
+    ) -> None:
+        """`envs`: environments to evaluate in, or an empty list to keep them in, which callbacks of one task may share."""
         super().__init__()
         self.run, self.task, self.every, self.episodes, self.seed = run, task, every, episodes, seed
+        # Making environments takes longer than an episode, so they stay open from one evaluation to the next.
+        self.envs = [] if envs is None else envs
         self._next = 0
         self._begin = 0.0
 
@@ -51,12 +62,22 @@ class EvaluationCallback(BaseCallback):
         rows = self.run.rows("evaluations")
         if not rows or rows[-1]["steps"] < self.num_timesteps:
             self.measure()
+        while self.envs:
+            self.envs.pop().close()
 
     def measure(self) -> None:
         """Evaluate the present policy and write the row."""
         learned = getattr(self.model, "reward_learned", False)
+        if not self.envs:
+            self.envs += [make(self.task) for _ in range(min(ENVS, self.episodes))]
         result = evaluate(
-            self.model, self.task, episodes=self.episodes, seed=self.seed, record=self.episodes if learned else 0
+            self.model,
+            self.task,
+            episodes=self.episodes,
+            seed=self.seed,
+            record=self.episodes if learned else 0,
+            envs=self.envs,
+            success_key=find_task(self.task).success_key,
         )
         returns = self._learned_returns(result.trajectories)
         feedback = getattr(self.model, "feedback", None)

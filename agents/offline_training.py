@@ -18,6 +18,7 @@ from agents.reward_model import RewardEnsemble
 from agents.seeds import SeedGroup
 from prefenvs.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import Env
 from prefenvs.runs import Run
 
 
@@ -39,9 +40,10 @@ def train_offline(
     begin, stop = time.time(), StopOnInterrupt()
     train = choose_training(learners)
     callbacks: list[MaybeCallback] = []
+    envs: list[Env] = []
     for learner, run in zip(learners, runs, strict=True):
         learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
-        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, seed=learner.seed)
+        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed, envs)
         callbacks.append([evaluation, CheckpointCallback(run.checkpoint)])
     # The first learner's callbacks come first of all, where every learner has made equally many updates.
     callbacks[0] = [stop, *callbacks[0]]  # type: ignore[misc]
