@@ -36,7 +36,7 @@ class EvaluationCallback(BaseCallback):
     def __init__(
         self, run: Run, task: str, every: int, episodes: int = 5, seed: int = 0, envs: list[Env] | None = None
     ) -> None:
-        """`envs`: environments to evaluate in, or an empty list to keep them in, which callbacks of one task may share."""
+        """`envs`: environments to evaluate in, or an empty list to keep them in; callbacks of one task may share it."""
         super().__init__()
         self.run, self.task, self.every, self.episodes, self.seed = run, task, every, episodes, seed
         # Making environments takes longer than an episode, so they stay open from one evaluation to the next.
