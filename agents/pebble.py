@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -18,12 +19,15 @@ from agents.flat import FlatAdam
 from agents.learner import LearnerConfig, PreferenceLearner
 from agents.policies import PebblePolicy
 from agents.products import products
+from agents.randomness import RandomStreams
 from agents.replay import RelabelBuffer
 from agents.sac import squashed_sample, update
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 
 SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
+TakeStep = Callable[[ReplayBufferSamples, bool], dict[str, torch.Tensor]]
+"""Makes a gradient step of a batch, moving the target critics or not, and returns its metrics."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,9 @@ class PEBBLE(PreferenceLearner, SAC):
             replay_buffer_class=RelabelBuffer,
             **kwargs,
         )
+        # Where the global generators stand that the seed has set: in a group of seeds each agent goes on from its own.
+        self.streams = RandomStreams.now()
+        self.take_step_together: TakeStep | None = None
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -189,6 +196,8 @@ class PEBBLE(PreferenceLearner, SAC):
 
     def _take_step(self, batch: ReplayBufferSamples) -> dict[str, torch.Tensor]:
         move_target = self._n_updates % self.target_update_interval == 0
+        if self.take_step_together is not None:
+            return self.take_step_together(batch, move_target)
         if not self.config.cuda_graphs:
             return update(self, batch, move_target)
         # A critic that starts afresh has a new optimiser, whose moments lie elsewhere.
@@ -197,4 +206,4 @@ class PEBBLE(PreferenceLearner, SAC):
         return self.graphs(lambda parts: update(self, ReplayBufferSamples(*parts), move_target), tuple(batch[:5]), key)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "graphs"]
+        return [*super()._excluded_save_params(), "graphs", "streams", "take_step_together"]

@@ -24,14 +24,18 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def bound_log_std(raw: torch.Tensor) -> torch.Tensor:
+    """Map a layer's outputs into [-5, 2] by tanh."""
+    return LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
+
+
 class BoundedActor(Actor):
     """SAC's squashed Gaussian with log-std = an affine map of tanh into [-5, 2], as B-Pref has it."""
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Return mean and log-std of the Gaussian before squashing, [B, act] each."""
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        log_std = torch.tanh(self.log_std(latent))  # type: ignore[operator]
-        return self.mu(latent), LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (log_std + 1.0), {}
+        return self.mu(latent), bound_log_std(self.log_std(latent)), {}  # type: ignore[operator]
 
 
 class PebblePolicy(SACPolicy):

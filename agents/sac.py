@@ -16,7 +16,7 @@ LOG_2, HALF_LOG_2_PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
 
 
 class SquashedSample(NamedTuple):
-    """Actions tanh(mean + exp(log_std) * noise) [B, act], their log-probabilities [B, 1], and what they came from."""
+    """Actions tanh(mean + exp(log_std) * noise) [..., B, act], their log-probabilities [..., B, 1], and origins."""
 
     actions: torch.Tensor
     log_prob: torch.Tensor
@@ -25,34 +25,46 @@ class SquashedSample(NamedTuple):
     deviation: torch.Tensor
 
 
-def squashed_sample(actor: Any, observations: torch.Tensor) -> SquashedSample:
-    """Draw one action for each observation; only `mean` and `log_std` carry gradients."""
+def squashed_sample(actor: Any, observations: torch.Tensor, noise: torch.Tensor | None = None) -> SquashedSample:
+    """Draw one action for each observation, by standard normal `noise` [B, act] if that is given."""
     mean, log_std, _ = actor.get_action_dist_params(observations)
-    with torch.no_grad():
-        noise = torch.randn_like(mean)
-        deviation = log_std.exp() * noise
-        raw = mean + deviation
-        # log(1 - tanh(x)^2) in its stable form 2 (log 2 - x - softplus(-2x)).
-        terms = 2.0 * (raw + F.softplus(-2.0 * raw)) - log_std - 0.5 * noise.square()
-        log_prob = terms.sum(1, keepdim=True) - mean.shape[1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
-        return SquashedSample(raw.tanh(), log_prob, mean, log_std, deviation)
+    return squash(mean, log_std, torch.randn_like(mean) if noise is None else noise)
+
+
+@torch.no_grad()
+def squash(mean: torch.Tensor, log_std: torch.Tensor, noise: torch.Tensor) -> SquashedSample:
+    """Return the sample that noise makes of Gaussians [..., B, act]; only `mean` and `log_std` carry gradients."""
+    deviation = log_std.exp() * noise
+    raw = mean + deviation
+    # log(1 - tanh(x)^2) in its stable form 2 (log 2 - x - softplus(-2x)).
+    terms = 2.0 * (raw + F.softplus(-2.0 * raw)) - log_std - 0.5 * noise.square()
+    log_prob = terms.sum(-1, keepdim=True) - mean.shape[-1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
+    return SquashedSample(raw.tanh(), log_prob, mean, log_std, deviation)
 
 
 def actor_gradients(
     sample: SquashedSample, value_gradient: torch.Tensor, temperature: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of the actor's loss, mean(temperature * log_prob - Q), by mean and log_std, [B, act] each.
+    """Return the gradients of the actor's loss, mean(temperature * log_prob - Q), by mean and log_std.
 
-    value_gradient: [B, act], the gradient of Q by the action. By the chain rule through u = mean + exp(log_std) * noise
-    and a = tanh(u), where d log_prob / du = 2 a, and d log_prob / d log_std = -1 with u held fixed.
+    All are [..., B, act]. value_gradient: the gradient of Q by the action. By the chain rule through
+    u = mean + exp(log_std) * noise and a = tanh(u), where d log_prob / du = 2 a, and d log_prob / d log_std = -1 with u
+    held fixed.
     """
-    actions, rows = sample.actions, len(sample.actions)
+    actions, rows = sample.actions, sample.actions.shape[-2]
     by_raw = 2.0 * temperature * actions - value_gradient * (1.0 - actions.square())
     return by_raw / rows, (by_raw * sample.deviation - temperature) / rows
 
 
-def update(agent: SAC, batch: ReplayBufferSamples, update_target: bool = True) -> dict[str, torch.Tensor]:
+def update(
+    agent: SAC,
+    batch: ReplayBufferSamples,
+    update_target: bool = True,
+    noises: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+) -> dict[str, torch.Tensor]:
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
+
+    noises: of the actions in the target and in the actor's loss, [B, act] each; drawn here unless they are given.
 
     `agent` has a `PebblePolicy`, or another whose critics are `StackedCritic`. Returns detached scalars (critic_loss,
     actor_loss, ent_coef, entropy) that stay on the device.
@@ -62,7 +74,7 @@ def update(agent: SAC, batch: ReplayBufferSamples, update_target: bool = True) -
     temperature = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
     with torch.no_grad():
-        following = squashed_sample(actor, batch.next_observations)
+        following = squashed_sample(actor, batch.next_observations, noises[0])
         next_values = critic_target.values(batch.next_observations, following.actions).amin(0)
         next_values -= temperature * following.log_prob
         target = torch.addcmul(batch.rewards, 1.0 - batch.dones, next_values, value=agent.gamma)
@@ -71,7 +83,7 @@ def update(agent: SAC, batch: ReplayBufferSamples, update_target: bool = True) -
     critic.give_gradients(torch.autograd.grad(critic_loss, critic.leaves))
     critic.optimizer.step()
 
-    sample = squashed_sample(actor, batch.observations)
+    sample = squashed_sample(actor, batch.observations, noises[1])
     actions = sample.actions.requires_grad_()
     # The actor's loss needs the critics' gradient by the action, not by their weights.
     values = critic.values(batch.observations, actions, frozen=True).amin(0)

@@ -1,18 +1,22 @@
-"""One training run in a run folder: learn, evaluate, keep checkpoints, stop and resume, and sum up."""
+"""Training runs in run folders: learn, evaluate, keep checkpoints, stop and resume, and sum up."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from agents.callbacks import CheckpointCallback, EvaluationCallback
 from agents.interrupt import StopOnInterrupt
 from agents.learner import PreferenceLearner
 from agents.offline import OfflineLearner
 from agents.offline_files import read_state
+from agents.pebble import PEBBLE
+from agents.pebble_seeds import PebbleGroup
 from prefenvs.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
@@ -20,41 +24,73 @@ from prefenvs.runs import Run
 
 
 def train(
-    agent: PreferenceLearner, run: Run, total_steps: int, evaluate_every: int, episodes: int = 10, progress: bool = True
-) -> dict[str, Any]:
-    """Train until `total_steps` environment steps and return the summary that is written to the run folder.
+    agents: Sequence[PreferenceLearner],
+    runs: Sequence[Run],
+    total_steps: int,
+    evaluate_every: int,
+    episodes: int = 10,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Train until `total_steps` environment steps and return the summaries that are written to the run folders.
 
-    The folder then holds evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and
-    summary.json. After Ctrl-C the checkpoint is written before KeyboardInterrupt goes on, so a run can be resumed.
+    Several agents, of PEBBLE, train side by side. A folder then holds evaluations.csv, log/ (CSV and TensorBoard), the
+    newest checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
+    KeyboardInterrupt goes on, so a run can be resumed.
     """
-    task = agent.recorder.buffer.task
-    # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
-    agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
-    evaluation = EvaluationCallback(run, task, evaluate_every, episodes, seed=agent.seed or 0)
-    begin = time.time()
-    stop = StopOnInterrupt(agent.oracle)
+    first, begin = agents[0], time.time()
+    learn = choose_training(agents)
+    stop = StopOnInterrupt(first.oracle)
+    callbacks: list[MaybeCallback] = []
+    for agent, run in zip(agents, runs, strict=True):
+        # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
+        agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
+        evaluation = EvaluationCallback(run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0)
+        callbacks.append([evaluation, CheckpointCallback(run.checkpoint), stop if agent is first else stop.follower()])
     try:
         with stop:
-            agent.learn(
-                total_steps - agent.num_timesteps if agent.num_timesteps else total_steps,
-                callback=[evaluation, CheckpointCallback(run.checkpoint), stop],
-                reset_num_timesteps=agent.num_timesteps == 0,
+            learn(
+                total_steps - first.num_timesteps if first.num_timesteps else total_steps,
+                callbacks,
+                reset_num_timesteps=first.num_timesteps == 0,
                 progress_bar=progress,
             )
     except KeyboardInterrupt:
-        if stop.safe:
-            agent.save_checkpoint(run.checkpoint)
-        print(f"\nstopped after {agent.num_timesteps} steps; to continue:")
-        print(f"prefenvs train {agent.name} --resume {run.folder}")
+        for agent, run in zip(agents, runs, strict=True):
+            if stop.safe:
+                agent.save_checkpoint(run.checkpoint)
+        print(f"\nstopped after {first.num_timesteps} steps; to continue:")
+        for agent, run in zip(agents, runs, strict=True):
+            print(f"prefenvs train {agent.name} --resume {run.folder}")
         raise
-    agent.save_checkpoint(run.checkpoint)
-    summary = summarise(agent, run) | {"seconds": round(time.time() - begin, 1)}
+    for agent, run in zip(agents, runs, strict=True):
+        agent.save_checkpoint(run.checkpoint)
+    seconds = round(time.time() - begin, 1)
+    return [_sum_up(agent, run, seconds) for agent, run in zip(agents, runs, strict=True)]
+
+
+def choose_training(agents: Sequence[PreferenceLearner]) -> Callable[..., object]:
+    """Return `learn` of one agent, or of a group, with a callback for each; raises PrefenvsError if none can be."""
+    if len(agents) == 1:
+        return lambda steps, callbacks, **options: agents[0].learn(steps, callbacks[0], **options)
+    alike = [agent for agent in agents if isinstance(agent, PEBBLE)]
+    if len(alike) < len(agents):
+        raise PrefenvsError(f"{agents[0].name} trains one seed at a time: pebble takes several")
+    return PebbleGroup(alike).learn
+
+
+def task_of(agent: PreferenceLearner) -> str:
+    """Return the id of the task that an agent is trained on."""
+    return agent.recorder.buffer.task
+
+
+def _sum_up(agent: PreferenceLearner, run: Run, seconds: float) -> dict[str, Any]:
+    """Write what a finished run leaves beside its checkpoint, and return its summary."""
+    summary = summarise(agent, run) | {"seconds": seconds}
     run.summarise(summary)
     asked = agent.learns_from == "preferences"
     learner = f"{agent.name}, {summary['labels']} labels" if asked else agent.learns_from
-    draw_learning_curve(
-        {learner: run.rows("evaluations")}, run.path("learning_curve.png"), f"{task}, seed {agent.seed}"
-    )
+    title = f"{task_of(agent)}, seed {agent.seed}"
+    draw_learning_curve({learner: run.rows("evaluations")}, run.path("learning_curve.png"), title)
     return summary
 
 
@@ -62,7 +98,7 @@ def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
     """Return first and last evaluation, labels and learning signal of a run."""
     rows = run.rows("evaluations")
     return {
-        "task": agent.recorder.buffer.task,
+        "task": task_of(agent),
         "algorithm": agent.name,
         "learns_from": agent.learns_from,
         "seed": agent.seed,
@@ -79,7 +115,7 @@ def load_policy(run: Run) -> Policy:
     """Return the policy of a run's newest checkpoint, ready to predict."""
     from stable_baselines3 import DQN
 
-    from agents import PEBBLE, PrefPPO, StateRewardSAC
+    from agents import PrefPPO, StateRewardSAC
 
     path = run.checkpoint / "model.zip"
     if not path.is_file():

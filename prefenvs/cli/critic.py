@@ -190,4 +190,5 @@ class TrainDQN:
         folder = self.folder or Path("runs") / f"{task.id}-dqn-true-reward-{self.seed}"
         config = dataclasses.asdict(self) | {"true_reward": True}
         run = Run.create(folder, "train dqn", config)
-        report(train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress), run)
+        summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
+        report(summary, run, None)

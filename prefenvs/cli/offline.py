@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import LabelSource, RegretForm
+from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
@@ -82,27 +83,16 @@ class TrainOffline(ABC):
         """Train, or continue to train, and print the returns before and after."""
         check_packages()
         if self.resume is not None:
-            if self.seeds:
-                raise PrefenvsError(
-                    "--resume continues one run: leave --seeds away, and resume each seed's run by itself"
-                )
+            check_resume(self.seeds)
             run = Run.resume(self.resume, f"train {self.algorithm}")
             options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
             dataset = options._load()
             options._train([options._assemble(dataset, run)], dataset)
             return
         dataset = self._load()
-        if len(set(self.seeds)) < len(self.seeds):
-            raise PrefenvsError(f"--seeds names a seed twice: {' '.join(map(str, self.seeds))}")
-        each = [self._of_seed(seed, dataset) for seed in self.seeds] or [dataclasses.replace(self, task=dataset.task)]
+        options = dataclasses.replace(self, task=dataset.task)
+        each = of_seeds(options, self.seeds) if self.seeds else [options]
         self._train([options._assemble(dataset, None) for options in each], dataset)
-
-    def _of_seed(self, seed: int, dataset: OfflineDataset) -> Self:
-        folder = self.folder
-        if folder is not None:
-            name = str(folder)
-            folder = Path(name.replace("{seed}", str(seed)) if "{seed}" in name else f"{name}-{seed}")
-        return dataclasses.replace(self, task=dataset.task, seed=seed, seeds=(), folder=folder)
 
     def _load(self) -> OfflineDataset:
         if not self.dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -14,6 +15,7 @@ from tyro.conf import arg
 import prefenvs
 from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.hybrid import HybridOptions
+from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
@@ -59,6 +61,11 @@ class TrainOptions:
     """Environment steps."""
     seed: int = 0
     """Seed of everything in training; evaluation has seeds of its own."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds trained side by side in one process, each with the result that it has alone (pebble).
+
+    Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
+    """
     labels: int | None = None
     """Label budget."""
     per_session: int | None = None
@@ -100,44 +107,69 @@ class TrainOptions:
         """Train, or continue to train, and print the returns before and after."""
         check_packages()
         if self.resume is not None:
+            check_resume(self.seeds)
             run = Run.resume(self.resume, f"train {self.algorithm}")
             now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
             now["hybrid"] = HybridOptions(**run.config.get("hybrid", {}))
             now["clip"] = ClipOptions.read(run.config.get("clip", {}))
             options = dataclasses.replace(self, **run.config | now)
-            options._train(*options._make_agent(options._find_task()), run, resume=True)
+            agent, steps = options._make_agent(options._find_task())
+            options._train([agent], [run], steps, resume=True)
             return
         task = self._find_task()
+        each = of_seeds(self, self.seeds) if self.seeds else [self]
         # Settings are checked before a folder is made.
-        agent, steps = self._make_agent(task)
-        agent.check_run(steps)
+        made = [options._make_agent(task) for options in each]
+        agents, steps = [agent for agent, _ in made], made[0][1]
+        for agent in agents:
+            agent.check_run(steps)
+        self._check_together(agents)
+        self._train(agents, [options._create_run(task) for options in each], steps)
+
+    def _check_together(self, agents: Sequence[PreferenceLearner]) -> None:
+        from agents.training import choose_training
+        from oracles import PartialReturnOracle, RegretOracle
+
+        choose_training(agents)
+        if len(agents) > 1 and not all(isinstance(a.oracle, PartialReturnOracle | RegretOracle | None) for a in agents):
+            raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {self.oracle}: train one seed")
+
+    def _create_run(self, task: Task) -> Run:
         rater = "true-reward" if self.true_reward else self.oracle
         folder = self.folder or Path("runs") / f"{task.id}-{self.algorithm}-{rater}-{self.seed}"
-        self._train(agent, steps, Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self)))
+        return Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self))
 
-    def _train(self, agent: PreferenceLearner, steps: int, run: Run, resume: bool = False) -> None:
+    def _train(
+        self, agents: Sequence[PreferenceLearner], runs: Sequence[Run], steps: int, resume: bool = False
+    ) -> None:
         import torch
 
         from agents.training import train
-        from oracles import HumanOracle, HybridOracle
 
         torch.set_num_threads(self.threads)
         with contextlib.ExitStack() as stack:
-            store = stack.enter_context(Store(run.path("preferences.sqlite")))
-            rater = agent.oracle
-            for one in (rater.cheap, rater.costly) if isinstance(rater, HybridOracle) else (rater,):
-                self._connect(one, store, run, stack)
-            if isinstance(rater, HybridOracle):
-                rater.watch(lambda: agent.reward_model)
-            # What people are asked and answer is in a store already.
-            if rater is not None and not isinstance(rater, HumanOracle):
-                agent.oracle = Recorded(rater, store)
-            if resume:
-                agent.resume(run.checkpoint)
-            summary = train(agent, run, steps, self.evaluate_every, self.episodes, self.progress)
-        report(summary, run)
+            raters = [agent.oracle for agent in agents]
+            for agent, run in zip(agents, runs, strict=True):
+                self._attach(agent, run, stack)
+                if resume:
+                    agent.resume(run.checkpoint)
+            summaries = train(agents, runs, steps, self.evaluate_every, self.episodes, self.progress)
+        for summary, run, rater in zip(summaries, runs, raters, strict=True):
+            report(summary, run, rater)
+
+    def _attach(self, agent: PreferenceLearner, run: Run, stack: contextlib.ExitStack) -> None:
+        """Let what the rater is asked and answers go into the run's store."""
+        from oracles import HumanOracle, HybridOracle
+
+        store = stack.enter_context(Store(run.path("preferences.sqlite")))
+        rater = agent.oracle
+        for one in (rater.cheap, rater.costly) if isinstance(rater, HybridOracle) else (rater,):
+            self._connect(one, store, run, stack)
         if isinstance(rater, HybridOracle):
-            print("\n".join(rater.summary()))
+            rater.watch(lambda: agent.reward_model)
+        # What people are asked and answer is in a store already.
+        if rater is not None and not isinstance(rater, HumanOracle):
+            agent.oracle = Recorded(rater, store)
 
     def _connect(self, rater: Oracle | None, store: Store, run: Run, stack: contextlib.ExitStack) -> None:
         """Give a rater that needs them the run's store and the run's name, which its questions go under."""
@@ -269,8 +301,10 @@ def make_envs(task: str, count: int, seed: int) -> VecEnv:
     return venv
 
 
-def report(summary: dict[str, Any], run: Run) -> None:
+def report(summary: dict[str, Any], run: Run, rater: Oracle | None) -> None:
     """Print the figures of a finished run."""
+    from oracles import HybridOracle
+
     first, last = summary["first"], summary["last"]
     print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
     print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
@@ -282,3 +316,5 @@ def report(summary: dict[str, Any], run: Run) -> None:
     if not math.isnan(last["success"]):
         print(f"success before and after: {first['success']:.0%}, {last['success']:.0%}")
     print(f"run folder: {run.folder}")
+    if isinstance(rater, HybridOracle):
+        print("\n".join(rater.summary()))

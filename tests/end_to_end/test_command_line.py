@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from prefenvs.cli import main
+from prefenvs.runs import Run
 from prefenvs.store import Store
 
 QUICK = ["--steps", "900", "--labels", "20", "--per-session", "10", "--interact", "100", "--unsupervised-steps", "200"]
@@ -180,3 +181,29 @@ def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path, moment
 def count_labels(folder: Path) -> int:
     with Store(folder / "preferences.sqlite") as store:
         return len(store.preferences())
+
+
+def test_seeds_train_side_by_side_to_what_each_reaches_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["train", "pebble", "--task", "InvertedPendulum-v5", "--preset", "small", "--steps", "360",
+               "--labels", "12", "--per-session", "6", "--interact", "100", "--unsupervised-steps", "60", "--learning-starts", "100",
+               "--segment-length", "5", "--evaluate-every", "180", "--episodes", "2", "--no-progress"]  # fmt: skip
+    main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}" / "run")])
+    main([*options, "--seed", "1", "--folder", str(tmp_path / "alone")])
+    rows = [Run.open(folder).rows("evaluations") for folder in (tmp_path / "1" / "run", tmp_path / "alone")]
+    assert [row["steps"] for row in rows[0]] == [0, 180, 360]
+    for together, alone in zip(*rows, strict=True):
+        assert together["labels"] == alone["labels"]
+        assert together["mean_return"] == pytest.approx(alone["mean_return"], rel=0.2, abs=3.0)
+    assert (tmp_path / "0" / "run" / "summary.json").exists()
+    store = str(tmp_path / "labels.sqlite")
+    for extra, message in (
+        (["--seeds", "2", "2"], "--seeds names a seed twice: 2 2"),
+        (["--seeds", "2", "3", "--oracle", "human", "--store", store], "--seeds goes with simulated raters"),
+        (["--seeds", "2", "--resume", str(tmp_path / "alone")], "leave --seeds away"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*options, "--folder", str(tmp_path / "no"), *extra])
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("no*"))

@@ -1,0 +1,137 @@
+"""Many seeds of PEBBLE at once: agents that differ in their seeds alone make each gradient step in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Semaphore, Thread
+
+import torch
+from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.pebble import PEBBLE
+from agents.products import products
+from agents.randomness import RandomStreams
+from agents.sac import update
+from agents.sac_stack import SACStack, Step
+from prefenvs.errors import PrefenvsError
+
+
+class PebbleGroup:
+    """K agents, each with environments, rater, reward model and replay buffer of its own, whose gradient steps are one.
+
+    Each agent runs its own `learn` until it needs a gradient step, one agent after the other, with the global random
+    generators as it left them; once all wait, one pass over stacked parameters makes the steps of all. So each learns
+    what it would learn alone, up to the rounding of sums, and can be evaluated, saved and resumed like any other.
+    """
+
+    def __init__(self, agents: Sequence[PEBBLE]) -> None:
+        """Raises PrefenvsError for agents that cannot share a step."""
+        if not agents:
+            raise PrefenvsError("a group of seeds needs at least one agent")
+        first = agents[0]
+        for other in agents[1:]:
+            settings = [
+                (agent.config, agent.gamma, agent.tau, agent.batch_size, agent.target_entropy, agent.device)
+                for agent in (first, other)
+            ]
+            if settings[0] != settings[1]:
+                raise PrefenvsError(
+                    f"agents that train together have the same settings, those of seed {first.seed} and seed "
+                    f"{other.seed} differ"
+                )
+        if len({id(agent) for agent in agents}) < len(agents):
+            raise PrefenvsError("the same agent stands twice in a group of seeds")
+        self.agents = list(agents)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callbacks: Sequence[MaybeCallback] | None = None,
+        progress_bar: bool = False,
+        reset_num_timesteps: bool = True,
+    ) -> PebbleGroup:
+        """Train each agent for `total_timesteps` environment steps, with a callback of its own.
+
+        An agent that fails does not stop the others; its error is raised when they have ended.
+        """
+        stack = SACStack(self.agents)
+        given = callbacks or [None] * len(self.agents)
+        places = [
+            _Place(agent, total_timesteps, callback, reset_num_timesteps)
+            for agent, callback in zip(self.agents, given, strict=True)
+        ]
+        title = f"{self.agents[0].name}, {len(places)} seeds"
+        with (
+            products(self.agents[0].config.precision),
+            tqdm(total=total_timesteps, desc=title, unit="step", disable=not progress_bar) as bar,
+        ):
+            first = self.agents[0].num_timesteps if not reset_num_timesteps else 0
+            while running := [place for place in places if place.go_on()]:
+                self._make_steps(stack, running, len(places))
+                if progress_bar:
+                    bar.update(min(agent.num_timesteps for agent in self.agents) - first - bar.n)
+        errors = [place.error for place in places if place.error is not None]
+        if errors:
+            # An interrupt goes before what it may have led to.
+            raise min(errors, key=lambda error: not isinstance(error, KeyboardInterrupt))
+        return self
+
+    @staticmethod
+    def _make_steps(stack: SACStack, waiting: Sequence[_Place], everyone: int) -> None:
+        """Make the gradient steps that agents wait for: of all in one pass, of a rest one by one."""
+        steps = [place.step for place in waiting]
+        if len(waiting) == everyone:
+            for place, metrics in zip(waiting, stack.update(steps), strict=True):
+                place.metrics = metrics
+            return
+        for place, step in zip(waiting, steps, strict=True):
+            place.metrics = update(place.agent, step.batch, step.move_target, step.noises)
+
+
+class _Place:
+    """An agent that learns in a thread of its own, which runs only while `go_on` waits for it."""
+
+    step: Step
+    metrics: dict[str, Tensor]
+
+    def __init__(self, agent: PEBBLE, total: int, callback: MaybeCallback, reset: bool) -> None:
+        self.agent = agent
+        self.error: BaseException | None = None
+        self._arguments = {"total_timesteps": total, "callback": callback, "reset_num_timesteps": reset}
+        self._turn, self._done, self._ended = Semaphore(0), Semaphore(0), False
+        self._thread = Thread(target=self._learn, daemon=True)
+        self._thread.start()
+
+    def go_on(self) -> bool:
+        """Let the agent run until it needs a gradient step, and tell whether it does; False once it has ended."""
+        if self._ended:
+            return False
+        outside = RandomStreams.now()
+        self.agent.streams.resume()
+        self._turn.release()
+        self._done.acquire()
+        self.agent.streams = RandomStreams.now()
+        outside.resume()
+        return not self._ended
+
+    def _learn(self) -> None:
+        self._turn.acquire()
+        self.agent.take_step_together = self._wait
+        try:
+            self.agent.learn(**self._arguments)  # type: ignore[arg-type]
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.agent.take_step_together = None
+            self._ended = True
+            self._done.release()
+
+    def _wait(self, batch: ReplayBufferSamples, move_target: bool) -> dict[str, Tensor]:
+        """Draw what the step needs, as `update` would, hand it over and return what came of it."""
+        noises = torch.randn_like(batch.actions), torch.randn_like(batch.actions)
+        self.step = Step(batch, noises, move_target)
+        self._done.release()
+        self._turn.acquire()
+        return self.metrics
