@@ -187,7 +187,8 @@ def test_seeds_train_side_by_side_to_what_each_reaches_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["train", "pebble", "--task", "InvertedPendulum-v5", "--preset", "small", "--steps", "360",
-               "--labels", "12", "--per-session", "6", "--interact", "100", "--unsupervised-steps", "60", "--learning-starts", "100",
+               "--labels", "12", "--per-session", "6", "--interact", "100", "--unsupervised-steps", "60",
+               "--learning-starts", "100",
                "--segment-length", "5", "--evaluate-every", "180", "--episodes", "2", "--no-progress"]  # fmt: skip
     main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}" / "run")])
     main([*options, "--seed", "1", "--folder", str(tmp_path / "alone")])
