@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from interleaved import HEAD, Row, compare, machine
 from offline_updates import make_data
+from stable_baselines3.common.logger import configure
 
-from agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig
+import prefenvs
+from agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
 from agents.one_loss import OneLossLearner
+from agents.pebble_seeds import PebbleGroup
+from agents.published import pebble_settings
 from agents.seeds import SeedGroup
 from prefenvs.preferences import Preference, make_pairs
+from prefenvs.tasks import find_task
 
 
 def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[OneLossLearner[Any]]], int]]:
@@ -69,6 +75,34 @@ def measure(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> list[Row]:
     return rows
 
 
+def measure_pebble(seeds: int = 3, device: str = "cpu", rounds: int = 5, steps: int = 300) -> list[Row]:
+    """PEBBLE on Reacher, environments and all; on the true reward, so that no round has a fit that others lack."""
+    settings = pebble_settings(find_task("Reacher-v5"), "small")
+    config = replace(settings.config, true_reward=True)
+
+    def make() -> list[PEBBLE]:
+        options: dict[str, Any] = settings.sac | {"buffer_size": 20_000, "learning_starts": 100, "device": device}
+        env = "Reacher-v5"
+        agents = [PEBBLE("MlpPolicy", prefenvs.make(env), None, config, seed=seed, **options) for seed in range(seeds)]
+        for agent in agents:
+            agent.set_logger(configure(None, []))
+            agent.learn(200)
+        return agents
+
+    group, apart, single = PebbleGroup(make()), make(), make()[0]
+
+    def in_turn() -> None:
+        for agent in apart:
+            agent.learn(steps, reset_num_timesteps=False)
+
+    return compare(
+        f"{steps} steps of PEBBLE on Reacher, 2x128, batch 256",
+        {f"{seeds} seeds at once": lambda: group.learn(steps, reset_num_timesteps=False)},
+        {f"{seeds} in turn": in_turn, "one seed": lambda: single.learn(steps, reset_num_timesteps=False)},
+        rounds,
+    )
+
+
 def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
@@ -84,6 +118,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(machine())
     print(HEAD, *(row.line for row in measure(args.seeds, args.device, args.rounds)), sep="\n")
+    print(*(row.line for row in measure_pebble(args.seeds, args.device, args.rounds)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ def d3rlpy(quick: bool) -> list[Row]:
 def many_seeds(quick: bool) -> list[Row]:
     import seeds
 
-    return seeds.measure(3 if quick else 10, "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5)
+    device, rounds = "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5
+    rows = seeds.measure(3 if quick else 10, device, rounds)
+    return rows + seeds.measure_pebble(3, device, rounds)
 
 
 def reward(quick: bool) -> list[Row]:
