@@ -121,7 +121,7 @@ def svg(figure: Figure) -> bytes:
     import matplotlib
 
     out = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "prefenvs", "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"svg.hashsalt": "prefenvs", "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
 

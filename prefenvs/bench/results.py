@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +129,19 @@ def read_results(path: Path) -> Results:
     return Results(table.to_pandas(), suite)
 
 
+def portable(text: str, place: BenchFolder) -> str:
+    """Return text without the places of this machine: paths from the benchmark's folder on, and our command's name."""
+    text = text.replace(f"{place.folder.absolute()}/", "")
+    return re.sub(r"\S*/python\S* -P -m prefenvs", "prefenvs", text).replace(sys.executable, "python")
+
+
 def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
     outcome = place.outcome(cell)
     run = place.run(cell)
     code = outcome.provenance
     versions = code.get("versions", {})
     judged = _read_json(run / "reward.json")
+    config = _read_json(run / "run.json").get("config", dict(cell.options))
     base: dict[str, Any] = {
         "cell": cell.name,
         "method": cell.method,
@@ -154,8 +163,8 @@ def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
         "processors": code.get("processors", math.nan),
         "threads": code.get("threads", math.nan),
         "versions": json.dumps(versions, sort_keys=True),
-        "config": json.dumps(_read_json(run / "run.json").get("config", dict(cell.options)), sort_keys=True),
-        "command": "\n".join(outcome.lines),
+        "config": portable(json.dumps(config, sort_keys=True), place),
+        "command": portable("\n".join(outcome.lines), place),
     }
     if outcome.status != "finished":
         return [base]

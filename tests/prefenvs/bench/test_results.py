@@ -1,6 +1,7 @@
 """Results: everything that was measured, where it came from, and no silent mixture of versions."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -31,7 +32,10 @@ def test_one_row_for_each_evaluation_and_one_for_what_is_missing(results: Result
     assert list(seed["mean_return"]) == [0.0, 1.0, 2.0]
     assert list(seed["labels"]) == [0, 5, 10]
     assert json.loads(seed["versions"].iloc[0])["numpy"] == np.__version__
-    assert "own_program.py" in seed["command"].iloc[0]
+    # What ran, without where on this machine it lay.
+    assert "python own_program.py" in seed["command"].iloc[0]
+    assert "--folder cells/" in seed["command"].iloc[0]
+    assert sys.executable not in seed["command"].iloc[0]
     assert seed["wall_seconds"].iloc[0] > 0
 
 
