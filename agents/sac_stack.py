@@ -74,7 +74,7 @@ class SACStack:
         gradients = torch.autograd.grad(critic_losses.sum(), self.critic_leaves)
         for k, agent in enumerate(agents):
             critic = cast("StackedCritic", agent.critic)
-            critic.give_gradients(gradient.reshape(len(agents), -1, *gradient.shape[1:])[k] for gradient in gradients)
+            critic.give_gradients(gradient.view(len(agents), -1, *gradient.shape[1:])[k] for gradient in gradients)
             critic.optimizer.step()
 
         sample = self._sample(observations, noises[1])
