@@ -124,7 +124,6 @@ CPU = Suite(
             ("metaworld-door-close-v3",),
             labels=(1_000,),
             options=DOOR_CLOSE,
-            method_options={"prefppo": {"envs": 4}, "prefppo-true-reward": {"envs": 4}},
             limits=HOUR,
         ),
         Grid(
@@ -132,8 +131,6 @@ CPU = Suite(
             ("Reacher-v5",),
             labels=(500,),
             options=REACHER,
-            # Sessions come between rollouts, of 2,000 steps with four environments.
-            method_options={"prefppo": {"envs": 4, "per_session": 80}, "prefppo-true-reward": {"envs": 4}},
             limits=HOUR,
         ),
         *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql-true-reward")) for task in OFFLINE_TASKS),
