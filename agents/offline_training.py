@@ -11,13 +11,13 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from agents.callbacks import CheckpointCallback, EvaluationCallback
+from agents.groups import choose_training, save_checkpoints, tell_how_to_go_on
 from agents.interrupt import StopOnInterrupt
 from agents.offline import OfflineLearner
 from agents.one_loss import OneLossLearner
 from agents.reward_model import RewardEnsemble
 from agents.seeds import SeedGroup
 from prefenvs.curves import draw_learning_curve
-from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env
 from prefenvs.runs import Run
 
@@ -38,7 +38,7 @@ def train_offline(
     After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on.
     """
     begin, stop = time.time(), StopOnInterrupt()
-    train = choose_training(learners)
+    train = training_of(learners)
     callbacks: list[MaybeCallback] = []
     envs: list[Env] = []
     for learner, run in zip(learners, runs, strict=True):
@@ -54,12 +54,10 @@ def train_offline(
                 train(total_updates - made, callbacks, progress_bar=progress, reset_num_timesteps=made == 0)
     except KeyboardInterrupt:
         if stop.safe:
-            _save(learners, runs)
-        print(f"\nstopped after {learners[0].num_timesteps} updates; to continue:")
-        for learner, run in zip(learners, runs, strict=True):
-            print(f"prefenvs train {learner.name} --resume {run.folder}")
+            save_checkpoints(learners, runs)
+        tell_how_to_go_on(learners, runs, "updates")
         raise
-    _save(learners, runs)
+    save_checkpoints(learners, runs)
     seconds = {"seconds": round(time.time() - begin, 1)}
     return [
         _sum_up(learner, run, dict(more) | seconds)
@@ -67,19 +65,9 @@ def train_offline(
     ]
 
 
-def choose_training(learners: Sequence[OfflineLearner[Any]]) -> Callable[..., object]:
+def training_of(learners: Sequence[OfflineLearner[Any]]) -> Callable[..., object]:
     """Return `learn` of one learner, or of a group, with a callback for each; raises PrefenvsError if none can be."""
-    if len(learners) == 1:
-        return lambda updates, callbacks, **options: learners[0].learn(updates, callbacks[0], **options)
-    alike = [learner for learner in learners if isinstance(learner, OneLossLearner)]
-    if len(alike) < len(learners):
-        raise PrefenvsError(f"{learners[0].name} trains one seed at a time: iql, cpl and bc take several")
-    return SeedGroup(alike).learn
-
-
-def _save(learners: Sequence[OfflineLearner[Any]], runs: Sequence[Run]) -> None:
-    for learner, run in zip(learners, runs, strict=True):
-        learner.save_checkpoint(run.checkpoint)
+    return choose_training(learners, OneLossLearner, SeedGroup, "iql, cpl and bc")
 
 
 def _sum_up(learner: OfflineLearner[Any], run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSam
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.groups import check_members
 from agents.pebble import PEBBLE
 from agents.products import products
 from agents.randomness import RandomStreams
 from agents.sac import update
 from agents.sac_stack import SACStack, Step
-from prefenvs.errors import PrefenvsError
 
 
 class PebbleGroup:
@@ -28,21 +28,7 @@ class PebbleGroup:
 
     def __init__(self, agents: Sequence[PEBBLE]) -> None:
         """Raises PrefenvsError for agents that cannot share a step."""
-        if not agents:
-            raise PrefenvsError("a group of seeds needs at least one agent")
-        first = agents[0]
-        for other in agents[1:]:
-            settings = [
-                (agent.config, agent.gamma, agent.tau, agent.batch_size, agent.target_entropy, agent.device)
-                for agent in (first, other)
-            ]
-            if settings[0] != settings[1]:
-                raise PrefenvsError(
-                    f"agents that train together have the same settings, those of seed {first.seed} and seed "
-                    f"{other.seed} differ"
-                )
-        if len({id(agent) for agent in agents}) < len(agents):
-            raise PrefenvsError("the same agent stands twice in a group of seeds")
+        check_members(agents, lambda a: (a.config, a.gamma, a.tau, a.batch_size, a.target_entropy, a.device))
         self.agents = list(agents)
 
     def learn(

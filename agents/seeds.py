@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from agents.actors import make_adam
+from agents.groups import check_members
 from agents.one_loss import Drawn, OneLossLearner
 from agents.products import products
 from prefenvs.errors import PrefenvsError
@@ -30,20 +31,9 @@ class SeedGroup:
 
     def __init__(self, learners: Sequence[OneLossLearner[Any]]) -> None:
         """Raises PrefenvsError for learners that cannot share a pass."""
-        if not learners:
-            raise PrefenvsError("a group of seeds needs at least one learner")
-        first = learners[0]
-        for other in learners[1:]:
-            own = (type(other), other.config, other.observation_size, other.action_size, other.device)
-            if own != (type(first), first.config, first.observation_size, first.action_size, first.device):
-                raise PrefenvsError(
-                    f"learners that train together have one class, configuration, size and device, but {first.name} "
-                    f"of seed {first.seed} and {other.name} of seed {other.seed} differ"
-                )
-        if len({id(learner) for learner in learners}) < len(learners):
-            raise PrefenvsError("the same learner stands twice in a group of seeds")
+        check_members(learners, lambda one: (type(one), one.config, one.observation_size, one.action_size, one.device))
         self.learners = list(learners)
-        self._loss = _Loss(first)
+        self._loss = _Loss(learners[0])
         self._share_tables()
 
     def learn(

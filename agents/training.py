@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from agents.callbacks import CheckpointCallback, EvaluationCallback
+from agents.groups import choose_training, save_checkpoints, tell_how_to_go_on
 from agents.interrupt import StopOnInterrupt
 from agents.learner import PreferenceLearner
 from agents.offline import OfflineLearner
@@ -38,7 +39,7 @@ def train(
     KeyboardInterrupt goes on, so a run can be resumed.
     """
     first, begin = agents[0], time.time()
-    learn = choose_training(agents)
+    learn = training_of(agents)
     stop = StopOnInterrupt(first.oracle)
     callbacks: list[MaybeCallback] = []
     for agent, run in zip(agents, runs, strict=True):
@@ -55,27 +56,18 @@ def train(
                 progress_bar=progress,
             )
     except KeyboardInterrupt:
-        for agent, run in zip(agents, runs, strict=True):
-            if stop.safe:
-                agent.save_checkpoint(run.checkpoint)
-        print(f"\nstopped after {first.num_timesteps} steps; to continue:")
-        for agent, run in zip(agents, runs, strict=True):
-            print(f"prefenvs train {agent.name} --resume {run.folder}")
+        if stop.safe:
+            save_checkpoints(agents, runs)
+        tell_how_to_go_on(agents, runs, "steps")
         raise
-    for agent, run in zip(agents, runs, strict=True):
-        agent.save_checkpoint(run.checkpoint)
+    save_checkpoints(agents, runs)
     seconds = round(time.time() - begin, 1)
     return [_sum_up(agent, run, seconds) for agent, run in zip(agents, runs, strict=True)]
 
 
-def choose_training(agents: Sequence[PreferenceLearner]) -> Callable[..., object]:
+def training_of(agents: Sequence[PreferenceLearner]) -> Callable[..., object]:
     """Return `learn` of one agent, or of a group, with a callback for each; raises PrefenvsError if none can be."""
-    if len(agents) == 1:
-        return lambda steps, callbacks, **options: agents[0].learn(steps, callbacks[0], **options)
-    alike = [agent for agent in agents if isinstance(agent, PEBBLE)]
-    if len(alike) < len(agents):
-        raise PrefenvsError(f"{agents[0].name} trains one seed at a time: pebble takes several")
-    return PebbleGroup(alike).learn
+    return choose_training(agents, PEBBLE, PebbleGroup, "pebble")
 
 
 def task_of(agent: PreferenceLearner) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import LabelSource, RegretForm
+from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainOffline(ABC):
+class TrainOffline(RunOptions, ABC):
     """What every learner from fixed data is told; settings that are not given are the published ones."""
 
     algorithm: ClassVar[str]
@@ -57,27 +58,15 @@ class TrainOffline(ABC):
     """Gradient steps."""
     normalise_observations: bool | None = None
     """Give observations mean 0 and standard deviation 1."""
-    seed: int = 0
-    """Seed of everything in training; evaluation has seeds of its own."""
     seeds: tuple[int, ...] = ()
     """Several seeds trained side by side in one process, each with the result that it has alone (iql, cpl, bc).
 
     Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
     """
-    evaluate_every: int = 5_000
-    """Gradient steps between two evaluations."""
-    episodes: int = 10
-    """Episodes in an evaluation."""
     device: str = "auto"
     """Where to train: auto, cpu or cuda."""
-    threads: int = 1
-    """PyTorch threads; small networks are slower with more."""
-    folder: Path | None = None
-    """Run folder; runs/<task>-<algorithm>-<learning signal>-<seed> by default."""
-    resume: Path | None = None
-    """Continue the run in this folder; all other options come from it."""
-    progress: bool = True
-    """Show a progress bar with an ETA."""
+    evaluate_every: int = 5_000
+    """Gradient steps between two evaluations."""
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
@@ -122,10 +111,10 @@ class TrainOffline(ABC):
         return _Training(self, learner, steps, train, held_out, between, resumed)
 
     def _train(self, trainings: Sequence[_Training], dataset: OfflineDataset) -> None:
-        from agents.offline_training import choose_training, train_offline
+        from agents.offline_training import train_offline, training_of
 
         learners, facts = [t.learner for t in trainings], [t.facts(dataset.name) for t in trainings]
-        choose_training(learners)
+        training_of(learners)
         runs = [training.open_run() for training in trainings]
         steps = trainings[0].steps
         summaries = train_offline(learners, runs, steps, self.evaluate_every, self.episodes, self.progress, facts)
@@ -164,7 +153,7 @@ class TrainOffline(ABC):
     ) -> tuple[OfflineLearner[Any], int]:
         """Return the learner and how many gradient steps it is to make."""
 
-    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:  # noqa: B027 - most have nothing to keep
+    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
         """Put beside the run what `_make_learner` needs when the run is resumed."""
 
     def _override(self, config: Any, **given: Any) -> Any:

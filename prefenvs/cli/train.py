@@ -15,6 +15,7 @@ from tyro.conf import arg
 import prefenvs
 from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.hybrid import HybridOptions
+from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
@@ -33,7 +34,7 @@ AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(RunOptions):
     """What every online learner is told; settings that are not given are the published ones."""
 
     algorithm: ClassVar[str]
@@ -59,8 +60,6 @@ class TrainOptions:
     """With --oracle human or vlm: stop at each session until all is answered; otherwise training goes on meanwhile."""
     steps: int | None = None
     """Environment steps."""
-    seed: int = 0
-    """Seed of everything in training; evaluation has seeds of its own."""
     seeds: tuple[int, ...] = ()
     """Several seeds trained side by side in one process, each with the result that it has alone (pebble).
 
@@ -84,18 +83,6 @@ class TrainOptions:
     """Matrix products on a CPU; bfloat16 may round their operands where its units are faster."""
     true_reward: bool = False
     """Upper bound: learn from the true reward instead of preferences."""
-    evaluate_every: int = 10_000
-    """Environment steps between two evaluations."""
-    episodes: int = 10
-    """Episodes in an evaluation."""
-    threads: int = 1
-    """PyTorch threads; small networks are slower with more."""
-    folder: Path | None = None
-    """Run folder; runs/<task>-<algorithm>-<oracle>-<seed> by default."""
-    resume: Path | None = None
-    """Continue the run in this folder; all other options come from it."""
-    progress: bool = True
-    """Show a progress bar with an ETA."""
     vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
     """With --oracle vlm: the model."""
     hybrid: Annotated[HybridOptions, arg(name="", prefix_name=False)] = field(default_factory=HybridOptions)
@@ -127,10 +114,10 @@ class TrainOptions:
         self._train(agents, [options._create_run(task) for options in each], steps)
 
     def _check_together(self, agents: Sequence[PreferenceLearner]) -> None:
-        from agents.training import choose_training
+        from agents.training import training_of
         from oracles import PartialReturnOracle, RegretOracle
 
-        choose_training(agents)
+        training_of(agents)
         if len(agents) > 1 and not all(isinstance(a.oracle, PartialReturnOracle | RegretOracle | None) for a in agents):
             raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {self.oracle}: train one seed")
 

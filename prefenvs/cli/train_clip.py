@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from prefenvs.cli.clip import ClipOptions
+from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.train import make_envs
 from prefenvs.errors import PrefenvsError
 from prefenvs.packages import check_packages
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainClip:
+class TrainClip(RunOptions):
     """Train SAC on the CLIP reward of VLM-RM, in place of a reward learned from preferences."""
 
     task: str = ""
@@ -38,22 +39,8 @@ class TrainClip:
     """Environments stepped side by side (VLM-RM: 8 on each of 4 GPUs); one update for each environment step."""
     chunk: int = 100
     """Steps of each environment that are scored together, before as many updates."""
-    seed: int = 0
-    """Seed of everything in training; evaluation has seeds of its own."""
-    evaluate_every: int = 10_000
-    """Environment steps between two evaluations."""
-    episodes: int = 10
-    """Episodes in an evaluation."""
     device: str = "auto"
     """Where CLIP and the agent run: auto, cpu or cuda."""
-    threads: int = 1
-    """PyTorch threads."""
-    folder: Path | None = None
-    """Run folder; runs/<task>-clip-<seed> by default."""
-    resume: Path | None = None
-    """Continue the run in this folder; all other options come from it."""
-    progress: bool = True
-    """Show a progress bar with an ETA."""
 
     def run(self) -> None:
         """Train, or continue to train, and print the CLIP return before and after."""

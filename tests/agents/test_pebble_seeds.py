@@ -106,7 +106,7 @@ def test_one_that_fails_does_not_stop_the_others_and_is_told(error: BaseExceptio
 
 def test_what_cannot_train_together_is_refused() -> None:
     one = make(0)
-    with pytest.raises(PrefenvsError, match="those of seed 0 and seed 1 differ"):
+    with pytest.raises(PrefenvsError, match="pebble of seed 0 and pebble of seed 1 differ"):
         PebbleGroup([one, make(1, config=make_config(labels=10))])
     with pytest.raises(PrefenvsError, match="twice"):
         PebbleGroup([one, one])
