@@ -31,13 +31,18 @@ details pre { font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
-def write_report(results: Results, out: Path, resamples: int = 2_000) -> str:
-    """Write report.html, tables.md, tables.tex, scores.csv and the curves as SVG; return the tables as Markdown."""
+def write_report(results: Results, out: Path, resamples: int = 2_000, against: Sequence[str] = ()) -> str:
+    """Write report.html, tables.md, tables.tex, scores.csv and the curves as SVG; return the tables as Markdown.
+
+    against: methods above whose true return the others' is told.
+    """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")
     scores = Scores(results)
     made = [
         tables.score_table(scores, resamples),
+        tables.return_table(scores, None, resamples),
+        *(tables.return_table(scores, method, resamples) for method in against),
         tables.improvement_table(scores),
         tables.reward_table(scores),
         tables.best_table(scores),

@@ -13,7 +13,14 @@ import numpy as np
 
 from prefenvs.bench.progress import duration
 from prefenvs.bench.scores import FLOOR, Entry, Scores
-from prefenvs.bench.statistics import Estimate, interquartile_mean, interquartile_means, probability_of_improvement
+from prefenvs.bench.statistics import (
+    Estimate,
+    interquartile_mean,
+    interquartile_means,
+    mean_difference,
+    probability_of_improvement,
+)
+from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
 if TYPE_CHECKING:
@@ -88,6 +95,29 @@ def score_table(scores: Scores, resamples: int = 2_000) -> Table:
         "interval], and how many seeds there are where not all have finished. Normalised: 0 is random actions, 1 the "
         "agent of the same stack on the true reward. An aggregate takes as many seeds as all its tasks have, and names "
         "the number of tasks where it has not all of them. A dash: no such cell in the suite.",
+    )
+
+
+def return_table(scores: Scores, against: str | None = None, resamples: int = 2_000) -> Table:
+    """Mean true return of every method on every task; with `against`, what it is above that method's."""
+    base: Entry | None = None
+    if against is not None:
+        base = next((entry for entry in scores.entries if entry.method == against), None)
+        if base is None:
+            known = ", ".join(dict.fromkeys(entry.method for entry in scores.entries))
+            raise PrefenvsError(f"the results have no method {against!r} to compare with: there are {known}")
+    rows = []
+    for entry in scores.entries:
+        if entry != base:
+            texts = [_return(scores, entry, base, task, resamples) for task in scores.tasks]
+            rows.append((scores.label(entry), *texts))
+    above = "" if base is None else f", above {scores.label(base)}"
+    return Table(
+        f"True return at the end of training{above}",
+        ("method", *scores.tasks),
+        tuple(row for row in rows if base is None or set(row[1:]) != {NOT_ASKED}),
+        "The last evaluation of each run. Mean over seeds [95% bootstrap interval"
+        + (" of the difference of means]." if base is not None else "]."),
     )
 
 
@@ -241,6 +271,15 @@ def _score(scores: Scores, entry: Entry, task: str, resamples: int) -> str:
     if len(values) == 1 and scores.method(entry)["upper"]:
         return f"{text} (a single seed)"
     return text if len(values) == len(cells) else f"{text} ({len(values)} of {len(cells)} seeds)"
+
+
+def _return(scores: Scores, entry: Entry, base: Entry | None, task: str, resamples: int) -> str:
+    values = scores.runs(entry, task, "mean_return")
+    others = None if base is None else scores.runs(base, task, "mean_return")
+    if not len(values) or (others is not None and not len(others)):
+        asked = len(scores.of(entry, task)) and (base is None or len(scores.of(base, task)))
+        return MISSING if asked else NOT_ASKED
+    return _interval(mean_difference(values, others, resamples), "return")
 
 
 def _aggregate(scores: Scores, entry: Entry, resamples: int) -> str:

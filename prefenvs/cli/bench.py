@@ -140,6 +140,8 @@ class BenchTable:
     """Accept results of several versions of the code or its packages; the report then says so."""
     resamples: int = 2_000
     """Bootstrap resamples for intervals."""
+    against: tuple[str, ...] = ()
+    """Methods, such as bc, above whose true return the others' is told, with intervals of the difference."""
 
     def run(self) -> None:
         """Write report.html, table.md, table.tex, table.csv and the curves, and print the table."""
@@ -151,7 +153,7 @@ class BenchTable:
         if self.source.is_dir():
             results.write()
         out = self.out or (self.source if self.source.is_dir() else self.source.parent) / "report"
-        print(write_report(results, out, self.resamples))
+        print(write_report(results, out, self.resamples, self.against))
         print(f"report: {out / 'report.html'}")
 
 

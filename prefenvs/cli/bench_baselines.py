@@ -7,12 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
 import prefenvs
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate, random_policy
 from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
+from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 
 
@@ -28,16 +32,47 @@ class Random:
     """Seed."""
     episodes: int = 20
     """Episodes."""
+    still: bool = False
+    """Standing still, the middle of each action's range, in the place of random actions."""
 
     def run(self) -> None:
         """Write a run folder with one evaluation."""
         task = find_task(self.task)
         env = prefenvs.make(self.task)
-        policy = random_policy(env.action_space, self.seed)
+        policy = _Still(env.action_space) if self.still else random_policy(env.action_space, self.seed)
         env.close()
         run = Run.create(self.folder, "bench random", asdict(self) | {"folder": str(self.folder)})
         begin = time.time()
-        _finish(run, policy, task.id, self.episodes, self.seed, 0, 0, begin, {"algorithm": "random"})
+        _finish(
+            run,
+            policy,
+            task.id,
+            self.episodes,
+            self.seed,
+            0,
+            0,
+            begin,
+            {"algorithm": "still" if self.still else "random"},
+        )
+
+
+class _Still:
+    """Takes the action in the middle of its range, whatever it sees."""
+
+    def __init__(self, action_space: spaces.Space[Any]) -> None:
+        if not isinstance(action_space, spaces.Box):
+            raise PrefenvsError(f"standing still needs actions with a range, this task has {action_space}")
+        self.action = (action_space.low + action_space.high) / 2
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, None]:
+        """Return one action for each of the observations [N, obs]."""
+        return np.broadcast_to(self.action, (len(observation), *self.action.shape)).astype(np.float32), None
 
 
 @dataclass(frozen=True)

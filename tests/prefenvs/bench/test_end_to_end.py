@@ -79,6 +79,14 @@ def test_baselines_write_run_folders(tmp_path: Path, capsys: pytest.CaptureFixtu
     main(["bench", "random", "--task", "Pendulum-v1", "--folder", str(tmp_path / "random"), "--episodes", "2"])
     summary = json.loads((tmp_path / "random" / "summary.json").read_text())
     assert summary["last"]["mean_return"] < -200
+    main(["bench", "random", "--task", "Reacher-v5", "--folder", str(tmp_path / "still"), "--still"])
+    still = json.loads((tmp_path / "still" / "summary.json").read_text())
+    assert still["algorithm"] == "still"
+    assert -15 < still["last"]["mean_return"] < -8
+    with pytest.raises(SystemExit):
+        main(["bench", "random", "--task", "CartPole-v1", "--folder", str(tmp_path / "cart"), "--still"])
+    assert "standing still needs actions with a range" in capsys.readouterr().err
+    assert not (tmp_path / "cart").exists()
     pytest.importorskip("imitation")
     folder = tmp_path / "comparisons"
     line = ["bench", "comparisons", "--task", "Pendulum-v1", "--folder", str(folder), "--episodes", "1"]

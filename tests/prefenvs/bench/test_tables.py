@@ -2,6 +2,7 @@
 
 import csv
 import io
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from prefenvs.bench.scores import Entry, Scores
 from prefenvs.bench.statistics import (
     interquartile_mean,
     interquartile_means,
+    mean_difference,
     performance_profile,
     probability_of_improvement,
 )
@@ -156,3 +158,30 @@ def test_costs_and_rewards() -> None:
     (judged,) = (row for row in tables.reward_table(scores).rows if row[:2] == ("Good (100 labels)", "push"))
     assert judged[2:5] == ("80%", "0.50", "0.25")
     assert all(not row[0].startswith("Upper") for row in tables.reward_table(scores).rows)
+
+
+def test_a_difference_s_interval_is_that_of_all_its_resamples() -> None:
+    """With three runs on each side, all 27 x 27 resamples can be listed."""
+    first, second = np.array([3.0, 5.0, 7.5]), np.array([1.0, 2.0, 4.0])
+    drawn = [np.mean(list(product(side, repeat=3)), axis=1) for side in (first, second)]
+    for others, exact in ((None, drawn[0]), (second, np.subtract.outer(*drawn).ravel())):
+        found = mean_difference(first, others, resamples=40_000)
+        assert found.value == pytest.approx(exact.mean())
+        np.testing.assert_allclose(
+            [found.low, found.high], np.percentile(exact, (2.5, 97.5), method="inverted_cdf"), atol=0.1
+        )
+    assert np.isnan(mean_difference(first[:1], second).low)
+
+
+def test_returns_stand_beside_those_of_the_method_they_are_compared_with() -> None:
+    scores = Scores(full())
+    plain, above = (tables.return_table(scores, against, resamples=200) for against in (None, "poor"))
+    assert [row[0] for row in plain.rows] == [scores.label(entry) for entry in scores.entries]
+    assert "above Poor <&>" in above.title
+    walk = above.columns.index("walk")
+    good = next(row for row in above.rows if row[0] == scores.label(GOOD))
+    expected = scores.runs(GOOD, "walk").mean() - scores.runs(POOR, "walk").mean()
+    assert good[walk].startswith(tables.show(expected, "return"))
+    assert all(row[0] != scores.label(POOR) for row in above.rows)
+    with pytest.raises(PrefenvsError, match="no method 'best' to compare with: there are good, poor, upper, random"):
+        tables.return_table(scores, "best")
