@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ class Feedback:
         self.wide: list[Query] = []
         self._wide: dict[str, Segment] = {}
         self.rng = np.random.default_rng(seed)
+        # In a group of seeds all reward models are fitted at once.
+        self.fit: Callable[[Sequence[Preference], Sequence[Query]], dict[str, float]] = self.fit_alone
 
     @property
     def labels(self) -> int:
@@ -106,11 +108,15 @@ class Feedback:
         status: dict[str, float | None] = {"steps": steps, "labels": self.labels, "budget": self.config.labels}
         metrics = None
         if self.labels and (changed or not all(answer.skipped for answer in answers)):
-            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
+            metrics = self.fit(self.preferences, self.unlabelled)
             # Kept while nothing new arrives: the page shows how well the model that is learned from predicts answers.
             self.held_out_accuracy = metrics["new_accuracy"]
         self.oracle.report({**status, "held_out_accuracy": self.held_out_accuracy})
         return metrics
+
+    def fit_alone(self, preferences: Sequence[Preference], unlabelled: Sequence[Query]) -> dict[str, float]:
+        """Fit the reward model to all answers and return the metrics."""
+        return self.reward_model.fit(preferences, unlabelled=unlabelled)
 
     def _add(self, answers: list[Preference]) -> bool:
         """Keep answers, the later ones in place of earlier ones; tell whether any earlier one was replaced."""

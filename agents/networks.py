@@ -21,6 +21,11 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def rows_per_chunk(device: torch.device) -> int:
+    """Rows in one product: on a CPU few enough for activations to stay in its cache, else enough to fill the device."""
+    return 2_048 if device.type == "cpu" else 65_536
+
+
 class EnsembleMLP(nn.Module):
     """M independent MLPs of equal shape with LeakyReLU(0.01); each layer's weights are one tensor [M, in, out].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,25 @@ from torch.nn import functional
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
+
+
+class Labels(NamedTuple):
+    """N labels on the device: table rows [N], targets [N, K], weights [N], and whether decided, held out [N]."""
+
+    rows: Tensor
+    targets: Tensor
+    weights: Tensor
+    decided: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Labels], sizes: Sequence[int]) -> Labels:
+        """Return the labels of tables of these sizes as labels of the joined table; a single part stays itself."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = [part.rows + sum(sizes[:k]) for k, part in enumerate(parts)]
+        moved = [part._replace(rows=own) for part, own in zip(parts, rows, strict=True)]
+        return cls(*(torch.cat(columns) for columns in zip(*moved, strict=True)))
 
 
 class QueryTable:
@@ -55,6 +75,21 @@ class QueryTable:
         self._rows = {query: row for row, query in enumerate(kept + new)}
         self.uniform = bool((self.lengths == self.inputs.shape[2]).all())
         return torch.tensor([self._rows[query] for query in queries], dtype=torch.int64, device=self.device)
+
+    @classmethod
+    def join(cls, tables: Sequence[QueryTable]) -> QueryTable:
+        """Return a table of the rows of all, to be read only; a single table stays itself."""
+        if len(tables) == 1:
+            return tables[0]
+        joined = cls(*tables[0].sizes, tables[0].device)
+        joined.inputs = torch.cat([table.inputs for table in tables])
+        joined.lengths = torch.cat([table.lengths for table in tables])
+        joined.uniform = all(table.uniform for table in tables)
+        return joined
+
+    def queries_per_chunk(self, rows: int) -> int:
+        """Return how many queries have at most so many steps in all; at least one."""
+        return max(rows // max(self.inputs.shape[1] * self.inputs.shape[2], 1), 1)
 
     def steps(self, rows: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Return which steps [..., K, T] and segments [..., K] of these rows count; None where all do."""

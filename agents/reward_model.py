@@ -13,16 +13,16 @@ import torch
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from agents.networks import EnsembleMLP
+from agents.networks import EnsembleMLP, rows_per_chunk
 from agents.products import round_rows
 from agents.reward_config import RewardConfig
-from agents.reward_training import RewardTrainer, rows_per_chunk
+from agents.reward_training import RewardTrainer, fit_together
 from agents.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
-__all__ = ["RewardConfig", "RewardEnsemble", "SurfConfig"]
+__all__ = ["RewardConfig", "RewardEnsemble", "SurfConfig", "fit_ensembles"]
 
 FORMAT = "prefenvs-reward-ensemble-1"
 
@@ -100,7 +100,7 @@ class RewardEnsemble:
         validation_loss, validation_accuracy, validation_by_episode: if labels are held out, on those, and whether (1 or
         0) they share no episode with the rest. A figure without data is NaN.
         """
-        return self.trainer.fit(preferences, weights, unlabelled)
+        return fit_together([self.trainer], [preferences], [weights], [unlabelled])[0]
 
     def save(self, path: str | Path) -> None:
         """Write configuration, weights, optimiser and random state; after `load`, `fit` goes on as if never stopped."""
@@ -174,3 +174,18 @@ class RewardEnsemble:
             x = np.zeros((round_rows(rows.stop - start), flat[0].shape[1] + flat[1].shape[1]), np.float32)
             np.concatenate([part[rows] for part in flat], axis=1, out=x[: rows.stop - start], casting="same_kind")
             yield rows, self.forward(torch.from_numpy(x).to(self.device))[:, : rows.stop - start]
+
+
+def fit_ensembles(
+    models: Sequence[RewardEnsemble],
+    preferences: Sequence[Sequence[Preference]],
+    unlabelled: Sequence[Sequence[Query]] | None = None,
+) -> list[dict[str, float]]:
+    """Fit each ensemble to its own preferences and return what `RewardEnsemble.fit` of each would, up to rounding.
+
+    Ensembles of one configuration with equally many labels of one shape go through them in common products.
+    """
+    trainers = [model.trainer for model in models]
+    if len({id(trainer) for trainer in trainers}) < len(trainers):
+        raise PrefenvsError("the same reward ensemble was given twice")
+    return fit_together(trainers, preferences, [None] * len(trainers), unlabelled or [()] * len(trainers))

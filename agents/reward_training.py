@@ -1,38 +1,25 @@
-"""Fitting a reward ensemble to preferences: batches, stops, held-out labels, pseudo-labels."""
+"""Fitting reward ensembles to preferences: what is held out, what is trained on, and what came of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.networks import EnsembleMLP
+from agents.networks import EnsembleMLP, rows_per_chunk
 from agents.reward_config import RewardConfig
-from agents.reward_data import QueryTable, assign_sides
+from agents.reward_data import Labels, QueryTable, assign_sides
 from agents.reward_loss import ABSENT, is_correct, is_decided, preference_loss
-from agents.surf import centre_returns, crop_returns, pseudo_label_loss
+from agents.reward_passes import Lesson, learn
+from agents.surf import centre_returns
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
-
-
-def rows_per_chunk(device: torch.device) -> int:
-    """Rows in one product: on a CPU few enough for activations to stay in its cache, else enough to fill the device."""
-    return 2_048 if device.type == "cpu" else 65_536
-
-
-class Labels(NamedTuple):
-    """N labels on the device: table rows [N], targets [N, K], weights [N], and whether decided, held out [N]."""
-
-    rows: Tensor
-    targets: Tensor
-    weights: Tensor
-    decided: Tensor
-    held_out: Tensor
 
 
 class RewardTrainer:
@@ -42,7 +29,7 @@ class RewardTrainer:
         self, network: EnsembleMLP, config: RewardConfig, sizes: tuple[int, int], generator: torch.Generator
     ) -> None:
         """`sizes`: of observations and actions; `generator`: CPU generator for orders, resamples, crops and splits."""
-        self.network, self.config, self.generator = network, config, generator
+        self.network, self.config, self.generator, self.sizes = network, config, generator, sizes
         self.device = network.weights[0].device
         self.optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
         self.labelled = QueryTable(*sizes, self.device)
@@ -60,10 +47,10 @@ class RewardTrainer:
         self.generator.set_state(state["generator"])
         self._sides = dict(state["sides"])
 
-    def fit(
+    def prepare(
         self, preferences: Sequence[Preference], weights: Array | None, unlabelled: Sequence[Query]
-    ) -> dict[str, float]:
-        """Train and return metrics, as `RewardEnsemble.fit` describes."""
+    ) -> Lesson | dict[str, float]:
+        """Hold the queries and return what there is to learn, or the metrics of a fit to no label at all."""
         if weights is not None and np.shape(weights) != (len(preferences),):
             raise PrefenvsError(
                 f"weights have shape {np.shape(weights)}, expected one for each of {len(preferences)} preferences"
@@ -88,15 +75,16 @@ class RewardTrainer:
             )
         metrics["decided"] = float(labels.decided.sum())
         metrics["new_accuracy"] = self.evaluate(labels, new.nonzero().squeeze(1))[1]
-        metrics |= self._train(labels, train, held_out, pool)
         if self.config.validation_share:
-            loss, accuracy = self.evaluate(labels, held_out)
-            metrics |= {
-                "validation_loss": loss,
-                "validation_accuracy": accuracy,
-                "validation_by_episode": float(by_episode),
-            }
-        return metrics
+            metrics["validation_by_episode"] = float(by_episode)
+        return Lesson(self, labels, self._draw(train), held_out, pool, metrics)
+
+    def conclude(self, lesson: Lesson) -> dict[str, float]:
+        """Return the metrics of a lesson that has been learned."""
+        if self.config.validation_share:
+            loss, accuracy = self.evaluate(lesson.labels, lesson.held_out)
+            lesson.metrics |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        return lesson.metrics
 
     def _normalise(self) -> None:
         """Scale observations by the labelled steps; actions, which are bounded, stay as they are."""
@@ -122,7 +110,7 @@ class RewardTrainer:
     def predict_returns(self, table: QueryTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return every member's returns [M, N, K] of the table's rows [N], and which segments exist (None: all)."""
         parts = []
-        for part in torch.split(rows, self._queries_per_chunk(table)):
+        for part in torch.split(rows, table.queries_per_chunk(rows_per_chunk(self.device))):
             rewards = self.network(table.inputs[part]).squeeze(-1)
             inside = table.steps(part)[0]
             if self.config.surf is not None:
@@ -164,40 +152,6 @@ class RewardTrainer:
                 )
         return rows
 
-    def _train(self, labels: Labels, train: Tensor, held_out: Tensor, pool: Tensor) -> dict[str, float]:
-        config, drawn = self.config, self._draw(train)
-        stop = config.stop or ("never" if config.surf else "train")
-        passes, best, best_loss, waited = self._count_passes(len(train)), None, math.inf, 0
-        epoch, loss, accuracy = 0, math.nan, math.nan
-        for epoch in range(1, passes + 1):
-            loss, accuracy = self._run_pass(labels, drawn, pool)
-            if not math.isfinite(loss):
-                raise PrefenvsError(
-                    f"the reward loss became {loss} in pass {epoch}: lower learning_rate={config.learning_rate}"
-                )
-            if stop == "train" and accuracy > config.stop_accuracy:
-                break
-            if stop == "validation":
-                held_loss = self.evaluate(labels, held_out)[0]
-                waited = 0 if held_loss < best_loss else waited + 1
-                if held_loss < best_loss:
-                    best, best_loss = (
-                        {name: value.clone() for name, value in self.network.state_dict().items()},
-                        held_loss,
-                    )
-                if waited >= config.patience:
-                    break
-        if best is not None:
-            self.network.load_state_dict(best)
-        return {"epochs": float(epoch), "loss": loss, "accuracy": accuracy}
-
-    def _count_passes(self, labels: int) -> int:
-        if self.config.surf is None:
-            return self.config.epochs
-        # SURF counts gradient steps, ceil(epochs * labels / batch_size), not passes.
-        steps = math.ceil(self.config.epochs * labels / self.config.batch_size)
-        return math.ceil(steps / math.ceil(labels / self.config.batch_size))
-
     def _draw(self, train: Tensor) -> Tensor:
         """Return each member's labels [M, N]: all of them, or a resample."""
         shape = (self.config.members, len(train))
@@ -205,53 +159,17 @@ class RewardTrainer:
             return train.expand(shape)
         return train[torch.randint(len(train), shape, generator=self.generator).to(self.device)]
 
-    def _shuffle(self, drawn: Tensor) -> Tensor:
-        return drawn.gather(1, torch.rand(drawn.shape, generator=self.generator).argsort(1).to(self.device))
 
-    def _run_pass(self, labels: Labels, drawn: Tensor, pool: Tensor) -> tuple[float, float]:
-        """Go once through the labels [M, N] of each member; return mean loss and accuracy, synchronising once."""
-        order, extra = self._shuffle(drawn), self._draw_unlabelled(pool, drawn.shape[1])
-        totals = torch.zeros(3, device=self.device)
-        for batch in torch.split(order, self.config.batch_size, dim=1):
-            self.optimizer.zero_grad()
-            for part in torch.split(batch, self._queries_per_chunk(self.labelled), dim=1):
-                losses, returns, present = self._losses(labels, part)
-                (losses.sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
-                decided = labels.decided[part]
-                correct = is_correct(returns.detach(), labels.targets[part], present) & decided
-                totals += torch.stack([losses.detach().sum(), correct.sum(), decided.sum()])
-            if len(pool):
-                self._add_pseudo_labels(next(extra))
-            self.optimizer.step()
-        loss, right, count = totals.tolist()
-        return loss / drawn.numel(), right / count if count else math.nan
-
-    def _losses(self, labels: Labels, part: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the weighted losses [M, B] and the returns [M, B, K] of each member's own labels [M, B]."""
-        rows = labels.rows[part]
-        rewards = self.network.forward_each(self.labelled.inputs[rows]).squeeze(-1)
-        inside, present = self.labelled.steps(rows)
-        if self.config.surf is not None:
-            returns = crop_returns(rewards, self.config.surf.margin, self.generator)
-        else:
-            returns = (rewards if inside is None else rewards * inside).sum(-1)
-        losses = preference_loss(returns, labels.targets[part], present, self.config.flip_rate, self.config.correction)
-        return losses * labels.weights[part], returns, present
-
-    def _draw_unlabelled(self, pool: Tensor, labelled: int) -> Iterator[Tensor]:
-        """Yield batches [M, ratio * batch] of unlabelled rows, each member's in its own order, over and over."""
-        if self.config.surf is None or not len(pool):
-            return
-        size = self.config.surf.ratio * min(self.config.batch_size, labelled)
-        while True:
-            yield from torch.split(self._shuffle(pool.expand(self.config.members, -1)), size, dim=1)
-
-    def _add_pseudo_labels(self, batch: Tensor) -> None:
-        assert self.config.surf is not None
-        for part in torch.split(batch, self._queries_per_chunk(self.unlabelled), dim=1):
-            rewards = self.network.forward_each(self.unlabelled.inputs[part]).squeeze(-1)
-            losses = pseudo_label_loss(rewards, self.config.surf, self.generator)
-            (losses.sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
-
-    def _queries_per_chunk(self, table: QueryTable) -> int:
-        return max(rows_per_chunk(self.device) // max(table.inputs.shape[1] * table.inputs.shape[2], 1), 1)
+def fit_together(
+    trainers: Sequence[RewardTrainer],
+    preferences: Sequence[Sequence[Preference]],
+    weights: Sequence[Array | None],
+    unlabelled: Sequence[Sequence[Query]],
+) -> list[dict[str, float]]:
+    """Train each ensemble on its own preferences, those whose batches are of one shape in one pass for all."""
+    given = zip(trainers, preferences, weights, unlabelled, strict=True)
+    prepared = [trainer.prepare(own, factors, queries) for trainer, own, factors, queries in given]
+    lessons = [one for one in prepared if isinstance(one, Lesson)]
+    for _, group in groupby(sorted(lessons, key=lambda one: repr(one.shape)), key=lambda one: one.shape):
+        learn(list(group))
+    return [one.trainer.conclude(one) if isinstance(one, Lesson) else one for one in prepared]
