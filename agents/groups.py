@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
@@ -75,3 +78,13 @@ def tell_how_to_go_on(members: Sequence[Member], runs: Sequence[Run], steps: str
     print(f"\nstopped after {members[0].num_timesteps} {steps}; to continue:")
     for member, run in zip(members, runs, strict=True):
         print(f"prefenvs train {member.name} --resume {run.folder}")
+
+
+def own_memory(state: Any) -> Any:
+    """Return a state in which no tensor is part of a larger one: a file would hold the weights of all seeds else."""
+
+    def detach(leaf: Any) -> Any:
+        shared = isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.numel() * leaf.element_size()
+        return leaf.detach().clone() if shared else leaf
+
+    return tree_map(detach, state)

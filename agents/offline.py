@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from agents.groups import own_memory
 from agents.offline_data import StepTable, build_step_table
 from agents.offline_files import FORMAT, find_spaces, read_config, read_state
 from agents.products import products
@@ -287,7 +288,7 @@ class OfflineLearner(ABC, Generic[Config]):
         path = path if path.suffix else path.with_suffix(".zip")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".new")
-        torch.save(self.state_dict(), temporary)
+        torch.save(own_memory(self.state_dict()), temporary)
         temporary.replace(path)
         return path
 

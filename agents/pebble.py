@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayB
 
 from agents.compiled import GraphedUpdate
 from agents.flat import FlatAdam
+from agents.groups import own_memory
 from agents.learner import LearnerConfig, PreferenceLearner
 from agents.policies import PebblePolicy
 from agents.products import products
@@ -204,6 +205,11 @@ class PEBBLE(PreferenceLearner, SAC):
         rate = self.lr_schedule(self._current_progress_remaining)
         key = move_target, rate, id(self.critic.optimizer)
         return self.graphs(lambda parts: update(self, ReplayBufferSamples(*parts), move_target), tuple(batch[:5]), key)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Return the state of policy and optimisers, as Stable-Baselines3 does; `save` writes it."""
+        parameters: dict[str, dict[str, Any]] = own_memory(super().get_parameters())
+        return parameters
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "graphs", "streams", "take_step_together"]

@@ -73,6 +73,8 @@ def test_a_member_is_saved_and_goes_on_alone(tmp_path: Path) -> None:
     together[1].save_checkpoint(tmp_path / "checkpoint")
     agent = make(1)
     agent.resume(tmp_path / "checkpoint")
+    size = (tmp_path / "checkpoint" / "model.zip").stat().st_size
+    assert size < 1.1 * agent.save_checkpoint(tmp_path / "alone").joinpath("model.zip").stat().st_size
     expected_state = together[1].policy.state_dict()
     for value, expected in zip(agent.policy.state_dict().values(), expected_state.values(), strict=True):
         assert torch.equal(value, expected)

@@ -62,6 +62,7 @@ def test_a_member_is_saved_loaded_and_continued_alone(kind, make_dataset, prefer
     observations = np.zeros((3, together[1].observation_size), np.float32)
     alone = make(kind, make_dataset, prefer, 1)
     alone.resume(tmp_path)
+    assert (tmp_path / "model.zip").stat().st_size < 1.1 * alone.save(tmp_path / "alone").stat().st_size
     np.testing.assert_array_equal(alone.predict(observations)[0], together[1].predict(observations)[0])
     alone.learn(6, reset_num_timesteps=False)
     SeedGroup(together).learn(6, reset_num_timesteps=False)
