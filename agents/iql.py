@@ -136,11 +136,7 @@ class IQL(OneLossLearner[IQLConfig]):
         data, rewards, model = dataset.trajectories, self._rewards, self.reward_model
         if preferences is not None and model is None:
             check_answers(preferences)
-            sizes = self.observation_size, self.action_size
-            settings = self.config.reward
-            if self.config.normalise_observations:
-                settings = dataclasses.replace(settings, normalise=True)
-            model = RewardEnsemble(*sizes, config=settings, seed=self.seed, device=self.device)
+            model = make_reward_model(dataset, self.config, self.seed, self.device)
             self.reward_figures = model.fit(preferences)
             self.reward_model, self.labels = model, int(self.reward_figures["labels"])
         if model is not None:
@@ -245,6 +241,16 @@ class IQL(OneLossLearner[IQLConfig]):
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "value": self.value_network, "critics": self.critics, "targets": self.targets}
+
+
+def make_reward_model(
+    dataset: OfflineDataset, config: IQLConfig, seed: int, device: str | torch.device = "auto"
+) -> RewardEnsemble:
+    """Return the ensemble, not yet fitted, that IQL of this seed makes where preferences are given."""
+    settings, data = config.reward, dataset.trajectories
+    if config.normalise_observations:
+        settings = dataclasses.replace(settings, normalise=True)
+    return RewardEnsemble(data.observations.shape[1], data.actions.shape[1], settings, seed, device)
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import LabelSource, RegretForm
@@ -23,6 +23,8 @@ from prefenvs.tasks import find_task
 if TYPE_CHECKING:
     from agents.offline import OfflineLearner
     from prefenvs.preferences import Preference
+
+    Labels: TypeAlias = tuple[list[Preference] | None, list[Preference], int]
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ class TrainOffline(RunOptions, ABC):
             run = Run.resume(self.resume, f"train {self.algorithm}")
             options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
             dataset = options._load()
-            options._train([options._assemble(dataset, run)], dataset)
+            options._train(options._assemble([options], dataset, run), dataset)
             return
         dataset = self._load()
         options = dataclasses.replace(self, task=dataset.task)
         each = of_seeds(options, self.seeds) if self.seeds else [options]
-        self._train([options._assemble(dataset, None) for options in each], dataset)
+        self._train(self._assemble(each, dataset), dataset)
 
     def _load(self) -> OfflineDataset:
         if not self.dataset:
@@ -94,21 +96,22 @@ class TrainOffline(RunOptions, ABC):
         find_task(dataset.task)
         return dataset
 
-    def _assemble(self, dataset: OfflineDataset, resumed: Run | None) -> _Training:
-        """Gather labels and make the learner; no folder is made before all settings were checked."""
+    def _assemble(self, each: Sequence[Self], dataset: OfflineDataset, resumed: Run | None = None) -> list[_Training]:
+        """Gather labels and make the learner of each seed; no folder is made before all settings were checked."""
         import torch
 
         torch.set_num_threads(self.threads)
-        train: list[Preference] | None = None
-        held_out: list[Preference] = []
-        between = 0
-        if self._needs_preferences:
-            train, held_out, between = self._preferences(dataset, resumed)
-        learner, steps = self._make_learner(dataset, train)
-        learner._check_total(steps)
-        if resumed is not None and (resumed.checkpoint / "model.zip").is_file():
-            learner.resume(resumed.checkpoint)
-        return _Training(self, learner, steps, train, held_out, between, resumed)
+        nothing: Labels = (None, [], 0)
+        labels = [one._preferences(dataset, resumed) if one._needs_preferences else nothing for one in each]
+        made = self._make_learners(each, dataset, [train for train, _, _ in labels])
+        for learner, steps in made:
+            learner._check_total(steps)
+            if resumed is not None and (resumed.checkpoint / "model.zip").is_file():
+                learner.resume(resumed.checkpoint)
+        return [
+            _Training(options, learner, steps, train, held_out, between, resumed)
+            for options, (learner, steps), (train, held_out, between) in zip(each, made, labels, strict=True)
+        ]
 
     def _train(self, trainings: Sequence[_Training], dataset: OfflineDataset) -> None:
         from agents.offline_training import train_offline, training_of
@@ -135,9 +138,8 @@ class TrainOffline(RunOptions, ABC):
         kind = self._source().kind
         return kind if kind != "given" else Path(self.preferences).stem
 
-    def _preferences(
-        self, dataset: OfflineDataset, resumed: Run | None
-    ) -> tuple[list[Preference], list[Preference], int]:
+    def _preferences(self, dataset: OfflineDataset, resumed: Run | None) -> Labels:
+        """Return labels to train on, labels held out, and how many lie between the two."""
         if resumed is not None and resumed.path("preferences.sqlite").is_file():
             return (*offline_labels.kept(resumed), 0)
         return self._source().read(dataset)
@@ -146,6 +148,12 @@ class TrainOffline(RunOptions, ABC):
         return LabelSource(
             self.preferences, self.labels, self.segment_length, self.held_out, self.seed, self.regret_form
         )
+
+    def _make_learners(
+        self, each: Sequence[Self], dataset: OfflineDataset, labels: Sequence[list[Preference] | None]
+    ) -> list[tuple[OfflineLearner[Any], int]]:
+        """Return each seed's learner, and how many gradient steps it is to make."""
+        return [options._make_learner(dataset, own) for options, own in zip(each, labels, strict=True)]
 
     @abstractmethod
     def _make_learner(

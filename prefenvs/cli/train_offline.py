@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline import TrainOffline
@@ -14,8 +15,10 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
 if TYPE_CHECKING:
+    from agents.iql import IQLConfig
     from agents.offline import OfflineLearner
     from agents.offline_data import RankedSegments
+    from agents.reward_model import RewardEnsemble
     from prefenvs.preferences import Preference
 
 
@@ -48,19 +51,39 @@ class TrainIQL(TrainOffline):
     def _signal(self) -> str:
         return "true-reward" if self.true_reward else super()._signal
 
-    def _make_learner(
-        self, dataset: OfflineDataset, preferences: list[Preference] | None
-    ) -> tuple[OfflineLearner[Any], int]:
-        from agents import IQL
+    def _make_learners(
+        self, each: Sequence[Self], dataset: OfflineDataset, labels: Sequence[list[Preference] | None]
+    ) -> list[tuple[OfflineLearner[Any], int]]:
+        from agents.iql import make_reward_model
+        from agents.offline_data import check_answers
+        from agents.reward_model import fit_ensembles
+
+        given = [own for own in labels if own is not None]
+        if len(each) == 1 or not given or self.reward_model != "mlp":
+            return super()._make_learners(each, dataset, labels)
+        for own in given:
+            check_answers(own)
+        config = self._settings(dataset)[0]
+        models = [make_reward_model(dataset, config, options.seed, options.device) for options in each]
+        fit_ensembles(models, given)
+        return [
+            options._make_learner(dataset, own, model) for options, own, model in zip(each, labels, models, strict=True)
+        ]
+
+    def _settings(self, dataset: OfflineDataset) -> tuple[IQLConfig, int]:
         from agents.published_offline import iql_settings
 
         config, steps = iql_settings(dataset.name, dataset.task, not self.true_reward, self.preset)
-        config = self._override(
-            config,
-            expectile=self.expectile,
-            inv_temperature=self.inv_temperature,
-            deterministic=self.deterministic or None,
-        )
+        given = {"expectile": self.expectile, "inv_temperature": self.inv_temperature}
+        config = self._override(config, **given, deterministic=self.deterministic or None)
+        return config, self.steps or steps
+
+    def _make_learner(
+        self, dataset: OfflineDataset, preferences: list[Preference] | None, fitted: RewardEnsemble | None = None
+    ) -> tuple[OfflineLearner[Any], int]:
+        from agents import IQL
+
+        config, steps = self._settings(dataset)
         rewards = None
         if self.true_reward:
             rewards = dataset.trajectories.true_rewards
@@ -68,8 +91,8 @@ class TrainIQL(TrainOffline):
                 raise PrefenvsError(f"data set {dataset.name!r} holds no true rewards: leave --true-reward out")
         if self.encoder is not None and self.reward_model != "image":
             raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
-        model: Any = None
-        if preferences is not None:
+        model: Any = fitted
+        if preferences is not None and model is None:
             where = self.seed, self.device, self.folder
             if self.reward_model == "image":
                 model = fit_image_reward(dataset.task, preferences, self.preset, self.encoder, *where)
@@ -88,7 +111,7 @@ class TrainIQL(TrainOffline):
             learner.labels = sum(not preference.skipped for preference in preferences)
         if self.true_reward:
             learner.learns_from = "true reward (upper bound)"
-        return learner, self.steps or steps
+        return learner, steps
 
     def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
         model = getattr(learner, "reward_model", None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents import RewardEnsemble
 from prefenvs.cli import main
 from prefenvs.datasets.offline import load_dataset
 from prefenvs.preferences import Preference, make_pairs
@@ -104,6 +105,21 @@ def test_labels_of_a_store(data, tmp_path):
     main(["train", "cpl", *options, "--folder", str(tmp_path / "run")])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["labels"], summary["signal"]) == (20, "labels")
+
+
+def test_seeds_learn_rewards_and_policies_side_by_side_as_each_does_alone(data, tmp_path):
+    options = ["train", "iql", "--dataset", data, *QUICK, *LABELS, "--held-out", "0.25"]
+    main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}")])
+    main([*options, "--seed", "1", "--folder", str(tmp_path / "alone")])
+    together, alone = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("1", "alone"))
+    for name in ("labels", "learns_from", "held_out_labels", "held_out_accuracy"):
+        assert together[name] == alone[name], name
+    models = [RewardEnsemble.load(tmp_path / name / "checkpoint" / "reward.pt") for name in ("0", "1", "alone")]
+    observations, actions = np.ones((1, 4), np.float32), np.zeros((1, 1), np.float32)
+    other, one, same = (model.predict(observations, actions) for model in models)
+    np.testing.assert_allclose(one, same, rtol=1e-4)
+    assert not np.allclose(one, other)
+    assert together["last"]["mean_return"] == pytest.approx(alone["last"]["mean_return"], rel=0.2)
 
 
 def test_ctrl_c_keeps_a_run_that_can_be_resumed(data, tmp_path):
