@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from prefenvs.envs import make
-from prefenvs.evaluate import Env, evaluate
+from agents.beside import EvaluationProcess, Order
+from agents.products import ProductPrecision
+from prefenvs.evaluate import Env, Evaluation
 from prefenvs.runs import Run
-from prefenvs.segments import Array
-from prefenvs.tasks import find_task
-from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from agents.learner import PreferenceLearner
+    from agents.learner import LearnedReturns, PreferenceLearner
     from agents.offline import OfflineLearner
     from agents.pebble import PEBBLE
-
-
-ENVS = 5
-"""Environments in which an evaluation's episodes are played side by side."""
 
 
 class EvaluationCallback(BaseCallback):
@@ -34,75 +29,95 @@ class EvaluationCallback(BaseCallback):
     """
 
     def __init__(
-        self, run: Run, task: str, every: int, episodes: int = 5, seed: int = 0, envs: list[Env] | None = None
+        self,
+        run: Run,
+        task: str,
+        every: int,
+        episodes: int = 5,
+        seed: int = 0,
+        envs: list[Env] | None = None,
+        beside: EvaluationProcess | None = None,
     ) -> None:
-        """`envs`: environments to evaluate in, or an empty list to keep them in; callbacks of one task may share it."""
+        """Measure after every so many steps, before the first and after the last.
+
+        envs: environments to evaluate in, or an empty list to keep them in; callbacks of one task may share it. beside:
+        evaluates there while training goes on; callbacks may share it too.
+        """
         super().__init__()
         self.run, self.task, self.every, self.episodes, self.seed = run, task, every, episodes, seed
+        self.beside = beside
         # Making environments takes longer than an episode, so they stay open from one evaluation to the next.
         self.envs = [] if envs is None else envs
         self._next = 0
+        self._measured = -1.0
         self._begin = 0.0
 
     def _on_training_start(self) -> None:
         self.run.drop_rows_after("evaluations", self.num_timesteps)
         rows = self.run.rows("evaluations")
         self._begin = time.time() - (rows[-1]["seconds"] if rows else 0.0)
+        self._measured = rows[-1]["steps"] if rows else -1
         self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
         if not rows:
             self.measure()
 
     def _on_step(self) -> bool:
+        if self.beside is not None:
+            self.beside.poll()
         if self.num_timesteps >= self._next:
             self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
             self.measure()
         return True
 
     def _on_training_end(self) -> None:
-        rows = self.run.rows("evaluations")
-        if not rows or rows[-1]["steps"] < self.num_timesteps:
+        if self._measured < self.num_timesteps:
             self.measure()
+        if self.beside is not None:
+            self.beside.drain()
         while self.envs:
             self.envs.pop().close()
 
     def measure(self) -> None:
-        """Evaluate the present policy and write the row."""
-        learned = getattr(self.model, "reward_learned", False)
-        if not self.envs:
-            self.envs += [make(self.task) for _ in range(min(ENVS, self.episodes))]
-        result = evaluate(
-            self.model,
-            self.task,
-            episodes=self.episodes,
-            seed=self.seed,
-            record=self.episodes if learned else 0,
-            envs=self.envs,
-            success_key=find_task(self.task).success_key,
-        )
-        returns = self._learned_returns(result.trajectories)
-        feedback = getattr(self.model, "feedback", None)
+        """Evaluate the present policy, and write the row when the result is there."""
+        self._measured = self.num_timesteps
+        precision: ProductPrecision = getattr(getattr(self.model, "config", None), "precision", "float32")
+        feedback, learned = getattr(self.model, "feedback", None), getattr(self.model, "reward_learned", False)
+        order = Order(self.task, self.episodes, self.seed, record=learned, precision=precision)
         row = {
             "steps": self.num_timesteps,
             "labels": getattr(self.model, "labels", 0) if feedback is None else feedback.labels,
+            "seconds": round(time.time() - self._begin, 1),
+        }
+        learner = cast("PreferenceLearner", self.model)
+        returns: LearnedReturns | None
+        if self.beside is None:
+            returns = learner.learned_returns if learned else None
+            self._write(row, returns, order.carry_out(self.model, self.envs))
+        else:
+            # The reward as it is now, not as it will be when the result comes.
+            returns = learner.keep_learned_returns() if learned else None
+            self.beside.submit(self.model, order, partial(self._write, row, returns))
+
+    def _write(self, row: dict[str, Any], learned_returns: LearnedReturns | None, result: Evaluation) -> None:
+        learned = None
+        if learned_returns is not None and result.trajectories is not None:
+            learned = learned_returns(result.trajectories)
+        figures = {
+            "steps": row["steps"],
+            "labels": row["labels"],
             "mean_return": round(float(result.returns.mean()), 4),
             "std_return": round(float(result.returns.std()), 4),
             "success": "" if result.success is None else float(result.success.mean()),
-            "seconds": round(time.time() - self._begin, 1),
-            "learned_return": "" if returns is None else round(float(returns.mean()), 4),
-            "learned_return_min": "" if returns is None else round(float(returns.min()), 4),
+            "seconds": row["seconds"] if self.beside is not None else round(time.time() - self._begin, 1),
+            "learned_return": "" if learned is None else round(float(learned.mean()), 4),
+            "learned_return_min": "" if learned is None else round(float(learned.min()), 4),
         }
-        self.run.append("evaluations", row)
-        self.logger.record("evaluation/true_return", row["mean_return"])
+        self.run.append("evaluations", figures)
+        self.logger.record("evaluation/true_return", figures["mean_return"])
         if result.success is not None:
-            self.logger.record("evaluation/success", row["success"])
-        if returns is not None:
-            self.logger.record("evaluation/learned_return", row["learned_return"])
-
-    def _learned_returns(self, trajectories: Trajectories | None) -> Array | None:
-        """Return each member's mean return [M] over the evaluation's episodes."""
-        if trajectories is None:
-            return None
-        return cast("PreferenceLearner", self.model).learned_returns(trajectories)
+            self.logger.record("evaluation/success", figures["success"])
+        if learned is not None:
+            self.logger.record("evaluation/learned_return", figures["learned_return"])
 
 
 class CheckpointCallback(BaseCallback):

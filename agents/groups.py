@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from agents.beside import EvaluationProcess
+from agents.interrupt import StopOnInterrupt
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
@@ -67,17 +70,37 @@ def choose_training(
     return learn
 
 
-def save_checkpoints(members: Sequence[Member], runs: Sequence[Run]) -> None:
-    """Write each member's checkpoint into its run folder."""
+@contextmanager
+def checkpointed(
+    members: Sequence[Member],
+    runs: Sequence[Run],
+    stop: StopOnInterrupt,
+    beside: EvaluationProcess | None,
+    unit: str,
+) -> Iterator[None]:
+    """Write each member's checkpoint into its run folder when training ends, also by Ctrl-C, which then goes on.
+
+    After Ctrl-C the commands that continue are printed; `unit`: what a step is called.
+    """
+    with beside or nullcontext():
+        try:
+            with stop:
+                yield
+        except KeyboardInterrupt:
+            if stop.safe:
+                _save(members, runs)
+            print(f"\nstopped after {members[0].num_timesteps} {unit}; to continue:")
+            for member, run in zip(members, runs, strict=True):
+                print(f"prefenvs train {member.name} --resume {run.folder}")
+            if stop.safe and beside is not None:
+                beside.drain()
+            raise
+        _save(members, runs)
+
+
+def _save(members: Sequence[Member], runs: Sequence[Run]) -> None:
     for member, run in zip(members, runs, strict=True):
         member.save_checkpoint(run.checkpoint)
-
-
-def tell_how_to_go_on(members: Sequence[Member], runs: Sequence[Run], steps: str) -> None:
-    """Print where training stopped, and the commands that continue it; `steps`: what is counted."""
-    print(f"\nstopped after {members[0].num_timesteps} {steps}; to continue:")
-    for member, run in zip(members, runs, strict=True):
-        print(f"prefenvs train {member.name} --resume {run.folder}")
 
 
 def own_memory(state: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,6 +26,8 @@ from prefenvs.tasks import has_reward
 from prefenvs.trajectories import Trajectories
 
 AGGREGATES = ("mean", "min", "mean-std")
+LearnedReturns = Callable[[Trajectories], Array]
+"""Maps episodes to each member's mean return [M]."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,12 @@ class PreferenceLearner(BaseAlgorithm):
 
     def learned_returns(self, trajectories: Trajectories) -> Array:
         """Return each member's mean return [M] of episodes by the learned reward."""
-        rewards = self.reward_model.predict(trajectories.observations, trajectories.actions)
-        returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
-        return returns
+        return mean_returns(self.reward_model, trajectories)
+
+    def keep_learned_returns(self) -> LearnedReturns:
+        """Return `learned_returns` of the reward as it is now, whatever is learned later."""
+        model = self.reward_model.copy()
+        return lambda trajectories: mean_returns(model, trajectories)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, without the episode rewards that a hidden-reward environment reports as 0."""
@@ -197,3 +203,10 @@ class PreferenceLearner(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "oracle", "feedback", "reward_model", "state_entropy"]
+
+
+def mean_returns(model: RewardEnsemble, trajectories: Trajectories) -> Array:
+    """Return each member's mean return [M] of episodes."""
+    rewards = model.predict(trajectories.observations, trajectories.actions)
+    returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
+    return returns

@@ -10,8 +10,9 @@ from typing import Any
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from agents.beside import EvaluationProcess
 from agents.callbacks import CheckpointCallback, EvaluationCallback
-from agents.groups import choose_training, save_checkpoints, tell_how_to_go_on
+from agents.groups import checkpointed, choose_training
 from agents.interrupt import StopOnInterrupt
 from agents.offline import OfflineLearner
 from agents.one_loss import OneLossLearner
@@ -30,34 +31,28 @@ def train_offline(
     episodes: int = 10,
     progress: bool = True,
     facts: Sequence[Mapping[str, Any]] | None = None,
+    evaluate_beside: bool = False,
 ) -> list[dict[str, Any]]:
     """Train until `total_updates` gradient steps and return the summaries that are written to the run folders.
 
     Several learners, which may differ in their seeds alone, train side by side. A folder then holds evaluations.csv,
     log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its `facts` in it.
-    After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on.
+    After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on. evaluate_beside: in a process of its own.
     """
-    begin, stop = time.time(), StopOnInterrupt()
+    begin, stop, beside = time.time(), StopOnInterrupt(), EvaluationProcess() if evaluate_beside else None
     train = training_of(learners)
     callbacks: list[MaybeCallback] = []
     envs: list[Env] = []
     for learner, run in zip(learners, runs, strict=True):
         learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
-        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed, envs)
+        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed, envs, beside)
         callbacks.append([evaluation, CheckpointCallback(run.checkpoint)])
     # The first learner's callbacks come first of all, where every learner has made equally many updates.
     callbacks[0] = [stop, *callbacks[0]]  # type: ignore[misc]
     made = learners[0].num_timesteps
-    try:
-        with stop:
-            if made < total_updates:
-                train(total_updates - made, callbacks, progress_bar=progress, reset_num_timesteps=made == 0)
-    except KeyboardInterrupt:
-        if stop.safe:
-            save_checkpoints(learners, runs)
-        tell_how_to_go_on(learners, runs, "updates")
-        raise
-    save_checkpoints(learners, runs)
+    with checkpointed(learners, runs, stop, beside, "updates"):
+        if made < total_updates:
+            train(total_updates - made, callbacks, progress_bar=progress, reset_num_timesteps=made == 0)
     seconds = {"seconds": round(time.time() - begin, 1)}
     return [
         _sum_up(learner, run, dict(more) | seconds)

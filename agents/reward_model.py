@@ -102,6 +102,12 @@ class RewardEnsemble:
         """
         return fit_together([self.trainer], [preferences], [weights], [unlabelled])[0]
 
+    def copy(self) -> RewardEnsemble:
+        """Return an ensemble with these weights, for predictions; it has seen no label."""
+        model = RewardEnsemble(self.observation_size, self.action_size, self.config, device=self.device)
+        model.network.load_state_dict(self.network.state_dict())
+        return model
+
     def save(self, path: str | Path) -> None:
         """Write configuration, weights, optimiser and random state; after `load`, `fit` goes on as if never stopped."""
         torch.save(self.state_dict(), path)

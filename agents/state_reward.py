@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from agents.learner import LearnedReturns
 from agents.pebble import PEBBLE, PebbleConfig
 from agents.policies import PebblePolicy
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -146,6 +147,10 @@ class StateRewardSAC(PEBBLE):
         """Return the mean return [1] of episodes by the reward that is learned from."""
         assert self.reward is not None
         return np.array([reward_steps(self.reward, trajectories).sum(dtype=np.float64) / len(trajectories)])
+
+    def keep_learned_returns(self) -> LearnedReturns:
+        """Return `learned_returns`: this reward never changes."""
+        return self.learned_returns
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reward"]

@@ -10,8 +10,9 @@ from typing import Any
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from agents.beside import EvaluationProcess
 from agents.callbacks import CheckpointCallback, EvaluationCallback
-from agents.groups import choose_training, save_checkpoints, tell_how_to_go_on
+from agents.groups import checkpointed, choose_training
 from agents.interrupt import StopOnInterrupt
 from agents.learner import PreferenceLearner
 from agents.offline import OfflineLearner
@@ -31,36 +32,32 @@ def train(
     evaluate_every: int,
     episodes: int = 10,
     progress: bool = True,
+    evaluate_beside: bool = False,
 ) -> list[dict[str, Any]]:
     """Train until `total_steps` environment steps and return the summaries that are written to the run folders.
 
     Several agents, of PEBBLE, train side by side. A folder then holds evaluations.csv, log/ (CSV and TensorBoard), the
     newest checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
-    KeyboardInterrupt goes on, so a run can be resumed.
+    KeyboardInterrupt goes on, so a run can be resumed. evaluate_beside: in a process of its own, on another core.
     """
     first, begin = agents[0], time.time()
     learn = training_of(agents)
-    stop = StopOnInterrupt(first.oracle)
+    stop, beside = StopOnInterrupt(first.oracle), EvaluationProcess() if evaluate_beside else None
     callbacks: list[MaybeCallback] = []
     for agent, run in zip(agents, runs, strict=True):
         # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
         agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
-        evaluation = EvaluationCallback(run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0)
+        evaluation = EvaluationCallback(
+            run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0, beside=beside
+        )
         callbacks.append([evaluation, CheckpointCallback(run.checkpoint), stop if agent is first else stop.follower()])
-    try:
-        with stop:
-            learn(
-                total_steps - first.num_timesteps if first.num_timesteps else total_steps,
-                callbacks,
-                reset_num_timesteps=first.num_timesteps == 0,
-                progress_bar=progress,
-            )
-    except KeyboardInterrupt:
-        if stop.safe:
-            save_checkpoints(agents, runs)
-        tell_how_to_go_on(agents, runs, "steps")
-        raise
-    save_checkpoints(agents, runs)
+    with checkpointed(agents, runs, stop, beside, "steps"):
+        learn(
+            total_steps - first.num_timesteps if first.num_timesteps else total_steps,
+            callbacks,
+            reset_num_timesteps=first.num_timesteps == 0,
+            progress_bar=progress,
+        )
     seconds = round(time.time() - begin, 1)
     return [_sum_up(agent, run, seconds) for agent, run in zip(agents, runs, strict=True)]
 

@@ -120,7 +120,8 @@ class TrainOffline(RunOptions, ABC):
         training_of(learners)
         runs = [training.open_run() for training in trainings]
         steps = trainings[0].steps
-        summaries = train_offline(learners, runs, steps, self.evaluate_every, self.episodes, self.progress, facts)
+        schedule = self.evaluate_every, self.episodes, self.progress
+        summaries = train_offline(learners, runs, steps, *schedule, facts, self.evaluate_beside)
         for training, run, summary in zip(trainings, runs, summaries, strict=True):
             if training.held_out:
                 accuracy = training.learner.preference_accuracy(training.held_out)

@@ -16,6 +16,8 @@ class RunOptions:
     """Steps between two evaluations: of the environment online, gradient steps from fixed data."""
     episodes: int = 10
     """Episodes in an evaluation."""
+    evaluate_beside: bool = False
+    """Evaluate in a process of its own while training goes on, which takes another core."""
     threads: int = 1
     """PyTorch threads; small networks are slower with more."""
     folder: Path | None = None

@@ -140,7 +140,8 @@ class TrainOptions(RunOptions):
                 self._attach(agent, run, stack)
                 if resume:
                     agent.resume(run.checkpoint)
-            summaries = train(agents, runs, steps, self.evaluate_every, self.episodes, self.progress)
+            schedule = self.evaluate_every, self.episodes, self.progress, self.evaluate_beside
+            summaries = train(agents, runs, steps, *schedule)
         for summary, run, rater in zip(summaries, runs, raters, strict=True):
             report(summary, run, rater)
 

@@ -87,7 +87,8 @@ class TrainClip(RunOptions):
     def _train(self, agent: StateRewardSAC, run: Run) -> None:
         from agents.training import train
 
-        (summary,) = train([agent], [run], self.steps, self.evaluate_every, self.episodes, self.progress)
+        schedule = self.evaluate_every, self.episodes, self.progress, self.evaluate_beside
+        (summary,) = train([agent], [run], self.steps, *schedule)
         print(f"{summary['task']}, SAC on the CLIP reward of {self.clip.model}, a single seed ({self.seed})")
         print(f"no labels; {summary['steps']} environment steps")
         for name, when in (("before", "first"), ("after", "last")):
