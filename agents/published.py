@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from agents.pebble import PebbleConfig
 from agents.prefppo import PrefPPOConfig
@@ -15,8 +15,7 @@ from prefenvs.tasks import Budget, Task
 Preset = Literal["published", "small"]
 
 
-@dataclass(frozen=True)
-class PebbleSettings:
+class PebbleSettings(NamedTuple):
     """What a PEBBLE run is made of: its configuration, SAC's arguments, and its length in environment steps."""
 
     config: PebbleConfig

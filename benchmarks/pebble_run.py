@@ -7,6 +7,7 @@ recording of episodes and the fitting of the reward are shared. Both sides run t
 `--chunk` environment steps of each, so a round's ratio compares what happened at the same stage of training.
 
 Run: python benchmarks/pebble_run.py [--task metaworld-door-close-v3] [--steps 10000] [--chunk 1000] [--threads 1]
+     python benchmarks/pebble_run.py --demo
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.sac.policies import SACPolicy
+from tqdm import tqdm
 
 from agents import PEBBLE
-from agents.published import pebble_settings
+from agents.published import PebbleSettings, pebble_settings
 from oracles import PartialReturnOracle
+from prefenvs.cli.demo import Demo
 from prefenvs.cli.train import make_envs
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
@@ -94,48 +97,61 @@ class PlainPEBBLE(PEBBLE):
         buffer.sample = lambda *_, **__: batch._replace(rewards=rewards)  # type: ignore[method-assign]
 
 
-def make_agent(kind: type[PEBBLE], task_id: str, steps: int) -> PEBBLE:
-    """Return an agent with the small preset's settings, its stages fitted to a run of `steps`."""
-    task = find_task(task_id)
-    settings = pebble_settings(task, "small")
-    exploration = min(settings.config.unsupervised_steps, steps // 5)
-    config = dataclasses.replace(settings.config, unsupervised_steps=exploration, interact=steps // 5)
-    sac = settings.sac | {"buffer_size": steps, "learning_starts": min(1_000, steps // 10)}
+def settings_of(task_id: str, steps: int) -> PebbleSettings:
+    """Return the small preset's settings, the stages fitted to a run of `steps`."""
+    config, sac, _ = pebble_settings(find_task(task_id), "small")
+    exploration = min(config.unsupervised_steps, steps // 5)
+    config = dataclasses.replace(config, unsupervised_steps=exploration, interact=steps // 5)
+    return PebbleSettings(config, sac | {"buffer_size": steps, "learning_starts": min(1_000, steps // 10)}, steps)
+
+
+def seconds_by_chunk(kind: type[PEBBLE], task_id: str, settings: PebbleSettings, chunk: int) -> Iterator[float]:
+    """Train chunk by chunk and yield the seconds that each took."""
+    config, sac, steps = settings
     rater = PartialReturnOracle("oracle", seed=0)
-    agent = kind("MlpPolicy", make_envs(task.id, 1, 0), rater, config, seed=0, device="auto", **sac)
+    agent = kind("MlpPolicy", make_envs(task_id, 1, 0), rater, config, seed=0, device="auto", **sac)
     agent.set_logger(configure(None, []))
     agent.start_feedback(steps)
-    return agent
-
-
-def seconds_by_chunk(kind: type[PEBBLE], task_id: str, steps: int, chunk: int) -> Iterator[float]:
-    """Train chunk by chunk and yield the seconds that each took."""
-    agent = make_agent(kind, task_id, steps)
     for _ in range(steps // chunk):
         begin = time.perf_counter()
         agent.learn(chunk, reset_num_timesteps=False)
         yield time.perf_counter() - begin
 
 
-def measure(steps: int = 10_000, chunk: int = 1_000, task_id: str = "metaworld-door-close-v3") -> list[Row]:
-    ours, theirs = (seconds_by_chunk(kind, task_id, steps, chunk) for kind in (PEBBLE, PlainPEBBLE))
-    pairs = [(next(ours), next(theirs)) for _ in range(steps // chunk)]
-    what = f"PEBBLE on {task_id}, {steps} steps, small preset"
+def compare_runs(what: str, task_id: str, settings: PebbleSettings, chunk: int) -> Row:
+    ours, theirs = (seconds_by_chunk(kind, task_id, settings, chunk) for kind in (PEBBLE, PlainPEBBLE))
+    chunks = range(settings.steps // chunk)
+    bar = tqdm(chunks, desc=what, unit="chunk", disable=None)
+    pairs = [(next(ours), next(theirs)) for _ in bar]
     row = from_seconds(what, "agents.PEBBLE", "SB3's SAC, B-Pref's way", *zip(*pairs, strict=True))
     total, reference = (sum(times) for times in zip(*pairs, strict=True))
     # Seconds and ratio of the whole run; the quartiles are those of its chunks.
-    return [dataclasses.replace(row, seconds=total, reference_seconds=reference, ratio=reference / total)]
+    return dataclasses.replace(row, seconds=total, reference_seconds=reference, ratio=reference / total)
+
+
+def measure(steps: int = 10_000, chunk: int = 1_000, task_id: str = "metaworld-door-close-v3") -> list[Row]:
+    what = f"PEBBLE on {task_id}, {steps} steps, small preset"
+    return [compare_runs(what, task_id, settings_of(task_id, steps), chunk)]
+
+
+def measure_demo(chunk: int = 1_000) -> list[Row]:
+    """The training of `make demo`, without its evaluations and its video."""
+    training = Demo().training()
+    settings = training.settings(find_task(training.task))
+    return [compare_runs(f"the demo's training, {settings.steps} steps", training.task, settings, chunk)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="metaworld-door-close-v3")
+    parser.add_argument("--demo", action="store_true", help="time the demo's training instead")
     for name, default in {"steps": 10_000, "chunk": 1_000, "threads": torch.get_num_threads()}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine())
-    print(HEAD, *(row.line for row in measure(args.steps, args.chunk, args.task)), sep="\n")
+    rows = measure_demo(args.chunk) if args.demo else measure(args.steps, args.chunk, args.task)
+    print(HEAD, *(row.line for row in rows), sep="\n")
 
 
 if __name__ == "__main__":

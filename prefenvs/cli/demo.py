@@ -31,7 +31,13 @@ class Demo:
         """Train, print the returns before and after, and write the run folder."""
         gl_backend()  # a machine that cannot render says so before it trains
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-        options = TrainPebble(
+        self.training(folder).run()
+        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed + 1)}")
+        print(f"learning curve: {folder / 'learning_curve.png'}")
+
+    def training(self, folder: Path | None = None) -> TrainPebble:
+        """Return the training that the demo is."""
+        return TrainPebble(
             task="metaworld-door-close-v3",
             seed=self.seed,
             steps=self.steps,
@@ -47,6 +53,3 @@ class Demo:
             folder=folder,
             progress=self.progress,
         )
-        options.run()
-        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed + 1)}")
-        print(f"learning curve: {folder / 'learning_curve.png'}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from agents.learner import LearnerConfig, PreferenceLearner
+    from agents.published import PebbleSettings
     from prefenvs.preferences import Oracle
 
 AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
@@ -241,19 +242,25 @@ class TrainPebble(TrainOptions):
     envs: int = 1
     """Environments stepped side by side; one update for each environment step in any case."""
 
-    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
-        from agents import PEBBLE
-        from agents.published import pebble_settings
+    def settings(self, task: Task) -> PebbleSettings:
+        """Return the task's settings with what was given in their place."""
+        from agents.published import PebbleSettings, pebble_settings
         from agents.surf import SurfConfig
 
-        settings = pebble_settings(task, self.preset, self.labels)
-        config = self._override(settings.config)
+        published = pebble_settings(task, self.preset, self.labels)
+        config = self._override(published.config)
         if self.rune:
             config = dataclasses.replace(config, bonus=0.05)
         if self.surf:
             config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, surf=SurfConfig()))
-        steps = self.steps or settings.steps
-        sac = settings.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
+        steps = self.steps or published.steps
+        sac = published.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
+        return PebbleSettings(config, sac, steps)
+
+    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
+        from agents import PEBBLE
+
+        config, sac, steps = self.settings(task)
         envs = make_envs(task.id, self.envs, self.seed)
         return PEBBLE("MlpPolicy", envs, self._make_oracle(task), config, seed=self.seed, **sac), steps
 
