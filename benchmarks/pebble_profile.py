@@ -19,7 +19,7 @@ from unittest import mock
 import pebble_run
 import torch
 from interleaved import machine
-from pebble_run import PlainPEBBLE, make_agent
+from pebble_run import PlainPEBBLE, make_agent, settings_of
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -72,7 +72,7 @@ class Clock:
 
 def profile(kind: type[PEBBLE], task_id: str, steps: int) -> tuple[Counter[str], float, int]:
     """Train and return seconds by part, in all, and the number of gradient steps."""
-    agent, clock = make_agent(kind, task_id, steps), Clock()
+    agent, clock = make_agent(kind, task_id, settings_of(task_id, steps)), Clock()
     patches = [mock.patch.object(owner, name, clock.wrap(part, vars(owner)[name])) for part, owner, name in PARTS]
     for patch in patches:
         patch.start()
@@ -129,7 +129,7 @@ def main() -> None:
         share = ours[part] / after
         print(f"| {part} | {1e3 * plain[part] / args.steps:.2f} | {1e3 * ours[part] / args.steps:.2f} | {share:.0%} |")
     print(f"| in all | {1e3 * before / args.steps:.2f} | {1e3 * after / args.steps:.2f} | 100% |")
-    work = operations(make_agent(PEBBLE, args.task, args.steps))
+    work = operations(make_agent(PEBBLE, args.task, settings_of(args.task, args.steps)))
     default = product_rate()
     with products():
         fast = product_rate()

@@ -105,14 +105,20 @@ def settings_of(task_id: str, steps: int) -> PebbleSettings:
     return PebbleSettings(config, sac | {"buffer_size": steps, "learning_starts": min(1_000, steps // 10)}, steps)
 
 
-def seconds_by_chunk(kind: type[PEBBLE], task_id: str, settings: PebbleSettings, chunk: int) -> Iterator[float]:
-    """Train chunk by chunk and yield the seconds that each took."""
+def make_agent(kind: type[PEBBLE], task_id: str, settings: PebbleSettings) -> PEBBLE:
+    """Return an agent that is ready for its first step."""
     config, sac, steps = settings
     rater = PartialReturnOracle("oracle", seed=0)
     agent = kind("MlpPolicy", make_envs(task_id, 1, 0), rater, config, seed=0, device="auto", **sac)
     agent.set_logger(configure(None, []))
     agent.start_feedback(steps)
-    for _ in range(steps // chunk):
+    return agent
+
+
+def seconds_by_chunk(kind: type[PEBBLE], task_id: str, settings: PebbleSettings, chunk: int) -> Iterator[float]:
+    """Train chunk by chunk and yield the seconds that each took."""
+    agent = make_agent(kind, task_id, settings)
+    for _ in range(settings.steps // chunk):
         begin = time.perf_counter()
         agent.learn(chunk, reset_num_timesteps=False)
         yield time.perf_counter() - begin

@@ -61,7 +61,9 @@ def entropy(quick: bool) -> list[Row]:
 def pebble(quick: bool) -> list[Row]:
     import pebble_run
 
-    return pebble_run.measure(steps=2_000, chunk=200) if quick else pebble_run.measure(steps=50_000, chunk=2_500)
+    if quick:
+        return pebble_run.measure(steps=2_000, chunk=200)
+    return [*pebble_run.measure_demo(chunk=2_500), *pebble_run.measure(steps=50_000, chunk=2_500)]
 
 
 def offline(quick: bool) -> list[Row]:
