@@ -1,6 +1,7 @@
-"""A recorded update does what the eager one does; on a CPU it is the eager one."""
+"""Compiled and recorded updates do what eager ones do; on a CPU a recorded one is the eager one."""
 
 import copy
+import shutil
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 
 from agents.compiled import GraphedUpdate
 from agents.flat import FlatAdam
+from prefenvs.errors import PrefenvsError
+
+from .test_seeds import MADE, assert_alike, make
 
 
 def make_problem(device: str) -> tuple[torch.nn.Module, FlatAdam, Any]:
@@ -74,3 +78,21 @@ def test_a_recorded_sac_update_equals_the_eager_one() -> None:
         losses[1].append(float(found["critic_loss"]))
     assert len(graphs.recordings) == 1
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=0.2, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_learner_learns_the_same_from_its_traced_loss(kind, make_dataset, prefer) -> None:
+    """What torch.compile traces and differentiates, without the compiler that a machine may lack."""
+    eager, traced = (make(kind, make_dataset, prefer, 3) for _ in range(2))
+    assert_alike(traced.compile("aot_eager").learn(15), eager.learn(15))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_learner_learns_the_same_from_its_compiled_loss(make_dataset, prefer) -> None:
+    eager, compiled = (make("iql", make_dataset, prefer, 3) for _ in range(2))
+    assert_alike(compiled.compile().learn(15), eager.learn(15))
+
+
+def test_compiling_that_does_not_work_is_told(make_dataset, prefer) -> None:
+    with pytest.raises(PrefenvsError, match=r"torch\.compile does not work here"):
+        make("iql", make_dataset, prefer, 3).compile("no-such-backend")

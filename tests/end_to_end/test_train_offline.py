@@ -165,6 +165,7 @@ def stopped_after(folder: Path) -> int:
         (["--segment-length", "900"], "smaller --segment-length"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--dense", "--held-out", "0.2"], "no held-out labels"),
+        (["--compile", "--seeds", "0", "1"], "--compile goes with one seed"),
     ],
 )
 def test_bad_options_are_told_in_one_line_and_leave_nothing(options, message, data, tmp_path, capsys):
