@@ -21,6 +21,7 @@ from agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
 from agents.one_loss import OneLossLearner
 from agents.pebble_seeds import PebbleGroup
 from agents.published import pebble_settings
+from agents.reward_model import RewardConfig, RewardEnsemble, fit_ensembles
 from agents.seeds import SeedGroup
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.tasks import find_task
@@ -75,6 +76,36 @@ def measure(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> list[Row]:
     return rows
 
 
+def measure_rewards(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> list[Row]:
+    """Three passes of reward ensembles over 200 pairs of 50 steps, their labels on the device already."""
+    trajectories = make_data(20_000).trajectories
+    config = RewardConfig(width=128, epochs=3, stop="never")
+    labels = [
+        [
+            Preference(query, np.array([1.0, 0.0]))
+            for query in make_pairs(trajectories.sample(400, 50, np.random.default_rng(seed)))
+        ]
+        for seed in range(seeds)
+    ]
+    sizes = trajectories.observations.shape[1], trajectories.actions.shape[1]
+
+    def make() -> list[RewardEnsemble]:
+        return [RewardEnsemble(*sizes, config, seed, device) for seed in range(seeds)]
+
+    together, apart, single = make(), make(), make()[0]
+
+    def in_turn() -> None:
+        for model, own in zip(apart, labels, strict=True):
+            model.fit(own)
+
+    return compare(
+        "3 passes of a reward ensemble, 3 x 3x128, 200 pairs of 50",
+        {f"{seeds} seeds at once": lambda: fit_ensembles(together, labels)},
+        {f"{seeds} in turn": in_turn, "one seed": lambda: single.fit(labels[0])},
+        rounds,
+    )
+
+
 def measure_pebble(seeds: int = 3, device: str = "cpu", rounds: int = 5, steps: int = 300) -> list[Row]:
     """PEBBLE on Reacher, environments and all; on the true reward, so that no round has a fit that others lack."""
     settings = pebble_settings(find_task("Reacher-v5"), "small")
@@ -118,6 +149,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(machine())
     print(HEAD, *(row.line for row in measure(args.seeds, args.device, args.rounds)), sep="\n")
+    print(*(row.line for row in measure_rewards(args.seeds, args.device, args.rounds)), sep="\n")
     print(*(row.line for row in measure_pebble(args.seeds, args.device, args.rounds)), sep="\n")
 
 

@@ -114,7 +114,8 @@ def many_seeds(quick: bool) -> list[Row]:
     import seeds
 
     device, rounds = "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5
-    rows = seeds.measure(3 if quick else 10, device, rounds)
+    count = 3 if quick else 10
+    rows = seeds.measure(count, device, rounds) + seeds.measure_rewards(count, device, rounds)
     return rows + seeds.measure_pebble(3, device, rounds)
 
 
