@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from agents.networks import Precision, linear
 from agents.policies import initialise
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -31,13 +31,17 @@ class TanhActor(nn.Module):
         dropout: float = 0.0,
         gaussian: bool = True,
         orthogonal: bool = False,
+        precision: Precision = "float32",
     ) -> None:
-        """`hidden`: widths of the ReLU layers; `orthogonal`: orthogonal weights and zero biases at the start."""
+        """`hidden`: widths of the ReLU layers; `orthogonal`: orthogonal weights and zero biases at the start.
+
+        precision: bfloat16 multiplies in that type between the first and the last layer.
+        """
         super().__init__()
         sizes = [observation_size, *hidden, action_size]
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
         self.log_std = nn.Parameter(torch.zeros(action_size)) if gaussian else None
-        self.hidden, self.dropped = tuple(hidden), round(256 * dropout)
+        self.hidden, self.dropped, self.rounded = tuple(hidden), round(256 * dropout), precision == "bfloat16"
         if orthogonal:
             initialise(self.layers)
 
@@ -52,12 +56,13 @@ class TanhActor(nn.Module):
         x = observations
         for i, layer in enumerate(self.layers[:-1]):
             assert isinstance(layer, nn.Linear)
+            rounded = self.rounded and i > 0
             if not dropped:
-                x = torch.relu(layer(x))
+                x = torch.relu(linear(x, layer.weight, layer.bias, rounded))
                 continue
             # relu(c x) = c relu(x) for c > 0: scaling the layer is cheaper than scaling its output.
             scale = 256.0 / (256.0 - self.dropped)
-            x = functional.linear(x, layer.weight * scale, layer.bias * scale)
+            x = linear(x, layer.weight * scale, layer.bias * scale, rounded)
             x = _MaskedReLU.apply(x, dropped[i])  # type: ignore[no-untyped-call]
         mean: Tensor = torch.tanh(self.layers[-1](x))
         return mean

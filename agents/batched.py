@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from agents.networks import Precision, stacked_linear
+
 Initialise = Callable[[nn.Linear], object]
 
 
@@ -18,8 +20,12 @@ class BatchedLinear(nn.Module):
     of a plain layer; each member starts as `nn.Linear` does, or as `initialise` leaves one.
     """
 
-    def __init__(self, members: int, inputs: int, outputs: int, initialise: Initialise | None = None) -> None:
+    def __init__(
+        self, members: int, inputs: int, outputs: int, initialise: Initialise | None = None, rounded: bool = False
+    ) -> None:
+        """`rounded`: multiply in bfloat16; `initialise`: called with each member's layer."""
         super().__init__()
+        self.rounded = rounded
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
         self.bias = nn.Parameter(torch.empty(members, outputs))
         self.reset_parameters(initialise)
@@ -38,7 +44,7 @@ class BatchedLinear(nn.Module):
         """Return [K, B, out] for inputs [K, B, in], or for inputs [B, in] that all members share."""
         if x.dim() == 2:
             x = x.expand(len(self.weight), -1, -1)
-        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+        return stacked_linear(x, self.weight, self.bias, self.rounded)
 
     def extra_repr(self) -> str:
         """Sizes, for printing."""
@@ -55,9 +61,14 @@ class BatchedMLP(nn.Sequential):
         sizes: Sequence[int],
         activation: Callable[[], nn.Module] = nn.ReLU,
         initialise: Initialise | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        """`sizes`: input, hidden and output widths; `activation`: between layers; `initialise`: see `BatchedLinear`."""
+        """`sizes`: input, hidden and output widths; `activation`: between layers; `initialise`: see `BatchedLinear`.
+
+        precision: bfloat16 multiplies in that type between the first and the last layer.
+        """
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
-            layers += [BatchedLinear(members, inputs, outputs, initialise), activation()]
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+            rounded = precision == "bfloat16" and 0 < i < len(sizes) - 2
+            layers += [BatchedLinear(members, inputs, outputs, initialise, rounded), activation()]
         super().__init__(*layers[:-1])

@@ -15,9 +15,8 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from agents.actors import TanhActor, make_adam
-from agents.offline import OfflineConfig
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows
-from agents.one_loss import Drawn, OneLossLearner
+from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -27,7 +26,7 @@ BestBy = Literal["win_rate", "bradley_terry"]
 
 
 @dataclass(frozen=True)
-class BCConfig(OfflineConfig):
+class BCConfig(OneLossConfig):
     """Settings of behaviour cloning; networks, batch and learning rate are those of IQL's actor."""
 
     loss: Literal["nll", "mse"] = "nll"
@@ -46,6 +45,7 @@ class BCConfig(OfflineConfig):
     """Share of hidden units dropped while training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.best_share <= 1.0:
             raise PrefenvsError(f"best_share={self.best_share} must lie in (0, 1]")
         if not 0.0 <= self.dropout < 1.0:
@@ -94,7 +94,8 @@ class BC(OneLossLearner[BCConfig]):
     def _build(self) -> None:
         c = self.config
         sizes = self.observation_size, self.action_size
-        self.actor = TanhActor(*sizes, c.hidden, c.dropout, gaussian=c.loss == "nll").to(self.device)
+        gaussian = c.loss == "nll"
+        self.actor = TanhActor(*sizes, c.hidden, c.dropout, gaussian, precision=c.precision).to(self.device)
         self.optimiser = make_adam([{"params": list(self.actor.parameters())}], c.learning_rate)
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from agents.products import ProductPrecision, products
+from agents.products import products
 from prefenvs.closing import Closing
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
@@ -37,7 +37,6 @@ class Order:
     episodes: int
     seed: int
     record: bool
-    precision: ProductPrecision = "float32"
 
     def carry_out(self, policy: Any, envs: list[Env]) -> Evaluation:
         """Evaluate in `envs`, which are made where there are none and stay open."""
@@ -134,7 +133,7 @@ def _work(pipe: Connection) -> None:
         try:
             model = kind.load(path, device="cpu")
             path.unlink()
-            with products(order.precision):
+            with products():
                 result = order.carry_out(model, envs.setdefault(order.task, []))
         except PrefenvsError as error:
             result = error

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.beside import EvaluationProcess, Order
-from agents.products import ProductPrecision
 from prefenvs.evaluate import Env, Evaluation
 from prefenvs.runs import Run
 
@@ -80,9 +79,8 @@ class EvaluationCallback(BaseCallback):
     def measure(self) -> None:
         """Evaluate the present policy, and write the row when the result is there."""
         self._measured = self.num_timesteps
-        precision: ProductPrecision = getattr(getattr(self.model, "config", None), "precision", "float32")
         feedback, learned = getattr(self.model, "feedback", None), getattr(self.model, "reward_learned", False)
-        order = Order(self.task, self.episodes, self.seed, record=learned, precision=precision)
+        order = Order(self.task, self.episodes, self.seed, record=learned)
         row = {
             "steps": self.num_timesteps,
             "labels": getattr(self.model, "labels", 0) if feedback is None else feedback.labels,

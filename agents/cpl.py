@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from agents.actors import TanhActor, make_adam
 from agents.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_scores
-from agents.offline import OfflineConfig
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
-from agents.one_loss import Drawn, OneLossLearner
+from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
 
 @dataclass(frozen=True)
-class CPLConfig(OfflineConfig):
+class CPLConfig(OneLossConfig):
     """Settings of CPL; the defaults are those published for Meta-World from states (Hejna et al. 2024)."""
 
     alpha: float = 0.1
@@ -62,6 +61,7 @@ class CPLConfig(OfflineConfig):
     """How the loss allows for flipped labels (see `agents.cpl_loss.pair_loss`)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.conservative <= 1.0:
             raise PrefenvsError(f"conservative={self.conservative} must lie in (0, 1]: 1 is plain CPL")
         if not 0.0 < self.discount <= 1.0:
@@ -111,7 +111,8 @@ class CPL(OneLossLearner[CPLConfig]):
     def _build(self) -> None:
         c = self.config
         sizes = self.observation_size, self.action_size
-        self.actor = TanhActor(*sizes, c.hidden, c.dropout, c.gaussian, orthogonal=True).to(self.device)
+        actor = TanhActor(*sizes, c.hidden, c.dropout, c.gaussian, orthogonal=True, precision=c.precision)
+        self.actor = actor.to(self.device)
         self.reference = copy.deepcopy(self.actor).requires_grad_(False)
         self.optimiser = make_adam([{"params": list(self.actor.parameters())}], c.learning_rate)
 

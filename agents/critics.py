@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import ContinuousCritic
 from torch import Tensor, nn
 
 from agents.flat import FlatParameters
+from agents.networks import InnerLinear, stacked_linear
 
 
 class StackedCritic(ContinuousCritic):
@@ -51,8 +52,7 @@ class StackedCritic(ContinuousCritic):
         parameters = iter(self._views if frozen else self._leaves)
         for layer in self.q_networks[0].children():
             if isinstance(layer, nn.Linear):
-                weight, bias = next(parameters), next(parameters)
-                x = torch.baddbmm(bias[:, None], x, weight.mT)
+                x = stacked_linear(x, next(parameters), next(parameters), isinstance(layer, InnerLinear))
             elif isinstance(layer, nn.ReLU):
                 x = x.relu_()
             else:

@@ -18,9 +18,8 @@ from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
 from agents.image_reward import ImageRewardEnsemble
 from agents.label_accuracy import label_accuracy
-from agents.offline import OfflineConfig
 from agents.offline_data import check_answers
-from agents.one_loss import Drawn, OneLossLearner
+from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble
 from prefenvs.datasets.offline import OfflineDataset
@@ -36,7 +35,7 @@ RewardRule = Literal["none", "range", "range_from_min"]
 
 
 @dataclass(frozen=True)
-class IQLConfig(OfflineConfig):
+class IQLConfig(OneLossConfig):
     """Settings of IQL; the defaults are those of Kostrikov et al. (2022) for locomotion."""
 
     expectile: float = 0.7
@@ -70,6 +69,7 @@ class IQLConfig(OfflineConfig):
     """The reward ensemble that is fitted where preferences but no reward model are given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.expectile < 1.0:
             raise PrefenvsError(f"expectile={self.expectile} must lie in (0, 1)")
         if not 0.0 < self.discount <= 1.0:
@@ -120,11 +120,17 @@ class IQL(OneLossLearner[IQLConfig]):
 
     def _build(self) -> None:
         c, inputs = self.config, self.observation_size + self.action_size
-        self.critics = BatchedMLP(2, [inputs, *c.hidden, 1]).to(self.device)
+        self.critics = BatchedMLP(2, [inputs, *c.hidden, 1], precision=c.precision).to(self.device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.value_network = BatchedMLP(1, [self.observation_size, *c.hidden, 1]).to(self.device)
+        sizes = [self.observation_size, *c.hidden, 1]
+        self.value_network = BatchedMLP(1, sizes, precision=c.precision).to(self.device)
         self.actor = TanhActor(
-            self.observation_size, self.action_size, c.hidden, c.dropout, gaussian=not c.deterministic
+            self.observation_size,
+            self.action_size,
+            c.hidden,
+            c.dropout,
+            gaussian=not c.deterministic,
+            precision=c.precision,
         ).to(self.device)
         values = [*self.critics.parameters(), *self.value_network.parameters()]
         self.optimiser = make_adam([{"params": values}, {"params": list(self.actor.parameters())}], c.learning_rate)

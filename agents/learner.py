@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.exploration import StateEntropy
 from agents.feedback import Feedback, FeedbackConfig
-from agents.products import ProductPrecision
+from agents.networks import Precision
 from agents.reward_model import RewardConfig, RewardEnsemble
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
@@ -47,13 +47,15 @@ class LearnerConfig(FeedbackConfig):
     or the mean less their spread (Coste et al. 2024, section 3, which subtracts the variance)."""
     std_weight: float = 1.0
     """How many standard deviations mean-std subtracts."""
-    precision: ProductPrecision = "float32"
-    """Matrix products on a CPU: bfloat16 may round their operands where that is faster (agents.products)."""
+    precision: Precision = "float32"
+    """bfloat16 multiplies in that type between the first and the last layers of actor, critics and value function."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward ensemble."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.precision not in get_args(Precision):
+            raise PrefenvsError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         if self.aggregate not in AGGREGATES:
             raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose one of {', '.join(AGGREGATES)}")
         if not self.std_weight >= 0.0:

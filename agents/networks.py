@@ -1,4 +1,4 @@
-"""Ensembles of small networks as one set of batched weights."""
+"""Ensembles of small networks as one set of batched weights; layers that multiply in bfloat16."""
 
 from __future__ import annotations
 
@@ -19,6 +19,44 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "identity": lambda x: x,
 }
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Tensor:
+    """Return [..., out] for inputs [..., in], weight [out, in] and bias [out].
+
+    rounded: multiply in bfloat16; what goes in and out, and all gradients, stay float32.
+    """
+    if rounded:
+        return functional.linear(*(part.to(torch.bfloat16) for part in (x, weight, bias))).float()
+    return functional.linear(x, weight, bias)
+
+
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Tensor:
+    """Return `linear` of K layers at once: [K, B, out] for inputs [K, B, in], weight [K, out, in] and bias [K, out]."""
+    if rounded:
+        x, weight, bias = (part.to(torch.bfloat16) for part in (x, weight, bias))
+    product = torch.baddbmm(bias[:, None], x, weight.mT)
+    return product.float() if rounded else product
+
+
+class InnerLinear(nn.Linear):
+    """A layer between others that multiplies in bfloat16; weights, inputs, outputs and gradients are float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [..., out] for inputs [..., in]."""
+        return linear(input, self.weight, self.bias, rounded=True)
+
+
+def round_inner(layers: nn.Sequential, last: bool = False) -> None:
+    """Let all linear layers but the first multiply in bfloat16, the last one only if said so; parameters stay.
+
+    The first layer sees observations, whose digits may matter; what comes after the last, such as Q, keeps its own.
+    """
+    found = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    for i, layer in found[1:] if last else found[1:-1]:
+        inner = InnerLinear(layer.in_features, layer.out_features, device="meta")
+        inner.weight, inner.bias = layer.weight, layer.bias
+        layers[i] = inner
 
 
 def rows_per_chunk(device: torch.device) -> int:

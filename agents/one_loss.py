@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
-from agents.offline import Config, OfflineLearner
+from agents.networks import Precision
+from agents.offline import OfflineConfig, OfflineLearner
 from prefenvs.errors import PrefenvsError
 
 Drawn = dict[str, Any]
 """All that chance has a part in, in one update: tensors by name, or lists and named tuples of them."""
 Loss = Callable[[Drawn], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class OneLossConfig(OfflineConfig):
+    """Settings that all these learners have."""
+
+    precision: Precision = "float32"
+    """bfloat16 multiplies in that type between the first and the last layers: faster where the processor has it."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise PrefenvsError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+
+
+Config = TypeVar("Config", bound=OneLossConfig)
 
 
 class OneLossLearner(OfflineLearner[Config]):

@@ -109,6 +109,8 @@ class PEBBLE(PreferenceLearner, SAC):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.graphs = GraphedUpdate(self.device)
+        if self.config.precision == "bfloat16":
+            self.policy.round_inner()
         if self.log_ent_coef is not None:
             self.ent_coef_optimizer = FlatAdam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
 
@@ -128,7 +130,7 @@ class PEBBLE(PreferenceLearner, SAC):
     ) -> SelfPEBBLE:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps)
-        with products(self.config.precision):
+        with products():
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         self._fill()
         return self

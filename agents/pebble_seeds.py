@@ -62,7 +62,7 @@ class PebbleGroup:
         ]
         title = f"{self.agents[0].name}, {len(places)} seeds"
         with (
-            products(self.agents[0].config.precision),
+            products(),
             tqdm(total=total_timesteps, desc=title, unit="step", disable=not progress_bar) as bar,
         ):
             first = self.agents[0].num_timesteps if not reset_num_timesteps else 0

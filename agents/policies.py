@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -12,6 +12,7 @@ from torch import nn
 
 from agents.critics import StackedCritic
 from agents.flat import FlatAdam
+from agents.networks import round_inner
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -68,6 +69,13 @@ class PebblePolicy(SACPolicy):
         """Switch layers that act differently in training; nothing to do, twice for each step, where there are none."""
         if self._has_modes:
             super().set_training_mode(mode)
+
+    def round_inner(self) -> None:
+        """Let the layers between the first and the last multiply in bfloat16, for as long as this object lives."""
+        round_inner(self.actor.latent_pi, last=True)
+        for critic in (self.critic, self.critic_target):
+            for network in critic.q_networks:
+                round_inner(cast("nn.Sequential", network))
 
     def reset_critic(self, learning_rate: float) -> None:
         """Forget the critics: new weights, a new target and a new optimiser; the actor stays."""

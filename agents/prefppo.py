@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents import ppo
 from agents.flat import FlatAdam
 from agents.learner import LearnerConfig, PreferenceLearner
+from agents.networks import round_inner
 from agents.normalised import NormalisedObservations
 from agents.products import products
 from prefenvs.preferences import Oracle
@@ -89,6 +90,13 @@ class PrefPPO(PreferenceLearner, PPO):
             **kwargs,
         )
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.config.precision == "bfloat16":
+            extractor = self.policy.mlp_extractor
+            for layers in (extractor.policy_net, extractor.value_net):
+                round_inner(layers, last=True)
+
     @property
     def first_session(self) -> int:
         """Environment steps of state-entropy exploration."""
@@ -110,7 +118,7 @@ class PrefPPO(PreferenceLearner, PPO):
     ) -> SelfPrefPPO:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps)
-        with products(self.config.precision):
+        with products():
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 

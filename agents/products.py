@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal, get_args
 
 import torch
-
-from prefenvs.errors import PrefenvsError
-
-ProductPrecision = Literal["float32", "bfloat16"]
 
 
 @cache
@@ -42,16 +37,12 @@ def onednn_is_exact() -> bool:
 
 
 @contextmanager
-def products(precision: ProductPrecision = "float32") -> Iterator[None]:
-    """Compute float32 products on the CPU by the fastest kernels that keep `precision`.
+def products() -> Iterator[None]:
+    """Compute float32 products on the CPU by the fastest kernels that are exact: oneDNN's if they are, else PyTorch's.
 
-    float32: oneDNN's where they are exact, else PyTorch's own. bfloat16: oneDNN's in any case; on processors with
-    bfloat16 units the operands may lose all but 8 bits, sums stay float32. Weights and gradients are float32 always.
     Affects the process within the block only; no effect on other devices.
     """
-    if precision not in get_args(ProductPrecision):
-        raise PrefenvsError(f"precision must be float32 or bfloat16, got {precision!r}")
-    with _allowed(precision == "bfloat16" or onednn_is_exact()):
+    with _allowed(onednn_is_exact()):
         yield
 
 

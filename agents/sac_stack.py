@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agents.critics import StackedCritic
 from agents.flat import FlatParameters
+from agents.networks import InnerLinear, stacked_linear
 from agents.policies import BoundedActor, bound_log_std
 from agents.sac import SquashedSample, actor_gradients, squash
 from prefenvs.errors import PrefenvsError
@@ -109,12 +110,13 @@ class SACStack:
         actor = self.agents[0].actor
         x = observations
         for name, layer in actor.latent_pi.named_children():
-            x = self._linear(f"latent_pi.{name}", x) if isinstance(layer, nn.Linear) else layer(x)
-        return squash(self._linear("mu", x), bound_log_std(self._linear("log_std", x)), noise)
+            x = self._linear(f"latent_pi.{name}", layer, x) if isinstance(layer, nn.Linear) else layer(x)
+        mean, log_std = (self._linear(name, getattr(actor, name), x) for name in ("mu", "log_std"))
+        return squash(mean, bound_log_std(log_std), noise)
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
+    def _linear(self, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
         weight, bias = self.actor_leaves[f"{name}.weight"], self.actor_leaves[f"{name}.bias"]
-        return torch.baddbmm(bias[:, None], x, weight.mT)
+        return stacked_linear(x, weight, bias, isinstance(layer, InnerLinear))
 
     def _values(self, views: Sequence[Tensor], observations: Tensor, actions: Tensor) -> Tensor:
         """Return Q [K, C, B, 1] of each agent's C critics for inputs [K, B, ...]."""
@@ -123,8 +125,7 @@ class SACStack:
         parameters = iter(views)
         for layer in critic.q_networks[0].children():
             if isinstance(layer, nn.Linear):
-                weight, bias = next(parameters), next(parameters)
-                x = torch.baddbmm(bias[:, None], x, weight.mT)
+                x = stacked_linear(x, next(parameters), next(parameters), isinstance(layer, InnerLinear))
             else:
                 x = layer(x)
         return x.view(len(self.agents), critic.n_critics, *x.shape[1:])

@@ -65,6 +65,8 @@ class TrainOffline(RunOptions, ABC):
 
     Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
     """
+    precision: Literal["float32", "bfloat16"] | None = None
+    """bfloat16 multiplies in that type within the networks (iql, bc, cpl): faster where the processor has it."""
     compile: bool = False
     """Compile the loss by torch.compile (iql, bc, cpl): IQL's updates are a tenth to a fifth faster on a CPU."""
     device: str = "auto"
@@ -180,7 +182,13 @@ class TrainOffline(RunOptions, ABC):
 
     def _override(self, config: Any, **given: Any) -> Any:
         """Put what was given on the command line in place of the published settings."""
+        from agents.one_loss import OneLossConfig
+
         given["normalise_observations"] = self.normalise_observations
+        if self.precision is not None:
+            if not isinstance(config, OneLossConfig):
+                raise PrefenvsError(f"--precision goes with iql, bc and cpl, not with {self.algorithm}")
+            given["precision"] = self.precision
         return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -81,7 +81,10 @@ class TrainOptions(RunOptions):
     aggregate: Literal["mean", "min", "mean-std"] | None = None
     """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Matrix products on a CPU; bfloat16 may round their operands where its units are faster."""
+    """bfloat16 multiplies in that type within the networks: faster where the processor has it, to two or three digits.
+
+    docs/performance.md tells how much faster, and how well agents learn with it.
+    """
     true_reward: bool = False
     """Upper bound: learn from the true reward instead of preferences."""
     vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
