@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +24,13 @@ class PebbleSettings(NamedTuple):
     steps: int
 
 
-def pebble_settings(task: Task, preset: Preset = "published", labels: int | None = None) -> PebbleSettings:
+def pebble_settings(
+    task: Task, preset: Preset = "published", labels: int | None = None, steps: int | None = None
+) -> PebbleSettings:
     """Return B-Pref's settings for a task (its scripts, 2021), or smaller networks and batches for a CPU.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
+    steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
     """
     budget = _budget(task, labels)
     config = PebbleConfig(
@@ -36,19 +40,29 @@ def pebble_settings(task: Task, preset: Preset = "published", labels: int | None
         segment_length=task.segment_length,
         reward=RewardConfig(epochs=budget.epochs),
     )
+    if steps is not None and steps < budget.steps:
+        config = _shorten(config, steps)
     manipulation = task.family == "metaworld"
     sac: dict[str, Any] = {
         "learning_rate": budget.lr,
         "batch_size": 512 if manipulation else 1024,
         "policy_kwargs": {"net_arch": [256] * 3 if manipulation else [1024] * 2},
-        "buffer_size": budget.steps,
+        "buffer_size": steps or budget.steps,
     }
     if preset == "small":
         sac |= {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [128] * 2}}
         sac |= {"ent_coef_learning_rate": 1e-3, "target_update_interval": 1}
         reward = dataclasses.replace(config.reward, width=128)
         config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
-    return PebbleSettings(config, sac, budget.steps)
+    return PebbleSettings(config, sac, steps or budget.steps)
+
+
+def _shorten(config: PebbleConfig, steps: int) -> PebbleConfig:
+    """Fit the schedule into a short run: explore for a sixth at most, and spend the budget by four fifths of it."""
+    exploration = min(config.unsupervised_steps, 4 * steps // 25)
+    sessions = math.ceil(config.labels / config.per_session)
+    interact = min(config.interact, max((4 * steps // 5 - exploration) // sessions, 1))
+    return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Demo:
             per_session=60,
             interact=1_000,
             segment_length=50,
-            unsupervised_steps=1_500,
+            unsupervised_steps=4_000,
             selector="uniform",
             preset="small",
             evaluate_every=5_000,

@@ -71,13 +71,13 @@ class TrainOptions(RunOptions):
     per_session: int | None = None
     """Queries in a session."""
     interact: int | None = None
-    """Environment steps between sessions."""
+    """Environment steps between sessions; in a run shorter than published they are closer together."""
     segment_length: int | None = None
     """Steps in a segment."""
     selector: str | None = None
     """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
     unsupervised_steps: int | None = None
-    """Steps of state-entropy exploration before the first session."""
+    """Steps of state-entropy exploration before the first session; at most a sixth of a short run by default."""
     aggregate: Literal["mean", "min", "mean-std"] | None = None
     """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
     precision: Literal["float32", "bfloat16"] | None = None
@@ -250,15 +250,13 @@ class TrainPebble(TrainOptions):
         from agents.published import PebbleSettings, pebble_settings
         from agents.surf import SurfConfig
 
-        published = pebble_settings(task, self.preset, self.labels)
+        published = pebble_settings(task, self.preset, self.labels, self.steps)
         config = self._override(published.config)
         if self.rune:
             config = dataclasses.replace(config, bonus=0.05)
         if self.surf:
             config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, surf=SurfConfig()))
-        steps = self.steps or published.steps
-        sac = published.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
-        return PebbleSettings(config, sac, steps)
+        return PebbleSettings(config, published.sac | {"learning_starts": self.learning_starts}, published.steps)
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
         from agents import PEBBLE
