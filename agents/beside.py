@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import pickle
 import signal
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -46,10 +48,14 @@ class Order:
         return evaluate(policy, self.task, self.episodes, self.seed, record=record, envs=envs, success_key=key)
 
 
+class EvaluationFailed(PrefenvsError):
+    """An evaluation beside training could not be made; the training itself is whole."""
+
+
 class EvaluationProcess(Closing):
     """A process that evaluates copies of policies, on the CPU, with what the training process would have found.
 
-    The process is spawned with the first order: a script that evaluates beside training keeps its main part under
+    The process is spawned: a script that evaluates beside training keeps its main part under
     `if __name__ == "__main__":`.
     """
 
@@ -58,31 +64,43 @@ class EvaluationProcess(Closing):
         self._folder = tempfile.TemporaryDirectory(prefix="prefenvs-")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), name="evaluation", daemon=True)
-        self._process.start()
+        with _ignored_interrupts():
+            self._process.start()
         theirs.close()
         self._numbers = itertools.count()
         self._waiting: deque[Callable[[Evaluation], None]] = deque()
+        self._failure: EvaluationFailed | None = None
         self._closed = False
 
     def submit(self, model: Any, order: Order, then: Callable[[Evaluation], None]) -> None:
-        """Evaluate a model as it is now; `then` gets the result from a later `poll` or `drain`, in order."""
+        """Evaluate a model as it is now; `then` gets the result from a later `poll` or `drain`, in order.
+
+        What goes wrong is told by those too, so that training is never cut off in the middle of a step.
+        """
         self._take(WAITING - 1)
+        if self._failure is not None:
+            return
         path = Path(self._folder.name) / f"{next(self._numbers)}.zip"
         model.save(path)
-        self._waiting.append(then)
         try:
             self._pipe.send((type(model), path, order))
         except OSError:
-            raise self._dead() from None
+            self._fail()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self._fail(f"a process of its own cannot import {type(model).__name__}: {error}")
+        else:
+            self._waiting.append(then)
 
     def poll(self) -> None:
-        """Hand on the results that have come, without waiting."""
+        """Hand on the results that have come, without waiting; raises EvaluationFailed where one cannot come."""
         while self._waiting and self._pipe.poll():
             self._receive()
+        self._check()
 
     def drain(self) -> None:
-        """Wait for all results."""
+        """Wait for all results, as `poll` does for those that have come."""
         self._take(0)
+        self._check()
 
     def close(self) -> None:
         """End the process; results that have not come are lost."""
@@ -103,43 +121,68 @@ class EvaluationProcess(Closing):
         try:
             result: Evaluation | PrefenvsError = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._dead() from None
+            self._fail()
+            return
         then = self._waiting.popleft()
         if isinstance(result, PrefenvsError):
-            raise result
-        then(result)
+            self._fail(str(result))
+        else:
+            then(result)
 
-    def _dead(self) -> PrefenvsError:
-        self._process.join(1.0)
-        return PrefenvsError(
-            f"the process that evaluates beside training has ended (exit status {self._process.exitcode}): train "
-            "without --evaluate-beside; a script that uses it keeps its main part under `if __name__ == "
-            '"__main__":`'
+    def _fail(self, reason: str = "") -> None:
+        """Note what went wrong first; nothing more is evaluated until it has been told."""
+        self._waiting.clear()
+        if not reason:
+            self._process.join(1.0)
+            reason = (
+                f"its process has ended (exit status {self._process.exitcode}); a script that uses it keeps its main "
+                'part under `if __name__ == "__main__":`'
+            )
+        self._failure = self._failure or EvaluationFailed(
+            f"evaluating beside training failed: {reason}. Train without --evaluate-beside"
         )
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+
+@contextlib.contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Let a process that starts meanwhile ignore Ctrl-C, which reaches all processes of a terminal, from the first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _work(pipe: Connection) -> None:
     """Evaluate what comes until the training process hangs up; runs in a process of its own."""
-    # Ctrl-C reaches all processes of a terminal; the training process decides what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     envs: dict[str, list[Env]] = {}
     while True:
-        try:
-            kind, path, order = pipe.recv()
-        except (EOFError, OSError):
-            break
         result: Evaluation | PrefenvsError
         try:
+            kind, path, order = pipe.recv()
             model = kind.load(path, device="cpu")
             path.unlink()
             with products():
                 result = order.carry_out(model, envs.setdefault(order.task, []))
+        except EOFError:
+            break
         except PrefenvsError as error:
             result = error
         except Exception as error:
-            result = PrefenvsError(f"evaluating beside training failed: {type(error).__name__}: {error}")
-        with contextlib.suppress(OSError):
+            result = PrefenvsError(f"{type(error).__name__}: {error}")
+        try:
             pipe.send(result)
+        except OSError:
+            break
     for env in itertools.chain.from_iterable(envs.values()):
         env.close()

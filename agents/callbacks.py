@@ -57,12 +57,15 @@ class EvaluationCallback(BaseCallback):
         self._begin = time.time() - (rows[-1]["seconds"] if rows else 0.0)
         self._measured = rows[-1]["steps"] if rows else -1
         self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
-        if not rows:
+        if not rows and not self.num_timesteps:
             self.measure()
 
-    def _on_step(self) -> bool:
+    def _on_rollout_start(self) -> None:
+        # Between two rollouts the agent is whole, should something have gone wrong.
         if self.beside is not None:
             self.beside.poll()
+
+    def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:
             self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
             self.measure()
@@ -106,7 +109,7 @@ class EvaluationCallback(BaseCallback):
             "mean_return": round(float(result.returns.mean()), 4),
             "std_return": round(float(result.returns.std()), 4),
             "success": "" if result.success is None else float(result.success.mean()),
-            "seconds": row["seconds"] if self.beside is not None else round(time.time() - self._begin, 1),
+            "seconds": row["seconds"],
             "learned_return": "" if learned is None else round(float(learned.mean()), 4),
             "learned_return_min": "" if learned is None else round(float(learned.min()), 4),
         }
@@ -119,16 +122,21 @@ class EvaluationCallback(BaseCallback):
 
 
 class CheckpointCallback(BaseCallback):
-    """Write the run's checkpoint every so many seconds of wall-clock time."""
+    """Write the run's checkpoint every so many seconds of wall-clock time.
 
-    def __init__(self, folder: Path, seconds: float = 600.0) -> None:
+    What is being evaluated `beside` is waited for, since a resumed run does not evaluate it again.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 600.0, beside: EvaluationProcess | None = None) -> None:
         super().__init__()
-        self.folder, self.seconds = folder, seconds
+        self.folder, self.seconds, self.beside = folder, seconds, beside
         self._last = time.monotonic()
 
     def _on_rollout_start(self) -> None:
         # Between two rollouts: within one, the newest step is recorded but not yet in the replay buffer.
         if time.monotonic() - self._last >= self.seconds:
+            if self.beside is not None:
+                self.beside.drain()
             cast("PEBBLE | OfflineLearner[Any]", self.model).save_checkpoint(self.folder)
             self._last = time.monotonic()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from agents.beside import EvaluationProcess
+from agents.beside import EvaluationFailed, EvaluationProcess
 from agents.interrupt import StopOnInterrupt
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
@@ -78,22 +78,24 @@ def checkpointed(
     beside: EvaluationProcess | None,
     unit: str,
 ) -> Iterator[None]:
-    """Write each member's checkpoint into its run folder when training ends, also by Ctrl-C, which then goes on.
+    """Write each member's checkpoint into its run folder when training ends.
 
-    After Ctrl-C the commands that continue are printed; `unit`: what a step is called.
+    After Ctrl-C, and where an evaluation beside training fails, the commands that continue are printed too, and the
+    exception goes on; `unit`: what a step is called.
     """
     with beside or nullcontext():
         try:
             with stop:
                 yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, EvaluationFailed):
             if stop.safe:
                 _save(members, runs)
             print(f"\nstopped after {members[0].num_timesteps} {unit}; to continue:")
             for member, run in zip(members, runs, strict=True):
                 print(f"prefenvs train {member.name} --resume {run.folder}")
             if stop.safe and beside is not None:
-                beside.drain()
+                with suppress(EvaluationFailed):
+                    beside.drain()
             raise
         _save(members, runs)
 

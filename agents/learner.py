@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.exploration import StateEntropy
 from agents.feedback import Feedback, FeedbackConfig
-from agents.networks import Precision
+from agents.networks import Precision, check_precision
 from agents.reward_model import RewardConfig, RewardEnsemble
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
@@ -54,8 +54,7 @@ class LearnerConfig(FeedbackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.precision not in get_args(Precision):
-            raise PrefenvsError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        check_precision(self.precision)
         if self.aggregate not in AGGREGATES:
             raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose one of {', '.join(AGGREGATES)}")
         if not self.std_weight >= 0.0:

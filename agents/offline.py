@@ -323,6 +323,9 @@ class OfflineLearner(ABC, Generic[Config]):
         state = read_state(Path(folder) / "model.zip")
         own = {"algorithm": self.name, "task": self.task, "config": asdict(self.config), "seed": self.seed}
         for key, value in own.items():
-            if state[key] != value:
-                raise PrefenvsError(f"the checkpoint {folder} has {key} {state[key]!r}, this learner has {value!r}")
+            saved = state[key]
+            if key == "config" and state["algorithm"] == self.name:
+                saved = asdict(read_config(self.config_type, saved))
+            if saved != value:
+                raise PrefenvsError(f"the checkpoint {folder} has {key} {saved!r}, this learner has {value!r}")
         self.load_state_dict(state)

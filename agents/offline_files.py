@@ -32,11 +32,15 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 
 def read_config(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Make a configuration from plain values; dataclasses inside it are told by their defaults."""
+    """Make a configuration from plain values; dataclasses inside it are told by their defaults.
+
+    A field that is not there, because the file is older than it, gets its default.
+    """
     made = {}
     default = kind()
     for field in dataclasses.fields(kind):
-        value, like = values[field.name], getattr(default, field.name)
+        like = getattr(default, field.name)
+        value = values.get(field.name, like)
         if dataclasses.is_dataclass(like) and isinstance(value, dict):
             value = read_config(type(like), value)
         made[field.name] = tuple(value) if isinstance(like, tuple) else value

@@ -46,7 +46,7 @@ def train_offline(
     for learner, run in zip(learners, runs, strict=True):
         learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
         evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed, envs, beside)
-        callbacks.append([evaluation, CheckpointCallback(run.checkpoint)])
+        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, beside=beside)])
     # The first learner's callbacks come first of all, where every learner has made equally many updates.
     callbacks[0] = [stop, *callbacks[0]]  # type: ignore[misc]
     made = learners[0].num_timesteps

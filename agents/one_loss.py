@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 import torch
+from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from agents.networks import Precision
+from agents.networks import Precision, check_precision
 from agents.offline import OfflineConfig, OfflineLearner
 from prefenvs.errors import PrefenvsError
 
@@ -27,8 +28,7 @@ class OneLossConfig(OfflineConfig):
     """bfloat16 multiplies in that type between the first and the last layers: faster where the processor has it."""
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise PrefenvsError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        check_precision(self.precision)
 
 
 Config = TypeVar("Config", bound=OneLossConfig)
@@ -58,13 +58,7 @@ class OneLossLearner(OfflineLearner[Config]):
         It takes some seconds at the first update, and needs a C++ compiler on a CPU. The results are the same up to
         rounding. On a CPU it pays for IQL, not for CPL (docs/performance.md). A group of seeds goes on without it.
         """
-        try:
-            torch.compile(torch.neg, backend=backend)(torch.zeros(2, device=self.device))
-        except Exception as error:
-            raise PrefenvsError(
-                f"torch.compile does not work here ({type(error).__name__}): install a C++ compiler, such as g++, or "
-                "leave compile out"
-            ) from error
+        check_compiler(backend, self.device)
         self._compiled = torch.compile(self._loss, backend=backend, fullgraph=True)
         return self
 
@@ -85,3 +79,14 @@ class OneLossLearner(OfflineLearner[Config]):
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimiser": self.optimiser}
+
+
+def check_compiler(backend: str = "inductor", device: str | torch.device = "auto") -> None:
+    """Raise a PrefenvsError where `torch.compile` does not work."""
+    try:
+        torch.compile(torch.neg, backend=backend)(torch.zeros(2, device=get_device(device)))
+    except Exception as error:
+        raise PrefenvsError(
+            f"torch.compile does not work here ({type(error).__name__}): install a C++ compiler, such as g++, or leave "
+            "compile out"
+        ) from error

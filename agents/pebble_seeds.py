@@ -66,12 +66,18 @@ class PebbleGroup:
             tqdm(total=total_timesteps, desc=title, unit="step", disable=not progress_bar) as bar,
         ):
             first = self.agents[0].num_timesteps if not reset_num_timesteps else 0
-            running = [place for place in places if place.go_on()]
-            while running:
-                served = _fit(running) or self._make_steps(stack, running, len(places))
-                running = [place for place in running if place not in served or place.go_on()]
-                if progress_bar:
-                    bar.update(min(agent.num_timesteps for agent in self.agents) - first - bar.n)
+            try:
+                running = [place for place in places if place.go_on()]
+                while running:
+                    served = _fit(running) or self._make_steps(stack, running, len(places))
+                    running = [place for place in running if place not in served or place.go_on()]
+                    if progress_bar:
+                        bar.update(min(agent.num_timesteps for agent in self.agents) - first - bar.n)
+            finally:
+                for agent in self.agents:
+                    agent.take_step_together = None
+                    if agent.feedback is not None:
+                        agent.feedback.fit = agent.feedback.fit_alone
         errors = [place.error for place in places if place.error is not None]
         if errors:
             # An interrupt goes before what it may have led to.
@@ -96,12 +102,7 @@ def _fit(waiting: Sequence[_Place]) -> Sequence[_Place]:
     places = [place for place in waiting if isinstance(place.request, Fit)]
     fits = [place.request for place in places if isinstance(place.request, Fit)]
     models = [place.agent.reward_model for place in places]
-    answers: Sequence[dict[str, float] | PrefenvsError]
-    try:
-        answers = fit_ensembles(models, [fit.preferences for fit in fits], [fit.unlabelled for fit in fits])
-    except PrefenvsError as error:
-        # Raised where each agent waits, as it would be alone.
-        answers = [error] * len(places)
+    answers = fit_ensembles(models, [fit.preferences for fit in fits], [fit.unlabelled for fit in fits])
     for place, answer in zip(places, answers, strict=True):
         place.answer = answer
     return places
@@ -145,9 +146,6 @@ class _Place:
         except BaseException as error:
             self.error = error
         finally:
-            agent.take_step_together = None
-            if agent.feedback is not None:
-                agent.feedback.fit = agent.feedback.fit_alone
             self._ended = True
             self._done.release()
 

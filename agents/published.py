@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -40,28 +41,38 @@ def pebble_settings(
         segment_length=task.segment_length,
         reward=RewardConfig(epochs=budget.epochs),
     )
-    if steps is not None and steps < budget.steps:
-        config = _shorten(config, steps)
+    total = budget.steps if steps is None else steps
+    if total < budget.steps:
+        config = fit_schedule(config, total)
     manipulation = task.family == "metaworld"
     sac: dict[str, Any] = {
         "learning_rate": budget.lr,
         "batch_size": 512 if manipulation else 1024,
         "policy_kwargs": {"net_arch": [256] * 3 if manipulation else [1024] * 2},
-        "buffer_size": steps or budget.steps,
+        "buffer_size": total,
     }
     if preset == "small":
         sac |= {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [128] * 2}}
         sac |= {"ent_coef_learning_rate": 1e-3, "target_update_interval": 1}
         reward = dataclasses.replace(config.reward, width=128)
         config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
-    return PebbleSettings(config, sac, steps or budget.steps)
+    return PebbleSettings(config, sac, total)
 
 
-def _shorten(config: PebbleConfig, steps: int) -> PebbleConfig:
-    """Fit the schedule into a short run: explore for a sixth at most, and spend the budget by four fifths of it."""
-    exploration = min(config.unsupervised_steps, 4 * steps // 25)
-    sessions = math.ceil(config.labels / config.per_session)
-    interact = min(config.interact, max((4 * steps // 5 - exploration) // sessions, 1))
+def fit_schedule(
+    config: PebbleConfig, steps: int, learning_starts: int = 1_000, given: Collection[str] = ()
+) -> PebbleConfig:
+    """Fit a schedule into a short run: explore for a sixth at most, and hold the sessions within four fifths of it.
+
+    given: which of unsupervised_steps and interact are to stay as they are.
+    """
+    exploration, interact = config.unsupervised_steps, config.interact
+    if "unsupervised_steps" not in given:
+        exploration = min(exploration, 4 * steps // 25)
+    if "interact" not in given:
+        sessions = math.ceil(config.labels / config.per_session)
+        room = 4 * steps // 5 - learning_starts - exploration
+        interact = min(interact, max(room // max(sessions - 1, 1), 1))
     return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agents.networks import OUTPUTS, Output, Precision
+from agents.networks import OUTPUTS, Output, Precision, check_precision
 from agents.reward_loss import Correction
 from agents.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
@@ -64,6 +64,7 @@ class RewardConfig:
         for name in ("members", "layers", "width", "batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
+        check_precision(self.precision)
         if self.output not in OUTPUTS:
             raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
         if not 0.0 <= self.flip_rate < 0.5:

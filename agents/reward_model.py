@@ -100,7 +100,10 @@ class RewardEnsemble:
         validation_loss, validation_accuracy, validation_by_episode: if labels are held out, on those, and whether (1 or
         0) they share no episode with the rest. A figure without data is NaN.
         """
-        return fit_together([self.trainer], [preferences], [weights], [unlabelled])[0]
+        (result,) = fit_together([self.trainer], [preferences], [weights], [unlabelled])
+        if isinstance(result, PrefenvsError):
+            raise result
+        return result
 
     def copy(self) -> RewardEnsemble:
         """Return an ensemble with these weights, for predictions; it has seen no label."""
@@ -186,10 +189,11 @@ def fit_ensembles(
     models: Sequence[RewardEnsemble],
     preferences: Sequence[Sequence[Preference]],
     unlabelled: Sequence[Sequence[Query]] | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float] | PrefenvsError]:
     """Fit each ensemble to its own preferences and return what `RewardEnsemble.fit` of each would, up to rounding.
 
-    Ensembles of one configuration with equally many labels of one shape go through them in common products.
+    Ensembles of one configuration with equally many labels of one shape go through them in common products. An error
+    stands in the place of its ensemble's metrics, and does not stop the others.
     """
     trainers = [model.trainer for model in models]
     if len({id(trainer) for trainer in trainers}) < len(trainers):

@@ -37,6 +37,7 @@ class Lesson:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     waited: int = 0
+    error: PrefenvsError | None = None
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -45,12 +46,13 @@ class Lesson:
         return self.trainer.config, self.trainer.sizes, self.trainer.device, self.drawn.shape, len(self.pool), *tables
 
     def end_pass(self, number: int, loss: float, accuracy: float) -> bool:
-        """Note what a pass brought, and tell whether another one is to follow."""
+        """Note what a pass brought, and tell whether another one is to follow; none does after an error."""
         config = self.trainer.config
         if not math.isfinite(loss):
-            raise PrefenvsError(
+            self.error = PrefenvsError(
                 f"the reward loss became {loss} in pass {number}: lower learning_rate={config.learning_rate}"
             )
+            return False
         self.metrics |= {"epochs": float(number), "loss": loss, "accuracy": accuracy}
         stop = config.stop or ("never" if config.surf else "train")
         done = number == self.passes or (stop == "train" and accuracy > config.stop_accuracy)
@@ -79,11 +81,13 @@ def learn(lessons: Sequence[Lesson]) -> None:
     left, number = list(lessons), 0
     while left:
         passes, running = Passes(left), left
-        while len(running) == len(left):
-            number += 1
-            results = passes.run()
-            running = [lesson for lesson, result in zip(left, results, strict=True) if lesson.end_pass(number, *result)]
-        passes.release()
+        try:
+            while len(running) == len(left):
+                number += 1
+                results = zip(left, passes.run(), strict=True)
+                running = [lesson for lesson, result in results if lesson.end_pass(number, *result)]
+        finally:
+            passes.release()
         left = running
 
 

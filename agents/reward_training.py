@@ -165,11 +165,18 @@ def fit_together(
     preferences: Sequence[Sequence[Preference]],
     weights: Sequence[Array | None],
     unlabelled: Sequence[Sequence[Query]],
-) -> list[dict[str, float]]:
-    """Train each ensemble on its own preferences, those whose batches are of one shape in one pass for all."""
-    given = zip(trainers, preferences, weights, unlabelled, strict=True)
-    prepared = [trainer.prepare(own, factors, queries) for trainer, own, factors, queries in given]
-    lessons = [one for one in prepared if isinstance(one, Lesson)]
+) -> list[dict[str, float] | PrefenvsError]:
+    """Train each ensemble on its own preferences, those whose batches are of one shape in one pass for all.
+
+    Returns metrics, or what went wrong with an ensemble, which does not stop the others.
+    """
+    results: list[dict[str, float] | PrefenvsError | Lesson] = []
+    for trainer, own, factors, queries in zip(trainers, preferences, weights, unlabelled, strict=True):
+        try:
+            results.append(trainer.prepare(own, factors, queries))
+        except PrefenvsError as error:
+            results.append(error)
+    lessons = [one for one in results if isinstance(one, Lesson)]
     for _, group in groupby(sorted(lessons, key=lambda one: repr(one.shape)), key=lambda one: one.shape):
         learn(list(group))
-    return [one.trainer.conclude(one) if isinstance(one, Lesson) else one for one in prepared]
+    return [one.error or one.trainer.conclude(one) if isinstance(one, Lesson) else one for one in results]

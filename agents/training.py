@@ -50,7 +50,9 @@ def train(
         evaluation = EvaluationCallback(
             run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0, beside=beside
         )
-        callbacks.append([evaluation, CheckpointCallback(run.checkpoint), stop if agent is first else stop.follower()])
+        callbacks.append(
+            [evaluation, CheckpointCallback(run.checkpoint, beside=beside), stop if agent is first else stop.follower()]
+        )
     with checkpointed(agents, runs, stop, beside, "steps"):
         learn(
             total_steps - first.num_timesteps if first.num_timesteps else total_steps,

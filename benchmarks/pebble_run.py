@@ -30,7 +30,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from tqdm import tqdm
 
 from agents import PEBBLE
-from agents.published import PebbleSettings, pebble_settings
+from agents.published import PebbleSettings, fit_schedule, pebble_settings
 from oracles import PartialReturnOracle
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.train import make_envs
@@ -98,11 +98,11 @@ class PlainPEBBLE(PEBBLE):
 
 
 def settings_of(task_id: str, steps: int) -> PebbleSettings:
-    """Return the small preset's settings, the stages fitted to a run of `steps`."""
-    config, sac, _ = pebble_settings(find_task(task_id), "small")
-    exploration = min(config.unsupervised_steps, steps // 5)
-    config = dataclasses.replace(config, unsupervised_steps=exploration, interact=steps // 5)
-    return PebbleSettings(config, sac | {"buffer_size": steps, "learning_starts": min(1_000, steps // 10)}, steps)
+    """Return the small preset's settings with 1,000 labels, the stages fitted to a run of `steps`."""
+    config, sac, _ = pebble_settings(find_task(task_id), "small", 1_000)
+    random_steps = min(1_000, steps // 10)
+    config = fit_schedule(config, steps, random_steps)
+    return PebbleSettings(config, sac | {"buffer_size": steps, "learning_starts": random_steps}, steps)
 
 
 def make_agent(kind: type[PEBBLE], task_id: str, settings: PebbleSettings) -> PEBBLE:

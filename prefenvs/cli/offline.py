@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import LabelSource, RegretForm
@@ -22,6 +22,7 @@ from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from agents.offline import OfflineLearner
+    from agents.one_loss import OneLossLearner
     from prefenvs.preferences import Preference
 
     Labels: TypeAlias = tuple[list[Preference] | None, list[Preference], int]
@@ -32,6 +33,8 @@ class TrainOffline(RunOptions, ABC):
     """What every learner from fixed data is told; settings that are not given are the published ones."""
 
     algorithm: ClassVar[str]
+    one_loss: ClassVar[bool] = False
+    """Whether it is one of those learners whose update lowers one loss (agents.one_loss)."""
 
     dataset: str = ""
     """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
@@ -68,7 +71,7 @@ class TrainOffline(RunOptions, ABC):
     precision: Literal["float32", "bfloat16"] | None = None
     """bfloat16 multiplies in that type within the networks (iql, bc, cpl): faster where the processor has it."""
     compile: bool = False
-    """Compile the loss by torch.compile (iql, bc, cpl): IQL's updates are a tenth to a fifth faster on a CPU."""
+    """Compile the loss by torch.compile (iql, bc, cpl): on a CPU IQL is a tenth to a fifth faster by it, CPL slower."""
     device: str = "auto"
     """Where to train: auto, cpu or cuda."""
     evaluate_every: int = 5_000
@@ -104,8 +107,7 @@ class TrainOffline(RunOptions, ABC):
         """Gather labels and make the learner of each seed; no folder is made before all settings were checked."""
         import torch
 
-        if self.compile and len(each) > 1:
-            raise PrefenvsError("--compile goes with one seed: updates of several in one pass are slower by it")
+        self._check_speed(len(each))
         torch.set_num_threads(self.threads)
         nothing: Labels = (None, [], 0)
         labels = [one._preferences(dataset, resumed) if one._needs_preferences else nothing for one in each]
@@ -113,7 +115,7 @@ class TrainOffline(RunOptions, ABC):
         for learner, steps in made:
             learner._check_total(steps)
             if self.compile:
-                self._compile(learner)
+                cast("OneLossLearner[Any]", learner).compile()
             if resumed is not None and (resumed.checkpoint / "model.zip").is_file():
                 learner.resume(resumed.checkpoint)
         return [
@@ -121,12 +123,17 @@ class TrainOffline(RunOptions, ABC):
             for options, (learner, steps), (train, held_out, between) in zip(each, made, labels, strict=True)
         ]
 
-    def _compile(self, learner: OfflineLearner[Any]) -> None:
-        from agents.one_loss import OneLossLearner
+    def _check_speed(self, seeds: int) -> None:
+        """Raise a PrefenvsError for options of speed that cannot be had, before anything else takes time."""
+        from agents.one_loss import check_compiler
 
-        if not isinstance(learner, OneLossLearner):
-            raise PrefenvsError(f"--compile goes with iql, bc and cpl, not with {self.algorithm}")
-        learner.compile()
+        for name in ("compile", "precision"):
+            if getattr(self, name) and not self.one_loss:
+                raise PrefenvsError(f"--{name} goes with iql, bc and cpl, not with {self.algorithm}")
+        if self.compile:
+            if seeds > 1:
+                raise PrefenvsError("--compile goes with one seed: updates of several in one pass are slower by it")
+            check_compiler("inductor", self.device)
 
     def _train(self, trainings: Sequence[_Training], dataset: OfflineDataset) -> None:
         from agents.offline_training import train_offline, training_of
@@ -182,13 +189,7 @@ class TrainOffline(RunOptions, ABC):
 
     def _override(self, config: Any, **given: Any) -> Any:
         """Put what was given on the command line in place of the published settings."""
-        from agents.one_loss import OneLossConfig
-
-        given["normalise_observations"] = self.normalise_observations
-        if self.precision is not None:
-            if not isinstance(config, OneLossConfig):
-                raise PrefenvsError(f"--precision goes with iql, bc and cpl, not with {self.algorithm}")
-            given["precision"] = self.precision
+        given |= {"normalise_observations": self.normalise_observations, "precision": self.precision}
         return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
 

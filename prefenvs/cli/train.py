@@ -71,13 +71,13 @@ class TrainOptions(RunOptions):
     per_session: int | None = None
     """Queries in a session."""
     interact: int | None = None
-    """Environment steps between sessions; in a run shorter than published they are closer together."""
+    """Environment steps between sessions (pebble: closer together in a run shorter than published)."""
     segment_length: int | None = None
     """Steps in a segment."""
     selector: str | None = None
     """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
     unsupervised_steps: int | None = None
-    """Steps of state-entropy exploration before the first session; at most a sixth of a short run by default."""
+    """Steps of state-entropy exploration before the first session (pebble: at most a sixth of a short run)."""
     aggregate: Literal["mean", "min", "mean-std"] | None = None
     """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
     precision: Literal["float32", "bfloat16"] | None = None
@@ -225,6 +225,8 @@ class TrainOptions(RunOptions):
     def _find_task(self) -> Task:
         if not self.task:
             raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
+        if self.steps is not None and self.steps < 1:
+            raise PrefenvsError(f"--steps must be at least 1, got {self.steps}")
         return find_task(self.task)
 
 
@@ -247,16 +249,20 @@ class TrainPebble(TrainOptions):
 
     def settings(self, task: Task) -> PebbleSettings:
         """Return the task's settings with what was given in their place."""
-        from agents.published import PebbleSettings, pebble_settings
+        from agents.published import PebbleSettings, fit_schedule, pebble_settings
         from agents.surf import SurfConfig
 
-        published = pebble_settings(task, self.preset, self.labels, self.steps)
-        config = self._override(published.config)
+        published = pebble_settings(task, self.preset, self.labels)
+        config, steps = self._override(published.config), published.steps if self.steps is None else self.steps
+        if steps < published.steps:
+            given = {name for name in ("unsupervised_steps", "interact") if getattr(self, name) is not None}
+            config = fit_schedule(config, steps, self.learning_starts, given)
         if self.rune:
             config = dataclasses.replace(config, bonus=0.05)
         if self.surf:
             config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, surf=SurfConfig()))
-        return PebbleSettings(config, published.sac | {"learning_starts": self.learning_starts}, published.steps)
+        sac = published.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
+        return PebbleSettings(config, sac, steps)
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
         from agents import PEBBLE

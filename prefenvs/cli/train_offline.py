@@ -27,6 +27,7 @@ class TrainIQL(TrainOffline):
     """Train IQL on rewards learned from preferences, or on the true ones as the upper bound."""
 
     algorithm = "iql"
+    one_loss = True
 
     true_reward: bool = False
     """Upper bound: learn from the data's true rewards instead of preferences."""
@@ -73,6 +74,8 @@ class TrainIQL(TrainOffline):
     def _settings(self, dataset: OfflineDataset) -> tuple[IQLConfig, int]:
         from agents.published_offline import iql_settings
 
+        if self.encoder is not None and self.reward_model != "image":
+            raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
         config, steps = iql_settings(dataset.name, dataset.task, not self.true_reward, self.preset)
         given = {"expectile": self.expectile, "inv_temperature": self.inv_temperature}
         config = self._override(config, **given, deterministic=self.deterministic or None)
@@ -89,8 +92,6 @@ class TrainIQL(TrainOffline):
             rewards = dataset.trajectories.true_rewards
             if rewards is None:
                 raise PrefenvsError(f"data set {dataset.name!r} holds no true rewards: leave --true-reward out")
-        if self.encoder is not None and self.reward_model != "image":
-            raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
         model: Any = fitted
         if preferences is not None and model is None:
             where = self.seed, self.device, self.folder
@@ -124,6 +125,7 @@ class TrainCPL(TrainOffline):
     """Train CPL: a policy from preferences alone, without reward or value function."""
 
     algorithm = "cpl"
+    one_loss = True
 
     variant: Literal["cpl", "cpl-kl", "cpl-bc"] = "cpl"
     """cpl-kl: relative to the cloned policy; cpl-bc: with a cloning loss beside the contrastive one."""
@@ -155,6 +157,7 @@ class TrainBC(TrainOffline):
     """Train behaviour cloning, of all data or of its best share."""
 
     algorithm = "bc"
+    one_loss = True
 
     best_share: float = 1.0
     """Clone only this share of the labelled segments, the best by preference."""

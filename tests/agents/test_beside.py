@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import Logger
 
-from agents.beside import EvaluationProcess, Order
-from agents.callbacks import EvaluationCallback
-from prefenvs.errors import PrefenvsError
+from agents.beside import EvaluationFailed, EvaluationProcess, Order
+from agents.callbacks import CheckpointCallback, EvaluationCallback
+from agents.training import train as train_run
 from prefenvs.evaluate import evaluate
 from prefenvs.runs import Run
 
@@ -65,7 +65,7 @@ def test_a_policy_is_evaluated_as_it_was_when_it_was_handed_over(beside: Evaluat
 def test_what_goes_wrong_there_is_told_here(beside: EvaluationProcess) -> None:
     agent = make_agent()
     beside.submit(agent, Order("Hopper-v5", 2, 0, record=False), lambda result: pytest.fail("no result was due"))
-    with pytest.raises(PrefenvsError, match="evaluating beside training failed"):
+    with pytest.raises(EvaluationFailed, match="evaluating beside training failed"):
         beside.drain()
     found: list[Any] = []
     beside.submit(agent, Order(TASK, 2, 0, record=False), found.append)
@@ -73,10 +73,59 @@ def test_what_goes_wrong_there_is_told_here(beside: EvaluationProcess) -> None:
     assert len(found) == 1, "the process goes on after an error"
 
 
-def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+def test_a_learner_that_another_process_cannot_import_is_told(beside: EvaluationProcess) -> None:
+    class Local:
+        def save(self, path: Path) -> None:
+            path.touch()
+
+    beside.submit(Local(), Order(TASK, 2, 0, record=False), lambda result: pytest.fail("no result was due"))
+    with pytest.raises(EvaluationFailed, match="cannot import Local"):
+        beside.poll()
+
+
+def test_training_survives_its_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies: what was learned is saved, the way on is told, and the run goes on by its checkpoint."""
+    run = Run.create(tmp_path / "run", "train pebble", {})
+    agent = make_agent()
+
+    class Dying(EvaluationProcess):
+        def submit(self, *arguments: Any) -> None:
+            if agent.num_timesteps:
+                os.kill(self._process.pid or 0, signal.SIGKILL)
+            super().submit(*arguments)
+
+    monkeypatch.setattr("agents.training.EvaluationProcess", Dying)
+    with pytest.raises(EvaluationFailed, match=r"has ended \(exit status -9\).*without --evaluate-beside"):
+        train_run([agent], [run], 200, evaluate_every=110, episodes=2, progress=False, evaluate_beside=True)
+    assert 110 <= agent.num_timesteps < 200
+    resumed = make_agent()
+    resumed.resume(run.checkpoint)
+    assert resumed.num_timesteps == agent.num_timesteps
+    train_run([resumed], [run], 200, evaluate_every=110, episodes=2, progress=False)
+    assert run.rows("evaluations")[-1]["steps"] == 200
+
+
+def test_a_checkpoint_waits_for_what_is_being_evaluated(tmp_path: Path, beside: EvaluationProcess) -> None:
+    run = Run.create(tmp_path / "run", "train pebble", {})
+    agent = make_agent()
+    agent.set_logger(Logger(None, []))
+    rows_at_checkpoints = []
+
+    class Watched(CheckpointCallback):
+        def _on_rollout_start(self) -> None:
+            super()._on_rollout_start()
+            measured = [row["steps"] for row in run.rows("evaluations")]
+            rows_at_checkpoints.append((self.num_timesteps, measured[-1]))
+
+    evaluation = EvaluationCallback(run, TASK, 30, episodes=2, beside=beside)
+    agent.learn(130, callback=[evaluation, Watched(tmp_path / "checkpoint", seconds=0.0, beside=beside)])
+    assert all(steps - last <= 30 for steps, last in rows_at_checkpoints)
+
+
+def test_ctrl_c_while_the_process_starts_does_not_reach_it() -> None:
     with EvaluationProcess() as process:
-        assert process._process.pid is not None
-        os.kill(process._process.pid, signal.SIGKILL)
-        with pytest.raises(PrefenvsError, match=r"has ended \(exit status -9\): train without --evaluate-beside"):
-            train(tmp_path / "run", process)
-    process.close()
+        os.kill(process._process.pid or 0, signal.SIGINT)
+        found: list[Any] = []
+        process.submit(make_agent(), Order(TASK, 1, 0, record=False), found.append)
+        process.drain()
+        assert len(found) == 1

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents import PEBBLE
 from agents.pebble_seeds import PebbleGroup
 from agents.randomness import RandomStreams
+from agents.reward_training import RewardTrainer
 from prefenvs.errors import PrefenvsError
 
 from .conftest import Point, Rater
@@ -104,6 +105,37 @@ def test_one_that_fails_does_not_stop_the_others_and_is_told(error: BaseExceptio
     alone = make(1)
     alone.learn(150)
     assert_alike(together[1], alone)
+
+
+def test_a_fit_that_fails_is_that_agent_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [make(seed) for seed in (0, 1)]
+    prepare = RewardTrainer.prepare
+
+    def refuse(trainer: RewardTrainer, *arguments: Any) -> Any:
+        if trainer is together[0].reward_model.trainer:
+            raise PrefenvsError("these labels are no good")
+        return prepare(trainer, *arguments)
+
+    monkeypatch.setattr(RewardTrainer, "prepare", refuse)
+    with pytest.raises(PrefenvsError, match="no good"):
+        PebbleGroup(together).learn(150)
+    assert together[0].num_timesteps < together[1].num_timesteps == 150
+    alone = make(1)
+    alone.learn(150)
+    assert_alike(together[1], alone)
+
+
+def test_agents_can_be_used_after_an_interrupt_within_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [make(seed) for seed in (0, 1)]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agents.pebble_seeds.fit_ensembles", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        PebbleGroup(together).learn(150)
+    together[0].learn(80, reset_num_timesteps=False)
+    assert together[0].reward_learned
 
 
 def test_what_cannot_train_together_is_refused() -> None:

@@ -18,8 +18,10 @@ from agents.actors import TanhActor
 from agents.batched import BatchedMLP
 from agents.networks import InnerLinear, round_inner
 from agents.policies import PebblePolicy
+from agents.reward_config import RewardConfig
 from agents.sac import update
 from agents.sac_stack import SACStack, Step
+from agents.seeds import SeedGroup
 from prefenvs.errors import PrefenvsError
 
 from .conftest import Point, Rater
@@ -124,3 +126,19 @@ def test_an_offline_learner_in_bfloat16_learns_what_an_exact_one_does(kind, make
     assert not np.array_equal(first, second)
     with pytest.raises(PrefenvsError, match="precision must be float32 or bfloat16, got 'half'"):
         replace(config, precision="half")
+
+
+def test_seeds_in_bfloat16_learn_together_as_alone(make_dataset, prefer) -> None:
+    config = replace(MADE["iql"][1], hidden=(32, 32), precision="bfloat16")
+    together = [make("iql", make_dataset, prefer, seed, config) for seed in (0, 1)]
+    SeedGroup(together).learn(10)
+    alone = make("iql", make_dataset, prefer, 1, config).learn(10)
+    for name, module in alone._modules().items():
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(together[1]._modules()[name].state_dict()[key], value, rtol=0.02, atol=1e-3)
+
+
+def test_an_unknown_precision_is_named() -> None:
+    for make_config_of in (PrefPPOConfig, RewardConfig):
+        with pytest.raises(PrefenvsError, match="precision must be float32 or bfloat16, got 'half'"):
+            make_config_of(precision="half")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.published import pebble_settings
+from prefenvs.cli.train import TrainPebble
 from prefenvs.tasks import find_task
 
 
@@ -21,14 +22,31 @@ def test_a_run_of_published_length_has_the_published_schedule(preset) -> None:
 
 @given(
     steps=st.integers(2_500, 499_999),
-    labels=st.integers(50, 2_000),
+    labels=st.integers(100, 2_000),
+    per_session=st.none() | st.integers(5, 100),
+    unsupervised_steps=st.none() | st.integers(0, 400),
     name=st.sampled_from(["dmc-walker-walk-v0", "metaworld-door-close-v3", "Reacher-v5"]),
 )
-def test_a_shorter_run_spends_its_labels_before_it_ends(steps: int, labels: int, name: str) -> None:
-    config, _, total = pebble_settings(find_task(name), "small", labels, steps)
-    assert total == steps
+def test_a_shorter_run_spends_its_labels_before_it_ends(steps, labels, per_session, unsupervised_steps, name) -> None:
+    options = TrainPebble(
+        task=name,
+        steps=steps,
+        labels=labels,
+        per_session=per_session,
+        unsupervised_steps=unsupervised_steps,
+    )
+    config, sac, total = options.settings(find_task(name))
+    assert total == sac["buffer_size"] == steps
     sessions = math.ceil(config.labels / config.per_session)
-    random_steps = min(1_000, steps // 10)
-    last = random_steps + config.unsupervised_steps + (sessions - 1) * config.interact
-    assert last < 0.95 * steps or config.interact == 1
-    assert config.unsupervised_steps <= min(steps / 6, 9_000)
+    last = sac["learning_starts"] + config.unsupervised_steps + (sessions - 1) * config.interact
+    assert last <= 0.8 * steps + sessions
+    if unsupervised_steps is None:
+        assert config.unsupervised_steps <= min(steps / 6, 9_000)
+    else:
+        assert config.unsupervised_steps == unsupervised_steps
+
+
+def test_what_is_given_stays() -> None:
+    options = TrainPebble(task="Reacher-v5", steps=5_000, labels=100, interact=77, unsupervised_steps=2_222)
+    config = options.settings(find_task("Reacher-v5")).config
+    assert (config.interact, config.unsupervised_steps) == (77, 2_222)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agents.reward_model import RewardEnsemble, SurfConfig, fit_ensembles
+from agents.reward_passes import Lesson
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
@@ -101,3 +102,26 @@ def test_what_cannot_be_fitted_together_is_refused() -> None:
     model = make_model()
     with pytest.raises(PrefenvsError, match="given twice"):
         fit_ensembles([model, model], [make_preferences(10)] * 2)
+
+
+def test_an_ensemble_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, epochs=6, stop="never")
+    labels = [make_preferences(40, seed=seed) for seed in range(4)]
+    labels[1][3].query.segments[0].observations[2] = np.nan
+    models = [make_model(config, seed) for seed in range(4)]
+    end_pass = Lesson.end_pass
+
+    def diverge(lesson: Lesson, number: int, loss: float, accuracy: float) -> bool:
+        loss = float("nan") if lesson.trainer is models[2].trainer and number == 3 else loss
+        return end_pass(lesson, number, loss, accuracy)
+
+    monkeypatch.setattr(Lesson, "end_pass", diverge)
+    results = fit_ensembles(models, labels)
+    assert "hold a NaN" in str(results[1])
+    assert "the reward loss became nan in pass 3" in str(results[2])
+    for k in (0, 3):
+        alone = make_model(config, k)
+        assert_same_metrics(results[k], alone.fit(labels[k]))  # type: ignore[arg-type]
+        assert_alike(models[k], alone)
+    with pytest.raises(PrefenvsError, match="hold a NaN"):
+        make_model(config, 1).fit(labels[1])

@@ -110,3 +110,18 @@ def test_what_cannot_train_together_is_refused(make_dataset, prefer):
     short, long = (CPL(dataset, prefer(dataset, 9, length=n), config, seed=n, device="cpu") for n in (4, 5))
     with pytest.raises(PrefenvsError, match="segments of one length"):
         SeedGroup([short, long]).learn(2)
+
+
+def test_a_file_from_before_a_setting_is_read_with_its_default(make_dataset, prefer, tmp_path):
+    learner = make("iql", make_dataset, prefer, 0).learn(4)
+    state = learner.state_dict()
+    del state["config"]["precision"]
+    (tmp_path / "checkpoint").mkdir()
+    torch.save(state, tmp_path / "checkpoint" / "model.zip")
+    loaded = IQL.load(tmp_path / "checkpoint" / "model.zip")
+    observations = np.zeros((3, learner.observation_size), np.float32)
+    expected = learner.predict(observations, deterministic=True)[0]
+    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+    resumed = make("iql", make_dataset, prefer, 0)
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.num_timesteps == 4

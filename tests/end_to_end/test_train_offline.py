@@ -175,6 +175,12 @@ def test_bad_options_are_told_in_one_line_and_leave_nothing(options, message, da
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("option", [["--compile"], ["--precision", "bfloat16"]])
+def test_speed_that_a_learner_cannot_have_is_refused(option, data, tmp_path, capsys):
+    error = run_failing(capsys, "train", "oppo", "--dataset", data, *QUICK, *option, "--folder", str(tmp_path / "run"))
+    assert f"{option[0]} goes with iql, bc and cpl, not with oppo" in error
+
+
 def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
     assert "there is no data set 'nothing'" in run_failing(capsys, "train", "bc", "--dataset", "nothing")
     assert "say what to learn from" in run_failing(capsys, "train", "bc")
