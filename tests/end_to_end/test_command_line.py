@@ -101,7 +101,8 @@ def test_doctor_checks_the_installation_and_a_task(capsys: pytest.CaptureFixture
         (["--task", "HalfCheetah-v5", "--labels", "10", "--per-session", "20"], "smaller than one session"),
         (["--task", "HalfCheetah-v5", "--oracle", "orcale"], "orcale"),
         (["--task", "HalfCheetah-v5", "--selector", "random"], "random"),
-        (["--task", "HalfCheetah-v5", "--steps", "5000"], "first session"),
+        (["--task", "HalfCheetah-v5", "--steps", "5000", "--unsupervised-steps", "4000"], "first session"),
+        (["--task", "HalfCheetah-v5", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["--resume", "nowhere"], "nowhere"),
     ],
 )
