@@ -24,8 +24,7 @@ DOOR_CLOSE = PEBBLE_SMALL | {
     "unsupervised_steps": 4_000,
 }
 """Without thousands of steps of exploration hardly any segment shows a moving door, and most seeds never learn it."""
-REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10, "unsupervised_steps": 0}
-"""Exploration drives its joints to speeds that saturate the reward model."""
+REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10, "unsupervised_steps": 1_500}
 HOUR = Limits(seconds=3_600, memory_gb=6)
 ENSEMBLES = ("pebble", "pebble-min", "pebble-mean-std")
 IQL_SMALL: dict[str, Option] = {
@@ -124,7 +123,7 @@ OFFLINE_TASKS = tuple(
 def _online(task: str, labels: int, options: dict[str, Option], proximal: dict[str, Option]) -> tuple[Grid, ...]:
     """PEBBLE and imitation; and PrefPPO, whose sessions come once a rollout: its rollouts are short, sessions large."""
     methods = ("random", *ENSEMBLES, "pebble-true-reward", "imitation-pc")
-    ppo = options | {"unsupervised_steps": 1_500} | proximal
+    ppo = options | proximal | {"unsupervised_steps": 1_500}
     return (
         Grid(methods, (task,), labels=(labels,), options=options, limits=HOUR),
         Grid(("prefppo", "prefppo-true-reward"), (task,), labels=(labels,), options=ppo, limits=HOUR),
