@@ -120,23 +120,28 @@ OFFLINE_TASKS = tuple(
 )
 
 
-def _online(task: str, labels: int, options: dict[str, Option], proximal: dict[str, Option]) -> tuple[Grid, ...]:
-    """PEBBLE and imitation; and PrefPPO, whose sessions come once a rollout: its rollouts are short, sessions large."""
+def _online(task: str, labels: int, options: dict[str, Option]) -> Grid:
     methods = ("random", *ENSEMBLES, "pebble-true-reward", "imitation-pc")
-    ppo = options | proximal | {"unsupervised_steps": 1_500}
-    return (
-        Grid(methods, (task,), labels=(labels,), options=options, limits=HOUR),
-        Grid(("prefppo", "prefppo-true-reward"), (task,), labels=(labels,), options=ppo, limits=HOUR),
-    )
+    return Grid(methods, (task,), labels=(labels,), options=options, limits=HOUR)
 
 
+PROXIMAL = Grid(
+    ("prefppo", "prefppo-true-reward"),
+    ("metaworld-door-close-v3",),
+    labels=(1_000,),
+    # A session comes once a rollout, so that rollouts have to be shorter than published, and sessions larger.
+    options=DOOR_CLOSE | {"unsupervised_steps": 1_500, "per_session": 100, "envs": 8},
+    limits=HOUR,
+)
+"""Not on Reacher: in 15,000 steps PPO does not get far from random actions there, on the true reward either."""
 CPU = Suite(
     "cpu",
     "What two processors do in an hour and a half: PEBBLE with three readings of its ensemble, learners with PPO, and "
     "learners from fixed data.",
     (
-        *_online("metaworld-door-close-v3", 1_000, DOOR_CLOSE, {"envs": 8, "per_session": 100}),
-        *_online("Reacher-v5", 500, REACHER, {"envs": 4, "per_session": 72}),
+        _online("metaworld-door-close-v3", 1_000, DOOR_CLOSE),
+        PROXIMAL,
+        _online("Reacher-v5", 500, REACHER),
         *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql-true-reward")) for task in OFFLINE_TASKS),
         *(_offline(task, 1_000, (0, 1, 2), ("iql",), "oracle") for task in OFFLINE_TASKS),
     ),
