@@ -4,7 +4,7 @@ The parts are timed by the processor time of the training thread, each without w
 of a gradient step is the operations of its matrix products over the rate of one 1024 x 1024 product; nothing that
 multiplies those matrices in float32 can be faster. `pebble_run` says what the plain way is.
 
-Run: python benchmarks/pebble_profile.py [--task metaworld-door-close-v3] [--steps 4000]
+Run: python benchmarks/pebble_profile.py [--task metaworld-door-close-v3 --steps 4000]      the demo's training by default
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unittest import mock
 import pebble_run
 import torch
 from interleaved import machine
-from pebble_run import PlainPEBBLE, make_agent, settings_of
+from pebble_run import PlainPEBBLE, demo_settings, make_agent, settings_of
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -28,6 +28,7 @@ from agents.exploration import StateEntropy
 from agents.feedback import Feedback
 from agents.learner import PreferenceLearner
 from agents.products import products
+from agents.published import PebbleSettings
 from agents.replay import RelabelBuffer
 
 # Part of the run, and the functions whose time it is made of.
@@ -70,14 +71,14 @@ class Clock:
         return timed
 
 
-def profile(kind: type[PEBBLE], task_id: str, steps: int) -> tuple[Counter[str], float, int]:
+def profile(kind: type[PEBBLE], task_id: str, settings: PebbleSettings) -> tuple[Counter[str], float, int]:
     """Train and return seconds by part, in all, and the number of gradient steps."""
-    agent, clock = make_agent(kind, task_id, settings_of(task_id, steps)), Clock()
+    agent, clock = make_agent(kind, task_id, settings), Clock()
     patches = [mock.patch.object(owner, name, clock.wrap(part, vars(owner)[name])) for part, owner, name in PARTS]
     for patch in patches:
         patch.start()
     begin = time.thread_time()
-    agent.learn(steps)
+    agent.learn(settings.steps)
     total = time.thread_time() - begin
     for patch in patches:
         patch.stop()
@@ -118,18 +119,20 @@ def product_rate() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="metaworld-door-close-v3")
-    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--steps", type=int)
     args = parser.parse_args()
+    task_id, settings = demo_settings() if args.steps is None else (args.task, settings_of(args.task, args.steps))
+    steps = settings.steps
     torch.set_num_threads(1)
     print(machine())
-    plain, before, _ = profile(PlainPEBBLE, args.task, args.steps)
-    ours, after, count = profile(PEBBLE, args.task, args.steps)
+    plain, before, _ = profile(PlainPEBBLE, task_id, settings)
+    ours, after, count = profile(PEBBLE, task_id, settings)
     print("| part | plain way, ms a step | prefenvs, ms a step | share of prefenvs |\n|---|---:|---:|---:|")
     for part in sorted(plain | ours, key=lambda name: -plain[name]):
         share = ours[part] / after
-        print(f"| {part} | {1e3 * plain[part] / args.steps:.2f} | {1e3 * ours[part] / args.steps:.2f} | {share:.0%} |")
-    print(f"| in all | {1e3 * before / args.steps:.2f} | {1e3 * after / args.steps:.2f} | 100% |")
-    work = operations(make_agent(PEBBLE, args.task, settings_of(args.task, args.steps)))
+        print(f"| {part} | {1e3 * plain[part] / steps:.2f} | {1e3 * ours[part] / steps:.2f} | {share:.0%} |")
+    print(f"| in all | {1e3 * before / steps:.2f} | {1e3 * after / steps:.2f} | 100% |")
+    work = operations(make_agent(PEBBLE, task_id, settings))
     default = product_rate()
     with products():
         fast = product_rate()

@@ -140,11 +140,16 @@ def measure(steps: int = 10_000, chunk: int = 1_000, task_id: str = "metaworld-d
     return [compare_runs(what, task_id, settings_of(task_id, steps), chunk)]
 
 
+def demo_settings() -> tuple[str, PebbleSettings]:
+    """Return the task and the settings of `make demo`."""
+    training = Demo().training()
+    return training.task, training.settings(find_task(training.task))
+
+
 def measure_demo(chunk: int = 1_000) -> list[Row]:
     """The training of `make demo`, without its evaluations and its video."""
-    training = Demo().training()
-    settings = training.settings(find_task(training.task))
-    return [compare_runs(f"the demo's training, {settings.steps} steps", training.task, settings, chunk)]
+    task_id, settings = demo_settings()
+    return [compare_runs(f"the demo's training, {settings.steps} steps", task_id, settings, chunk)]
 
 
 def main() -> None:

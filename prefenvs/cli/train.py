@@ -83,7 +83,7 @@ class TrainOptions(RunOptions):
     precision: Literal["float32", "bfloat16"] | None = None
     """bfloat16 multiplies in that type within the networks: faster where the processor has it, to two or three digits.
 
-    docs/performance.md tells how much faster, and how well agents learn with it.
+    SAC learned less with it in the one task that was tried (docs/performance.md).
     """
     true_reward: bool = False
     """Upper bound: learn from the true reward instead of preferences."""
