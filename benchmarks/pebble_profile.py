@@ -4,7 +4,7 @@ The parts are timed by the processor time of the training thread, each without w
 of a gradient step is the operations of its matrix products over the rate of one 1024 x 1024 product; nothing that
 multiplies those matrices in float32 can be faster. `pebble_run` says what the plain way is.
 
-Run: python benchmarks/pebble_profile.py [--task metaworld-door-close-v3 --steps 4000]      the demo's training by default
+Run: python benchmarks/pebble_profile.py [--task metaworld-door-close-v3 --steps 4000]     (the demo by default)
 """
 
 from __future__ import annotations
