@@ -4,7 +4,7 @@ The parts are timed by the processor time of the training thread, each without w
 of a gradient step is the operations of its matrix products over the rate of one 1024 x 1024 product; nothing that
 multiplies those matrices in float32 can be faster. `pebble_run` says what the plain way is.
 
-Run: python benchmarks/pebble_profile.py [--task metaworld-door-close-v3 --steps 4000]     (the demo by default)
+Run: python benchmarks/pebble_profile.py [--steps 10000]     (the first steps of the demo's training)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unittest import mock
 import pebble_run
 import torch
 from interleaved import machine
-from pebble_run import PlainPEBBLE, demo_settings, make_agent, settings_of
+from pebble_run import PlainPEBBLE, demo_settings, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -118,11 +118,11 @@ def product_rate() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="metaworld-door-close-v3")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, default=10_000)
     args = parser.parse_args()
-    task_id, settings = demo_settings() if args.steps is None else (args.task, settings_of(args.task, args.steps))
-    steps = settings.steps
+    task_id, settings = demo_settings()
+    steps = min(args.steps, settings.steps)
+    settings = settings._replace(steps=steps)
     torch.set_num_threads(1)
     print(machine())
     plain, before, _ = profile(PlainPEBBLE, task_id, settings)
