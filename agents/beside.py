@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import multiprocessing
 import pickle
-import signal
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.products import products
+from prefenvs.child import Child
 from prefenvs.closing import Closing
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
@@ -60,13 +57,8 @@ class EvaluationProcess(Closing):
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="prefenvs-")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), name="evaluation", daemon=True)
-        with _ignored_interrupts():
-            self._process.start()
-        theirs.close()
+        self._child = Child(_evaluating, name="evaluation")
         self._numbers = itertools.count()
         self._waiting: deque[Callable[[Evaluation], None]] = deque()
         self._failure: EvaluationFailed | None = None
@@ -83,8 +75,8 @@ class EvaluationProcess(Closing):
         path = Path(self._folder.name) / f"{next(self._numbers)}.zip"
         model.save(path)
         try:
-            self._pipe.send((type(model), path, order))
-        except OSError:
+            self._child.send((type(model), path, order))
+        except EOFError:
             self._fail()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self._fail(f"a process of its own cannot import {type(model).__name__}: {error}")
@@ -93,7 +85,7 @@ class EvaluationProcess(Closing):
 
     def poll(self) -> None:
         """Hand on the results that have come, without waiting; raises EvaluationFailed where one cannot come."""
-        while self._waiting and self._pipe.poll():
+        while self._waiting and self._child.answered():
             self._receive()
         self._check()
 
@@ -106,21 +98,18 @@ class EvaluationProcess(Closing):
         """End the process; results that have not come are lost."""
         if not self._closed:
             self._closed = True
-            self._pipe.close()
             # It may be in the middle of an evaluation that nobody waits for any more.
-            self._process.kill()
-            self._process.join()
+            self._child.stop(at_once=True)
             self._folder.cleanup()
 
     def _take(self, left: int) -> None:
         while len(self._waiting) > left:
-            wait([self._pipe, self._process.sentinel])
             self._receive()
 
     def _receive(self) -> None:
         try:
-            result: Evaluation | PrefenvsError = self._pipe.recv()
-        except (EOFError, OSError):
+            result: Evaluation | PrefenvsError = self._child.receive()
+        except EOFError:
             self._fail()
             return
         then = self._waiting.popleft()
@@ -133,9 +122,8 @@ class EvaluationProcess(Closing):
         """Note what went wrong first; nothing more is evaluated until it has been told."""
         self._waiting.clear()
         if not reason:
-            self._process.join(1.0)
             reason = (
-                f"its process has ended (exit status {self._process.exitcode}); a script that uses it keeps its main "
+                f"its process has ended (exit status {self._child.stop()}); a script that uses it keeps its main "
                 'part under `if __name__ == "__main__":`'
             )
         self._failure = self._failure or EvaluationFailed(
@@ -148,41 +136,19 @@ class EvaluationProcess(Closing):
             raise failure
 
 
-@contextlib.contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Let a process that starts meanwhile ignore Ctrl-C, which reaches all processes of a terminal, from the first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former)
-
-
-def _work(pipe: Connection) -> None:
-    """Evaluate what comes until the training process hangs up; runs in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _evaluating() -> Iterator[Callable[[tuple[Any, Path, Order]], Evaluation]]:
+    """Evaluate, in environments that stay open; in the process of its own."""
     torch.set_num_threads(1)
     envs: dict[str, list[Env]] = {}
-    while True:
-        result: Evaluation | PrefenvsError
-        try:
-            kind, path, order = pipe.recv()
-            model = kind.load(path, device="cpu")
-            path.unlink()
-            with products():
-                result = order.carry_out(model, envs.setdefault(order.task, []))
-        except EOFError:
-            break
-        except PrefenvsError as error:
-            result = error
-        except Exception as error:
-            result = PrefenvsError(f"{type(error).__name__}: {error}")
-        try:
-            pipe.send(result)
-        except OSError:
-            break
+
+    def evaluate_saved(request: tuple[Any, Path, Order]) -> Evaluation:
+        kind, path, order = request
+        model = kind.load(path, device="cpu")
+        path.unlink()
+        with products():
+            return order.carry_out(model, envs.setdefault(order.task, []))
+
+    yield evaluate_saved
     for env in itertools.chain.from_iterable(envs.values()):
         env.close()

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import multiprocessing
 import os
-import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from prefenvs.child import Child
 from prefenvs.closing import Closing
 from prefenvs.envs.gl import gl_backend
 from prefenvs.errors import PrefenvsError
@@ -137,21 +134,22 @@ class ClipPool(Closing):
 
     def _tend(self) -> None:
         """Look after one worker: hand it jobs, and put another in its place when it dies."""
-        worker: _Worker | None = None
+        worker: Child | None = None
         while (job := self._next()) is not None:
             outcome: Path | Exception
             for _ in range(ATTEMPTS):
                 try:
-                    worker = worker or _Worker(self.cache.look)
+                    worker = worker or Child(_rendering, self.cache.look, name="clips")
                 except (OSError, RuntimeError) as error:
                     outcome = PrefenvsError(f"no worker process could be started: {' '.join(str(error).split())}")
                     break
-                reply = worker.make(job)
-                if reply is not None:
-                    outcome = reply
+                try:
+                    worker.send((job.segment, job.path))
+                    outcome = worker.receive()
                     break
-                outcome = _crash(job, worker.stop())
-                worker = None
+                except EOFError:
+                    outcome = _crash(job, worker.stop())
+                    worker = None
             self._finish(job, outcome)
         if worker is not None:
             worker.stop()
@@ -168,59 +166,26 @@ class ClipPool(Closing):
                 future.set_exception(outcome)
 
 
-class _Worker:
-    """One process, and the pipe to it."""
-
-    def __init__(self, look: Look) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=_work, args=(theirs, look), name="clips", daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def make(self, job: _Job) -> Path | Exception | None:
-        """Have a clip made, and return its path or what went wrong; None if the process has died."""
-        try:
-            self._pipe.send((job.segment, job.path))
-            # A process that dies closes its end, which ends the wait too.
-            wait([self._pipe, self._process.sentinel])
-            reply: Path | Exception = self._pipe.recv()
-        except (EOFError, OSError):
-            return None
-        return reply
-
-    def stop(self) -> int | None:
-        """End the process and return its exit status."""
-        with contextlib.suppress(OSError):
-            self._pipe.close()
-        self._process.join()
-        return self._process.exitcode
-
-
-def _work(pipe: Connection, look: Look) -> None:
-    """Make clips until the pool hangs up; runs in a process of its own."""
-    # Ctrl-C reaches all processes of a terminal; the pool decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _rendering(look: Look) -> Iterator[Callable[[tuple[Segment, Path]], Path]]:
+    """Make clips, each kind with a recorder of its own; in a process of its own."""
     recorders: dict[tuple[str, bool], Any] = {}
-    while True:
+
+    def make_clip(request: tuple[Segment, Path]) -> Path:
+        segment, path = request
+        kind = segment.task, segment.states is None
         try:
-            segment, path = pipe.recv()
-        except (EOFError, OSError):
-            break
-        reply: Path | Exception
-        try:
-            kind = segment.task, segment.states is None
             if kind not in recorders:
                 recorders[kind] = look.recorder(segment)
-            reply = write(recorders[kind], segment, path, look)
-        except PrefenvsError as error:
-            reply = error
+            return write(recorders[kind], segment, path, look)
+        except PrefenvsError:
+            raise
         except Exception as error:
-            reply = PrefenvsError(f"a clip of {segment.task!r} could not be made: {type(error).__name__}: {error}")
-        try:
-            pipe.send(reply)
-        except OSError:
-            break
+            raise PrefenvsError(
+                f"a clip of {segment.task!r} could not be made: {type(error).__name__}: {error}"
+            ) from error
+
+    yield make_clip
     for recorder in recorders.values():
         recorder.close()
 

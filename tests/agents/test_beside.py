@@ -91,7 +91,7 @@ def test_training_survives_its_evaluations(tmp_path: Path, monkeypatch: pytest.M
     class Dying(EvaluationProcess):
         def submit(self, *arguments: Any) -> None:
             if agent.num_timesteps:
-                os.kill(self._process.pid or 0, signal.SIGKILL)
+                os.kill(self._child.process.pid or 0, signal.SIGKILL)
             super().submit(*arguments)
 
     monkeypatch.setattr("agents.training.EvaluationProcess", Dying)
@@ -124,7 +124,7 @@ def test_a_checkpoint_waits_for_what_is_being_evaluated(tmp_path: Path, beside: 
 
 def test_ctrl_c_while_the_process_starts_does_not_reach_it() -> None:
     with EvaluationProcess() as process:
-        os.kill(process._process.pid or 0, signal.SIGINT)
+        os.kill(process._child.process.pid or 0, signal.SIGINT)
         found: list[Any] = []
         process.submit(make_agent(), Order(TASK, 1, 0, record=False), found.append)
         process.drain()
