@@ -21,7 +21,7 @@ from agents.label_accuracy import label_accuracy
 from agents.offline_data import check_answers
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from agents.relabelling import relabel
-from agents.reward_model import RewardConfig, RewardEnsemble
+from agents.reward_model import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -141,9 +141,8 @@ class IQL(OneLossLearner[IQLConfig]):
         assert self.data is not None
         data, rewards, model = dataset.trajectories, self._rewards, self.reward_model
         if preferences is not None and model is None:
-            check_answers(preferences)
-            model = make_reward_model(dataset, self.config, self.seed, self.device)
-            self.reward_figures = model.fit(preferences)
+            fitted = fit_reward_models(dataset, self.config, [preferences], [self.seed], self.device)
+            model, self.reward_figures = fitted[0]
             self.reward_model, self.labels = model, int(self.reward_figures["labels"])
         if model is not None:
             self.learns_from = "preferences"
@@ -249,14 +248,30 @@ class IQL(OneLossLearner[IQLConfig]):
         return {"actor": self.actor, "value": self.value_network, "critics": self.critics, "targets": self.targets}
 
 
-def make_reward_model(
-    dataset: OfflineDataset, config: IQLConfig, seed: int, device: str | torch.device = "auto"
-) -> RewardEnsemble:
-    """Return the ensemble, not yet fitted, that IQL of this seed makes where preferences are given."""
+def fit_reward_models(
+    dataset: OfflineDataset,
+    config: IQLConfig,
+    preferences: Sequence[Sequence[Preference]],
+    seeds: Sequence[int],
+    device: str | torch.device = "auto",
+) -> list[tuple[RewardEnsemble, dict[str, float]]]:
+    """Return the ensemble that IQL of each seed fits to its preferences, all of them fitted together, and its metrics.
+
+    Raises PrefenvsError where one of them cannot be fitted.
+    """
     settings, data = config.reward, dataset.trajectories
     if config.normalise_observations:
         settings = dataclasses.replace(settings, normalise=True)
-    return RewardEnsemble(data.observations.shape[1], data.actions.shape[1], settings, seed, device)
+    for given in preferences:
+        check_answers(given)
+    sizes = data.observations.shape[1], data.actions.shape[1]
+    models = [RewardEnsemble(*sizes, settings, seed, device) for seed in seeds]
+    fitted = []
+    for model, figures in zip(models, fit_ensembles(models, preferences), strict=True):
+        if isinstance(figures, PrefenvsError):
+            raise figures
+        fitted.append((model, figures))
+    return fitted
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:

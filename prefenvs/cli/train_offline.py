@@ -55,21 +55,14 @@ class TrainIQL(TrainOffline):
     def _make_learners(
         self, each: Sequence[Self], dataset: OfflineDataset, labels: Sequence[list[Preference] | None]
     ) -> list[tuple[OfflineLearner[Any], int]]:
-        from agents.iql import make_reward_model
-        from agents.offline_data import check_answers
-        from agents.reward_model import fit_ensembles
+        from agents.iql import fit_reward_models
 
         given = [own for own in labels if own is not None]
         if len(each) == 1 or not given or self.reward_model != "mlp":
             return super()._make_learners(each, dataset, labels)
-        for own in given:
-            check_answers(own)
-        config = self._settings(dataset)[0]
-        models = [make_reward_model(dataset, config, options.seed, options.device) for options in each]
-        fit_ensembles(models, given)
-        return [
-            options._make_learner(dataset, own, model) for options, own, model in zip(each, labels, models, strict=True)
-        ]
+        config, seeds = self._settings(dataset)[0], [options.seed for options in each]
+        fitted = fit_reward_models(dataset, config, given, seeds, self.device)
+        return [options._make_learner(dataset, own, one) for options, own, one in zip(each, given, fitted, strict=True)]
 
     def _settings(self, dataset: OfflineDataset) -> tuple[IQLConfig, int]:
         from agents.published_offline import iql_settings
@@ -82,7 +75,10 @@ class TrainIQL(TrainOffline):
         return config, self.steps or steps
 
     def _make_learner(
-        self, dataset: OfflineDataset, preferences: list[Preference] | None, fitted: RewardEnsemble | None = None
+        self,
+        dataset: OfflineDataset,
+        preferences: list[Preference] | None,
+        fitted: tuple[RewardEnsemble, dict[str, float]] | None = None,
     ) -> tuple[OfflineLearner[Any], int]:
         from agents import IQL
 
@@ -92,7 +88,8 @@ class TrainIQL(TrainOffline):
             rewards = dataset.trajectories.true_rewards
             if rewards is None:
                 raise PrefenvsError(f"data set {dataset.name!r} holds no true rewards: leave --true-reward out")
-        model: Any = fitted
+        model: Any
+        model, figures = fitted or (None, {})
         if preferences is not None and model is None:
             where = self.seed, self.device, self.folder
             if self.reward_model == "image":
@@ -110,6 +107,7 @@ class TrainIQL(TrainOffline):
         )
         if model is not None and preferences is not None:
             learner.labels = sum(not preference.skipped for preference in preferences)
+            learner.reward_figures = dict(figures)
         if self.true_reward:
             learner.learns_from = "true reward (upper bound)"
         return learner, steps

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import BC, IQL, BCConfig, IQLConfig, RewardConfig, RewardEnsemble
-from agents.iql import advantage_weights, expectile_loss, transform_rewards
+from agents.iql import advantage_weights, expectile_loss, fit_reward_models, transform_rewards
 from prefenvs.errors import PrefenvsError
 
 UNIT = {"hidden": (16,), "batch_size": 32}
@@ -136,6 +136,21 @@ def test_a_reward_model_labels_the_data(make_dataset):
     expected = model.mean_reward(data.observations, data.actions)
     np.testing.assert_allclose(learner.data.rewards, expected[learner.data.rows], rtol=1e-6)
     assert learner.learns_from == "preferences"
+
+
+def test_reward_models_of_seeds_are_those_of_each_learner_and_their_faults_are_told(make_dataset, prefer):
+    dataset, seeds = make_dataset(), [3, 4]
+    config = IQLConfig(**UNIT, normalise_observations=True, reward=RewardConfig(width=16, layers=1, epochs=5))
+    labels = [prefer(dataset, 20, seed=seed) for seed in seeds]
+    fitted = fit_reward_models(dataset, config, labels, seeds, "cpu")
+    states, actions = dataset.trajectories.observations[:50], dataset.trajectories.actions[:50]
+    for (model, figures), own, seed in zip(fitted, labels, seeds, strict=True):
+        alone = IQL(dataset, own, config, seed=seed, device="cpu")
+        np.testing.assert_allclose(model.predict(states, actions), alone.reward_model.predict(states, actions), 1e-4)
+        assert figures["accuracy"] == pytest.approx(alone.reward_figures["accuracy"])
+    labels[1][0].query.segments[0].observations[0] = np.nan
+    with pytest.raises(PrefenvsError, match="hold a NaN"):
+        fit_reward_models(dataset, config, labels, seeds, "cpu")
 
 
 @pytest.mark.parametrize("source", ["given rewards", "preferences"])
