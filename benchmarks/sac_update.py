@@ -27,8 +27,9 @@ from agents.replay import RelabelBuffer
 from agents.sac import update
 
 ACTIONS = 6
-# Width of both hidden layers, batch, observation: SAC's usual size, and the small preset's on Meta-World.
-SIZES = ((256, 256, 17), (128, 256, 39))
+# Width of both hidden layers, batch, observation: SAC's usual size, the small preset's on Meta-World, one with a larger
+# batch, and B-Pref's on DeepMind Control.
+SIZES = ((256, 256, 17), (128, 256, 39), (256, 512, 39), (1024, 1024, 24))
 
 
 class Blank(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -75,10 +76,12 @@ def updates(agent: SAC, batch: int, count: int, precision: Precision) -> Callabl
     return run
 
 
-def measure(rounds: int = 15, count: int = 20, sizes: tuple[tuple[int, int, int], ...] = SIZES) -> list[Row]:
+def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: tuple[tuple[int, int, int], ...] = SIZES) -> list[Row]:
+    """`updates_at_2x256`: updates in a round; fewer where they are larger."""
     rows = []
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for width, batch, observations in sizes:
+        count = min(max(updates_at_2x256 * 256**3 // (width**2 * batch), 1), updates_at_2x256)
         theirs = make_agent(width, observations, batch, ours=False, device=device)
         ours = {
             f"agents.sac, {precision}": updates(
@@ -86,7 +89,9 @@ def measure(rounds: int = 15, count: int = 20, sizes: tuple[tuple[int, int, int]
             )
             for precision in ("float32", "bfloat16")
         }
-        reference = {"Stable-Baselines3 SAC.train": lambda theirs=theirs, batch=batch: theirs.train(count, batch)}
+        reference = {
+            "Stable-Baselines3 SAC.train": lambda theirs=theirs, batch=batch, count=count: theirs.train(count, batch)
+        }
         what = f"{count} SAC updates, 2x{width}, batch {batch}, {observations} observations"
         rows += compare(what, ours, reference, rounds)
     return rows

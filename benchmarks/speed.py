@@ -17,8 +17,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import offline_updates
@@ -30,7 +32,9 @@ import store
 import torch
 from interleaved import HEAD, Row, compare, from_seconds, machine
 
-from agents import CPL, IQL, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
+from agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
+from agents.networks import Precision
+from agents.one_loss import OneLossLearner
 from agents.products import onednn_is_exact, products
 from prefenvs import Trajectories
 from prefenvs.envs.gl import gl_backend
@@ -67,33 +71,39 @@ def pebble(quick: bool) -> list[Row]:
 
 
 def offline(quick: bool) -> list[Row]:
+    """Learners as they are, compiled, and in bfloat16."""
     dataset = offline_updates.make_data(20_000)
     rewards = dataset.trajectories.true_rewards
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = make_pairs(dataset.trajectories.sample(1_000, 64, np.random.default_rng(0)))
     preferences = [Preference(query, np.array([1.0, 0.0])) for query in pairs]
-    config = CPLConfig(pretrain_updates=0, warmup_updates=0)
-    iql, cpl = IQL(dataset, rewards=rewards, device=device), CPL(dataset, preferences, config, device=device)
-    plain_iql = offline_updates.PlainIQL(dataset, IQLConfig(), device)
-    plain_cpl = offline_updates.PlainCPL(preferences, config, device)
     rounds, rows = 3 if quick else 9, []
-    compiled = IQL(dataset, rewards=rewards, device=device).compile()
-    compiled.learn(3)
-    for name, learners, plain, count in (
-        ("IQL, 2x256, batch 256", {"agents.IQL": iql, "agents.IQL, compiled": compiled}, plain_iql, 100),
-        ("CPL, 96 pairs", {"agents.CPL": cpl}, plain_cpl, 4),
-    ):
 
-        def ours(learner: IQL | CPL, count: int = count) -> Callable[[], object]:
-            return lambda: learner.learn(count, reset_num_timesteps=False)
+    def three(make: Callable[[Precision], OneLossLearner[Any]]) -> dict[str, OneLossLearner[Any]]:
+        name = type(make("float32")).__name__
+        ways = {"": make("float32"), ", compiled": make("float32").compile(), ", bfloat16": make("bfloat16")}
+        return {f"agents.{name}{way}": learner.learn(3) for way, learner in ways.items()}
 
-        def theirs(plain: object = plain, count: int = count) -> None:
-            for _ in range(count):
-                plain.step()  # type: ignore[attr-defined]
+    def learn(learner: OneLossLearner[Any], count: int) -> Callable[[], object]:
+        return lambda: learner.learn(count, reset_num_timesteps=False)
 
-        ways = {way: ours(learner) for way, learner in learners.items()}
-        rows += compare(f"{count} updates of {name}", ways, {"a single-file loop": theirs}, rounds)
-    return rows
+    def step(plain: Any, count: int) -> Callable[[], object]:
+        return lambda: [plain.step() for _ in range(count)]
+
+    for width in (256, 128):
+        config = IQLConfig(hidden=(width, width))
+        learners = three(lambda p: IQL(dataset, rewards=rewards, config=replace(config, precision=p), device=device))  # noqa: B023
+        plain = {"a single-file loop": step(offline_updates.PlainIQL(dataset, config, device), 100)}
+        ways = {way: learn(learner, 100) for way, learner in learners.items()}
+        rows += compare(f"100 updates of IQL, 2x{width}, batch 256", ways, plain, rounds)
+    cpl = CPLConfig(pretrain_updates=0, warmup_updates=0)
+    learners = three(lambda p: CPL(dataset, preferences, replace(cpl, precision=p), device=device))
+    plain = {"a single-file loop": step(offline_updates.PlainCPL(preferences, cpl, device), 4)}
+    rows += compare("4 updates of CPL, 96 pairs", {w: learn(one, 4) for w, one in learners.items()}, plain, rounds)
+    bc = BCConfig(hidden=(128, 128))
+    ways = {w: learn(one, 100) for w, one in three(lambda p: BC(dataset, config=replace(bc, precision=p))).items()}
+    eager = {"agents.BC": ways.pop("agents.BC")}
+    return rows + compare("100 updates of BC, 2x128, batch 256", ways, eager, rounds)
 
 
 def d3rlpy(quick: bool) -> list[Row]:
