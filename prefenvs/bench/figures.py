@@ -25,7 +25,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
     """Draw each task's measure over training, by "steps" or by "labels": mean over seeds, and each seed thinly.
 
-    Upper bounds learn from no labels: in curves by labels their last score is a horizontal line.
+    Upper bounds learn from no labels: in curves by labels their last score is a horizontal line. So is, in both, the
+    score of a method that was measured once, which may be after many times the steps of the others.
     """
     frame = scores.results.finished
     tasks = [task for task in scores.tasks if (frame["task"] == task).any()]
@@ -44,7 +45,8 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
                 continue
             colour = _colour(scores, entry)
             level = float(np.mean([run[measure].iloc[-1] for run in runs]))
-            if entry.method == FLOOR or (by == "labels" and not scores.method(entry)["asks"]):
+            once = all(len(run) < 2 for run in runs)
+            if once or entry.method == FLOOR or (by == "labels" and not scores.method(entry)["asks"]):
                 axes.axhline(level, color=colour, linestyle=":", linewidth=1.2, label=scores.label(entry))
                 continue
             for run in runs:

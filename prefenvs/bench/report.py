@@ -98,7 +98,8 @@ def remarks(results: Results, scores: Scores) -> list[str]:
 def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
     """Return each figure's SVG and caption, None where there is nothing to show."""
     captions = {
-        "curves_by_steps": "Learning curves by steps: each seed thinly, their mean thickly; upper bounds dashed.",
+        "curves_by_steps": "Learning curves by steps: each seed thinly, their mean thickly; upper bounds dashed, "
+        "what was measured once dotted.",
         "curves_by_labels": "The same by labels. Dotted: the last score of methods that learn from no labels.",
         "profiles": "Performance profiles: share of runs above each normalised score, with 95% bands.",
         "hacking": "True return (blue, left) and learned return (orange, right) of the same evaluation episodes. "

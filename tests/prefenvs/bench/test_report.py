@@ -8,8 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from prefenvs.bench.figures import learning_curves
 from prefenvs.bench.published import published_figures, published_table
 from prefenvs.bench.report import write_report
+from prefenvs.bench.results import Results
 from prefenvs.bench.scores import Scores
 from prefenvs.errors import PrefenvsError
 
@@ -58,6 +60,19 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert r"\begin{table}" in (tmp_path / "tables.tex").read_text()
     names = {path.name for path in tmp_path.glob("*.svg")}
     assert names == {"curves_by_steps.svg", "curves_by_labels.svg", "profiles.svg", "hacking.svg"}
+
+
+def test_what_was_measured_once_is_a_level_and_does_not_stretch_the_axis() -> None:
+    results = full()
+    frame = results.frame
+    once = (frame["method"] == "poor") & (frame["steps"] < 200.0)
+    frame = frame[~once].copy()
+    frame.loc[frame["method"] == "poor", "steps"] = 10_000.0
+    figure = learning_curves(Scores(Results(frame, results.suite)))
+    assert figure is not None
+    for axes in figure.axes[:2]:
+        assert axes.get_xlim()[1] < 300.0
+        assert "Poor" in " ".join(str(line.get_label()) for line in axes.lines)
 
 
 def test_the_same_results_give_the_same_report(tmp_path: Path) -> None:
