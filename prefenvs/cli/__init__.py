@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import Annotated, Protocol
+from typing import Annotated, NoReturn, Protocol
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
@@ -27,6 +28,7 @@ from prefenvs.cli.train_clip import TrainClip
 from prefenvs.cli.train_offline import TrainBC, TrainCPL, TrainIQL
 from prefenvs.cli.train_reward_free import TrainDPPO, TrainIPL, TrainOPPO
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import check_limits
 
 Train = (
     Annotated[TrainPebble, subcommand("pebble")]
@@ -73,6 +75,9 @@ Command = (
 )
 
 
+WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
 class Runnable(Protocol):
     """What every command can do."""
 
@@ -81,15 +86,42 @@ class Runnable(Protocol):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; bad input prints one line and exits with status 2, Ctrl-C with 130."""
+    """Run one command; bad input prints one line and exits with status 2, trouble of the machine with 1, Ctrl-C 130."""
     command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
     try:
+        check_limits(command)
         command.run()
     except PrefenvsError as error:
-        print(f"prefenvs: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(str(error), 2)
     except KeyboardInterrupt:
-        print("prefenvs: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail("stopped", 130)
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except OSError as error:
+        _fail(_describe(error), 2 if error.errno in WRONG_PATH else 1)
+    except MemoryError:
+        _fail("out of memory: choose fewer steps, environments, episodes or pixels", 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"prefenvs: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status) from None
+
+
+def _describe(error: OSError) -> str:
+    """What the machine refused, on which file, and the way out."""
+    ways = {
+        errno.ENOSPC: "free some space, or choose another place with --folder or --out",
+        errno.EDQUOT: "free some space, or choose another place with --folder or --out",
+        errno.EROFS: "choose another place with --folder or --out",
+        errno.EACCES: "choose another place, or ask for the right to it",
+        errno.EPERM: "choose another place, or ask for the right to it",
+        errno.EEXIST: "choose another path, where there is no file",
+        errno.ENOTDIR: "a part of that path is a file: choose another one",
+        errno.EISDIR: "name a file, not a folder",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer workers",
+    }
+    where = f"{error.filename}: " if error.filename is not None else ""
+    way_out = ways.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f"; {way_out}" if way_out else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 
@@ -28,31 +29,31 @@ class BenchRun:
     """Name (`prefenvs bench list`), or module:NAME for a suite of your own."""
     folder: Path | None = None
     """Where everything goes; runs/bench-<suite> by default."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Cells at a time on this machine; as many as processors by default."""
     ray: str | None = None
     """Run on a Ray cluster instead: its address (host:port), auto, or local to start one here."""
-    threads: int | None = None
+    threads: PositiveInt | None = None
     """CPU threads of a cell; the processors divided by the workers by default."""
     gpus: str | None = None
     """GPUs to deal to the workers, as in CUDA_VISIBLE_DEVICES (0,1); all there are by default, "" for none."""
-    gpus_per_cell: float = 0.0
+    gpus_per_cell: NonNegativeFloat = 0.0
     """With --ray: GPUs that a cell reserves, such as 0.5."""
-    retries: int = 1
+    retries: NonNegativeInt = 1
     """How often a crashed cell is started again; its checkpoint is used if it has one."""
-    time_limit: float | None = None
+    time_limit: PositiveFloat | None = None
     """Seconds for one cell, instead of the suite's."""
-    memory_limit: float | None = None
+    memory_limit: PositiveFloat | None = None
     """Gigabytes of memory for one cell, instead of the suite's."""
     seeds_at_once: bool = False
     """Train the seeds of a cell in one program where the method can (pebble, iql, cpl, bc); not with --ray."""
-    min_free_gb: float = 2.0
+    min_free_gb: NonNegativeFloat = 2.0
     """Free disk space below which no further cell is started."""
     methods: tuple[str, ...] = ()
     """Only these methods."""
     tasks: tuple[str, ...] = ()
     """Only these tasks."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Only these seeds."""
     dry_run: bool = False
     """Print the command lines and start nothing."""
@@ -70,11 +71,12 @@ class BenchRun:
         if self.dry_run:
             self._print_lines(cells, folder)
             return
+        gpus = [] if self.ray is not None else find_gpus(self.gpus)
         with folder.locked():
             folder.save_suite(suite)
-            self._run_cells(suite, cells, folder)
+            self._run_cells(suite, cells, folder, gpus)
 
-    def _run_cells(self, suite: Suite, cells: list[Cell], folder: BenchFolder) -> None:
+    def _run_cells(self, suite: Suite, cells: list[Cell], folder: BenchFolder, gpus: list[str]) -> None:
         from prefenvs.bench.local_runner import run_local
         from prefenvs.bench.progress import Progress
         from prefenvs.bench.ray_runner import run_on_ray
@@ -94,7 +96,7 @@ class BenchRun:
             if self.ray is not None:
                 outcomes = run_on_ray(left, plan, self.ray, self.gpus_per_cell, progress)
             else:
-                outcomes = run_local(left, plan, workers, find_gpus(self.gpus), progress)
+                outcomes = run_local(left, plan, workers, gpus, progress)
         finally:
             # Whatever happened, what has finished is in the table.
             collect(folder.folder).write()
@@ -138,7 +140,7 @@ class BenchTable:
     """Where to write; <folder>/report by default."""
     mixed: bool = False
     """Accept results of several versions of the code or its packages; the report then says so."""
-    resamples: int = 2_000
+    resamples: PositiveInt = 2_000
     """Bootstrap resamples for intervals."""
     against: tuple[str, ...] = ()
     """Methods, such as bc, above whose true return the others' is told, with intervals of the difference."""
@@ -184,7 +186,7 @@ class BenchGuard:
     """File of the bands; the package's own by default."""
     suite: str = "guard"
     """The suite that is run."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Cells at a time; as many as processors by default."""
     update: bool = False
     """Write new bands from this run instead of comparing."""
@@ -227,9 +229,9 @@ class BenchMeasure:
 
     run_folder: Annotated[Path, Positional]
     """Folder that `prefenvs train` wrote."""
-    episodes: int = 10
+    episodes: PositiveInt = 10
     """New episodes, half by the trained policy and half at random."""
-    seed: int = 7_919
+    seed: Seed = 7_919
     """Seed of the evaluation, which no training used."""
 
     def run(self) -> None:
@@ -253,11 +255,22 @@ class BenchMeasure:
 
 
 def find_gpus(given: str | None) -> list[str]:
-    """Return the GPUs that were named, or those that are visible here; none where there is none."""
+    """Return the GPUs that were named, or those that are visible here; none where there is none.
+
+    Raises PrefenvsError for a name that is none of this machine's GPUs.
+    """
     if given is None:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [gpu for gpu in given.split(",") if gpu]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return _present_gpus() if visible is None else [gpu for gpu in visible.split(",") if gpu]
+    named, present = [gpu.strip() for gpu in given.split(",") if gpu.strip()], _present_gpus()
+    for gpu in named:
+        if gpu not in present and not gpu.startswith(("GPU-", "MIG-")):
+            found = f"this machine has {', '.join(present)}" if present else "this machine has none"
+            raise PrefenvsError(f'--gpus {given}: there is no GPU {gpu!r}, {found}; --gpus "" runs without')
+    return named
+
+
+def _present_gpus() -> list[str]:
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -13,6 +13,7 @@ from gymnasium import spaces
 import prefenvs
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate, random_policy
+from prefenvs.limits import PositiveFloat, PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
@@ -28,9 +29,9 @@ class Random:
     """Task id."""
     folder: Path
     """Run folder to write."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed."""
-    episodes: int = 20
+    episodes: PositiveInt = 20
     """Episodes."""
     still: bool = False
     """Standing still, the middle of each action's range, in the place of random actions."""
@@ -83,19 +84,19 @@ class Comparisons:
     """Task id; imitation needs episodes of one length."""
     folder: Path
     """Run folder to write."""
-    steps: int = 200_000
+    steps: PositiveInt = 200_000
     """Environment steps; what imitation samples beyond them for its fragments is counted in the results."""
-    labels: int = 500
+    labels: PositiveInt = 500
     """Comparisons."""
     oracle: str = "oracle"
     """Only oracle: imitation's synthetic rater takes the larger true return."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed."""
-    episodes: int = 10
+    episodes: PositiveInt = 10
     """Episodes of the evaluation."""
-    initial_epoch_multiplier: float = 200.0
+    initial_epoch_multiplier: PositiveFloat = 200.0
     """How many times longer the reward net is trained on the first comparisons than on later ones."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """PyTorch threads; small networks are slower with more."""
 
     def run(self) -> None:
@@ -124,10 +125,10 @@ def _finish(
     run: Run,
     policy: Policy,
     task: str,
-    episodes: int,
+    episodes: PositiveInt,
     seed: int,
-    steps: int,
-    labels: int,
+    steps: PositiveInt,
+    labels: PositiveInt,
     begin: float,
     record: dict[str, Any],
 ) -> None:

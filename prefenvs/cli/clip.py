@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, Pixels, PositiveInt
 
 if TYPE_CHECKING:
     from oracles import CLIPReward
@@ -25,11 +26,11 @@ class ClipOptions:
     """Descriptions of the goal; the task's own by default, where it has one."""
     baseline: Annotated[tuple[str, ...], arg(name="clip-baseline")] = ()
     """Descriptions of any picture of the task; the task's own by default."""
-    alpha: Annotated[float, arg(name="clip-alpha")] = 0.0
+    alpha: Annotated[Fraction, arg(name="clip-alpha")] = 0.0
     """How far to project onto the line from baseline to goal: 0 is the plain similarity, 1 the line alone."""
-    batch_size: Annotated[int, arg(name="clip-batch-size")] = 64
+    batch_size: Annotated[PositiveInt, arg(name="clip-batch-size")] = 64
     """Frames that the model is given at once."""
-    pixels: Annotated[int | None, arg(name="clip-pixels")] = None
+    pixels: Annotated[Pixels | None, arg(name="clip-pixels")] = None
     """Side of the rendered frames; the model's own size by default."""
     hide_robot: Annotated[bool, arg(name="clip-hide-robot")] = False
     """Draw the objects only."""

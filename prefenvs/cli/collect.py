@@ -22,6 +22,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Source, load_source, parse_mix
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
@@ -51,17 +52,17 @@ class Collect:
 
     Without a mixture: scripted:0.3 where there is a script, else random.
     """
-    episodes: int | None = None
+    episodes: PositiveInt | None = None
     """Episodes in all; then amounts are shares of it. By default amounts are episodes (100 without a mixture)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything: resets, noise, order."""
-    after_success: int | None = None
+    after_success: PositiveInt | None = None
     """End an episode this many steps after its first success, instead of at its time limit."""
     out: Path | None = None
     """Folder to write, or a Minari name with minari/ in front; data/<task>-<seed> by default."""
     format: Literal["minari", "npz"] = "minari"
     """Minari's layout, or a folder of .npz files."""
-    workers: int = 1
+    workers: PositiveInt = 1
     """Processes that play side by side; the data do not depend on it."""
     resume: Path | None = None
     """Go on with a collection that was stopped: what was --out. All other options come from it."""

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import PositiveFraction, PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task
@@ -34,21 +35,21 @@ class Critic:
     """Run folder of `prefenvs train pebble --true-reward` or `prefenvs train dqn`, or a .zip of SB3's SAC or DQN."""
     task: str = ""
     """Task id; a run folder knows it."""
-    states: int = 50
+    states: PositiveInt = 50
     """Segments, and so states that the expert plays on from, twice."""
-    segment_length: int = 25
+    segment_length: PositiveInt = 25
     """Steps in a segment."""
-    rollouts: int = 8
+    rollouts: PositiveInt = 8
     """Episodes from each state, an even number."""
-    steps: int | None = None
+    steps: PositiveInt | None = None
     """Steps of such an episode; by default until the discount is below 0.01, at most the task's horizon."""
-    samples: int = 64
+    samples: PositiveInt = 64
     """Actions of the policy that the expert's V is averaged over."""
     critics: Literal["min", "mean"] = "min"
     """How the values of several critics are combined."""
     entropy: bool = False
     """Count the entropy bonus of the present step in V, as SAC's own target does."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of segments and roll-outs."""
     json: bool = False
     """Print one JSON object."""
@@ -98,7 +99,7 @@ def make_regret_oracle(
     expert: str | Path | None,
     form: Literal["advantage", "deterministic", "visited"] = "advantage",
     teacher: str = "oracle",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> RegretOracle:
     """Return a rater by the regret of an expert, whose observations and actions must be the task's.
 
@@ -157,17 +158,17 @@ class TrainDQN:
 
     task: str = "Delivery-v0"
     """Task id."""
-    steps: int = 100_000
+    steps: PositiveInt = 100_000
     """Environment steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything in training; evaluation has seeds of its own."""
-    gamma: float = 0.99
+    gamma: PositiveFraction = 0.99
     """Discount."""
-    evaluate_every: int = 10_000
+    evaluate_every: PositiveInt = 10_000
     """Environment steps between two evaluations."""
-    episodes: int = 10
+    episodes: PositiveInt = 10
     """Episodes in an evaluation."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """PyTorch threads; small networks are slower with more."""
     folder: Path | None = None
     """Run folder; runs/<task>-dqn-true-reward-<seed> by default."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from prefenvs.cli.record import record_run
 from prefenvs.cli.train import TrainPebble
 from prefenvs.envs.gl import gl_backend
+from prefenvs.limits import PositiveInt, Seed
 from prefenvs.runs import Run
 
 
@@ -16,11 +17,11 @@ from prefenvs.runs import Run
 class Demo:
     """Train PEBBLE to close a door from a simulated rater's preferences for a few minutes, then record the policy."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed."""
-    steps: int = 25_000
+    steps: PositiveInt = 25_000
     """Environment steps."""
-    labels: int = 1_000
+    labels: PositiveInt = 1_000
     """Label budget."""
     folder: Path | None = None
     """Run folder; runs/demo-<time> by default."""

@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from prefenvs.evaluate import Evaluation, evaluate
+from prefenvs.limits import PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import has_reward
@@ -21,9 +22,9 @@ class Evaluate:
 
     run_folder: Annotated[Path, Positional]
     """Folder that `prefenvs train` wrote."""
-    episodes: int = 20
+    episodes: PositiveInt = 20
     """Episodes."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the evaluation; training itself evaluated with its own."""
     stochastic: bool = False
     """Sample actions instead of taking the mean."""

@@ -10,6 +10,7 @@ import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeInt
 
 if TYPE_CHECKING:
     from oracles import HybridOracle
@@ -29,11 +30,11 @@ class HybridOptions:
     ] = "disagreement"
     """What sends a query to the costly rater: the reward ensemble's disagreement, the cheap rater's uncertainty, its
     verdict changing with the order (--vlm-order both), a router that learns where the two differ, or chance."""
-    share: Annotated[float, arg(name="costly-share")] = 0.25
+    share: Annotated[Fraction, arg(name="costly-share")] = 0.25
     """Largest share of the queries sent to the costly rater for that."""
-    audit: Annotated[float, arg(name="audit-share")] = 0.05
+    audit: Annotated[Fraction, arg(name="audit-share")] = 0.05
     """Share of the queries put to both by chance, to measure how far they agree."""
-    limit: Annotated[int | None, arg(name="costly-limit")] = None
+    limit: Annotated[NonNegativeInt | None, arg(name="costly-limit")] = None
     """Most queries for the costly rater in all."""
 
     @property

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Port, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run
 from prefenvs.segments import Segment
 from prefenvs.store import Store
@@ -43,23 +44,23 @@ class Judge:
     """Folders that `prefenvs train` wrote, two or more of one task; none continues the judging in --folder."""
     folder: Path = Path("judging")
     """Where episodes, questions, answers and the ranking are kept."""
-    matches: int = 100
+    matches: PositiveInt = 100
     """Questions in all, each about one episode of two agents."""
     pairing: Literal["balanced", "informative"] = "balanced"
     """Which agents meet: all equally often, or those whose next answer is expected to tell most."""
-    episodes: int = 10
+    episodes: PositiveInt = 10
     """Evaluation episodes of each agent; the same ones for all."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the evaluation, and of who meets whom."""
-    seconds: float | None = None
+    seconds: PositiveFloat | None = None
     """Show only the beginning of an episode, so many seconds of it; whole episodes by default."""
     oracle: Literal["people", "oracle", "mistake", "noisy"] = "people"
     """Who judges: people at the page, or a simulated teacher by true return."""
-    ahead: int = 10
+    ahead: PositiveInt = 10
     """With informative pairing, questions that wait for an answer at a time."""
     label: bool = False
     """Serve the labelling page until Ctrl-C, then print the ranking; else `prefenvs label` serves it."""
-    port: int = 8765
+    port: Port = 8765
     """Port of the page; 0 takes a free one."""
     annotators: tuple[str, ...] = ()
     """Names of the people who judge; each gets a link of their own."""

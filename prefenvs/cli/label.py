@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, Pixels, Port, PositiveFloat, PositiveInt
 from prefenvs.store import Assignments, Plan, Store, issue_token
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Label:
 
     store: str
     """Path of the SQLite file, made if there is none, or postgresql:// URL."""
-    port: int = 8765
+    port: Port = 8765
     """Port to listen on; 0 takes a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this computer's own asks for --annotators, whose links carry tokens."""
@@ -34,21 +35,21 @@ class Label:
     """First fill the store with clips of a cheetah, to try the page without a training run."""
     annotators: tuple[str, ...] = ()
     """Names of the people who label; each gets a link. Without names, whoever sits at this computer labels."""
-    overlap: float = 0.0
+    overlap: Fraction = 0.0
     """Share of the questions that two people answer, to measure their agreement."""
-    repeats: float = 0.05
+    repeats: Fraction = 0.05
     """Share of each person's questions that are earlier ones with swapped sides, to measure how constant they are."""
     kind: Literal["comparison", "rating"] = "comparison"
     """Compare clips, or rate one at a time from 1 to 5."""
     task_run: str | None = None
     """Only the questions of this run."""
-    lease: float = 300.0
+    lease: PositiveFloat = 300.0
     """Seconds for which a question that was handed out is kept for one person."""
-    size: int = 256
+    size: Pixels = 256
     """Pixels of a clip's side."""
     quality: bool = False
     """Shadows, reflections and smooth edges, ten times slower to render."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Processes that render clips; by default one for two CPU cores, at most 4."""
     clips: Path | None = None
     """Folder where clips are kept; beside the store by default."""

@@ -15,6 +15,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat
 
 if TYPE_CHECKING:
     from prefenvs.datasets.label_report import LabelReport
@@ -39,7 +40,7 @@ class LabelsReport:
     """Scripted labels of the same pairs, to check agreement without the data."""
     rows: Literal["qlearning", "raw"] = "qlearning"
     """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
-    tie_below: float = 0.0
+    tie_below: NonNegativeFloat = 0.0
     """True returns that differ by no more count as a tie; Uni-RLHF's scripts take 10 on MuJoCo tasks."""
     json: bool = False
     """Print one JSON object for each file."""

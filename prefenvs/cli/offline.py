@@ -16,6 +16,7 @@ from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import DeviceName, Fraction, PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
@@ -51,19 +52,19 @@ class TrainOffline(RunOptions, ABC):
 
     The telescoped forms need V alone, which is learned sooner than the small differences that advantages are.
     """
-    labels: int | None = None
+    labels: PositiveInt | None = None
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
-    segment_length: int | None = None
+    segment_length: PositiveInt | None = None
     """Steps in a segment, for simulated raters."""
-    held_out: float = 0.0
+    held_out: Fraction = 0.0
     """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
     preset: Literal["published", "small"] = "published"
     """small: smaller networks and batches and larger steps, for a CPU."""
-    steps: int | None = None
+    steps: PositiveInt | None = None
     """Gradient steps."""
     normalise_observations: bool | None = None
     """Give observations mean 0 and standard deviation 1."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Several seeds trained side by side in one process, each with the result that it has alone (iql, cpl, bc).
 
     Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
@@ -72,9 +73,9 @@ class TrainOffline(RunOptions, ABC):
     """bfloat16 multiplies in that type within the networks (iql, bc, cpl): faster where the processor has it."""
     compile: bool = False
     """Compile the loss by torch.compile (iql, bc, cpl): on a CPU IQL is a tenth to a fifth faster by it, CPL slower."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     """Where to train: auto, cpu or cuda."""
-    evaluate_every: int = 5_000
+    evaluate_every: PositiveInt = 5_000
     """Gradient steps between two evaluations."""
 
     def run(self) -> None:
@@ -199,7 +200,7 @@ class _Training:
 
     options: TrainOffline
     learner: OfflineLearner[Any]
-    steps: int
+    steps: PositiveInt
     train: list[Preference] | None
     held_out: list[Preference]
     between: int

@@ -16,6 +16,7 @@ from tyro.conf import arg
 
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import LARGE, Limits, PositiveInt, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
 from prefenvs.store import Store, list_calls
 from prefenvs.tasks import find_task
@@ -44,17 +45,17 @@ class Rate:
     """With --store: only the queries of this run."""
     dataset: str | None = None
     """Data set to label, by name or path; answers go into --store, data-set-labels.sqlite by default."""
-    pairs: int = 1_000
+    pairs: PositiveInt = 1_000
     """With --dataset: pairs to sample, in all."""
     task: str | None = None
     """Task of a --check without data, or of a data set that does not tell it."""
-    segment_length: int | None = None
+    segment_length: PositiveInt | None = None
     """Steps in a sampled segment; the task's own by default."""
-    check: int | None = None
+    check: Annotated[int, Limits(2, LARGE)] | None = None
     """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
     oracle: str = "vlm"
     """vlm, or a simulated teacher: oracle, mistake, noisy, skip, myopic, equal."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample, and of a simulated teacher."""
     audit: bool = False
     """Print every call in --store as a line of JSON, prompts and replies, and do nothing else."""

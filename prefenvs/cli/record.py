@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from prefenvs.cli.evaluate import evaluate_run
 from prefenvs.envs.gl import gl_backend
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Pixels, PositiveInt, Seed
 from prefenvs.runs import Run
 
 
@@ -20,13 +21,13 @@ class Record:
 
     run_folder: Annotated[Path, Positional]
     """Folder that `prefenvs train` wrote."""
-    episodes: int = 1
+    episodes: PositiveInt = 1
     """Episodes to show, one after the other."""
     gallery: bool = False
     """Show all episodes at once, in a grid."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the episodes."""
-    size: int = 256
+    size: Pixels = 256
     """Height and width in pixels."""
     quality: bool = False
     """Shadows, reflections and multisampling: slower."""
@@ -47,9 +48,9 @@ class Record:
 def record_run(
     run: Run,
     path: Path,
-    episodes: int = 1,
-    seed: int = 1,
-    size: int = 256,
+    episodes: PositiveInt = 1,
+    seed: Seed = 1,
+    size: Pixels = 256,
     quality: bool = False,
     gallery: bool = False,
 ) -> Path:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefenvs.limits import PositiveInt, Seed
+
 
 @dataclass(frozen=True)
 class RunOptions:
     """Where a run goes, when it is measured, and how it goes on."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything in training; evaluation has seeds of its own."""
-    evaluate_every: int = 10_000
+    evaluate_every: PositiveInt = 10_000
     """Steps between two evaluations: of the environment online, gradient steps from fixed data."""
-    episodes: int = 10
+    episodes: PositiveInt = 10
     """Episodes in an evaluation."""
     evaluate_beside: bool = False
     """Evaluate in a process of its own while training goes on, which takes another core."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """PyTorch threads; small networks are slower with more."""
     folder: Path | None = None
     """Run folder; by default one below runs/, named by task, algorithm, learning signal and seed."""

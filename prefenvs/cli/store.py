@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
+from prefenvs.errors import PrefenvsError
+
 if TYPE_CHECKING:
     from prefenvs.agreement import Agreement
 
@@ -98,8 +100,15 @@ class StoreImport:
         """Import, and say how much was new."""
         from prefenvs.store import Store, import_store
 
-        with Store(self.store) as store:
-            new = import_store(store, self.source)
+        new_file = "://" not in self.store and not Path(self.store).expanduser().exists()
+        try:
+            with Store(self.store) as store:
+                new = import_store(store, self.source)
+        except PrefenvsError:
+            if new_file:  # made for nothing; what a failed import leaves in an older store is what was there
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{self.store}{suffix}").expanduser().unlink(missing_ok=True)
+            raise
         about = f"{new.segments:,} segments, {new.queries:,} queries and {new.events:,} events were new"
         if new.calls:
             about += f"; {new.calls:,} calls of models as well"

@@ -19,6 +19,7 @@ from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.store import Recorded, Store
@@ -59,24 +60,24 @@ class TrainOptions(RunOptions):
     """
     wait: bool = False
     """With --oracle human or vlm: stop at each session until all is answered; otherwise training goes on meanwhile."""
-    steps: int | None = None
+    steps: PositiveInt | None = None
     """Environment steps."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Several seeds trained side by side in one process, each with the result that it has alone (pebble).
 
     Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
     """
-    labels: int | None = None
+    labels: PositiveInt | None = None
     """Label budget."""
-    per_session: int | None = None
+    per_session: PositiveInt | None = None
     """Queries in a session."""
-    interact: int | None = None
+    interact: PositiveInt | None = None
     """Environment steps between sessions (pebble: closer together in a run shorter than published)."""
-    segment_length: int | None = None
+    segment_length: PositiveInt | None = None
     """Steps in a segment."""
     selector: str | None = None
     """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
-    unsupervised_steps: int | None = None
+    unsupervised_steps: NonNegativeInt | None = None
     """Steps of state-entropy exploration before the first session (pebble: at most a sixth of a short run)."""
     aggregate: Literal["mean", "min", "mean-std"] | None = None
     """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
@@ -242,9 +243,9 @@ class TrainPebble(TrainOptions):
     """Semi-supervised reward learning with augmentation (SURF)."""
     rune: bool = False
     """Reward bonus for the ensemble's uncertainty (RUNE)."""
-    learning_starts: int = 1_000
+    learning_starts: NonNegativeInt = 1_000
     """Steps of random actions at the beginning."""
-    envs: int = 1
+    envs: PositiveInt = 1
     """Environments stepped side by side; one update for each environment step in any case."""
 
     def settings(self, task: Task) -> PebbleSettings:
@@ -278,7 +279,7 @@ class TrainPrefPPO(TrainOptions):
 
     algorithm = "prefppo"
 
-    envs: int | None = None
+    envs: PositiveInt | None = None
     """Environments stepped side by side; 32 on DeepMind Control and 16 on Meta-World as published."""
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:

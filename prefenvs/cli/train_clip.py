@@ -13,6 +13,7 @@ from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.train import make_envs
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import DeviceName, NonNegativeInt, PositiveInt
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
@@ -29,17 +30,17 @@ class TrainClip(RunOptions):
     """Task id; the humanoid-... ones bring prompts and camera."""
     clip: Annotated[ClipOptions, arg(name="", prefix_name=False)] = field(default_factory=ClipOptions)
     """The model."""
-    steps: int = 10_000_000
+    steps: PositiveInt = 10_000_000
     """Environment steps."""
     preset: Literal["published", "small"] = "published"
     """small: learning starts after 1,000 steps, batches of 256, for a CPU."""
-    learning_starts: int | None = None
+    learning_starts: NonNegativeInt | None = None
     """Steps of random actions at the beginning; 50,000 as published."""
-    envs: int = 1
+    envs: PositiveInt = 1
     """Environments stepped side by side (VLM-RM: 8 on each of 4 GPUs); one update for each environment step."""
-    chunk: int = 100
+    chunk: PositiveInt = 100
     """Steps of each environment that are scored together, before as many updates."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     """Where CLIP and the agent run: auto, cpu or cuda."""
 
     def run(self) -> None:

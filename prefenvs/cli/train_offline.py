@@ -12,6 +12,7 @@ from prefenvs.cli.offline_labels import LabelSource
 from prefenvs.cli.train_reward import fit_image_reward, fit_reward
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFraction
 from prefenvs.runs import Run
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class TrainIQL(TrainOffline):
     encoder: str | None = None
     """With --reward-model image: a CLIP model, by folder or hub name, whose frozen features take the place of
     convolutions."""
-    expectile: float | None = None
+    expectile: PositiveFraction | None = None
     """tau: which expectile of Q over the data's actions V estimates."""
-    inv_temperature: float | None = None
+    inv_temperature: NonNegativeFloat | None = None
     """Factor on the advantage in the actor's weights."""
     deterministic: bool = False
     """An actor without noise."""
@@ -129,9 +130,9 @@ class TrainCPL(TrainOffline):
     """cpl-kl: relative to the cloned policy; cpl-bc: with a cloning loss beside the contrastive one."""
     dense: bool = False
     """With a simulated rater: --labels is a number of segments, every two of which are compared."""
-    discount: float | None = None
+    discount: Fraction | None = None
     """Weight of step t is discount^t; the published code has 1, the paper's formula gamma."""
-    flip_rate: float | None = None
+    flip_rate: Fraction | None = None
     """Share of labels assumed to be flipped; corrected for without bias."""
 
     def _make_learner(
@@ -157,7 +158,7 @@ class TrainBC(TrainOffline):
     algorithm = "bc"
     one_loss = True
 
-    best_share: float = 1.0
+    best_share: PositiveFraction = 1.0
     """Clone only this share of the labelled segments, the best by preference."""
     best_by: Literal["win_rate", "bradley_terry"] = "win_rate"
     """How segments are ordered: by the share of comparisons won, or by Bradley-Terry strength."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefenvs.cli.offline import TrainOffline
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 
 if TYPE_CHECKING:
     from agents.offline import OfflineLearner
@@ -19,11 +20,11 @@ class TrainOPPO(TrainOffline):
 
     algorithm = "oppo"
 
-    window: int | None = None
+    window: PositiveInt | None = None
     """Steps that encoder and policy see at once."""
-    context_size: int | None = None
+    context_size: PositiveInt | None = None
     """Numbers in a context."""
-    preference_weight: float | None = None
+    preference_weight: NonNegativeFloat | None = None
     """Weight of the preference loss in the encoder's step; 10 in the released code on labels of people, else 0.1."""
 
     def _make_learner(
@@ -45,11 +46,11 @@ class TrainIPL(TrainOffline):
 
     algorithm = "ipl"
 
-    regularisation: float | None = None
+    regularisation: NonNegativeFloat | None = None
     """lambda: weight of the mean squared implied reward."""
-    expectile: float | None = None
+    expectile: PositiveFraction | None = None
     """tau: which expectile of Q over the data's actions V estimates."""
-    inv_temperature: float | None = None
+    inv_temperature: NonNegativeFloat | None = None
     """Factor on the advantage in the actor's weights."""
 
     def _make_learner(
@@ -74,9 +75,9 @@ class TrainDPPO(TrainOffline):
 
     algorithm = "dppo"
 
-    conservatism: float | None = None
+    conservatism: NonNegativeFloat | None = None
     """lambda: factor on the worse segment's distance, in [0, 1]."""
-    dropout: float | None = None
+    dropout: Fraction | None = None
     """Share of the policy's hidden units dropped while training."""
 
     def _make_learner(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from oracles import VLMOracle
@@ -36,35 +37,35 @@ class VLMOptions:
     """Which segment comes first: either, both in two prompts (cancels a position bias), or as asked."""
     view: Annotated[Literal["last", "strip", "frames", "clip"], arg(name="vlm-view")] = "last"
     """A segment's last frame, frames side by side, frames as pictures of their own, or an MP4 clip."""
-    frames: Annotated[int, arg(name="vlm-frames")] = 4
+    frames: Annotated[PositiveInt, arg(name="vlm-frames")] = 4
     """Frames of a strip, of frames or of a clip."""
-    size: Annotated[int, arg(name="vlm-size")] = 256
+    size: Annotated[Pixels, arg(name="vlm-size")] = 256
     """Pixels of a frame's side."""
     hide_robot: Annotated[bool, arg(name="vlm-hide-robot")] = False
     """Draw the objects only."""
     prompts: Annotated[Path | None, arg(name="vlm-prompts")] = None
     """Folder of edited prompts; `prefenvs rate --copy-prompts FOLDER` makes one."""
-    temperature: Annotated[float | None, arg(name="vlm-temperature")] = 0.0
+    temperature: Annotated[NonNegativeFloat | None, arg(name="vlm-temperature")] = 0.0
     """None leaves it to the server, as some models demand."""
-    max_tokens: Annotated[int, arg(name="vlm-max-tokens")] = 512
+    max_tokens: Annotated[PositiveInt, arg(name="vlm-max-tokens")] = 512
     """Most tokens of one reply."""
-    concurrency: Annotated[int, arg(name="vlm-concurrency")] = 8
+    concurrency: Annotated[PositiveInt, arg(name="vlm-concurrency")] = 8
     """Calls under way at a time."""
-    per_minute: Annotated[float | None, arg(name="vlm-per-minute")] = None
+    per_minute: Annotated[PositiveFloat | None, arg(name="vlm-per-minute")] = None
     """Most calls begun in a minute."""
-    timeout: Annotated[float, arg(name="vlm-timeout")] = 60.0
+    timeout: Annotated[PositiveFloat, arg(name="vlm-timeout")] = 60.0
     """Seconds that a reply may take."""
-    attempts: Annotated[int, arg(name="vlm-attempts")] = 6
+    attempts: Annotated[PositiveInt, arg(name="vlm-attempts")] = 6
     """Attempts at a call before the server is taken to be down."""
-    budget_queries: Annotated[int | None, arg(name="vlm-budget-queries")] = None
+    budget_queries: Annotated[NonNegativeInt | None, arg(name="vlm-budget-queries")] = None
     """Stop after so many queries, over all starts of the run."""
-    budget_tokens: Annotated[int | None, arg(name="vlm-budget-tokens")] = None
+    budget_tokens: Annotated[NonNegativeInt | None, arg(name="vlm-budget-tokens")] = None
     """Stop before so many tokens are used."""
-    budget_cost: Annotated[float | None, arg(name="vlm-budget-cost")] = None
+    budget_cost: Annotated[NonNegativeFloat | None, arg(name="vlm-budget-cost")] = None
     """Stop before so much money is spent; needs the prices."""
-    price_in: Annotated[float, arg(name="vlm-price-in")] = 0.0
+    price_in: Annotated[NonNegativeFloat, arg(name="vlm-price-in")] = 0.0
     """Price of a million tokens of prompts."""
-    price_out: Annotated[float, arg(name="vlm-price-out")] = 0.0
+    price_out: Annotated[NonNegativeFloat, arg(name="vlm-price-out")] = 0.0
     """Price of a million tokens of replies."""
     replay: Annotated[bool, arg(name="vlm-replay")] = False
     """Answer from the store alone, without a model."""

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
+from prefenvs.envs.gl import without_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -44,6 +45,11 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             f"task {task.id!r} cannot take reset_target=True: the goal would move within an episode, whose "
             "recorded scene holds one goal"
         )
+    with without_backend():
+        return _make_source(task, kwargs)
+
+
+def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     package = _import_package(task)
     if task.family == "dm_control":
         return DMControlEnv(package, task, **kwargs)

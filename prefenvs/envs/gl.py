@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -68,6 +69,46 @@ def gl_backend() -> str:
         f"no OpenGL backend works here, so no frame can be rendered ({'; '.join(failures)}). "
         + (f"Unset MUJOCO_GL={asked} to try the others, or: " if asked else "Way out: ")
         + INSTALL
+    )
+
+
+@contextmanager
+def without_backend() -> Iterator[None]:
+    """Let MuJoCo and dm_control be imported where MUJOCO_GL names a backend that is not installed.
+
+    Both load the named backend when they are first imported, and fail, although only rendering needs it;
+    `gl_backend` reports the missing one where something is to be rendered.
+    """
+    asked = os.environ.get("MUJOCO_GL", "")
+    if sys.platform != "linux" or _loadable(asked.lower().strip()):
+        yield
+        return
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        yield
+    finally:
+        os.environ["MUJOCO_GL"] = asked
+
+
+@cache
+def _loadable(backend: str) -> bool:
+    libraries = {"egl": "EGL", "osmesa": "OSMesa"}
+    if backend in libraries:
+        return find_library(libraries[backend]) is not None
+    return backend in (
+        "",
+        "glfw",
+        "glx",
+        "on",
+        "1",
+        "true",
+        "enable",
+        "enabled",
+        "off",
+        "0",
+        "false",
+        "disable",
+        "disabled",
     )
 
 

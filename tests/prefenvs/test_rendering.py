@@ -239,3 +239,18 @@ def test_a_backend_that_does_not_work_is_passed_over_or_explained():
     assert "apt-get install" in message
     found = run_python(code, DISPLAY=":987", WAYLAND_DISPLAY="")
     assert found.stdout.strip() in ("egl", "osmesa")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MuJoCo knows one backend")
+@pytest.mark.parametrize("task", ["HalfCheetah-v5", "dmc-walker-walk-v0", "metaworld-door-close-v3"])
+@pytest.mark.parametrize("backend", ["software", "osmesa"])
+def test_what_renders_nothing_needs_no_backend(task, backend):
+    # No library is found, as on a machine without OSMesa.
+    code = (
+        "import prefenvs, prefenvs.envs.gl as gl, os\n"
+        "gl.find_library = lambda name: None\n"
+        f"env = prefenvs.make({task!r}); env.reset(seed=0); env.step(env.action_space.sample())\n"
+        "print('stepped', os.environ['MUJOCO_GL'])"
+    )
+    result = run_python(code, MUJOCO_GL=backend)
+    assert result.stdout.strip() == f"stepped {backend}", result.stderr

@@ -1,0 +1,99 @@
+"""What an option may be, declared in the type of a dataclass field and checked in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+from prefenvs.errors import PrefenvsError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The closed range of a number, or with `above` the open end below it; NaN is never within."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    """The number must be larger than `low`, not equal to it."""
+
+    def check(self, name: str, value: float) -> None:
+        """Raise a PrefenvsError that names the option if `value` is outside."""
+        if (self.low < value if self.above else self.low <= value) and value <= self.high:
+            return
+        if value > self.high:
+            wanted = f"at most {self.high:,}"
+        elif value <= self.low:
+            wanted = f"{'larger than' if self.above else 'at least'} {self.low:,}"
+        else:
+            wanted = "a number"
+        raise PrefenvsError(f"{name} must be {wanted}, got {value}")
+
+
+# No run, budget or picture comes near it; larger numbers overflow arrays and random seeds in the packages below.
+LARGE = 10**12
+FINITE = 1e12
+
+PositiveInt = Annotated[int, Limits(1, LARGE)]
+NonNegativeInt = Annotated[int, Limits(0, LARGE)]
+Seed = Annotated[int, Limits(0, 2**32 - 1)]
+PositiveFloat = Annotated[float, Limits(0, FINITE, above=True)]
+NonNegativeFloat = Annotated[float, Limits(0, FINITE)]
+Fraction = Annotated[float, Limits(0, 1)]
+PositiveFraction = Annotated[float, Limits(0, 1, above=True)]
+Port = Annotated[int, Limits(0, 65535)]
+Pixels = Annotated[int, Limits(16, 4096)]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of PyTorch that this machine has, or auto."""
+
+    def check(self, name: str, value: str) -> None:
+        """Raise a PrefenvsError that names the option if there is no such device here."""
+        if value in ("auto", "cpu"):
+            return
+        import torch
+
+        try:
+            torch.empty(0, device=value)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise PrefenvsError(f"{name} {value} is not to be had here ({reason}): choose auto or cpu") from None
+
+
+DeviceName = Annotated[str, Device()]
+
+
+def limits_of(annotation: Any) -> Limits | Device | None:
+    """Return the limits that a type declares, itself or in a member of a union or a tuple; None if it has none."""
+    if typing.get_origin(annotation) is Annotated:
+        found = next((extra for extra in annotation.__metadata__ if isinstance(extra, Limits | Device)), None)
+        return found or limits_of(get_args(annotation)[0])
+    members = (limits_of(member) for member in get_args(annotation))
+    return next((found for found in members if found is not None), None)
+
+
+def check_limits(options: Any) -> None:
+    """Raise a PrefenvsError for the first field of a dataclass, or of one within it, outside its declared limits.
+
+    Fields are named as the command line names them: `--per-session` for `per_session`, or what `tyro.conf.arg` says.
+    """
+    annotations = get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        name, annotation, value = field.name, annotations[field.name], getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            check_limits(value)
+            continue
+        limits = limits_of(annotation)
+        for one in value if isinstance(value, tuple) else (value,):
+            if limits is not None and one is not None:
+                limits.check(_flag(name, annotation), one)
+
+
+def _flag(name: str, annotation: Any) -> str:
+    given = (getattr(extra, "name", None) for extra in getattr(annotation, "__metadata__", ()))
+    return "--" + (next((found for found in given if found), None) or name).replace("_", "-")
