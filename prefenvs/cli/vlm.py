@@ -46,6 +46,8 @@ class VLMOptions:
     """Folder of edited prompts; `prefenvs rate --copy-prompts FOLDER` makes one."""
     temperature: Annotated[float | None, arg(name="vlm-temperature")] = 0.0
     """None leaves it to the server, as some models demand."""
+    seed: Annotated[int | None, arg(name="vlm-seed")] = 0
+    """Seed of the model's sampling; None leaves it out, as some servers demand."""
     max_tokens: Annotated[int, arg(name="vlm-max-tokens")] = 512
     """Most tokens of one reply."""
     concurrency: Annotated[int, arg(name="vlm-concurrency")] = 8
@@ -104,8 +106,8 @@ class VLMOptions:
         return self.model
 
     def _settings(self) -> dict[str, Any]:
-        names = ("key_env", "stages", "answer", "order", "temperature", "max_tokens", "concurrency", "per_minute")
-        settings = {name: getattr(self, name) for name in (*names, "timeout", "attempts", "replay")}
+        names = ("key_env", "stages", "answer", "order", "temperature", "seed", "max_tokens", "concurrency")
+        settings = {name: getattr(self, name) for name in (*names, "per_minute", "timeout", "attempts", "replay")}
         if self.url is not None:
             settings["base_url"] = self.url
         if self.prompts is not None:
