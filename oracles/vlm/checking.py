@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from oracles.vlm.client import import_openai
+from oracles.vlm.client import PATIENCE, REDIRECTS, import_openai, redact, smallest_request
 from oracles.vlm.config import VLMConfig
 from prefenvs.errors import PrefenvsError, near_matches
 
-PATIENCE = 10.0
-"""Seconds that a server may take to list its models."""
 SHOWN = 8
 
 
@@ -22,7 +20,7 @@ def check_server(model: str, config: VLMConfig) -> None:
     """
     openai = import_openai()
     key = config.read_key()
-    http = openai.DefaultHttpxClient(trust_env=not config.local)
+    http = openai.DefaultHttpxClient(trust_env=not config.local, max_redirects=REDIRECTS)
     settings = {"base_url": config.base_url, "max_retries": 0, "timeout": min(config.timeout, PATIENCE)}
     with openai.OpenAI(api_key=key or "none", http_client=http, **settings) as client:
         try:
@@ -32,7 +30,7 @@ def check_server(model: str, config: VLMConfig) -> None:
                 f"{config.base_url} does not accept the key: check the environment variable {config.key_name}"
             ) from None
         except openai.APIConnectionError as error:
-            cause = "no reply" if isinstance(error, openai.APITimeoutError) else _line(error.__cause__ or error)
+            cause = "no reply" if isinstance(error, openai.APITimeoutError) else _line(error.__cause__ or error, key)
             raise PrefenvsError(
                 f"{config.base_url} cannot be reached ({cause}): is the server running, and the address right?"
             ) from None
@@ -40,10 +38,10 @@ def check_server(model: str, config: VLMConfig) -> None:
             known = []
             if error.status_code in (429, 500, 502, 503, 504):
                 return
-        except ValueError:
+        except (ValueError, RecursionError):
             known = []
         if model not in known:
-            _try_model(client, model, config, known)
+            _try_model(client, model, config, [redact(name, key) for name in known])
 
 
 def _list_models(client: Any) -> list[str]:
@@ -56,10 +54,8 @@ def _list_models(client: Any) -> list[str]:
 
 def _try_model(client: Any, model: str, config: VLMConfig, known: list[str]) -> None:
     openai = import_openai()
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    limit = {"max_completion_tokens" if config.hosted else "max_tokens": 1}
     try:
-        client.post("/chat/completions", cast_to=object, body=body | limit)
+        client.post("/chat/completions", cast_to=object, body=smallest_request(model, config))
     except openai.NotFoundError:
         shown = f"; it has {', '.join(known[:SHOWN])}{', ...' if len(known) > SHOWN else ''}" if known else ""
         hint = shown or ", or the address is wrong: most end in /v1"
@@ -70,10 +66,10 @@ def _try_model(client: Any, model: str, config: VLMConfig, known: list[str]) -> 
         raise PrefenvsError(
             f"{config.base_url} does not accept the key: check the environment variable {config.key_name}"
         ) from None
-    except (openai.APIError, ValueError):
+    except (openai.APIError, ValueError, RecursionError):
         # It loads the model, is busy, or wants pictures.
         return
 
 
-def _line(error: object) -> str:
-    return " ".join(str(error).split())[:200]
+def _line(error: object, key: str) -> str:
+    return redact(" ".join(str(error).split()), key)[:200]

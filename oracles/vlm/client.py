@@ -4,19 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
+import re
 import time as clock
 from dataclasses import dataclass
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
 
 from oracles.vlm.config import VLMConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.store import storable
 
 LONGEST_PAUSE = 60.0
 LONGEST_WAIT = 600.0
 """Seconds; a server that asks for more than this is taken to be out of quota."""
+PATIENCE = 10.0
+"""Seconds that a server may take for its list of models or for one word."""
+REDIRECTS = 3
+"""Redirects that are followed; more go in a circle."""
+MOST_TOKENS = 10**8
+"""A count of tokens above this is no count."""
+LONGEST_FINISH = 100
+SHORTEST_KEY = 8
 AGAIN = (408, 409, 425, 429)
+BUSY = (429, 502, 503, 504)
+"""Statuses that tell of the server's state and not of the prompt."""
+
+# How servers name what their filters stop, as codes and in words.
+_REFUSAL_CODE = re.compile(
+    r"content.?filter|content.?polic|moderation|responsible.?ai|safety|inspection.?failed|prohibited|flagged|sensitive",
+    re.I,
+)
+_REFUSAL_TEXT = re.compile(
+    r"content (?:management )?polic|content filter|moderation|usage polic|safety (?:system|polic)|was flagged", re.I
+)
+_NO_PICTURES = re.compile(
+    r"\b(?:images?|pictures?|vision|video|multi-?modal|image_url)\b[^.]{0,40}\b(?:not supported|not enabled|"
+    r"only supported by)|(?:not|n't) (?:\w+ ){0,2}(?:support|accept|take|have|a)\b[^.]{0,40}"
+    r"\b(?:images?|pictures?|vision|video|multi-?modal)|missing data required for image",
+    re.I,
+)
+_NO_QUOTA = re.compile(r"insufficient.?(?:quota|balance|funds|credits?)|billing|payment.?required", re.I)
+_ENDS = {
+    "refusal": ("refusal", "content_filter", "safety", "blocklist", "prohibited_content", "moderation", "sensitive"),
+    "length": ("length", "max_tokens", "model_length"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,20 +62,46 @@ class Reply:
     seconds: float
 
 
-class Unavailable(Exception):
-    """A call was given up after several attempts; `charged` of them may have been charged all the same."""
+class Account(Protocol):
+    """Who pays for the attempts at a call."""
 
-    def __init__(self, reason: str, charged: int) -> None:
+    async def reserve(self) -> None:
+        """Set aside what another attempt may cost; raises `Exhausted` where that is not left."""
+
+    async def begin(self) -> None:
+        """Write down that an attempt is about to be made."""
+
+    async def fail(self, reason: str, charged: bool) -> None:
+        """Write down that it failed, and whether it may have been charged."""
+
+
+class Failed(Exception):
+    """A call came to nothing. `busy`: the server's state tells why, so the prompt is not to blame."""
+
+    busy = False
+
+
+class Unavailable(Failed):
+    """A call was given up after several attempts."""
+
+    def __init__(self, reason: str, busy: bool) -> None:
         super().__init__(reason)
-        self.charged = charged
+        self.busy = busy
+
+
+class Rejected(Failed):
+    """The server does not take the prompt, or none under these settings; another attempt would be in vain."""
 
 
 class _Passing(Exception):
-    """An attempt failed in a way that may pass; `charged` if the server may have worked on it, `wait` as it asked."""
+    """An attempt failed in a way that may pass.
 
-    def __init__(self, reason: str, charged: bool = False, wait: float | None = None) -> None:
+    charged: the server may have worked on it; wait: seconds that it asks for; busy: see `Failed`.
+    """
+
+    def __init__(self, reason: str, charged: bool = False, wait: float | None = None, busy: bool = False) -> None:
         super().__init__(reason)
-        self.charged, self.wait = charged, wait
+        self.charged, self.wait, self.busy = charged, wait, busy
 
 
 class ModelClient:
@@ -54,7 +112,7 @@ class ModelClient:
         self.model, self.config = model, config
         self._key = config.read_key()
         # Nobody's proxy knows the way to this computer itself.
-        http = openai.DefaultAsyncHttpxClient(trust_env=not config.local)
+        http = openai.DefaultAsyncHttpxClient(trust_env=not config.local, max_redirects=REDIRECTS)
         self._client: Any = openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=config.base_url,
@@ -67,33 +125,50 @@ class ModelClient:
         self._rng = random.Random()
         self._stopped = asyncio.Event()
 
-    async def complete(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> Reply:
+    async def complete(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None, account: Account) -> Reply:
         """Return the model's reply.
 
-        Raises PrefenvsError where another attempt would be in vain, and Unavailable after the last attempt.
+        Raises PrefenvsError where nothing can be asked of this server, Rejected where it does not take this prompt,
+        and Unavailable after the last attempt.
         """
-        charged, reason = 0, ""
+        reason, busy = "stopped before the call", True
         for attempt in range(self.config.attempts):
+            # Before a slot is taken, as those that can free money may need one.
+            await account.reserve()
             try:
                 async with self._slots:
                     await self._wait_for_turn()
                     if self._stopped.is_set():
-                        raise Unavailable(reason or "stopped before the call", charged)
-                    return await self._attempt(messages, schema)
+                        raise Unavailable(reason, busy=True)
+                    return await self._account_for(messages, schema, account)
             except _Passing as failure:
-                charged += failure.charged
-                reason = str(failure)
+                reason, busy = str(failure), failure.busy
                 pause = min(self.config.backoff * 2.0**attempt, LONGEST_PAUSE) * self._rng.uniform(0.75, 1.25)
                 if failure.wait is not None:
                     if failure.wait > LONGEST_WAIT:
                         reason = f"{reason}, which asks to wait {failure.wait:.0f} s"
                         break
-                    pause = failure.wait
+                    pause = max(pause, failure.wait)
                     # The others would be turned away as well.
                     self._next_call = max(self._next_call, clock.monotonic() + pause)
             if attempt + 1 < self.config.attempts:
                 await self._sleep(pause)
-        raise Unavailable(f"{reason} ({attempt + 1} attempts)", charged)
+        raise Unavailable(f"{reason} ({attempt + 1} attempts)", busy)
+
+    async def works(self) -> bool:
+        """Tell whether the server answers a request of one word and one token, once."""
+        import openai
+
+        try:
+            async with asyncio.timeout(min(self.config.timeout, PATIENCE)):
+                body = smallest_request(self.model, self.config)
+                answer = await self._client.post("/chat/completions", cast_to=object, body=body)
+        except openai.APIStatusError as error:
+            # It is there, and does not like one token.
+            return error.status_code in (400, 422)
+        except (openai.OpenAIError, TimeoutError, ValueError, RecursionError):
+            return False
+        return isinstance(answer, dict) and bool(answer.get("choices"))
 
     def stop(self) -> None:
         """Make no further attempt at anything; attempts under way end as they do."""
@@ -116,6 +191,20 @@ class ModelClient:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), seconds)
 
+    async def _account_for(
+        self, messages: list[dict[str, Any]], schema: dict[str, Any] | None, account: Account
+    ) -> Reply:
+        """Make an attempt that is written down before it begins, and again where it fails."""
+        await account.begin()
+        try:
+            return await self._attempt(messages, schema)
+        except (_Passing, Rejected, PrefenvsError) as error:
+            await account.fail(str(error), getattr(error, "charged", False))
+            raise
+        except Exception as error:
+            await account.fail(self._clean(error), True)
+            raise
+
     async def _attempt(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> Reply:
         import openai
 
@@ -126,59 +215,84 @@ class ModelClient:
                 # The method made for this walks through the whole request by its types, at half the cost of a call.
                 body = {"model": self.model, "messages": messages, **request_settings(config, schema), **config.extra}
                 answer = await self._client.post("/chat/completions", cast_to=object, body=body)
-        except (openai.APITimeoutError, TimeoutError):
-            raise _Passing(f"{url} sent no reply within {config.timeout:g} s", charged=True) from None
+        except (openai.APITimeoutError, TimeoutError) as error:
+            # Before there is a connection nothing can be charged.
+            sent = type(error.__cause__).__name__ not in ("ConnectTimeout", "PoolTimeout")
+            raise _Passing(f"{url} sent no reply within {config.timeout:g} s", sent, busy=not sent) from None
         except openai.APIStatusError as error:
-            return self._judge_status(error, begun)
+            return self._judge_status(int(error.status_code), error.body, error.message, error.response.headers, begun)
         except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            if type(cause).__name__ == "TooManyRedirects":
+                raise PrefenvsError(
+                    f"{url} sends its callers in a circle: more than {REDIRECTS} redirects; is the address right?"
+                ) from None
             # A connection that was never made has cost nothing; one that broke may have.
-            refused = "connect" in type(error.__cause__).__name__.lower()
-            raise _Passing(f"{url} cannot be reached ({self._clean(error.__cause__ or error)})", not refused) from None
-        except (openai.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError):
+            refused = "connect" in type(cause).__name__.lower()
+            raise _Passing(f"{url} cannot be reached ({self._clean(cause)})", not refused, busy=refused) from None
+        except (openai.APIResponseValidationError, ValueError, RecursionError):
             raise _Passing(f"{url} sent a reply that is no JSON", charged=True) from None
-        return self._read(answer, clock.monotonic() - begun)
+        seconds = clock.monotonic() - begun
+        if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
+            # Some gateways report a failure with status 200.
+            status = _fields(answer).get("code")
+            status = status if isinstance(status, int) and 400 <= status < 600 else 500
+            return self._judge_status(status, answer, _fields(answer).get("message"), {}, begun)
+        return self._read(answer, seconds)
 
-    def _judge_status(self, error: Any, begun: float) -> Reply:
-        """Turn an error status into a refusal to rate, a failure that may pass, or a PrefenvsError."""
-        config, status = self.config, int(error.status_code)
-        code, said = str(error.code or ""), self._clean(error.message)
-        if code in ("content_filter", "content_policy_violation"):
-            return Reply(said, "refusal", 0, 0, clock.monotonic() - begun)
-        if status == 429 and code == "insufficient_quota":
+    def _judge_status(self, status: int, body: Any, said: Any, headers: Any, begun: float) -> Reply:
+        """Turn an error status into a refusal to rate, a failure that may pass, or one that will not."""
+        config, fields = self.config, _fields(body)
+        said = self._clean(fields.get("message") or fields.get("detail") or said)
+        inner = fields.get("innererror")
+        inner = inner.get("code") if isinstance(inner, dict) else ""
+        code = " ".join(str(name or "") for name in (fields.get("code"), fields.get("type"), inner))
+        answered = f"{config.base_url} answered with status {status} ({said})"
+        if status >= 400 and status not in (401, 404, 429):
+            if _REFUSAL_CODE.search(code) or (status < 500 and _REFUSAL_TEXT.search(said)):
+                return Reply(storable(said), "refusal", 0, 0, clock.monotonic() - begun)
+            if _NO_PICTURES.search(said):
+                raise PrefenvsError(f"{answered}; {self.model!r} takes no such pictures: choose a model that does, "
+                                    "or another --vlm-view")  # fmt: skip
+        if status == 402 or (status in (403, 429) and _NO_QUOTA.search(code)):
             raise PrefenvsError(f"{config.base_url} says that the account has no quota left ({said})")
-        if status in AGAIN or status >= 500:
-            wait = _seconds(error.response.headers.get("retry-after"))
-            raise _Passing(f"{config.base_url} answered with status {status} ({said})", status >= 500, wait)
+        if status in AGAIN or (status >= 500 and status not in (501, 505)):
+            raise _Passing(answered, status >= 500, read_wait(headers), busy=status in BUSY)
         way_out = {
-            400: "the server does not take the request: another --vlm-stages, --vlm-view or temperature may help",
+            400: "the server does not take the request: another --vlm-stages, --vlm-view, --vlm-seed or "
+            "--vlm-temperature may help",
             401: f"check the key in the environment variable {config.key_name}",
             403: f"the key in {config.key_name} may not use this model",
             404: f"is {self.model!r} the model's name there, and {config.base_url} the address, with /v1 at its end?",
             413: "the pictures are too large for the server: choose a smaller size or fewer frames",
         }.get(status, "the server does not take the request")
-        raise PrefenvsError(f"{config.base_url} answered with status {status} ({said}); {way_out}")
+        if status in (400, 413, 422):
+            raise Rejected(f"{answered}; {way_out}")
+        raise PrefenvsError(f"{answered}; {way_out}")
 
     def _read(self, answer: Any, seconds: float) -> Reply:
         try:
             choice = answer["choices"][0]
             message = choice["message"]
-            text, refusal = message.get("content"), message.get("refusal")
-            finish = "refusal" if refusal else str(choice.get("finish_reason") or "stop")
-            if not isinstance(text or "", str) or (text is None and not refusal and finish == "stop"):
-                raise TypeError
+            text, refusal = _read_content(message.get("content")), message.get("refusal")
         except (AttributeError, KeyError, IndexError, TypeError):
             where = self.config.base_url
             raise _Passing(f"{where} sent a reply that is not in the protocol's form", charged=True) from None
+        finish = str(choice.get("finish_reason") or "stop")[:LONGEST_FINISH]
+        finish = next((end for end, names in _ENDS.items() if finish.lower() in names), finish)
+        if refusal:
+            text, finish = text or str(refusal), "refusal"
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        tokens_in, tokens_out = (count if isinstance(count, int) and count >= 0 else None for count in counts)
-        return Reply(text or refusal or "", finish, tokens_in, tokens_out, seconds)
+        # No prompt takes 0 tokens, and no text does: a server that says so does not count.
+        tokens_in = _read_count(usage.get("prompt_tokens"), 1)
+        tokens_out = _read_count(usage.get("completion_tokens"), 1 if text else 0)
+        text, finish = (storable(redact(part, self._key)) for part in (text, finish))
+        return Reply(text, finish, tokens_in, tokens_out, seconds)
 
     def _clean(self, text: object) -> str:
         """One short line without the key, which some servers repeat."""
-        line = " ".join(str(text).split())
-        return (line.replace(self._key, "***") if self._key else line)[:300]
+        return redact(" ".join(str(text).split()), self._key)[:300]
 
 
 def import_openai() -> Any:
@@ -202,9 +316,54 @@ def request_settings(config: VLMConfig, schema: dict[str, Any] | None) -> dict[s
     return settings
 
 
-def _seconds(value: str | None) -> float | None:
-    """Read a Retry-After header that gives seconds; dates are rare and ignored."""
-    try:
-        return None if value is None else max(float(value), 0.0)
-    except ValueError:
+def smallest_request(model: str, config: VLMConfig) -> dict[str, Any]:
+    """Return a request of one word and one token, which tells whether a server answers at all."""
+    limit = "max_completion_tokens" if config.hosted else "max_tokens"
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], limit: 1}
+
+
+def redact(text: str, key: str) -> str:
+    """Return a text without the key; one of a few letters is no secret, and may be part of any word."""
+    return text.replace(key, "***") if len(key) >= SHORTEST_KEY else text
+
+
+def read_wait(headers: Any) -> float | None:
+    """Return the seconds that a server asks to wait: retry-after-ms, or Retry-After in seconds or as a date.
+
+    None where it does not say, or says what is no time to come.
+    """
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            wait = float(value) * scale
+        except ValueError:
+            try:
+                wait = parsedate_to_datetime(value).timestamp() - clock.time()
+            except (ValueError, OverflowError, OSError):
+                continue
+        if wait > 0:
+            return wait
+    return None
+
+
+def _fields(body: Any) -> dict[str, Any]:
+    """Return the fields of an error's body, with or without an outer "error"."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
+
+
+def _read_content(content: Any) -> str:
+    """Return the text of a message: a string, or parts whose texts belong together; whatever else has none."""
+    if isinstance(content, list):
+        texts = (part.get("text") if isinstance(part, dict) else part for part in content)
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _read_count(value: Any, least: int) -> int | None:
+    """Return a server's count of tokens, None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= MOST_TOKENS:
         return None
+    return int(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class VLMConfig:
     temperature: float | None = 0.0
     """None leaves it to the server, as some models demand."""
     seed: int | None = 0
-    """Seed of the model's sampling, where the server takes one."""
+    """Seed of the model's sampling; None leaves it out, as some servers demand."""
     max_tokens: int = 512
     """Most tokens of one reply."""
     concurrency: int = 8
@@ -77,8 +78,11 @@ class VLMConfig:
             if getattr(self, name) < 1:
                 raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("timeout", "per_minute"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise PrefenvsError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("temperature", "backoff"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
+                raise PrefenvsError(f"{name} must be a number of at least 0, got {getattr(self, name)}")
         if self.answer == "probability" and self.stages == "two":
             raise PrefenvsError("a stated probability comes with one stage: set stages to one")
         _check_url(self.base_url)
@@ -110,6 +114,11 @@ class VLMConfig:
         key = os.environ.get(self.key_name, "").strip()
         if not key and (self.hosted or self.key_env):
             raise PrefenvsError(f"no key for {self.base_url}: set the environment variable {self.key_name}")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise PrefenvsError(
+                f"the key in the environment variable {self.key_name} holds characters that no key has, such as a line "
+                "break, a space or a typographic quotation mark: set it anew"
+            )
         return key
 
 

@@ -8,20 +8,30 @@ import json
 import time as clock
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from oracles.vlm.budget import Purse
-from oracles.vlm.client import ModelClient, Unavailable, request_settings
+from oracles.vlm.client import Failed, ModelClient, Reply, request_settings
 from oracles.vlm.config import VLMConfig
 from oracles.vlm.pictures import Pictures
 from oracles.vlm.prompts import fill, read_prompts
 from oracles.vlm.records import Records
-from oracles.vlm.verdicts import IDENTICAL, SCHEMA, Judgement, Opinion, read_structured, read_verdict
+from oracles.vlm.verdicts import (
+    FAILED,
+    IDENTICAL,
+    SCHEMA,
+    WRONG_FORM,
+    Judgement,
+    Opinion,
+    read_structured,
+    read_verdict,
+)
 from prefenvs.preferences import Query
 from prefenvs.store import Call, Spending
+from prefenvs.store.calls import UNDER_WAY
 from prefenvs.tasks import Task
 
 AHEAD = 2
@@ -45,6 +55,50 @@ class _Case:
     ticket: int | None = None
     parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     identical: bool = False
+    asked: Call | None = None
+
+    def book(self, call: Call) -> None:
+        """Write what a call took to the query's account."""
+        self.called = True
+        self.tokens_in += call.tokens_in
+        self.tokens_out += call.tokens_out
+        self.cost += call.cost
+
+
+class _Attempts:
+    """The attempts at one call: each is set aside in the purse and written down before it is made."""
+
+    def __init__(self, purse: Purse, records: Records, case: _Case, most: Call) -> None:
+        """most: the call with the tokens and the money that an attempt may take."""
+        self.purse, self.records, self.case, self.most = purse, records, case, most
+        self.begun: Call | None = None
+
+    async def reserve(self) -> None:
+        """Set aside what another attempt may cost, beside what has been used for the query."""
+        assert self.case.ticket is not None
+        tokens = self.case.tokens_in + self.most.tokens_in, self.case.tokens_out + self.most.tokens_out
+        await self.purse.raise_to(self.case.ticket, *tokens)
+
+    async def begin(self) -> None:
+        """Write down that an attempt is about to be made."""
+        self.begun = await self.records.add(replace(self.most, time=clock.time()))
+
+    async def fail(self, reason: str, charged: bool) -> None:
+        """Write down that it failed, or forget it if it cost nothing."""
+        assert self.begun is not None
+        if not charged:
+            await self.records.drop(self.begun)
+            return
+        now = clock.time()
+        self.case.book(self.most)
+        await self.records.add(replace(self.most, finish=reason, seconds=now - self.begun.time, time=now), self.begun)
+
+    async def end(self, reply: Reply, tokens_in: int, tokens_out: int, cost: float) -> Call:
+        """Write down the reply."""
+        about = {"finish": reply.finish, "tokens_in": tokens_in, "tokens_out": tokens_out, "cost": cost}
+        call = replace(self.most, reply=reply.text, seconds=reply.seconds, time=clock.time(), **about)
+        self.case.book(call)
+        return await self.records.add(call, self.begun)
 
 
 class Rating:
@@ -53,22 +107,31 @@ class Rating:
     def __init__(self, task: Task, model: str, config: VLMConfig, records: Records) -> None:
         self.task, self.model, self.config, self.records = task, model, config, records
         self.prompts = read_prompts(config.prompts)
-        self.purse = Purse(config.budget, records.spent)
+        self.purse = Purse(config.budget, records.spent, records.called)
         self._client = None if config.replay else ModelClient(model, config)
         self._pictures = Pictures(task, config.view)
         self._artist = ThreadPoolExecutor(1, "vlm-pictures")
         self._picture_tokens = config.picture_tokens
         self._under_way: dict[str, asyncio.Future[Call]] = {}
+        self._failed: dict[str, Call] = {}
 
     async def judge(self, query: Query) -> Judgement:
         """Return the judgement of a query of two segments.
 
-        Raises PrefenvsError, Unavailable, `Exhausted` or NotRecorded where there is none; what was paid for until then
+        Raises PrefenvsError, `Failed`, `Exhausted` or NotRecorded where there is none; what was paid for until then
         is in the records, and is not paid again.
         """
         case, begun = _Case(query), clock.monotonic()
         try:
-            opinions = [await self._opinion(case, shown) for shown in self._orders(query)]
+            opinions: list[Opinion] = []
+            for shown in self._orders(query):
+                opinions.append(await self._opinion(case, shown))
+                if opinions[-1].reason.startswith(FAILED):
+                    break
+        except Failed:
+            if case.asked is not None:
+                self._failed[query.id] = case.asked
+            raise
         finally:
             if case.ticket is not None:
                 used = Spending(int(case.called), case.tokens_in, case.tokens_out, case.cost)
@@ -76,6 +139,25 @@ class Rating:
         seconds = clock.monotonic() - begun
         spent = case.tokens_in, case.tokens_out, case.cost
         return Judgement(query.id, tuple(opinions), *spent, seconds, cached=not case.called)
+
+    async def give_up(self, query: Query, reason: str) -> Judgement:
+        """Note in the place of the reply to the call that failed last that there is none, and judge the query by it."""
+        call = self._failed.pop(query.id)
+        await self.records.add(
+            replace(
+                call, reply="", finish=f"{FAILED}: {reason}", tokens_in=0, tokens_out=0, cost=0.0, time=clock.time()
+            )
+        )
+        return await self.judge(query)
+
+    async def answers(self) -> bool:
+        """Tell whether the server answers at this moment."""
+        return self._client is not None and await self._client.works()
+
+    async def answered_before(self) -> bool:
+        """Tell whether the model has ever rated under these settings."""
+        schema = SCHEMA if self.config.stages == "one" else None
+        return await self.records.answered_before(self.model, f'"settings": {self._settings(schema)}}}')
 
     def stop(self) -> None:
         """Begin no further call; those that wait for another attempt are given up, those under way end."""
@@ -110,8 +192,10 @@ class Rating:
         if single or reply.finish == IDENTICAL:
             read = read_structured(reply.reply or "", reply.finish, self.config.answer == "probability")
             return Opinion(shown, *read)
-        if reply.finish in ("refusal", "content_filter"):
+        if reply.finish in ("refusal", "content_filter") or reply.finish.startswith(FAILED):
             return Opinion(shown, *read_verdict("", reply.finish))
+        if not (reply.reply or "").strip():
+            return Opinion(shown, None, WRONG_FORM)
         # A description that was cut off is still a description.
         prompt = fill(self.prompts["verdict"], texts | {"analysis": reply.reply or ""}, {})
         verdict = await self._call(case, prompt, None)
@@ -119,9 +203,7 @@ class Rating:
 
     async def _call(self, case: _Case, prompt: list[dict[str, Any]], schema: dict[str, Any] | None) -> Call:
         """Return the reply to a prompt: the one in the records, or else a new one."""
-        settings = request_settings(self.config, schema) | {"extra": dict(self.config.extra)}
-        settings["limit"] = settings.pop("max_completion_tokens", None) or settings.pop("max_tokens")
-        about = json.dumps({"prompt": prompt, "settings": settings}, sort_keys=True)
+        about = f'{{"prompt": {json.dumps(prompt, sort_keys=True)}, "settings": {self._settings(schema)}}}'
         key = hashlib.sha256(f"{self.model}\n{about}".encode()).hexdigest()
         # Two queries may come to the same prompt at the same time.
         while key in self._under_way:
@@ -145,58 +227,38 @@ class Rating:
         shows = any(part["type"] == "segment" for part in prompt)
         if shows and not case.parts:
             await self._draw(lambda: self._prepare(case))
+        call = Call(
+            key, self.records.run, case.query.id, self.model, about, None, UNDER_WAY, 0, 0, 0.0, 0.0, clock.time()
+        )
         if shows and case.identical:
-            return await self.records.add(self._note(case, key, about, "", IDENTICAL))
-        guess = self._estimate(case, prompt)
+            return await self.records.add(replace(call, reply="", finish=IDENTICAL))
+        guess, limit = self._estimate(case, prompt), self.config.max_tokens
         if case.ticket is None:
             calls = (2 if self.config.stages == "two" else 1) * len(self._orders(case.query))
             # A second stage reads what the first one wrote.
-            tokens_in = calls * guess + calls * self.config.max_tokens
-            case.ticket = await self.purse.reserve(tokens_in, calls * self.config.max_tokens)
+            case.ticket = await self.purse.reserve(case.query.id, calls * (guess + limit), calls * limit)
+        price = self.config.budget.price
+        case.asked = replace(call, tokens_in=guess, tokens_out=limit, cost=price(guess, limit))
+        attempts = _Attempts(self.purse, self.records, case, case.asked)
         parts = [piece for part in prompt for piece in (case.parts[part["segment"]] if "segment" in part else [part])]
         content: Any = parts if shows else "\n".join(part["text"] for part in parts)
-        begun = clock.monotonic()
-        try:
-            reply = await self._client.complete([{"role": "user", "content": content}], schema)
-        except Unavailable as failure:
-            if failure.charged:
-                used = failure.charged * guess, failure.charged * self.config.max_tokens
-                await self.records.add(
-                    self._note(case, key, about, None, str(failure), *used, clock.monotonic() - begun)
-                )
-            raise
+        reply = await self._client.complete([{"role": "user", "content": content}], schema, attempts)
         tokens_in = guess if reply.tokens_in is None else reply.tokens_in
-        tokens_out = self.config.max_tokens if reply.tokens_out is None else reply.tokens_out
+        tokens_out = limit if reply.tokens_out is None else reply.tokens_out
         if shows and reply.tokens_in is not None:
             pictures = 2 * self.config.view.pictures
             self._picture_tokens = max(self._picture_tokens, -(-reply.tokens_in // pictures))
-        return await self.records.add(
-            self._note(case, key, about, reply.text, reply.finish, tokens_in, tokens_out, reply.seconds)
-        )
+        return await attempts.end(reply, tokens_in, tokens_out, price(tokens_in, tokens_out))
 
-    def _note(
-        self,
-        case: _Case,
-        key: str,
-        about: str,
-        reply: str | None,
-        finish: str,
-        tokens_in: int = 0,
-        tokens_out: int = 0,
-        seconds: float = 0.0,
-    ) -> Call:
-        """Write a call to the query's account, and return its record."""
-        cost = self.config.budget.price(tokens_in, tokens_out)
-        case.called = case.called or finish != IDENTICAL
-        case.tokens_in += tokens_in
-        case.tokens_out += tokens_out
-        case.cost += cost
-        about_query = key, self.records.run, case.query.id, self.model, about
-        return Call(*about_query, reply, finish, tokens_in, tokens_out, cost, seconds, clock.time())
+    def _settings(self, schema: dict[str, Any] | None) -> str:
+        """Return what shapes a reply as JSON, the same for both names of the limit."""
+        settings = request_settings(self.config, schema) | {"extra": dict(self.config.extra)}
+        settings["limit"] = settings.pop("max_completion_tokens", None) or settings.pop("max_tokens")
+        return json.dumps(settings, sort_keys=True)
 
     def _estimate(self, case: _Case, prompt: list[dict[str, Any]]) -> int:
-        """Tokens that a prompt takes at most: a token is three letters or more on average, in any model's English."""
-        letters = sum(len(str(part["text"])) for part in prompt if part["type"] == "text")
+        """Tokens that a prompt takes at most: one is three bytes or more on average, in English and elsewhere."""
+        letters = sum(len(str(part["text"]).encode(errors="replace")) for part in prompt if part["type"] == "text")
         shown = len([part for part in prompt if part["type"] == "segment"]) * self.config.view.pictures
         return letters // 3 + 32 + shown * self._picture_tokens
 

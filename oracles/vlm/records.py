@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from prefenvs.store import Call, Spending, Store, add_calls, find_replies, sum_calls
+from prefenvs.store import Call, Spending, Store, add_calls, answered_before, called_queries, find_replies, sum_calls
 
 _Result = TypeVar("_Result")
 
@@ -23,7 +23,7 @@ class Records:
     def __init__(self, store: Store | None, run: str) -> None:
         self.store, self.run = store, run
         self._memory: dict[str, Call] = {}
-        self._unwritten: list[tuple[Call, asyncio.Future[None]]] = []
+        self._unwritten: list[tuple[Call | None, Call | None, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._clerk = ThreadPoolExecutor(1, "vlm-records")
 
@@ -31,6 +31,11 @@ class Records:
     def spent(self) -> Spending:
         """What the calls of this run in the store have used."""
         return Spending() if self.store is None else sum_calls(self.store, self.run)
+
+    @property
+    def called(self) -> set[str]:
+        """The queries of this run that the store has calls for."""
+        return set() if self.store is None else called_queries(self.store, self.run)
 
     async def find(self, key: str) -> Call | None:
         """Return the call with this key that had a reply, if there is one."""
@@ -40,37 +45,53 @@ class Records:
         found = await self._do(partial(find_replies, store, [key]))
         return found.get(key)
 
-    async def add(self, call: Call) -> Call:
-        """Keep a call and return it; it is on the disk then."""
+    async def add(self, call: Call, ended: Call | None = None) -> Call:
+        """Keep a call and return it; it is on the disk then. `ended`: the same call as it was noted while under way."""
         if self.store is None:
             if call.reply is not None:
                 self._memory[call.key] = call
             return call
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unwritten.append((call, written))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
-        # A cancelled query must not take back what has been paid for.
-        await asyncio.shield(written)
+        await self._put(call, ended)
         return call
+
+    async def drop(self, begun: Call) -> None:
+        """Forget a call that was noted as under way and turned out to cost nothing."""
+        if self.store is not None:
+            await self._put(None, begun)
+
+    async def answered_before(self, model: str, settings: str) -> bool:
+        """Tell whether the model has ever replied under these settings."""
+        store = self.store
+        if store is None:
+            return any(call.tokens_in and call.prompt.endswith(settings) for call in self._memory.values())
+        return await self._do(partial(answered_before, store, model, settings))
 
     def close(self) -> None:
         """End the thread; the store stays open."""
         self._clerk.shutdown()
+
+    async def _put(self, call: Call | None, ended: Call | None) -> None:
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.append((call, ended, written))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        # A cancelled query must not take back what has been paid for.
+        await asyncio.shield(written)
 
     async def _write(self) -> None:
         store = self.store
         assert store is not None
         while self._unwritten:
             batch, self._unwritten = self._unwritten, []
-            calls = [call for call, _ in batch]
+            calls = [call for call, _, _ in batch if call is not None]
+            ended = [old for _, old, _ in batch if old is not None]
             try:
-                await self._do(partial(add_calls, store, calls))
+                await self._do(partial(add_calls, store, calls, ended))
             except Exception as error:
-                for _, written in batch:
+                for _, _, written in batch:
                     written.set_exception(error)
             else:
-                for _, written in batch:
+                for _, _, written in batch:
                     written.set_result(None)
         self._writer = None
 

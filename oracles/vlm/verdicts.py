@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from prefenvs.segments import Array
+from prefenvs.store.calls import IDENTICAL
 
 UNSURE = "unsure"
 REFUSED = "refused to answer"
 CUT_OFF = "cut off at the limit of tokens"
 WRONG_FORM = "answer in the wrong form"
-IDENTICAL = "identical pictures"
+FAILED = "no reply to this query alone"
 DISAGREES = "verdict depends on the order"
 
 SCHEMA: dict[str, Any] = {
@@ -38,7 +40,11 @@ _CHANCES = {"first": 1.0, "second": 0.0, "unsure": None}
 _LINE = re.compile(
     r"\W*(?:(?:final|my)\s+)?(?:(?:answer|verdict)\W+)?(?:the\s+)?(first|second|unsure)(?:\s+(?:one|attempt))?\W*", re.I
 )
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
+# Up to the last end, as some servers leave out the beginning; one without an end reaches to the end of the text.
+_THOUGHTS = re.compile(r"^.*</think(?:ing)?>|<think(?:ing)?>.*$", re.S | re.I)
+_FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
+MOST_OBJECTS = 50
+"""Openings of an object that are looked at in a reply."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,12 @@ class Judgement:
 def read_verdict(text: str, finish: str) -> tuple[float | None, str]:
     """Return (chance that the first is better or None, reason) for the one-word reply of the second stage.
 
-    The last line counts, or else the first, and only if it holds nothing but a verdict.
+    The last line counts, or else the first, and only if it holds nothing but a verdict; lines of a fence are none.
     """
     bad = _unusable(finish)
     if bad:
         return None, bad
-    lines = [line for line in _THOUGHTS.sub("", text).splitlines() if line.strip()]
+    lines = [line for line in _THOUGHTS.sub("", text).splitlines() if line.strip() and not _FENCE.fullmatch(line)]
     for line in lines[-1:] + lines[:1]:
         match = _LINE.fullmatch(line.strip())
         if match:
@@ -121,27 +127,42 @@ def read_verdict(text: str, finish: str) -> tuple[float | None, str]:
 
 
 def read_structured(text: str, finish: str, soft: bool) -> tuple[float | None, str]:
-    """Return (chance that the first is better or None, reason) for a JSON reply; `soft` takes its probability."""
+    """Return (chance that the first is better or None, reason) for a JSON reply; `soft` takes its probability.
+
+    The object may stand in a fence or in prose; the last one with a verdict counts, if all others agree with it.
+    """
     bad = _unusable(finish)
     if bad:
         return None, bad
-    body = _THOUGHTS.sub("", text).strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    try:
-        reply = json.loads(body)
-    except ValueError:
+    replies = [reply for reply in _objects(_THOUGHTS.sub("", text)) if "verdict" in reply]
+    matches = [_LINE.fullmatch(reply["verdict"]) if isinstance(reply["verdict"], str) else None for reply in replies]
+    words = {match[1].lower() if match else "" for match in matches}
+    if len(words) != 1 or words == {""}:
         return None, WRONG_FORM
-    verdict = reply.get("verdict") if isinstance(reply, dict) else None
-    if not isinstance(verdict, str) or verdict.lower() not in _CHANCES:
-        return None, WRONG_FORM
-    chance = _CHANCES[verdict.lower()]
+    chance = _CHANCES[words.pop()]
     if chance is None:
         return None, UNSURE
     if not soft:
         return chance, ""
-    stated = reply.get("probability")
+    stated = replies[-1].get("probability")
     if not isinstance(stated, int | float) or isinstance(stated, bool) or not 0.0 <= stated <= 1.0:
         return None, WRONG_FORM
     return (None, WRONG_FORM) if (stated > 0.5) != (chance > 0.5) and stated != 0.5 else (float(stated), "")
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the outermost JSON objects in a text, in order."""
+    found: list[dict[str, Any]] = []
+    end = 0
+    for opening in itertools.islice(re.finditer(r"\{", text), MOST_OBJECTS):
+        if opening.start() < end:
+            continue
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, opening.start())
+        except (ValueError, RecursionError):
+            continue
+        found.append(value)
+    return found
 
 
 def _unusable(finish: str) -> str:
@@ -149,4 +170,4 @@ def _unusable(finish: str) -> str:
         return REFUSED
     if finish == "length":
         return CUT_OFF
-    return IDENTICAL if finish == IDENTICAL else ""
+    return finish if finish == IDENTICAL or finish.startswith(FAILED) else ""

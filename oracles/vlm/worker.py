@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from oracles.vlm.budget import Exhausted
-from oracles.vlm.client import Unavailable
+from oracles.vlm.client import Failed, Rejected
 from oracles.vlm.rating import AHEAD, NotRecorded, Rating
 from oracles.vlm.verdicts import Judgement
 from prefenvs.errors import PrefenvsError
@@ -18,6 +18,10 @@ from prefenvs.preferences import Query
 
 OUTAGE = 30.0
 """Seconds until a server that was given up is tried again."""
+ROUNDS = 2
+"""How often a query that fails while others do not is asked, each time with all attempts."""
+IN_A_ROW = 5
+"""Queries that fail one after the other before it is the server's fault, although it answers."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,19 @@ class Trouble:
     message: str
 
 
+@dataclass
+class _Failure:
+    """How often a query has failed, and how many others had been answered when it first began."""
+
+    rounds: int
+    answered: int
+
+
 class Worker:
     """Judge queries in a thread of its own, in the order in which they came, many at a time.
 
     Judgements come out of `ready`. A query that could not be judged goes back to its place and waits there until the
-    trouble is over.
+    trouble is over. If it fails while others are answered, it is asked once more after them and then skipped.
     """
 
     def __init__(self, make_rating: Callable[[], Rating], concurrency: int) -> None:
@@ -47,7 +59,10 @@ class Worker:
         self._tasks = AHEAD * concurrency
         self._waiting: deque[Query] = deque()
         self._missing: list[Query] = []
-        self._busy = 0
+        self._answered = 0
+        self._failures: dict[str, _Failure] = {}
+        self._in_a_row: set[str] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._unheard = 0
         self._lock = threading.Lock()
@@ -123,11 +138,14 @@ class Worker:
         except PrefenvsError as error:
             self.trouble = Trouble("fatal", str(error))
             return
-        under_way: set[asyncio.Task[None]] = set()
+        under_way = self._under_way
         try:
             while not self._stopping:
                 self._wake.clear()
-                while self._waiting and self.trouble is None and len(under_way) < self._tasks:
+                # After a failure one at a time, until it is known whose fault it is.
+                while (
+                    self._waiting and self.trouble is None and len(under_way) < (1 if self._in_a_row else self._tasks)
+                ):
                     task = asyncio.create_task(self._judge(rating, self._waiting.popleft()))
                     under_way.add(task)
                     task.add_done_callback(under_way.discard)
@@ -148,21 +166,23 @@ class Worker:
     async def _judge(self, rating: Rating, query: Query) -> None:
         """Judge one query; what stands in its way becomes the worker's trouble."""
         trouble: Trouble | None = None
+        answered = self._answered
         try:
-            judgement = await rating.judge(query)
+            self._take(query, await rating.judge(query))
         except NotRecorded:
             self._missing.append(query)
         except Exhausted as error:
             trouble = Trouble("budget", f"the budget is used up: {error}")
-        except Unavailable as error:
-            trouble = Trouble("outage", str(error))
-        except PrefenvsError as error:
-            trouble = Trouble("fatal", str(error))
+            self._waiting.appendleft(query)
+        except Failed as error:
+            try:
+                trouble = await self._blame(rating, query, error, answered)
+            except PrefenvsError as other:
+                trouble = Trouble("fatal", str(other))
+                self._waiting.appendleft(query)
         except Exception as error:
-            trouble = Trouble("fatal", f"a query could not be judged: {type(error).__name__}: {error}")
-        else:
-            self.ready.put((query, judgement))
-        if trouble is not None:
+            told = str(error) if isinstance(error, PrefenvsError) else ""
+            trouble = Trouble("fatal", told or f"a query could not be judged: {type(error).__name__}: {error}")
             self._waiting.appendleft(query)
         if trouble is not None and not self._stopping:
             if self.trouble is None and trouble.kind == "outage":
@@ -171,6 +191,43 @@ class Worker:
         assert self._wake is not None
         # After the task has ended and left the set of those under way.
         self._loop.call_soon(self._wake.set)
+
+    def _take(self, query: Query, judgement: Judgement) -> None:
+        self.ready.put((query, judgement))
+        if not judgement.cached:
+            # Whatever else has failed, the server answers.
+            self._answered += 1
+            self._in_a_row.clear()
+            self._failures.pop(query.id, None)
+            self._forget_outage()
+
+    async def _blame(self, rating: Rating, query: Query, error: Failed, answered: int) -> Trouble | None:
+        """Find out whether a query has failed by itself or by the server's fault, and return the trouble if it is that.
+
+        The query goes to the end of those that wait, so that others are tried before it is asked again, or is skipped.
+        """
+        rejected = isinstance(error, Rejected)
+        trouble = Trouble("fatal" if rejected else "outage", str(error))
+        failure = self._failures.setdefault(query.id, _Failure(0, answered))
+        failure.rounds += 1
+        if self._answered == answered and not rejected and (error.busy or not await rating.answers()):
+            self._waiting.appendleft(query)
+            return trouble
+        proven = self._answered > 0 or await rating.answered_before()
+        self._in_a_row.add(query.id)
+        failing = len(self._in_a_row)
+        alone = rejected or failing == 1 or self._answered > failure.answered
+        if failure.rounds >= ROUNDS and proven and alone and not error.busy and failing < IN_A_ROW:
+            self.ready.put((query, await rating.give_up(query, str(error))))
+            self._in_a_row.discard(query.id)
+            del self._failures[query.id]
+            return None
+        self._waiting.append(query)
+        limit = IN_A_ROW if proven or not rejected else 2
+        nothing_else = failure.rounds >= ROUNDS and len(self._waiting) <= failing
+        # Those under way may still show that it is not the server's fault.
+        last = len(self._under_way) <= 1
+        return trouble if last and (failing >= limit or nothing_else) else None
 
     def _forget_outage(self) -> None:
         if self.trouble is not None and self.trouble.kind == "outage":

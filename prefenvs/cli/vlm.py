@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt, Seed
 
 if TYPE_CHECKING:
     from oracles import VLMOracle
@@ -47,6 +47,8 @@ class VLMOptions:
     """Folder of edited prompts; `prefenvs rate --copy-prompts FOLDER` makes one."""
     temperature: Annotated[NonNegativeFloat | None, arg(name="vlm-temperature")] = 0.0
     """None leaves it to the server, as some models demand."""
+    seed: Annotated[Seed | None, arg(name="vlm-seed")] = 0
+    """Seed of the model's sampling; None leaves it out, as some servers demand."""
     max_tokens: Annotated[PositiveInt, arg(name="vlm-max-tokens")] = 512
     """Most tokens of one reply."""
     concurrency: Annotated[PositiveInt, arg(name="vlm-concurrency")] = 8
@@ -105,8 +107,8 @@ class VLMOptions:
         return self.model
 
     def _settings(self) -> dict[str, Any]:
-        names = ("key_env", "stages", "answer", "order", "temperature", "max_tokens", "concurrency", "per_minute")
-        settings = {name: getattr(self, name) for name in (*names, "timeout", "attempts", "replay")}
+        names = ("key_env", "stages", "answer", "order", "temperature", "seed", "max_tokens", "concurrency")
+        settings = {name: getattr(self, name) for name in (*names, "per_minute", "timeout", "attempts", "replay")}
         if self.url is not None:
             settings["base_url"] = self.url
         if self.prompts is not None:

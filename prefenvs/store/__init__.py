@@ -1,7 +1,17 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
 from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, Assignments, Plan, Undo
-from prefenvs.store.calls import Call, Spending, add_calls, find_replies, list_calls, sum_calls
+from prefenvs.store.calls import (
+    Call,
+    Spending,
+    add_calls,
+    answered_before,
+    called_queries,
+    find_replies,
+    list_calls,
+    storable,
+    sum_calls,
+)
 from prefenvs.store.events import Event
 from prefenvs.store.exporting import export_store
 from prefenvs.store.importing import Imported, import_store
@@ -27,6 +37,8 @@ __all__ = [
     "Store",
     "Undo",
     "add_calls",
+    "answered_before",
+    "called_queries",
     "check_annotator",
     "export_store",
     "find_annotator",
@@ -37,5 +49,6 @@ __all__ = [
     "pair_ratings",
     "ratings_as_preferences",
     "revoke_tokens",
+    "storable",
     "sum_calls",
 ]

@@ -15,6 +15,10 @@ from prefenvs.store.store import Store
 
 # What a model writes may hold what no database stores.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNDER_WAY = "under way"
+"""How a call ends that was begun and of which nothing more is known, as its program was killed."""
+IDENTICAL = "identical pictures"
+"""How a query ends that needs no call, since both of its pictures are the same."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class Call:
 
     key: hex SHA-256 of all that the reply depends on. query: id of the query it was about. prompt: the messages and
     settings as JSON, with pictures named by their segments' hashes. reply: the model's text, None where the call
-    failed. finish: how the reply ended ("stop", "length", "refusal"), or why the call failed. tokens_in, tokens_out:
-    as the server counted them; cost: in the currency of the prices given; seconds: how long it took; time: since the
-    epoch. A failed call has the tokens and the cost that it may have been charged.
+    failed or is under way. finish: how the reply ended ("stop", "length", "refusal"), or why the call failed.
+    tokens_in, tokens_out: as the server counted them; cost: in the currency of the prices given; seconds: how long it
+    took; time: since the epoch. A call that failed or is under way has the tokens and the cost that it may be charged.
     """
 
     key: str
@@ -52,13 +56,26 @@ class Spending:
     cost: float = 0.0
 
 
-def add_calls(store: Store, items: Iterable[Call]) -> None:
-    """Append calls, all or none; they are on the disk when this returns."""
+def storable(text: str) -> str:
+    """Return a text as a store keeps it: NUL and lone surrogates become replacement characters."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def add_calls(store: Store, items: Iterable[Call], ended: Iterable[Call] = ()) -> None:
+    """Append calls, all or none; they are on the disk when this returns.
+
+    ended: calls that were added as under way and are so no longer; their records are taken away at the same moment.
+    """
     new = [asdict(call) for call in items]
     for row in new:
         for name in ("prompt", "reply", "finish"):
-            row[name] = row[name] and _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", row[name])
+            row[name] = row[name] and storable(row[name])
+    names = ("key", "run", "query", "time")
+    match = [calls.c[name] == sa.bindparam(f"ended_{name}") for name in names]
+    old = [{f"ended_{name}": getattr(call, name) for name in names} for call in ended]
     with writing(store.engine) as connection:
+        for part in rows.chunks(old):
+            connection.execute(sa.delete(calls).where(*match, calls.c.finish == UNDER_WAY), part)
         for part in rows.chunks(new):
             connection.execute(sa.insert(calls), part)
 
@@ -85,13 +102,35 @@ def list_calls(store: Store, run: str | None = None, query: str | None = None) -
         return [_call_of(row) for row in connection.execute(select).mappings()]
 
 
+def answered_before(store: Store, model: str, settings: str) -> bool:
+    """Tell whether the model has ever replied under these settings, by the end of the prompts that hold them."""
+    replied = calls.c.reply.is_not(None) & (calls.c.tokens_in > 0)
+    where = calls.c.model == model, replied, calls.c.prompt.endswith(settings, autoescape=True)
+    with reading(store.engine) as connection:
+        return connection.execute(sa.select(calls.c.seq).where(*where).limit(1)).first() is not None
+
+
+def called_queries(store: Store, run: str) -> set[str]:
+    """Return the ids of the queries of a run that at least one call was made for, whatever became of it."""
+    with reading(store.engine) as connection:
+        found = connection.execute(sa.select(calls.c.query).where(calls.c.run == run, _made()).distinct())
+        return set(found.scalars())
+
+
 def sum_calls(store: Store, run: str) -> Spending:
-    """Add up what the calls of a run have used, failed ones included."""
-    sums = [sa.func.coalesce(sa.func.sum(calls.c[name]), 0) for name in ("tokens_in", "tokens_out", "cost")]
-    charged = sa.func.count(sa.case((calls.c.tokens_in > 0, calls.c.query)).distinct())
+    """Add up what the calls of a run have used, those that failed or are under way included."""
+    # As floats: a database's sum of integers fails where it overflows.
+    columns = (sa.cast(calls.c[name], sa.Double) for name in ("tokens_in", "tokens_out", "cost"))
+    sums = [sa.func.coalesce(sa.func.sum(column), 0) for column in columns]
+    charged = sa.func.count(sa.case((_made(), calls.c.query)).distinct())
     with reading(store.engine) as connection:
         row = connection.execute(sa.select(charged, *sums).where(calls.c.run == run)).one()
     return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]))
+
+
+def _made() -> sa.ColumnElement[bool]:
+    """Whether a record stands for a call: a server's count of 0 tokens does not tell."""
+    return calls.c.finish != IDENTICAL
 
 
 def _call_of(row: sa.RowMapping) -> Call:

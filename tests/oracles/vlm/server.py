@@ -123,6 +123,11 @@ def completion(text: str | dict[str, Any], finish: str = "stop") -> dict[str, An
     }
 
 
+def is_probe(request: dict[str, Any]) -> bool:
+    """Whether a request only asks if the server answers."""
+    return texts(request) == "Hello"
+
+
 def texts(request: dict[str, Any]) -> str:
     """All text of a request."""
     content = request["messages"][-1]["content"]

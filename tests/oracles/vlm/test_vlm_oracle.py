@@ -16,7 +16,6 @@ from server import completion, hashes, judge_by, pictures, texts
 from oracles import VLMOracle
 from oracles.contract import check_oracle
 from oracles.vlm import View, copy_prompts
-from oracles.vlm.verdicts import read_structured, read_verdict
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.store import list_calls, sum_calls
@@ -119,6 +118,8 @@ def test_training_is_not_held_up(make_queries, serve) -> None:
         ("UNSURE", "unsure"),
         ("I would rather not say which is first", "wrong form"),
         ("", "wrong form"),
+        ({"content": None}, "wrong form"),
+        ({"content": 7}, "wrong form"),
         ("FIRST or SECOND", "wrong form"),
         ({"content": None, "refusal": "I cannot help with that"}, "refused"),
         ({"content": "FIRST", "finish_reason": "content_filter"}, "refused"),
@@ -157,16 +158,6 @@ def test_structured_replies_in_the_wrong_form_are_skips(make_queries, serve, rep
     assert server.requests[0]["response_format"]["type"] == "json_schema"
 
 
-@pytest.mark.parametrize("text", ["FIRST", "first.", "**First**", "Verdict: FIRST", "<think>second?</think>\nFirst"])
-def test_verdicts_are_read(text) -> None:
-    assert read_verdict(text, "stop") == (1.0, "")
-    assert read_verdict(text.replace("irst", "irst one"), "stop") in [(1.0, ""), (None, "answer in the wrong form")]
-
-
-def test_fenced_json_is_read() -> None:
-    assert read_structured('```json\n{"verdict": "SECOND"}\n```', "stop", soft=False) == (0.0, "")
-
-
 def test_a_position_bias_is_cancelled(make_queries, serve) -> None:
     server = serve(say("FIRST"))
     with make(server, order="both") as oracle:
@@ -196,7 +187,7 @@ def test_identical_pictures_are_not_sent(make_queries, serve, store) -> None:
         None,
         b"{ not json",
         b"<html>a proxy's page</html>",
-        {"content": None},
+        b'{"choices": []}',
     ],
     ids=["429", "500", "503", "dropped", "malformed", "page", "empty"],
 )
