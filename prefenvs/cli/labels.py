@@ -41,6 +41,8 @@ class LabelsReport:
     """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
     tie_below: float = 0.0
     """True returns that differ by no more count as a tie; Uni-RLHF's scripts take 10 on MuJoCo tasks."""
+    max_gib: float | None = None
+    """Memory in GiB that the data set may take; by default 4."""
     json: bool = False
     """Print one JSON object for each file."""
 
@@ -52,7 +54,7 @@ class LabelsReport:
 
         if not self.folders:
             raise PrefenvsError("name at least one folder of label files: prefenvs labels report FOLDER...")
-        dataset = None if self.dataset is None else load_dataset(self.dataset)
+        dataset = None if self.dataset is None else load_dataset(self.dataset, max_gib=self.max_gib)
         script = None if self.script is None else read_labels(self.script)
         reports = [
             report_labels(read_labels(folder), dataset, script, self.rows, self.tie_below) for folder in self.folders
@@ -106,6 +108,8 @@ class LabelsImport:
     """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
     crossing: Literal["refuse", "drop"] = "refuse"
     """What to do where a pair has a segment across an episode's end: nothing is imported, or the pair is left out."""
+    max_gib: float | None = None
+    """Memory in GiB that the data set may take; by default 4."""
 
     def run(self) -> None:
         """Import all labels or none, and print how many."""
@@ -114,7 +118,9 @@ class LabelsImport:
         from prefenvs.store import Store
 
         labels = read_labels(self.folder)
-        preferences = label_preferences(labels, load_dataset(self.dataset), self.rows, self.crossing)
+        preferences = label_preferences(
+            labels, load_dataset(self.dataset, max_gib=self.max_gib), self.rows, self.crossing
+        )
         with Store(self.store) as store:
             store.add_preferences(preferences, run=labels.name)
         left_out = len(labels) - len(preferences)

@@ -40,6 +40,8 @@ class TrainOffline(RunOptions, ABC):
     """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
     task: str = ""
     """Task to evaluate on, where the data set does not tell it."""
+    max_gib: float | None = None
+    """Memory in GiB that the data set may take; by default 4."""
     preferences: str = "oracle"
     """oracle[:teacher], regret:EXPERT[:teacher], a store, or a folder of published labels.
 
@@ -97,7 +99,7 @@ class TrainOffline(RunOptions, ABC):
             raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
         if self.steps is not None and self.steps < 1:
             raise PrefenvsError(f"--steps must be at least 1, got {self.steps}")
-        dataset = load_dataset(self.dataset, self.task or None)
+        dataset = load_dataset(self.dataset, self.task or None, max_gib=self.max_gib)
         if not dataset.task:
             raise PrefenvsError(f"data set {dataset.name!r} does not tell its task: give --task ID (`prefenvs tasks`)")
         find_task(dataset.task)

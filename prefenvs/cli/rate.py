@@ -44,6 +44,8 @@ class Rate:
     """With --store: only the queries of this run."""
     dataset: str | None = None
     """Data set to label, by name or path; answers go into --store, data-set-labels.sqlite by default."""
+    max_gib: float | None = None
+    """Memory in GiB that the data set may take; by default 4."""
     pairs: int = 1_000
     """With --dataset: pairs to sample, in all."""
     task: str | None = None
@@ -162,7 +164,7 @@ class Rate:
         if count < 1:
             raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
         assert self.dataset is not None
-        trajectories = load_dataset(self.dataset, self.task).trajectories
+        trajectories = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
         if self.oracle == "vlm" and trajectories.states is None:
             raise PrefenvsError(
                 f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments"
