@@ -76,7 +76,7 @@ def find_spaces(dataset: OfflineDataset, action_space: spaces.Space[Any] | None)
     """
     data = dataset.trajectories
     observation_shape = data.observations.shape[1:]
-    where = f"the actions of {dataset.task or dataset.name!r}"
+    where = f"the actions of {dataset.task or repr(dataset.name)}"
     if len(observation_shape) != 1 or data.actions.ndim != 2:
         raise PrefenvsError(
             f"data set {dataset.name!r} has observations {list(observation_shape)} and actions "
