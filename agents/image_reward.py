@@ -23,6 +23,7 @@ from agents.reward_loss import ABSENT, is_correct, is_decided, preference_loss
 from prefenvs.closing import Closing
 from prefenvs.envs.frames import FrameCache
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_zip
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.state_rewards import reward_steps
@@ -239,12 +240,16 @@ class ImageRewardEnsemble(Closing):
         task is one of your own.
         """
         try:
+            check_zip(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise KeyError("format")
             config = ImageRewardConfig(**state["config"] | {"channels": tuple(state["config"]["channels"])})
+            _ = [state[name] for name in ("encoder", "task", "network", "optimizer", "generator", "sides")]
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
+        except PrefenvsError:
+            raise
         except Exception as error:
             raise PrefenvsError(
                 f"{path} is not a reward model written by ImageRewardEnsemble.save ({type(error).__name__})"
@@ -254,13 +259,16 @@ class ImageRewardEnsemble(Closing):
         model = cls(task or state["task"], config, encoder or state["encoder"], device=device)
         try:
             model.network.load_state_dict(state["network"])
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             raise PrefenvsError(
                 f"{path} was fitted with another encoder than the one given: its sizes differ"
             ) from error
-        model.optimizer.load_state_dict(state["optimizer"])
-        model.generator.set_state(state["generator"])
-        model._sides = dict(state["sides"])
+        try:
+            model.optimizer.load_state_dict(state["optimizer"])
+            model.generator.set_state(state["generator"])
+            model._sides = dict(state["sides"])
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise PrefenvsError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
         return model
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agents.reward_model import RewardEnsemble
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_zip
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array, Segment
 
@@ -136,15 +137,21 @@ class ImitationRewardModel:
     def load(self, path: str | Path) -> None:
         """Read weights that `save` wrote for a net of the same form; nothing in the file is executed."""
         try:
+            check_zip(path)
             saved = torch.load(path, map_location=self.net.device, weights_only=True)
             name, state = saved["net"], saved["state"]
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
+        except PrefenvsError:
+            raise
         except Exception as error:
             raise PrefenvsError(f"{path} is not a reward net saved by ImitationRewardModel.save") from error
         if name != repr(self.net):
             raise PrefenvsError(f"{path} holds the weights of another net: make the same one before loading")
-        self.net.load_state_dict(state)
+        try:
+            self.net.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise PrefenvsError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
 
     def _rewards(self, state: Array, action: Array, next_state: Array, done: Array) -> Array:
         base = theirs.get_base_model(self.net)

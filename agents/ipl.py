@@ -109,6 +109,7 @@ class IPL(OfflineLearner[IPLConfig]):
         self._target: list[Tensor] = list(self.targets.parameters())
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
+        dataset.warn_of_unknown_ends()
         self.pairs = build_pair_table(preferences or (), dataset.trajectories, self.device)
         self.labels = len(self.pairs)
         if int(self.pairs.lengths.min()) < 2:

@@ -139,6 +139,7 @@ class IQL(OneLossLearner[IQLConfig]):
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
         assert self.data is not None
+        dataset.warn_of_unknown_ends()
         data, rewards, model = dataset.trajectories, self._rewards, self.reward_model
         if preferences is not None and model is None:
             fitted = fit_reward_models(dataset, self.config, [preferences], [self.seed], self.device)

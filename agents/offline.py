@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from agents.groups import own_memory
 from agents.offline_data import StepTable, build_step_table
-from agents.offline_files import FORMAT, find_spaces, read_config, read_state
+from agents.offline_files import FORMAT, damage_named, find_spaces, read_config, read_state
 from agents.products import products
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
@@ -109,7 +109,9 @@ class OfflineLearner(ABC, Generic[Config]):
     def _attach(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
         """Upload the data, and whatever the subclass learns from."""
         mean, std = self.mean.cpu().numpy(), self.std.cpu().numpy()
-        self.data = build_step_table(dataset, self.center, self.half_width, mean, std, self.device)
+        # Data hold flat actions, whatever the shape of their space.
+        center, half_width = self.center.ravel(), self.half_width.ravel()
+        self.data = build_step_table(dataset, center, half_width, mean, std, self.device)
         self._load(dataset, preferences)
 
     @abstractmethod
@@ -302,14 +304,15 @@ class OfflineLearner(ABC, Generic[Config]):
     ) -> Self:
         """Read what `save` wrote; with a data set the learner can be trained further. Nothing in it is executed."""
         state = read_state(path)
-        if state["algorithm"] != cls.name:
-            raise PrefenvsError(f"{path} holds a learner of the kind {state['algorithm']!r}, not {cls.name!r}")
-        learner = cls.__new__(cls)
-        observation_space = spaces.Box(-np.inf, np.inf, state["spaces"]["observation"], np.float32)
-        low, high = (np.asarray(state["spaces"][side], np.float32) for side in ("low", "high"))
-        config = read_config(cls.config_type, state["config"])
-        learner._begin(state["task"], observation_space, spaces.Box(low, high), config, state["seed"], device)
-        learner.load_state_dict(state)
+        with damage_named(path):
+            if state["algorithm"] != cls.name:
+                raise PrefenvsError(f"{path} holds a learner of the kind {state['algorithm']!r}, not {cls.name!r}")
+            learner = cls.__new__(cls)
+            observation_space = spaces.Box(-np.inf, np.inf, state["spaces"]["observation"], np.float32)
+            low, high = (np.asarray(state["spaces"][side], np.float32) for side in ("low", "high"))
+            config = read_config(cls.config_type, state["config"])
+            learner._begin(state["task"], observation_space, spaces.Box(low, high), config, state["seed"], device)
+            learner.load_state_dict(state)
         if dataset is not None:
             learner._attach(dataset, preferences)
         return learner
@@ -323,9 +326,10 @@ class OfflineLearner(ABC, Generic[Config]):
         state = read_state(Path(folder) / "model.zip")
         own = {"algorithm": self.name, "task": self.task, "config": asdict(self.config), "seed": self.seed}
         for key, value in own.items():
-            saved = state[key]
+            saved: Any = state.get(key)
             if key == "config" and state["algorithm"] == self.name:
                 saved = asdict(read_config(self.config_type, saved))
             if saved != value:
                 raise PrefenvsError(f"the checkpoint {folder} has {key} {saved!r}, this learner has {value!r}")
-        self.load_state_dict(state)
+        with damage_named(folder):
+            self.load_state_dict(state)

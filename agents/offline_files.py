@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from gymnasium import spaces
 
 import prefenvs
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.datasets.sizes import check_actions
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_zip
+from prefenvs.segments import Array
 from prefenvs.tasks import list_tasks
 
 FORMAT = "prefenvs-offline-1"
@@ -21,14 +27,29 @@ FORMAT = "prefenvs-offline-1"
 def read_state(path: str | Path) -> dict[str, Any]:
     """Read the file of a learner, whatever its kind; raises PrefenvsError for anything else."""
     try:
+        check_zip(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state["format"] != FORMAT:
             raise KeyError("format")
     except FileNotFoundError:
         raise PrefenvsError(f"there is no saved learner at {path}") from None
+    except PrefenvsError:
+        raise
     except Exception as error:
         raise PrefenvsError(f"{path} was not written by an offline learner's save ({type(error).__name__})") from error
     return state
+
+
+@contextmanager
+def damage_named(path: str | Path) -> Iterator[None]:
+    """Turn what taking up a saved state raises, where parts of it are missing or of other sizes, into one line."""
+    try:
+        yield
+    except PrefenvsError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise PrefenvsError(f"{path} is damaged, or of another version: {type(error).__name__} {what}") from error
 
 
 def read_config(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -47,26 +68,74 @@ def read_config(kind: type[Any], values: dict[str, Any]) -> Any:
     return kind(**made)
 
 
-def find_spaces(dataset: OfflineDataset, action_space: spaces.Box | None) -> tuple[spaces.Box, spaces.Box]:
-    """Return the spaces that the networks are made for, after a look at whether the data are of their task."""
+def find_spaces(dataset: OfflineDataset, action_space: spaces.Space[Any] | None) -> tuple[spaces.Box, spaces.Box]:
+    """Return the spaces that the networks are made for, after a look at whether the data are of their task.
+
+    Raises PrefenvsError for observations that are no vectors, for actions that are not continuous, bounded and within
+    sight of their bounds, and for data of other sizes than their task's.
+    """
     data = dataset.trajectories
     observation_shape = data.observations.shape[1:]
+    where = f"the actions of {dataset.task or repr(dataset.name)}"
+    if len(observation_shape) != 1 or data.actions.ndim != 2:
+        raise PrefenvsError(
+            f"data set {dataset.name!r} has observations {list(observation_shape)} and actions "
+            f"{list(data.actions.shape[1:])}; offline learners take vectors: flatten them, and pictures by an encoder"
+        )
     if action_space is None and dataset.task in {task.id for task in list_tasks()}:
         env = prefenvs.make(dataset.task)
         observation_size, space = spaces.flatdim(env.observation_space), env.action_space
         env.close()
-        if not isinstance(space, spaces.Box):
-            raise PrefenvsError(f"the actions of {dataset.task} are {space}; offline learners take continuous ones")
-        if (observation_size, *space.shape) != (observation_shape[-1], *data.actions.shape[1:]):
+        _check_continuous(space, where)
+        if (observation_size, spaces.flatdim(space)) != (observation_shape[0], data.actions.shape[1]):
             raise PrefenvsError(
                 f"data set {dataset.name!r} has observations {list(observation_shape)} and actions "
                 f"{list(data.actions.shape[1:])}, but task {dataset.task} has [{observation_size}] and "
-                f"{list(space.shape)}: name the task that the data were made in"
+                f"[{spaces.flatdim(space)}]: name the task that the data were made in"
             )
         action_space = space
+    elif action_space is None and dataset.action_space is not None:
+        _check_continuous(dataset.action_space, where)
+        # A file whose box has no bounds tells no more than its actions do.
+        action_space = dataset.action_space if _is_bounded(dataset.action_space) else None
     if action_space is None:
         bound = np.maximum(np.abs(data.actions).max(0), 1.0).astype(np.float32)
         action_space = spaces.Box(-bound, bound)
-    if not np.isfinite([action_space.low, action_space.high]).all():
-        raise PrefenvsError(f"the actions of {dataset.task or dataset.name!r} have no bounds: pass action_space=...")
-    return spaces.Box(-np.inf, np.inf, observation_shape, np.float32), action_space
+    box = _check_continuous(action_space, where)
+    if not _is_bounded(box):
+        raise PrefenvsError(f"{where} have no bounds on both sides, or equal ones: pass action_space=...")
+    if spaces.flatdim(box) != data.actions.shape[1]:
+        raise PrefenvsError(f"{where} have {data.actions.shape[1]} entries, but their space is {box}")
+    check_actions(data.actions, box, dataset.name)
+    _warn_of_clipping(data.actions, box, dataset.name)
+    return spaces.Box(-np.inf, np.inf, observation_shape, np.float32), box
+
+
+def _check_continuous(space: spaces.Space[Any], where: str) -> spaces.Box:
+    """Return the space if it is continuous, else raise a PrefenvsError that names the learners of discrete actions."""
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return space
+    others = (
+        "online, prefppo takes discrete ones" if isinstance(space, spaces.Discrete) else "no learner here takes such"
+    )
+    raise PrefenvsError(f"{where} are {space}; offline learners (iql, cpl, ...) take continuous ones: {others}")
+
+
+def _is_bounded(space: spaces.Space[Any]) -> bool:
+    """Whether a box has a lower and a higher bound for each entry."""
+    if not isinstance(space, spaces.Box):
+        return False
+    return bool(np.isfinite([space.low, space.high]).all() and np.all(space.low < space.high))
+
+
+def _warn_of_clipping(actions: Array, space: spaces.Box, name: str) -> None:
+    """Warn where data act outside of the bounds, which an environment clips but a learner imitates."""
+    low, high = space.low.ravel(), space.high.ravel()
+    margin = 0.01 * (high - low)
+    outside = ((actions < low - margin) | (actions > high + margin)).any(1)
+    if outside.any():
+        warnings.warn(
+            f"{outside.mean():.1%} of the actions of data set {name!r} lie outside of their bounds, which learners "
+            "cannot reach: clip them where the environment did",
+            stacklevel=4,
+        )

@@ -19,6 +19,7 @@ from agents.reward_config import RewardConfig
 from agents.reward_training import RewardTrainer, fit_together
 from agents.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_zip
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
@@ -125,24 +126,28 @@ class RewardEnsemble:
     ) -> RewardEnsemble:
         """Read what `save` wrote; sizes, where given, must be those in the file. Nothing in the file is executed."""
         try:
+            check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise KeyError("format")
             surf = state["config"]["surf"]
             config = RewardConfig(**state["config"] | {"surf": None if surf is None else SurfConfig(**surf)})
+            sizes = {"observation_size": int(state["observation_size"]), "action_size": int(state["action_size"])}
+            model = cls(sizes["observation_size"], sizes["action_size"], config, device=device)
+            model.load_state_dict(state)
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
+        except PrefenvsError:
+            raise
         except Exception as error:
             raise PrefenvsError(
                 f"{path} is not a reward model written by RewardEnsemble.save ({type(error).__name__})"
             ) from error
         for name, size in (("observation_size", observation_size), ("action_size", action_size)):
-            if size not in (None, state[name]):
+            if size not in (None, sizes[name]):
                 raise PrefenvsError(
-                    f"{path} holds a reward model with {name}={state[name]}, but the task has {name}={size}"
+                    f"{path} holds a reward model with {name}={sizes[name]}, but the task has {name}={size}"
                 )
-        model = cls(state["observation_size"], state["action_size"], config, device=device)
-        model.load_state_dict(state)
         return model
 
     def state_dict(self) -> dict[str, Any]:

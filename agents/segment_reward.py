@@ -23,6 +23,7 @@ from agents.reward_data import QueryTable, assign_sides
 from agents.reward_loss import is_correct, is_decided, preference_loss
 from agents.windows import window_batches
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_zip
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
@@ -306,6 +307,7 @@ class SegmentReward(ABC, Generic[C]):
     def load(cls, path: str | Path, device: str | torch.device = "auto") -> Self:
         """Read what `save` wrote. Nothing in the file is executed."""
         try:
+            check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != cls.format:
                 raise KeyError("format")
@@ -313,6 +315,8 @@ class SegmentReward(ABC, Generic[C]):
             model.load_state_dict(state)
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
+        except PrefenvsError:
+            raise
         except Exception as error:
             raise PrefenvsError(
                 f"{path} is not a reward model written by {cls.__name__}.save ({type(error).__name__})"

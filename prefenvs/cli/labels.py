@@ -15,7 +15,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import NonNegativeFloat
+from prefenvs.limits import NonNegativeFloat, PositiveFloat
 
 if TYPE_CHECKING:
     from prefenvs.datasets.label_report import LabelReport
@@ -42,6 +42,8 @@ class LabelsReport:
     """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
     tie_below: NonNegativeFloat = 0.0
     """True returns that differ by no more count as a tie; Uni-RLHF's scripts take 10 on MuJoCo tasks."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that the data set may take; by default 4."""
     json: bool = False
     """Print one JSON object for each file."""
 
@@ -53,7 +55,7 @@ class LabelsReport:
 
         if not self.folders:
             raise PrefenvsError("name at least one folder of label files: prefenvs labels report FOLDER...")
-        dataset = None if self.dataset is None else load_dataset(self.dataset)
+        dataset = None if self.dataset is None else load_dataset(self.dataset, max_gib=self.max_gib)
         script = None if self.script is None else read_labels(self.script)
         reports = [
             report_labels(read_labels(folder), dataset, script, self.rows, self.tie_below) for folder in self.folders
@@ -107,6 +109,8 @@ class LabelsImport:
     """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
     crossing: Literal["refuse", "drop"] = "refuse"
     """What to do where a pair has a segment across an episode's end: nothing is imported, or the pair is left out."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that the data set may take; by default 4."""
 
     def run(self) -> None:
         """Import all labels or none, and print how many."""
@@ -115,7 +119,9 @@ class LabelsImport:
         from prefenvs.store import Store
 
         labels = read_labels(self.folder)
-        preferences = label_preferences(labels, load_dataset(self.dataset), self.rows, self.crossing)
+        preferences = label_preferences(
+            labels, load_dataset(self.dataset, max_gib=self.max_gib), self.rows, self.crossing
+        )
         with Store(self.store) as store:
             store.add_preferences(preferences, run=labels.name)
         left_out = len(labels) - len(preferences)

@@ -16,7 +16,7 @@ from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import DeviceName, Fraction, PositiveInt, Seed
+from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
 from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
@@ -41,6 +41,8 @@ class TrainOffline(RunOptions, ABC):
     """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
     task: str = ""
     """Task to evaluate on, where the data set does not tell it."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that the data set may take; by default 4."""
     preferences: str = "oracle"
     """oracle[:teacher], regret:EXPERT[:teacher], a store, or a folder of published labels.
 
@@ -98,7 +100,7 @@ class TrainOffline(RunOptions, ABC):
             raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
         if self.steps is not None and self.steps < 1:
             raise PrefenvsError(f"--steps must be at least 1, got {self.steps}")
-        dataset = load_dataset(self.dataset, self.task or None)
+        dataset = load_dataset(self.dataset, self.task or None, max_gib=self.max_gib)
         if not dataset.task:
             raise PrefenvsError(f"data set {dataset.name!r} does not tell its task: give --task ID (`prefenvs tasks`)")
         find_task(dataset.task)

@@ -16,7 +16,7 @@ from tyro.conf import arg
 
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import LARGE, Limits, PositiveInt, Seed
+from prefenvs.limits import LARGE, Limits, PositiveFloat, PositiveInt, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
 from prefenvs.store import Store, list_calls
 from prefenvs.tasks import find_task
@@ -45,6 +45,8 @@ class Rate:
     """With --store: only the queries of this run."""
     dataset: str | None = None
     """Data set to label, by name or path; answers go into --store, data-set-labels.sqlite by default."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that the data set may take; by default 4."""
     pairs: PositiveInt = 1_000
     """With --dataset: pairs to sample, in all."""
     task: str | None = None
@@ -163,7 +165,7 @@ class Rate:
         if count < 1:
             raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
         assert self.dataset is not None
-        trajectories = load_dataset(self.dataset, self.task).trajectories
+        trajectories = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
         if self.oracle == "vlm" and trajectories.states is None:
             raise PrefenvsError(
                 f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments"

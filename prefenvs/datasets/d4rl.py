@@ -17,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from prefenvs.datasets.columns import read_flags
 from prefenvs.datasets.download import download
 from prefenvs.datasets.flat import episode_ends, time_limits
+from prefenvs.datasets.hdf5 import column_bytes, find, find_column, open_hdf5
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
-INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
 # Rows read at once where only a few of them are kept.
 BLOCK = 8_192
 # Tasks with the observations and actions of D4RL's, by the first part of its names. Its ant, mazes and kitchen show
@@ -141,17 +143,18 @@ def read_d4rl(
     path = Path(path)
     entry = entry or _recognise(path)
     task = (entry.task if entry else "") if task is None else (find_task(task).id if task else "")
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         parts = _parts(file, path)
+        _check_sizes(parts, path)
         observations = _read(parts, "observations", path, np.float32, axes=2)
         steps = len(observations)
         if not steps:
             raise PrefenvsError(f"{path} holds no steps")
         actions = _read(parts, "actions", path, np.float32, axes=2, steps=steps)
         rewards = _read(parts, "rewards", path, np.float64, steps=steps)
-        terminals = _read(parts, "terminals", path, bool, steps=steps)
-        if "timeouts" in parts[0]:
-            timeouts = _read(parts, "timeouts", path, bool, steps=steps)
+        terminals = _read_flags(parts, "terminals", path, steps)
+        if find(parts[0], "timeouts", path) is not None:
+            timeouts = _read_flags(parts, "timeouts", path, steps)
         else:
             timeouts = time_limits(terminals, horizon or _horizon(entry, task, path))
         if split_at_goals is None:
@@ -186,36 +189,34 @@ def _horizon(entry: D4RLEntry | None, task: str, path: Path) -> int:
     return horizon or find_task(task).horizon
 
 
-def _open(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise PrefenvsError(f"D4RL's files need the package `h5py`: {INSTALL}") from error
-    if not path.is_file():
-        raise PrefenvsError(f"there is no file {path}")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise PrefenvsError(f"{path} is not an HDF5 file, or is damaged: {str(error).splitlines()[0]}") from error
-
-
 def _parts(file: Any, path: Path) -> list[Any]:
     """The groups that hold the arrays: the file itself, or its parts in the order of their numbers."""
-    if "observations" not in file and "virtual" in file:
-        return [file["virtual"][key] for key in sorted(file["virtual"], key=int)]
+    virtual = find(file, "virtual", path)
+    if "observations" not in file and virtual is not None:
+        bad = next((key for key in virtual if not key.isdecimal()), None)
+        if bad is not None or not len(virtual):
+            raise PrefenvsError(f"{path} is not of D4RL's layout: its parts are numbered, but one is {bad!r}")
+        return [find(virtual, key, path) for key in sorted(virtual, key=int)]
     missing = [key for key in ("observations", "actions", "rewards", "terminals") if key not in file]
     if missing:
         raise PrefenvsError(f"{path} is not of D4RL's layout: it has no {missing[0]!r}, only {', '.join(file)}")
     return [file]
 
 
-def _read(parts: list[Any], key: str, path: Path, dtype: Any, axes: int = 1, steps: int | None = None) -> Array:
-    """Read one array from all parts into one block of memory, converted on the way."""
+def _check_sizes(parts: list[Any], path: Path) -> None:
+    """Raise a PrefenvsError where what will be read takes more memory than the limit."""
+    keys = ("observations", "actions", "rewards", "terminals", "timeouts", "infos/qpos", "infos/qvel", "infos/goal")
+    columns = [find_column(part, key, path) for part in parts for key in keys]
+    check_size(sum(column_bytes(column) for column in columns if column is not None), path)
+
+
+def _columns(parts: list[Any], key: str, path: Path, axes: int) -> list[Any]:
+    """The data sets at `key` in all parts, of numbers with so many axes."""
     columns = []
     for part in parts:
-        if key not in part:
+        column = find_column(part, key, path)
+        if column is None:
             raise PrefenvsError(f"{path} is not of D4RL's layout: {part.name} has no {key!r}")
-        column = part[key]
         squeezable = axes == 1 and column.ndim == 2 and column.shape[1] == 1
         if (column.ndim != axes and not squeezable) or column.dtype.kind not in "biuf":
             raise PrefenvsError(
@@ -223,30 +224,47 @@ def _read(parts: list[Any], key: str, path: Path, dtype: Any, axes: int = 1, ste
                 f"{'shape (steps, entries)' if axes == 2 else 'shape (steps,)'}"
             )
         columns.append(column)
+    if len({column.shape[1:] for column in columns}) > 1:
+        raise PrefenvsError(f"{key} in {path} have different shapes in its parts")
+    return columns
+
+
+def _read(parts: list[Any], key: str, path: Path, dtype: Any, axes: int = 1, steps: int | None = None) -> Array:
+    """Read one array from all parts into one block of memory, converted on the way."""
+    columns = _columns(parts, key, path, axes)
     total = sum(len(column) for column in columns)
     if steps is not None and total != steps:
         raise PrefenvsError(f"{path} has {steps} observations, but {total} {key}")
-    if len({column.shape[1:] for column in columns}) > 1:
-        raise PrefenvsError(f"{key} in {path} have different shapes in its parts")
     array = np.empty((total, *columns[0].shape[1:]), dtype)
     begin = 0
     for column in columns:
-        if len(column):
+        if len(column) and array.size:
             column.read_direct(array, dest_sel=np.s_[begin : begin + len(column)])
         begin += len(column)
     return array.reshape(total) if axes == 1 else array
 
 
+def _read_flags(parts: list[Any], key: str, path: Path, steps: int) -> Array:
+    """Read flags of any number type; HDF5 itself turns none but its own booleans into booleans."""
+    columns = _columns(parts, key, path, axes=1)
+    total = sum(len(column) for column in columns)
+    if total != steps:
+        raise PrefenvsError(f"{path} has {steps} observations, but {total} {key}")
+    return np.concatenate([read_flags(column[()], f"{key} in {path}", len(column)) for column in columns])
+
+
 def _final_observations(parts: list[Any], ends: Array, observations: Array, path: Path) -> Array | None:
     """Pick what was seen after each episode's last step, block by block, from `next_observations` if there are any."""
-    if any("next_observations" not in part for part in parts) or not len(ends):
+    columns = [find_column(part, "next_observations", path) for part in parts]
+    if any(column is None for column in columns) or not len(ends):
         return None
     final = np.empty((len(ends), observations.shape[1]), np.float32)
     begin = 0
-    for part in parts:
-        column = part["next_observations"]
+    for part, column in zip(parts, columns, strict=True):
         if column.shape[1:] != observations.shape[1:] or len(column) != len(part["observations"]):
             raise PrefenvsError(f"next_observations in {path} have shape {column.shape}, unlike its observations")
+        if column.dtype.kind not in "biuf":
+            raise PrefenvsError(f"next_observations in {path} are of type {column.dtype}; expected numbers")
         for low in range(0, len(column), BLOCK):
             high = min(low + BLOCK, len(column))
             first, last = np.searchsorted(ends - 1, [begin + low, begin + high])
@@ -258,7 +276,9 @@ def _final_observations(parts: list[Any], ends: Array, observations: Array, path
 
 def _states(parts: list[Any], observations: Array, ends: Array, task: str, path: Path) -> Array | None:
     """Full physics states (time, positions, velocities) where they give the observations, else None."""
-    if task not in LOCOMOTION or any("infos/qpos" not in part or "infos/qvel" not in part for part in parts):
+    if task not in LOCOMOTION or any(
+        find_column(part, key, path) is None for part in parts for key in ("infos/qpos", "infos/qvel")
+    ):
         return None
     sizes = [_width(parts, key, len(observations), path) for key in ("infos/qpos", "infos/qvel")]
     states = np.empty((len(observations), 1 + sum(sizes)))
@@ -299,7 +319,7 @@ def _goal_ends(parts: list[Any], observations: Array, terminals: Array, timeouts
     moved = np.linalg.norm(np.diff(observations[:, :2], axis=0), axis=1) > JUMP
     cuts = timeouts.copy()
     cuts[:-1] |= terminals[:-1] & moved
-    if all("infos/goal" in part for part in parts):
+    if all(find(part, "infos/goal", path) is not None for part in parts):
         goals = _read(parts, "infos/goal", path, np.float64, axes=2, steps=len(observations))
         cuts[:-1] |= np.any(np.diff(goals, axis=0) != 0, axis=1)
     return episode_ends(np.zeros_like(cuts), cuts)

@@ -121,7 +121,7 @@ def _assemble(
     columns = []
     for file in index_names:
         column = read_array_pickle(folder / file)
-        if column.ndim != 1 or column.dtype.kind not in "iu":
+        if column.ndim != 1 or column.dtype.kind not in "iu" or np.any(column > np.iinfo(np.int64).max):
             raise PrefenvsError(f"{folder / file} holds {column.dtype} of shape {column.shape}, expected row numbers")
         columns.append(column.astype(np.int64))
     if len(columns[0]) != len(columns[1]):
@@ -135,7 +135,7 @@ def _assemble(
         raise PrefenvsError(f"{folder / label_name} holds no label")
     if count > indexed:
         raise PrefenvsError(f"{folder} holds {count} labels but only {indexed} pairs of rows: an index file is cut off")
-    if length < 1:
+    if not 1 <= length < 2**31:
         raise PrefenvsError(f"{folder} names segments of {length} steps in its file names")
     starts = np.stack(columns, axis=1)[:count]
     written = (folder / label_name).stat().st_mtime
@@ -143,7 +143,10 @@ def _assemble(
 
 
 def _probabilities(labels: Array, path: Path) -> Array:
-    """Turn [N] labels 0, 1, -1, or [N, 2] shares as scripted files have them, into probabilities; NaN is a skip."""
+    """Turn [N] labels 0, 1 and -1 or 0.5, or [N, 2] shares as scripted files have them, into probabilities.
+
+    NaN is a skip.
+    """
     labels = labels.astype(np.float64)
     if labels.ndim == 2 and labels.shape[1] == 2:
         skipped = np.isnan(labels[:, 0]) | np.isnan(labels[:, 1])
@@ -153,10 +156,12 @@ def _probabilities(labels: Array, path: Path) -> Array:
         return np.where(skipped[:, None], np.nan, labels)
     if labels.ndim != 1:
         raise PrefenvsError(f"{path} holds labels of shape {labels.shape}, expected one number or two shares for each")
-    known = np.isnan(labels) | np.isin(labels, (FIRST, SECOND, TIE))
+    known = np.isnan(labels) | np.isin(labels, (FIRST, SECOND, TIE, 0.5))
     if not known.all():
         at = int(np.argmin(known))
-        raise PrefenvsError(f"{path} holds the label {labels[at]:g} at position {at}; known are 0, 1, -1 for a tie")
+        raise PrefenvsError(
+            f"{path} holds the label {labels[at]:g} at position {at}; known are 0, 1, and -1 or 0.5 for a tie"
+        )
     second = np.where(labels == TIE, 0.5, labels)
     return np.stack([1.0 - second, second], axis=1)
 
@@ -199,8 +204,9 @@ def place(labels: LabelFile, dataset: OfflineDataset, rows: Rows = "qlearning") 
         raise PrefenvsError(f'rows count "qlearning" or "raw" steps of the data, got {rows!r}')
     data = dataset.trajectories
     kept = qlearning_rows(dataset) if rows == "qlearning" else np.arange(len(data.observations))
-    last = labels.starts + labels.length - 1
-    outside = np.logical_or(labels.starts < 0, last >= len(kept))
+    # In this order no sum overflows.
+    outside = np.logical_or(labels.starts < 0, labels.starts > len(kept) - labels.length)
+    last = np.where(outside, -1, labels.starts) + labels.length - 1
     # Position -1, a row of its own, stands for what lies outside, so that a data set may keep no row at all.
     kept = np.append(kept, 0)
     begin, end = kept[np.where(outside, -1, labels.starts)], kept[np.where(outside, -1, last)]

@@ -2,52 +2,94 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
+from prefenvs.datasets.columns import check_columns, read_column, read_flags, read_numbers
+from prefenvs.datasets.hdf5 import first_line
+from prefenvs.datasets.minari_files import check_uncompressed
+from prefenvs.datasets.sizes import task_action_space
+from prefenvs.datasets.spaces import flatten
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_size
 from prefenvs.segments import Array
+from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories
 
 INSTALL = "install the extra with `pip install 'prefenvs[imitation]'`"
 
 
 def read_imitation(
-    path: str | Path, task: str = "", source: str | None = None, discrete_actions: int | None = None
+    path: str | Path,
+    task: str = "",
+    source: str | None = None,
+    discrete_actions: int | None = None,
+    *,
+    action_space: spaces.Space[Any] | None = None,
+    observation_space: spaces.Space[Any] | None = None,
+    horizon: int | None = None,
 ) -> Trajectories:
     """Read episodes that imitation's `serialize.save` or `write_imitation` wrote.
 
     imitation keeps T + 1 observations for T actions: the last ones become `final_observations`. Its rewards, where
     there are any, are the environment's and become `true_rewards`. Its `terminal` is True for every finished episode,
-    time limit or not; an episode counts as terminated only where the last step's info holds "TimeLimit.truncated":
-    false, and `terminated` is None if one of them leaves it open. Infos are read as plain JSON, never as objects.
+    time limit or not: the task ended those whose last info holds a false "TimeLimit.truncated" and, where infos do not
+    tell, those shorter than the horizon. Without infos and horizon `terminated` is None, and learners that bootstrap
+    say so. Infos are read as plain JSON, never as objects.
 
-    task, source: kept in the trajectories (`source` defaults to the folder's name). discrete_actions: number of actions
-    where they are integers, which become one-hot rows; by default the largest in the file plus one.
-    Raises PrefenvsError for other files, images and dictionary observations.
+    task, source: kept in the trajectories (`source` defaults to the folder's name). action_space, observation_space: of
+    the data, by default the task's; discrete ones become one-hot rows. discrete_actions: number of actions where no
+    space is known, by default the largest in the file plus one. horizon: steps until the time limit, by default the
+    task's, where the task is one of the suite.
+    Raises PrefenvsError for other files, images and dictionary observations, and values outside a discrete space.
     """
-    columns = _read_columns(Path(path))
-    obs, widths = _flatten(columns["obs"], path, "observations")
-    lengths = _lengths(columns["acts"])
+    path = Path(path)
+    columns = _read_columns(path)
+    known = task in {entry.id for entry in list_tasks()}
+    if known:
+        horizon = find_task(task).horizon if horizon is None else horizon
+        action_space = _task_space(task) if action_space is None else action_space
+    if discrete_actions is not None:
+        action_space = spaces.Discrete(discrete_actions)
+    try:
+        obs = _read_values(columns["obs"], observation_space, f"observations in {path}")
+        actions = _read_actions(columns["acts"], action_space, f"actions in {path}")
+        rewards = _read_rewards(columns["rews"], len(actions), path) if "rews" in columns else None
+        lengths, seen = _lengths(columns["acts"]), _lengths(columns["obs"])
+    except PrefenvsError:
+        raise
+    except Exception as error:
+        raise PrefenvsError(f"{path} is no folder of imitation trajectories: {first_line(error)}") from error
     if not len(lengths):
         raise PrefenvsError(f"{path} holds no episodes")
-    if not np.array_equal(_lengths(columns["obs"]), lengths + 1) or np.any(lengths < 1):
+    if not np.array_equal(seen, lengths + 1) or np.any(lengths < 1):
         raise PrefenvsError(f"{path} has an episode whose observations are not one more than its actions")
     ends = np.cumsum(lengths)
     last = ends + np.arange(len(ends))
-    return Trajectories(
-        observations=np.delete(obs.reshape(-1, widths), last, axis=0),
-        actions=_read_actions(columns["acts"], path, discrete_actions),
+    trajectories = Trajectories(
+        observations=np.delete(obs, last, axis=0),
+        actions=actions,
         ends=ends,
-        true_rewards=_values(columns["rews"]).astype(np.float64) if "rews" in columns else None,
-        terminated=_read_terminated(columns),
+        true_rewards=rewards,
+        terminated=_read_terminated(columns, lengths, horizon, path),
         task=task,
-        source=Path(path).name if source is None else source,
-        final_observations=obs.reshape(-1, widths)[last],
+        source=path.name if source is None else source,
+        final_observations=obs[last],
     )
+    check_columns(trajectories, str(path))
+    return trajectories
+
+
+def imitation_action_space(path: str | Path, trajectories: Trajectories) -> spaces.Space[Any] | None:
+    """Return the discrete action space where a folder keeps actions as whole numbers, else None."""
+    if _kind(_read_columns(Path(path))["acts"]) not in ("i", "u"):
+        return None
+    return spaces.Discrete(trajectories.actions.shape[1])
 
 
 def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool = False) -> None:
@@ -100,14 +142,42 @@ def _read_columns(path: Path) -> dict[str, Any]:
             "load it with imitation and save it again as a folder"
         )
     try:
+        for file in _data_files(path):
+            check_uncompressed(file)
+        check_size(sum(file.stat().st_size for file in _data_files(path)), path)
         table = datasets.load_from_disk(str(path)).with_format("arrow")[:]
+        # Arrow trusts its files, and reads past their end where they are damaged.
+        table.validate(full=True)
         columns = {name: table[name].combine_chunks() for name in table.column_names}
+    except PrefenvsError:
+        raise
     except Exception as error:
-        raise PrefenvsError(f"{path} is no folder of imitation trajectories: {str(error).splitlines()[0]}") from error
+        raise PrefenvsError(f"{path} is no folder of imitation trajectories: {first_line(error)}") from error
     missing = {"obs", "acts", "infos", "terminal"} - set(columns)
     if missing:
         raise PrefenvsError(f"{path} is no folder of imitation trajectories: it has no column {sorted(missing)[0]!r}")
+    for name, column in columns.items():
+        if column.null_count or (name in ("obs", "acts", "infos", "rews") and not hasattr(column, "flatten")):
+            raise PrefenvsError(f"{path} is damaged: column {name!r} holds {column.type} with nothing in some rows")
     return columns
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The Arrow files that state.json names; they lie in the folder itself."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    names = [str(entry["filename"]) for entry in state["_data_files"]]
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise PrefenvsError(f"{path} names the file {outside[0]!r} outside of the folder, which is not read")
+    return [path / name for name in names]
+
+
+def _task_space(task: str) -> spaces.Space[Any] | None:
+    """The task's action space, None where its package is not installed."""
+    try:
+        return task_action_space(task)
+    except PrefenvsError:
+        return None
 
 
 def _lengths(column: Any) -> Array:
@@ -115,47 +185,89 @@ def _lengths(column: Any) -> Array:
     return np.diff(column.offsets.to_numpy()).astype(np.int64)
 
 
-def _values(column: Any) -> Array:
-    """Return the items of a list column, end to end."""
-    values: Array = column.flatten().to_numpy(zero_copy_only=False)
-    return values
-
-
 def _kind(column: Any) -> str:
-    """Return the NumPy kind of a list column's items: "f" and "i" are numbers, anything else is not."""
+    """Return the NumPy kind of a list column's items: "f", "i", "u" and "b" are numbers, anything else is not."""
     item = getattr(column.type, "value_type", None)
     return "" if item is None or hasattr(item, "value_type") else np.dtype(item.to_pandas_dtype()).kind
 
 
-def _flatten(column: Any, path: str | Path, what: str) -> tuple[Array, int]:
-    """Return the numbers of a column of lists of vectors, float32, and the vectors' common width."""
+def _values(column: Any, what: str) -> Array:
+    """Return the numbers of a list column, end to end: [N] of lists of numbers, [N, n] of lists of vectors."""
+    if _kind(column) in tuple("biuf"):
+        values: Array = column.flatten().to_numpy(zero_copy_only=False)
+        return read_numbers(values, what)
     steps = column.flatten()
-    if _kind(steps) not in ("f", "i"):
-        raise PrefenvsError(f"the {what} in {path} are of type {steps.type}; only vectors are supported")
+    if _kind(steps) not in tuple("biuf"):
+        raise PrefenvsError(f"the {what} are of type {steps.type}; only vectors are supported")
     widths = np.unique(_lengths(steps))
     if len(widths) > 1:
-        raise PrefenvsError(f"the {what} in {path} are vectors of different sizes, {widths.tolist()}")
-    return _values(steps).astype(np.float32), int(widths[0]) if len(widths) else 0
+        raise PrefenvsError(f"the {what} are vectors of different sizes, {widths.tolist()}")
+    values = read_numbers(steps.flatten().to_numpy(zero_copy_only=False), what)
+    return values.reshape(len(steps), int(widths[0]) if len(widths) else 0)
 
 
-def _read_actions(column: Any, path: str | Path, count: int | None) -> Array:
-    if _kind(column) != "i":
-        values, width = _flatten(column, path, "actions")
-        return values.reshape(-1, width)
-    chosen = _values(column).astype(np.int64)
-    count = int(chosen.max()) + 1 if count is None else count
-    if chosen.min() < 0 or chosen.max() >= count:
+def _read_values(column: Any, space: spaces.Space[Any] | None, what: str) -> Array:
+    """Return the vectors [N, n] of a column as float32, those of a discrete space one-hot."""
+    values = _values(column, what)
+    if space is not None:
+        return flatten(values, space, what).astype(np.float32, copy=False)
+    if values.ndim != 2:
+        raise PrefenvsError(f"the {what} are single numbers; pass the space that they are of, such as Discrete(16)")
+    return read_numbers(values, what, np.float32)
+
+
+def _read_actions(column: Any, space: spaces.Space[Any] | None, what: str) -> Array:
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and _kind(column) not in ("i", "u"):
+        rows = _values(column, what)
+        if rows.ndim == 2 and rows.dtype.kind == "f" and rows.shape[1] == spaces.flatdim(space):
+            # One-hot rows already, as `write_imitation` writes them unless told otherwise.
+            return read_numbers(rows, what, np.float32)
+    if space is not None or _kind(column) not in ("i", "u"):
+        return _read_values(column, space, what)
+    chosen = _values(column, what)
+    if chosen.min(initial=0) < 0:
         raise PrefenvsError(
-            f"an action in {path} is {chosen.max()}, outside the {count} discrete actions 0 to {count - 1}"
+            f"the {what} go down to {chosen.min()}: name their task, or pass action_space=Discrete(n, start=...)"
         )
-    return np.eye(count, dtype=np.float32)[chosen]
+    return flatten(chosen, spaces.Discrete(int(chosen.max(initial=0)) + 1), what)
 
 
-def _read_terminated(columns: dict[str, Any]) -> Array | None:
-    terminal = columns["terminal"].to_numpy(zero_copy_only=False)
-    ends = columns["infos"].offsets.to_numpy()[1:] - columns["infos"].offsets.to_numpy()[0]
-    infos = columns["infos"].flatten()
-    truncated = [json.loads(infos[int(end) - 1].as_py()).get("TimeLimit.truncated") for end in ends]
-    if any(finished and not isinstance(cut, bool) for finished, cut in zip(terminal, truncated, strict=True)):
+def _read_rewards(column: Any, steps: int, path: Path) -> Array:
+    return read_column(_values(column, f"rewards in {path}"), f"rewards in {path}", steps, np.float64)
+
+
+def _read_terminated(columns: dict[str, Any], lengths: Array, horizon: int | None, path: Path) -> Array | None:
+    """Whether the task ended each episode, [E]; None where that cannot be known of a finished one."""
+    terminal = read_flags(columns["terminal"].to_numpy(zero_copy_only=False), f"terminal in {path}", len(lengths))
+    infos = columns["infos"]
+    if not np.array_equal(_lengths(infos), lengths):
+        raise PrefenvsError(f"{path} has an episode with other numbers of infos and actions")
+    texts, last = infos.flatten(), np.cumsum(lengths) - 1
+    terminated = np.zeros(len(lengths), bool)
+    unknown = False
+    for i in np.flatnonzero(terminal):
+        cut = _read_truncated(texts[int(last[i])].as_py())
+        if cut is None and horizon is not None and lengths[i] <= horizon:
+            cut = bool(lengths[i] == horizon)
+        unknown = unknown or cut is None
+        terminated[i] = not cut
+    return None if unknown else terminated
+
+
+def _read_truncated(info: Any) -> bool | None:
+    """Return "TimeLimit.truncated" of an info in JSON, None where it is not there or no flag.
+
+    imitation writes NumPy's scalars as the call that makes them; their bytes are read, and nothing is called.
+    """
+    try:
+        value = json.loads(info)["TimeLimit.truncated"]
+        if isinstance(value, dict):
+            make, arguments = value["py/reduce"][:2]
+            kind, content = arguments["py/tuple"]
+            code = kind["py/reduce"][1]["py/tuple"][0]
+            if not str(make["py/function"]).endswith("multiarray.scalar") or str(code)[0] not in "biuf":
+                return None
+            value = np.frombuffer(base64.b64decode(content["py/b64"]), np.dtype(code))[0].item()
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None
-    return np.array([finished and not cut for finished, cut in zip(terminal, truncated, strict=True)], bool)
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None

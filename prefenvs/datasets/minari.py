@@ -19,8 +19,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from prefenvs.datasets.columns import read_column, read_flags
+from prefenvs.datasets.hdf5 import first_line
+from prefenvs.datasets.minari_files import check_folder
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.datasets.sizes import misfit
+from prefenvs.datasets.spaces import check_space, flatten
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories
@@ -34,20 +40,32 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
     """Read a Minari data set: a folder, or a name ("minari/" in front is allowed), which Minari downloads if need be.
 
     Boxes are flattened, dictionaries and tuples of them concatenated in the order of their space, and discrete actions
-    become one-hot rows. Rewards become `true_rewards`, `infos/state` becomes `states`.
+    become one-hot rows. Rewards become `true_rewards`. `infos/state` becomes `states` where it is the simulator's full
+    state, as `write_minari` writes it; other layouts, such as Minari's dictionaries or vectors of positions and
+    velocities, are left out with a warning.
 
     task: of the data; by default the one whose id or environment the file names, where its spaces have the same sizes.
-    Raises PrefenvsError where there is no such data set here and none can be had, and for images and text.
+    Raises PrefenvsError where there is no such data set here and none can be had, for damaged files, and for images and
+    text.
     """
     minari = _import_minari()
     folder = _find_folder(minari, name_or_path)
     try:
-        dataset = minari.MinariDataset(folder)
+        check_folder(folder)
+        storage = minari.MinariDataset(folder).storage
+        return _read(storage, storage.metadata, task)
+    except PrefenvsError:
+        raise
     except Exception as error:
-        raise PrefenvsError(f"{folder} is no Minari data set: {_line(error)}") from error
-    storage, metadata = dataset.storage, dataset.storage.metadata
+        # Minari checks by assertions and lookups, and its storages raise what theirs do.
+        raise PrefenvsError(f"{folder} is no Minari data set: {first_line(error)}") from error
+
+
+def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDataset:
     name = f"minari/{metadata['dataset_id']}"
-    columns = _read_columns(storage, name)
+    check_space(storage.observation_space, f"observations of {name}")
+    check_space(storage.action_space, f"actions of {name}")
+    columns = _read_columns(storage, name, ours="prefenvs_task" in metadata)
     episodes = list(_in_blocks(storage.get_episode_metadata, storage.total_episodes))
 
     def of_each(key: str, kind: Any) -> Array | None:
@@ -55,6 +73,10 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
 
     columns["scenes"] = of_each("scene", np.float64)
     task = _find_task(metadata, columns, name) if task is None else (find_task(task).id if task else "")
+    if "states" in columns and task and "prefenvs_task" not in metadata:
+        sizes = [columns[key].shape[1] for key in ("observations", "actions", "states")]
+        if not misfit(task, *sizes[:2]) and misfit(task, *sizes):
+            _leave_out_states(columns, name, misfit(task, *sizes))
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     return OfflineDataset(
         name,
@@ -62,6 +84,7 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
         reference_scores=None if low is None or high is None else (float(low), float(high)),
         policies=of_each("policy", np.str_),
         successes=of_each("success", np.float64),
+        action_space=storage.action_space,
     )
 
 
@@ -136,7 +159,7 @@ def _find_folder(minari: Any, name_or_path: str | Path) -> Path:
             local = list(minari.list_local_datasets())
         near = near_matches(name, local) or (f" Here are {', '.join(local[:5])}." if local else "")
         raise PrefenvsError(
-            f"Minari data set {name!r} is not here, and cannot be downloaded ({_line(error)}).{near}"
+            f"Minari data set {name!r} is not here, and cannot be downloaded ({first_line(error)}).{near}"
         ) from error
     return folder
 
@@ -152,67 +175,94 @@ def _download(minari: Any, name: str) -> None:
         client.setLevel(level)
 
 
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _read_columns(storage: Any, name: str) -> dict[str, Any]:
-    """Fill the arrays of `Trajectories`, episode by episode."""
+def _read_columns(storage: Any, name: str, ours: bool) -> dict[str, Any]:
+    """Fill the arrays of `Trajectories`, episode by episode; `ours`: written here, so that states must be sound."""
     count, steps = int(storage.total_episodes), int(storage.total_steps)
-    if not count:
+    if count < 1 or steps < 1:
         raise PrefenvsError(f"data set {name!r} holds no episodes")
+    check_size(8 * count, name)
     columns: dict[str, Any] = {}
     ends, begin = np.zeros(count, np.int64), 0
     for i, episode in enumerate(_in_blocks(storage.get_episodes, count)):
-        seen = flatten(episode["observations"], storage.observation_space, f"observations of {name}")
-        acted = flatten(episode["actions"], storage.action_space, f"actions of {name}")
-        length = len(acted)
-        if length < 1 or len(seen) != length + 1:
-            raise PrefenvsError(f"episode {i} of {name!r} has {len(seen)} observations for {length} actions")
-        rows = {"observations": seen[:-1], "actions": acted, "true_rewards": episode["rewards"]}
+        rows, last = _read_episode(episode, storage, name, i)
+        length = len(rows["actions"])
         state = (episode["infos"] or {}).get("state")
-        if state is not None:
-            rows["states"] = state[:length]
-        if not columns:
-            types = {"true_rewards": np.float64, "states": np.float64}
-            columns = {
-                key: np.empty((steps, *value.shape[1:]), types.get(key, np.float32)) for key, value in rows.items()
-            }
-            columns["final_observations"] = np.empty((count, seen.shape[1]), np.float32)
-            columns["terminated"] = np.zeros(count, bool)
+        if state is not None and (i == 0 or "states" in columns or ours):
+            problem = _state_problem(state, length)
+            if problem and ours:
+                raise PrefenvsError(f"infos/state in episode {i} of {name!r} {problem}")
+            if problem:
+                _leave_out_states(columns, name, f"infos/state in episode {i} {problem}")
+            else:
+                rows["states"] = np.asarray(state)[:length]
+        if i == 0:
+            columns |= _make_columns(rows, count, steps, name)
         if ("states" in columns) != ("states" in rows):
-            raise PrefenvsError(f"only some episodes of {name!r} carry infos/state; episode {i} differs")
+            if ours:
+                raise PrefenvsError(f"only some episodes of {name!r} carry infos/state; episode {i} differs")
+            _leave_out_states(columns, name, f"episode {i} has no infos/state")
+            rows.pop("states", None)
         end = begin + length
         if end > steps:
             raise PrefenvsError(f"{name!r} holds more steps than the {steps} that its metadata tell")
         for key, value in rows.items():
             columns[key][begin:end] = value
-        columns["final_observations"][i] = seen[-1]
-        columns["terminated"][i] = episode["terminations"][-1]
+        columns["final_observations"][i], columns["terminated"][i] = last
         ends[i] = begin = end
     if begin != steps:
         raise PrefenvsError(f"{name!r} holds {begin} steps, but its metadata tell of {steps}")
     return columns | {"ends": ends}
 
 
+def _read_episode(episode: dict[str, Any], storage: Any, name: str, i: int) -> tuple[dict[str, Array], Any]:
+    """Return an episode's columns, and its final observation with whether the task ended it."""
+    where = f"in episode {i} of {name!r}"
+    seen = flatten(episode["observations"], storage.observation_space, f"observations {where}")
+    acted = flatten(episode["actions"], storage.action_space, f"actions {where}")
+    length = len(acted)
+    if length < 1 or len(seen) != length + 1:
+        raise PrefenvsError(f"episode {i} of {name!r} has {len(seen)} observations for {length} actions")
+    rewards = read_column(episode["rewards"], f"rewards {where}", length, np.float64)
+    terminations = read_flags(episode["terminations"], f"terminations {where}", length)
+    return {"observations": seen[:-1], "actions": acted, "true_rewards": rewards}, (seen[-1], terminations[-1])
+
+
+def _make_columns(rows: dict[str, Array], count: int, steps: int, name: str) -> dict[str, Array]:
+    """Empty columns for all episodes, as wide as those of the first."""
+    types = {"true_rewards": np.float64, "states": np.float64}
+    widths = sum(int(np.prod(value.shape[1:])) * (2 if key in types else 1) for key, value in rows.items())
+    check_size(4.0 * steps * widths, name)
+    columns: dict[str, Array] = {
+        key: np.empty((steps, *value.shape[1:]), types.get(key, np.float32)) for key, value in rows.items()
+    }
+    columns["final_observations"] = np.empty((count, rows["observations"].shape[1]), np.float32)
+    columns["terminated"] = np.zeros(count, bool)
+    return columns
+
+
+def _state_problem(state: Any, length: int) -> str:
+    """Say why `infos/state` of an episode is no column of states, or return an empty string."""
+    if isinstance(state, dict | tuple | list):
+        return f"is a {type(state).__name__}, not one full state a step"
+    array = np.asarray(state)
+    if array.ndim != 2 or array.dtype.kind not in "iuf" or not array.shape[1]:
+        return f"has shape {array.shape} and type {array.dtype}, not one full state a step"
+    if len(array) not in (length, length + 1):
+        return f"has {len(array)} rows for {length} steps"
+    if not np.isfinite(array[:length]).all():
+        return "holds NaN or infinite values"
+    return ""
+
+
+def _leave_out_states(columns: dict[str, Any], name: str, why: str) -> None:
+    columns.pop("states", None)
+    warnings.warn(f"{name} is read without simulator states, so its segments cannot be rendered: {why}", stacklevel=4)
+
+
 def _in_blocks(read: Callable[[range], Iterable[Any]], count: int) -> Iterator[Any]:
     """Read `count` episodes some at a time: as long as a file is open, what HDF5 remembers of it grows to 32 MB."""
     for first in range(0, count, BLOCK):
         yield from read(range(first, min(first + BLOCK, count)))
-
-
-def flatten(value: Any, space: spaces.Space[Any], what: str) -> Array:
-    """Return the samples [T, n] of a space that lie in `value` by column, as Minari keeps them."""
-    if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten(value[key], child, what) for key, child in space.spaces.items()], axis=1)
-    if isinstance(space, spaces.Tuple):
-        return np.concatenate([flatten(part, child, what) for part, child in zip(value, space, strict=True)], axis=1)
-    if isinstance(space, spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[np.asarray(value, np.int64) - int(space.start)]
-    array = np.asarray(value)
-    if not isinstance(space, spaces.Box | spaces.MultiBinary) or array.dtype.kind not in "biuf" or array.ndim > 3:
-        raise PrefenvsError(f"the {what} are of the space {space}; only vectors of numbers are supported")
-    return array.reshape(len(array), -1)
 
 
 def _find_task(metadata: dict[str, Any], columns: dict[str, Any], name: str) -> str:
@@ -223,8 +273,6 @@ def _find_task(metadata: dict[str, Any], columns: dict[str, Any], name: str) -> 
     environment = str(json.loads(spec).get("id", "")).removeprefix("prefenvs/") if spec else ""
     for task in list_tasks():
         if environment in (task.id, task.source):
-            from prefenvs.datasets.sizes import misfit
-
             problem = misfit(task.id, columns["observations"].shape[1], columns["actions"].shape[1])
             if problem:
                 warnings.warn(f"{name} is of {environment}, but not of our task {task.id}: {problem}", stacklevel=4)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefenvs.datasets.columns import read_column, read_ends, read_flags, read_numbers
 from prefenvs.datasets.flat import episode_ends, time_limits
+from prefenvs.datasets.hdf5 import first_line
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_npz, check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
@@ -26,6 +28,7 @@ PER_EPISODE = {
     "policies": np.str_,
     "successes": np.float64,
 }
+READ = {*PER_STEP, *PER_EPISODE, "ends", "rewards", "terminals", "timeouts", "next_observations"}
 
 
 def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
@@ -82,7 +85,10 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
     columns: dict[str, Any] = {}
     offset = done = 0
     layout: set[str] | None = None
-    rows = sum(_rows(path) for path in paths)
+    shapes = [_shapes(path) for path in paths]
+    rows = sum(shape["observations"][0] for shape in shapes)
+    # The parts of a data set are held together.
+    check_size(sum(_floats(shape) for shape in shapes) * 4.0, folder)
     for path in paths:
         arrays = _load(path, task)
         if layout not in (None, set(arrays)):
@@ -98,45 +104,63 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         # Only one file at a time takes memory beside the whole.
         del arrays, array
     known = {name: columns.pop(name, None) for name in ("policies", "successes")}
-    scores = description.get("reference_scores")
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
-    return OfflineDataset(
-        str(folder), trajectories, reference_scores=None if scores is None else tuple(scores), **known
-    )
+    return OfflineDataset(str(folder), trajectories, reference_scores=description.get("reference_scores"), **known)
 
 
 def _describe(folder: Path) -> dict[str, Any]:
+    """What dataset.json says; a mark of the byte order, which some editors put in front, is passed over."""
     path = folder / DESCRIPTION
     try:
-        description = json.loads(path.read_text()) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise PrefenvsError(f"{path} is damaged: {error}") from None
+        description = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise PrefenvsError(f"{path} is damaged: {first_line(error)}") from None
     if not isinstance(description, dict):
         raise PrefenvsError(f"{path} is damaged: it holds no JSON object")
+    for key in ("task", "source"):
+        if not isinstance(description.get(key) or "", str):
+            raise PrefenvsError(f"{path} is damaged: {key} is {description[key]!r}, no text")
+    scores = description.get("reference_scores")
+    if scores is not None:
+        if not isinstance(scores, list) or [type(score) in (int, float) for score in scores] != [True, True]:
+            raise PrefenvsError(f"{path} is damaged: reference_scores are {scores!r}, not two numbers")
+        description["reference_scores"] = (float(scores[0]), float(scores[1]))
     return description
 
 
-def _rows(path: Path) -> int:
-    """Steps in a file, from the header of its observations."""
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in a file, from their headers."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("observations.npy") as member:
-            headers: Any = np.lib.format
-            version = headers.read_magic(member)
-            read = headers.read_array_header_1_0 if version == (1, 0) else headers.read_array_header_2_0
-            return int(read(member)[0][0])
-    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
-        raise PrefenvsError(f"{path} holds no array 'observations': {str(error).splitlines()[0]}") from error
+        shapes = check_npz(path, READ)
+    except PrefenvsError:
+        raise
+    except Exception as error:
+        # zipfile, zlib and NumPy raise errors of a dozen types for damaged files.
+        raise PrefenvsError(f"{path} cannot be read: {first_line(error)}") from error
+    if not shapes.get("observations"):
+        raise PrefenvsError(f"{path} holds no array 'observations'")
+    return shapes
+
+
+def _floats(shapes: dict[str, tuple[int, ...]]) -> int:
+    total = 0
+    for name in PER_STEP:
+        entries = 1
+        for axis in shapes.get(name, (0,)):
+            entries *= axis
+        total += entries
+    return total
 
 
 def _load(path: Path, task: str) -> dict[str, Array]:
     """The arrays of one file, by the names of `Trajectories` and in its types."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise PrefenvsError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+            found = {name: file[name] for name in file.files if name in READ}
+    except Exception as error:
+        raise PrefenvsError(f"{path} cannot be read: {first_line(error)}") from error
     if "true_rewards" not in found and "rewards" in found:
-        found["true_rewards"] = found.pop("rewards").reshape(-1)
+        found["true_rewards"] = found.pop("rewards")
     missing = [name for name in ("observations", "actions") if name not in found]
     if missing or ("ends" not in found and "terminals" not in found):
         raise PrefenvsError(f"{path} lacks {missing[0] if missing else 'ends, or terminals and timeouts'!r}")
@@ -144,12 +168,29 @@ def _load(path: Path, task: str) -> dict[str, Array]:
         raise PrefenvsError(f"{path}: observations and actions must have two axes, steps and entries")
     if "ends" not in found:
         found |= _flagged_ends(found, path, task)
-    types = {**PER_STEP, **PER_EPISODE, "ends": np.int64}
-    arrays = {name: np.asarray(found[name], kind) for name, kind in types.items() if name in found}
-    for name, array in arrays.items():
-        rows = len(arrays["observations"] if name in PER_STEP else arrays["ends"])
-        if len(array) != rows:
-            raise PrefenvsError(f"{name} in {path} has {len(array)} rows, expected {rows}")
+    return _convert(found, path)
+
+
+def _convert(found: dict[str, Array], path: Path) -> dict[str, Array]:
+    """Check the arrays of one file, and bring them into the types of `Trajectories`."""
+    arrays = {"ends": read_ends(found["ends"], f"ends in {path}")}
+    for name, kind in {**PER_STEP, **PER_EPISODE}.items():
+        if name not in found:
+            continue
+        what = f"{name} in {path}"
+        rows = len(found["observations"] if name in PER_STEP else arrays["ends"])
+        if found[name].ndim < 1 or len(found[name]) != rows:
+            raise PrefenvsError(f"{what} has {len(np.atleast_1d(found[name]))} rows, expected {rows}")
+        if name == "terminated":
+            arrays[name] = read_flags(found[name], what, rows)
+        elif name in ("true_rewards", "successes"):
+            arrays[name] = read_column(found[name], what, rows, kind)
+        elif name == "policies":
+            if found[name].dtype.kind != "U" or found[name].ndim != 1:
+                raise PrefenvsError(f"{what} are of type {found[name].dtype}; expected a text for each episode")
+            arrays[name] = found[name]
+        else:
+            arrays[name] = read_numbers(found[name], what, kind)
     if len(arrays["ends"]) and arrays["ends"][-1] != len(arrays["observations"]):
         raise PrefenvsError(
             f"the last episode in {path} ends at step {arrays['ends'][-1]} of {len(arrays['observations'])}"
@@ -158,19 +199,23 @@ def _load(path: Path, task: str) -> dict[str, Array]:
 
 
 def _flagged_ends(found: dict[str, Array], path: Path, task: str) -> dict[str, Array]:
-    terminals = found["terminals"].reshape(-1).astype(bool)
+    terminals = read_flags(found["terminals"], f"terminals in {path}", found["terminals"].size)
     if "timeouts" in found:
-        timeouts = found["timeouts"].reshape(-1).astype(bool)
+        timeouts = read_flags(found["timeouts"], f"timeouts in {path}", found["timeouts"].size)
     elif task:
         timeouts = time_limits(terminals, find_task(task).horizon)
     else:
-        raise PrefenvsError(f"{path} has no 'timeouts' and no known time limit: pass task=<id>")
+        raise PrefenvsError(f"{path} has no 'timeouts' and no known time limit: name its task (--task, or task=<id>)")
     if not len(terminals) == len(timeouts) == len(found["observations"]):
         raise PrefenvsError(
             f"{path} has {len(found['observations'])} observations, but {len(terminals)} terminals and "
             f"{len(timeouts)} timeouts"
         )
+    if not len(terminals):
+        raise PrefenvsError(f"{path} holds no steps")
     ends = episode_ends(terminals, timeouts)
+    if found.get("next_observations", found["observations"]).shape != found["observations"].shape:
+        raise PrefenvsError(f"next_observations in {path} have another shape than its observations")
     final = {"final_observations": found["next_observations"][ends - 1]} if "next_observations" in found else {}
     return {"ends": ends, "terminated": terminals[ends - 1], **final}
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
+from prefenvs.datasets.columns import check_columns
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.file_sizes import size_limit
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
@@ -46,6 +50,7 @@ class OfflineDataset:
     reference_scores: returns of a random policy and of an expert, which D4RL's normalised score calls 0 and 100.
     policies, successes: [E] text and [E] float, which policy acted in each episode and whether it ever succeeded, where
     data collected here say so; successes are privileged, as true rewards are.
+    action_space: of the data, where the file tells it; discrete actions lie in the trajectories as one-hot rows.
     """
 
     name: str
@@ -55,6 +60,7 @@ class OfflineDataset:
     reference_scores: tuple[float, float] | None = None
     policies: Array | None = None
     successes: Array | None = None
+    action_space: spaces.Space[Any] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
@@ -67,10 +73,10 @@ class OfflineDataset:
             array = getattr(self, column)
             if array is not None and len(array) != len(self):
                 raise PrefenvsError(f"data set {self.name!r} has {len(array)} {column} for {len(self)} episodes")
-        for column in ("observations", "actions", "true_rewards", "states", "final_observations"):
-            array = getattr(self.trajectories, column)
-            if array is not None:
-                check_finite(array, column, self.name)
+        check_columns(self.trajectories, self.name)
+        scores = self.reference_scores
+        if scores is not None and not (len(scores) == 2 and np.isfinite(scores).all() and scores[0] != scores[1]):
+            raise PrefenvsError(f"reference_scores of data set {self.name!r} are two different returns, got {scores}")
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -99,6 +105,7 @@ class OfflineDataset:
             array = np.asarray(array, np.float32)
             return array[rows] if len(lost) else array
 
+        self.warn_of_unknown_ends()
         following = np.take(data.observations, rows + 1, axis=0, mode="clip").astype(np.float32, copy=False)
         ends = np.isin(last, rows, assume_unique=True)
         final = data.observations[last] if data.final_observations is None else data.final_observations
@@ -133,6 +140,15 @@ class OfflineDataset:
         scores: Array = 100.0 * (np.asarray(returns, np.float64) - random) / (expert - random)
         return scores
 
+    def warn_of_unknown_ends(self) -> None:
+        """Warn, before anything bootstraps, where nothing tells which episodes the task ended."""
+        if self.terminals is None and self.trajectories.terminated is None:
+            warnings.warn(
+                f"data set {self.name!r} does not tell which episodes the task ended, so all are taken for cut off and "
+                "values are bootstrapped through their ends: give the task, or `terminated` in its trajectories",
+                stacklevel=3,
+            )
+
     def _terminals(self) -> Array:
         """Whether the task ended the episode, [S] bool."""
         if self.terminals is not None:
@@ -143,37 +159,31 @@ class OfflineDataset:
         return terminals
 
 
-def check_finite(array: Array, column: str, name: str) -> None:
-    """Raise a PrefenvsError that names the first NaN or infinite entry, if there is one."""
-    # The sum costs one pass and no memory; only where it is not finite are the entries looked at.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.sum(array, dtype=np.float64)
-    if np.isfinite(total) or np.isfinite(array).all():
-        return
-    step = int(np.argwhere(~np.isfinite(array))[0][0])
-    raise PrefenvsError(f"{column} of data set {name!r} hold a NaN or infinite value in row {step}; repair the file")
-
-
-def load_dataset(name_or_path: str | Path, task: str | None = None) -> OfflineDataset:
+def load_dataset(name_or_path: str | Path, task: str | None = None, *, max_gib: float | None = None) -> OfflineDataset:
     """Load a data set by name or path.
 
     name_or_path: a D4RL name (`d4rl/halfcheetah-medium-v2`) or .hdf5 file, a Minari name (`minari/...`) or folder, or
     a folder of imitation's trajectories or of .npz files. task: id of the task it was made in, where the data do not
-    tell it. Raises PrefenvsError for anything else.
+    tell it. max_gib: memory that the data may take, by what the files say of their sizes (default 4 GiB), see
+    `prefenvs.file_sizes`. Raises PrefenvsError for anything else.
     """
-    dataset = _load(str(name_or_path), Path(name_or_path), task)
-    from prefenvs.datasets.sizes import check_fit
+    with size_limit(max_gib):
+        dataset = _load(str(name_or_path), Path(name_or_path), task)
+    from prefenvs.datasets.sizes import check_actions, check_fit
 
     check_fit(dataset.trajectories, dataset.name)
+    if dataset.action_space is not None:
+        check_actions(dataset.trajectories.actions, dataset.action_space, dataset.name)
     return dataset
 
 
 def _load(name: str, path: Path, task: str | None) -> OfflineDataset:
     # The formats build upon this module, and most need packages of their own.
     if path.is_dir() and (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        from prefenvs.datasets.imitation import read_imitation
+        from prefenvs.datasets.imitation import imitation_action_space, read_imitation
 
-        return OfflineDataset(name, read_imitation(path, find_task(task).id if task else ""))
+        trajectories = read_imitation(path, find_task(task).id if task else "")
+        return OfflineDataset(name, trajectories, action_space=imitation_action_space(path, trajectories))
     if path.is_dir() and any((path / file).is_file() for file in ("metadata.json", "data/metadata.json")):
         from prefenvs.datasets.minari import read_minari
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -98,6 +99,7 @@ def read_array_pickle(path: str | Path) -> Array:
     """
     try:
         with open(path, "rb") as file:
+            _check_counts(file)
             found = _ArrayUnpickler(file).load()
     except OSError as error:
         raise PrefenvsError(f"{path} cannot be read: {error.strerror}") from None
@@ -109,6 +111,16 @@ def read_array_pickle(path: str | Path) -> Array:
         # A damaged pickle can raise nearly anything; none of it has run code of the file.
         raise PrefenvsError(f"{path} is no pickle of an array: {_one_line(error)}") from None
     return _as_array(found, path)
+
+
+def _check_counts(file: BinaryIO) -> None:
+    """Raise an UnpicklingError where a memo's number is larger than the file: Python makes room for as many entries."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > size:
+            raise pickle.UnpicklingError(f"a memo of {argument} entries")
+    file.seek(0)
 
 
 def _as_array(found: Any, path: str | Path) -> Array:

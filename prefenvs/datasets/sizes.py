@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories
+
+FAR = 50.0
+"""Actions this many half-widths from the middle of their space are of another unit, or nonsense.
+
+Scripted policies ask for a dozen times what an arm can do, as a matter of course, and their environments clip it.
+"""
 
 
 @cache
@@ -18,12 +27,44 @@ def _sizes(task_id: str) -> tuple[int, int, int]:
     env = make(task_id)
     try:
         _, info = env.reset(seed=0)
-        observation, action = env.observation_space, env.action_space
-        assert observation.shape is not None
-        entries = int(action.n) if isinstance(action, spaces.Discrete) else int((action.shape or (1,))[0])
-        return int(observation.shape[0]), entries, int(info["state"].size)
+        return spaces.flatdim(env.observation_space), spaces.flatdim(env.action_space), int(info["state"].size)
     finally:
         env.close()
+
+
+@cache
+def task_action_space(task_id: str) -> spaces.Space[Any]:
+    """Return the action space of a task."""
+    env = make(task_id)
+    try:
+        return env.action_space
+    finally:
+        env.close()
+
+
+def check_actions(actions: Array, space: spaces.Space[Any], name: str) -> None:
+    """Raise a PrefenvsError where flat actions [S, act] are nowhere near their space, or choose nothing of it."""
+    if isinstance(space, spaces.Box):
+        low, high = (side.ravel().astype(np.float64) for side in (space.low, space.high))
+        if actions.shape[1:] != low.shape or not len(actions):
+            return
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            far = np.maximum(actions.max(0) - (low + high) / 2, (low + high) / 2 - actions.min(0)) / ((high - low) / 2)
+        # Entries without bounds, or with equal ones, say nothing.
+        far = np.where(np.isfinite(far), far, 0.0)
+        entry = int(np.argmax(far))
+        if far[entry] > FAR:
+            raise PrefenvsError(
+                f"actions of data set {name!r} reach from {actions[:, entry].min():.4g} to "
+                f"{actions[:, entry].max():.4g} in entry {entry}, but their space from {low[entry]:.4g} to "
+                f"{high[entry]:.4g}: scale them, or name the task that they are of"
+            )
+    elif isinstance(space, spaces.Discrete) and actions.shape[1] == space.n and len(actions):
+        wrong = np.flatnonzero((np.sort(actions, 1) != np.eye(int(space.n))[-1]).any(1))
+        if len(wrong):
+            raise PrefenvsError(
+                f"actions of data set {name!r} are no choices of {space}: row {wrong[0]} is not one 1 among zeros"
+            )
 
 
 def misfit(task_id: str, observations: int, actions: int, states: int | None = None) -> str:
@@ -52,3 +93,9 @@ def check_fit(trajectories: Trajectories, name: str) -> None:
     problem = misfit(trajectories.task, trajectories.observations.shape[1], trajectories.actions.shape[1], states)
     if problem:
         raise PrefenvsError(f"data set {name!r} is not of task {trajectories.task!r}: {problem}")
+    try:
+        space = task_action_space(trajectories.task)
+    except PrefenvsError:
+        # Its package is not installed, of which `misfit` has warned.
+        return
+    check_actions(trajectories.actions, space, name)

@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import random_policy
+from prefenvs.file_sizes import check_zip
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
@@ -138,10 +139,14 @@ def load_sb3(path: Path) -> Policy:
     import stable_baselines3 as sb3
 
     try:
+        check_zip(path)
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
         module = str(data["policy_class"]["__module__"])
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except PrefenvsError:
+        raise
+    except Exception as error:
+        # zipfile and zlib raise errors of a dozen types for damaged files.
         raise PrefenvsError(f"{path} is no saved model of Stable-Baselines3") from error
     if module.startswith("agents."):
         raise PrefenvsError(f"{path} is a model of prefenvs: name the folder of its run")

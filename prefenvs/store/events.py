@@ -19,6 +19,8 @@ from prefenvs.preferences import Preference, Query
 ANSWERS = ("comparison", "skip")
 _NAMESPACE = uuid.UUID("0f9d5c2e-7f0b-5d0c-9a60-3d1a3c1e6b57")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+LATEST = 253_402_300_799.0
+"""The end of the year 9999 in seconds since 1970: no date is later, and no answer took longer."""
 _JSON_COLUMNS = ("probabilities", "shown", "extra")
 
 
@@ -75,7 +77,10 @@ class Event:
         for name in ("time", "seconds"):
             value = getattr(self, name)
             if value is not None or name == "time":
-                object.__setattr__(self, name, check_number(f"event {name}", value))
+                number = check_number(f"event {name}", value)
+                if not 0 <= number <= LATEST:
+                    raise PrefenvsError(f"event {name} must be a number of seconds from 0 to {LATEST:g}, got {value!r}")
+                object.__setattr__(self, name, number)
         if self.probabilities is not None:
             numbers = tuple(check_number("event probabilities", value) for value in self.probabilities)
             object.__setattr__(self, "probabilities", numbers)

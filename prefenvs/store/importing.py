@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_npz, check_size
 from prefenvs.preferences import query_id
 from prefenvs.segments import Array, Segment
 from prefenvs.store import rows
@@ -76,9 +78,11 @@ def _fail(path: Path, why: object) -> NoReturn:
 def _unzip(path: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in {*FILES, *OPTIONAL} & set(archive.namelist()):
+            names = {*FILES, *OPTIONAL} & set(archive.namelist())
+            check_size(sum(archive.getinfo(name).file_size for name in names), path)
+            for name in names:
                 archive.extract(name, folder)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         _fail(path, error)
     return folder
 
@@ -91,7 +95,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
         kind, version, counts = about["format"], about["schema_version"], about["counts"]
         numbers = [counts[name] for name in ("segments", "queries", "requests", "events")]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         _fail(path, f"{type(error).__name__} {error}")
     if kind != FORMAT or not all(isinstance(number, int) for number in numbers):
         _fail(path, f"format {kind!r} with counts {numbers}, expected {FORMAT!r} with numbers")
@@ -108,17 +112,17 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 def _read_groups(path: Path) -> Iterator[dict[str, Array]]:
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as archive:
             names: dict[str, list[str]] = {}
             for name in archive.files:
                 names.setdefault(name.partition("/")[0], []).append(name.partition("/")[2])
             for group, members in names.items():
                 yield {name: archive[f"{group}/{name}"] for name in members}
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, AttributeError) as error:
-        _fail(path, error)
-    except ValueError as error:
-        if isinstance(error, PrefenvsError):
-            raise
+    except PrefenvsError:
+        raise
+    except Exception as error:
+        # zipfile, zlib and NumPy raise errors of a dozen types for damaged files.
         _fail(path, error)
 
 
@@ -128,7 +132,7 @@ def _read_segments(connection: sa.Connection, folder: Path) -> dict[str, str]:
     for group in _read_groups(path):
         try:
             pieces = list(_unstack(group))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             _fail(path, f"{type(error).__name__} {error}")
         rows.add_segments(connection, pieces)
         tasks.update({piece.hash: piece.task for piece in pieces})
@@ -160,7 +164,7 @@ def _read_rewards(connection: sa.Connection, folder: Path, tasks: Mapping[str, s
             keys = [key.decode() for key in group["hash"].tolist()]
             rewards = zip(keys, group["true_rewards"], strict=True)
             data = [{"segment": key, "data": pack_arrays({"true_rewards": values})} for key, values in rewards]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             _fail(path, f"{type(error).__name__} {error}")
         unknown = set(keys) - set(tasks)
         if unknown:
@@ -226,7 +230,7 @@ def _read_lines(path: Path, read: Callable[[dict[str, Any]], Any], expected: int
         with path.open(encoding="utf-8", newline="\n") as file:
             for line in file:
                 found.append(read(json.loads(line)))  # noqa: PERF401
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         _fail(path, f"line {len(found) + 1}: {type(error).__name__} {error}")
     if len(found) != expected:
         _fail(path, f"{len(found)} lines, expected {expected}")

@@ -112,7 +112,7 @@ def test_discrete_actions_are_one_hot_here_and_integers_there(tmp_path) -> None:
     assert read_imitation(tmp_path / "data").actions.shape == (3, 2)
     write_imitation(ours, tmp_path / "again", discrete=True)
     assert serialize.load(tmp_path / "again")[0].acts.tolist() == [1, 0, 1]
-    with pytest.raises(PrefenvsError, match="outside the 1 discrete actions"):
+    with pytest.raises(PrefenvsError, match="hold 1, outside the 1 discrete values 0 to 0"):
         read_imitation(tmp_path / "data", discrete_actions=1)
 
 
