@@ -170,7 +170,8 @@ def read_d4rl(
             final_observations=_final_observations(parts, ends, observations, path),
         )
     name = f"d4rl/{entry.name}" if entry else str(path)
-    return OfflineDataset(name, trajectories, terminals, timeouts, entry.scores if entry else None)
+    scores, limit = (entry.scores, entry.horizon) if entry else (None, horizon)
+    return OfflineDataset(name, trajectories, terminals, timeouts, scores, horizon=limit)
 
 
 def _recognise(path: Path) -> D4RLEntry | None:

@@ -62,6 +62,7 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
         reference_scores=None if low is None or high is None else (float(low), float(high)),
         policies=of_each("policy", np.str_),
         successes=of_each("success", np.float64),
+        horizon=metadata.get("prefenvs_horizon"),
     )
 
 
@@ -102,6 +103,8 @@ def write_minari(
         metadata["description"] = description
     if dataset.reference_scores is not None:
         metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
+    if dataset.horizon is not None:
+        metadata["prefenvs_horizon"] = dataset.horizon
     storage.update_metadata(metadata)
     storage.update_episodes(_episode_buffers(data, discrete))
     storage.update_episode_metadata(_episode_metadata(dataset))

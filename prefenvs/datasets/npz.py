@@ -40,6 +40,7 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
         "task": dataset.task,
         "source": dataset.trajectories.source,
         "reference_scores": dataset.reference_scores,
+        "horizon": dataset.horizon,
     }
     (new / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     if folder.exists():
@@ -100,8 +101,9 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
     known = {name: columns.pop(name, None) for name in ("policies", "successes")}
     scores = description.get("reference_scores")
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
+    horizon = description.get("horizon")
     return OfflineDataset(
-        str(folder), trajectories, reference_scores=None if scores is None else tuple(scores), **known
+        str(folder), trajectories, reference_scores=None if scores is None else tuple(scores), horizon=horizon, **known
     )
 
 

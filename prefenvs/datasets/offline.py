@@ -10,7 +10,7 @@ import numpy as np
 
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.segments import Array
-from prefenvs.tasks import find_task
+from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories
 
 FORMS = (
@@ -46,6 +46,8 @@ class OfflineDataset:
     reference_scores: returns of a random policy and of an expert, which D4RL's normalised score calls 0 and 100.
     policies, successes: [E] text and [E] float, which policy acted in each episode and whether it ever succeeded, where
     data collected here say so; successes are privileged, as true rewards are.
+    horizon: steps of an episode under which the data were published and their reference scores hold, where that may
+    differ from the task's own time limit, as in D4RL's pen; else None.
     """
 
     name: str
@@ -55,10 +57,15 @@ class OfflineDataset:
     reference_scores: tuple[float, float] | None = None
     policies: Array | None = None
     successes: Array | None = None
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
             raise PrefenvsError(f"data set {self.name!r} holds no finished episode")
+        if self.horizon is not None and (type(self.horizon) is not int or self.horizon < 1):
+            raise PrefenvsError(
+                f"data set {self.name!r} has the time limit {self.horizon!r}, which is no count of steps"
+            )
         for flag in ("terminals", "timeouts"):
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
@@ -80,6 +87,14 @@ class OfflineDataset:
     def task(self) -> str:
         """The task's id, empty where no task of the suite corresponds to the data."""
         return self.trajectories.task
+
+    @property
+    def time_limit(self) -> int:
+        """Steps of an episode at most: the data's own, else the task's, else those of the longest episode."""
+        if self.horizon is not None:
+            return self.horizon
+        known = {task.id: task.horizon for task in list_tasks()}
+        return known.get(self.task) or int(self.trajectories.lengths.max())
 
     def transitions(self) -> Transitions:
         """Return every transition whose next observation is known, in the order of the data.
