@@ -215,6 +215,11 @@ class IQL(OneLossLearner[IQLConfig]):
         ]
         return float(np.mean(right)) if right else math.nan
 
+    @property
+    def gamma(self) -> float:
+        """The discount, as other experts call it."""
+        return self.config.discount
+
     def value(self, observations: Array) -> Array:
         """Return V(s), [...] float64, for observations [..., obs], in units of the reward before its transformation.
 

@@ -48,6 +48,15 @@ HORIZONS = {
     "maze2d-open": 150, "maze2d-umaze": 300, "maze2d-medium": 600, "maze2d-large": 800,
     "pen": 100, "door": 200, "hammer": 200, "relocate": 200, "kitchen": 280,
 }  # fmt: skip
+# What keeps a score on these tasks from being D4RL's, beside the simulator and the time limit, by the same part.
+DIFFERENCES = {
+    "hopper": "version 5 pays for health only while healthy; a last step differs by 1",
+    "walker2d": "version 5 pays for health only while healthy, and both feet have the same friction",
+    "door": "Gymnasium-Robotics rewards distance from the handle (+0.1 m), D4RL punishes it",
+    "hammer": "Gymnasium-Robotics rewards distance from the hammer (+0.1 m), D4RL punishes it",
+    "pen": "an episode goes on after the pen was dropped, where D4RL's ends",
+    "relocate": "Gymnasium-Robotics rewards distance from the ball (+0.1 m), D4RL punishes it",
+}
 # An ant that is this many metres away one step later was put there by a reset.
 JUMP = 1.0
 
@@ -67,6 +76,11 @@ class D4RLEntry:
     def task(self) -> str:
         """Id of the task with the same observations and actions, empty where there is none."""
         return TASKS.get(self.name.split("-")[0], "")
+
+    @property
+    def differs(self) -> str:
+        """What keeps a score on `task` from being D4RL's, beside simulator and time limit; empty where nothing does."""
+        return DIFFERENCES.get(self.name.split("-")[0], "")
 
     @property
     def file(self) -> str:
