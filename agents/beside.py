@@ -43,8 +43,8 @@ class Order:
         if not envs:
             envs += [make(self.task) for _ in range(min(ENVS, self.episodes))]
         record, key = self.episodes if self.record else 0, find_task(self.task).success_key
-        where = {"record": record, "envs": envs, "success_key": key, "horizon": self.horizon}
-        return evaluate(policy, self.task, self.episodes, self.seed, **where)
+        task, episodes, seed, horizon = self.task, self.episodes, self.seed, self.horizon
+        return evaluate(policy, task, episodes, seed, record=record, envs=envs, success_key=key, horizon=horizon)
 
 
 class EvaluationFailed(PrefenvsError):
