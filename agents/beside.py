@@ -30,19 +30,21 @@ WAITING = 2
 
 @dataclass(frozen=True)
 class Order:
-    """What to evaluate: so many episodes of a task, with trajectories or without."""
+    """What to evaluate: so many episodes of a task, of at most `horizon` steps, with trajectories or without."""
 
     task: str
     episodes: int
     seed: int
     record: bool
+    horizon: int | None = None
 
     def carry_out(self, policy: Any, envs: list[Env]) -> Evaluation:
         """Evaluate in `envs`, which are made where there are none and stay open."""
         if not envs:
             envs += [make(self.task) for _ in range(min(ENVS, self.episodes))]
         record, key = self.episodes if self.record else 0, find_task(self.task).success_key
-        return evaluate(policy, self.task, self.episodes, self.seed, record=record, envs=envs, success_key=key)
+        task, episodes, seed, horizon = self.task, self.episodes, self.seed, self.horizon
+        return evaluate(policy, task, episodes, seed, record=record, envs=envs, success_key=key, horizon=horizon)
 
 
 class EvaluationFailed(PrefenvsError):

@@ -83,7 +83,8 @@ class EvaluationCallback(BaseCallback):
         """Evaluate the present policy, and write the row when the result is there."""
         self._measured = self.num_timesteps
         feedback, learned = getattr(self.model, "feedback", None), getattr(self.model, "reward_learned", False)
-        order = Order(self.task, self.episodes, self.seed, record=learned)
+        horizon = getattr(self.model, "horizon", None)
+        order = Order(self.task, self.episodes, self.seed, record=learned, horizon=horizon)
         row = {
             "steps": self.num_timesteps,
             "labels": getattr(self.model, "labels", 0) if feedback is None else feedback.labels,

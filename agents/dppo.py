@@ -141,17 +141,17 @@ class Windows:
 
 @dataclass(frozen=True)
 class DPPOConfig(OfflineConfig):
-    """Settings of DPPO; the defaults are the released command's, but for `conservatism` and `dropout`.
+    """Settings of DPPO; the defaults are the released code's (An et al. 2023), but for `dropout`.
 
-    Those two the paper sets for each data set, and the command leaves to the user; here they are as the paper is
-    usually quoted for locomotion.
+    That one the paper sets for each data set, and the command leaves to the user; here it is as the paper is usually
+    quoted for locomotion. So are values of `conservatism` below the code's 1, of which 0.5 is quoted most.
     """
 
     predictor: SegmentScoreConfig = field(default_factory=SegmentScoreConfig)
     """The preference predictor, fitted first."""
     window: int | None = None
     """Steps in a segment; None takes the longest labelled segment (100 in the released command)."""
-    conservatism: float = 0.5
+    conservatism: float = 1.0
     """lambda in [0, 1]: factor on the worse segment's distance; below 1 the policy stays nearer to the better one."""
     temperature: float = 0.1
     """Divides distances."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,6 +55,8 @@ class IPLConfig(OfflineConfig):
     """Adam's, for all networks."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the ReLU layers of every network."""
+    limit_values: bool = True
+    """Limit V(s') in implied rewards to 1 / (lambda (1 - gamma)); not so in the released settings for Meta-World."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.expectile < 1.0:
@@ -87,11 +90,11 @@ class Mixed(NamedTuple):
 class IPL(OfflineLearner[IPLConfig]):
     """Inverse preference learning with IQL: no reward network.
 
-    The implied reward of a transition is r(s, a, s') = Q(s, a) - gamma (1 - d) V(s'), with V(s') held fixed and limited
-    to 1 / (lambda (1 - gamma)). Each critic minimises the cross entropy between labels and the softmax of implied
-    rewards summed over a segment's transitions, plus lambda E[r^2]; V and the actor are IQL's. A segment of T steps has
-    T - 1 transitions, because the observation after its last step is not part of it. V, critics and actor all use V and
-    the targets as they were before the step; the released code steps V first.
+    The implied reward of a transition is r(s, a, s') = Q(s, a) - gamma (1 - d) V(s'), with V(s') held fixed and, by
+    default, limited to 1 / (lambda (1 - gamma)). Each critic minimises the cross entropy between labels and the softmax
+    of implied rewards summed over a segment's transitions, plus lambda E[r^2]; V and the actor are IQL's. A segment of
+    T steps has T - 1 transitions, because the observation after its last step is not part of it. V, critics and actor
+    all use V and the targets as they were before the step; the released code steps V first.
     """
 
     name = "ipl"
@@ -121,7 +124,7 @@ class IPL(OfflineLearner[IPLConfig]):
         inputs = torch.cat([batch.observations, batch.actions], 1)
         with torch.no_grad():
             q_low = self.targets(inputs).amin(0).squeeze(-1)
-            limit = 1.0 / (c.regularisation * (1.0 - c.discount))
+            limit = 1.0 / (c.regularisation * (1.0 - c.discount)) if c.limit_values else math.inf
             next_values = self.value(batch.next_observations).reshape(-1).clamp(-limit, limit)
         rewards = self.critics(inputs).squeeze(-1) - c.discount * batch.continues * next_values
         preference = segment_losses(rewards[:, : batch.inside.numel()], batch.inside, batch.targets).mean()

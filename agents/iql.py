@@ -20,6 +20,7 @@ from agents.image_reward import ImageRewardEnsemble
 from agents.label_accuracy import label_accuracy
 from agents.offline_data import check_answers
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
+from agents.policies import initialise
 from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.datasets.offline import OfflineDataset
@@ -60,9 +61,14 @@ class IQLConfig(OneLossConfig):
     """Share of the actor's hidden units dropped while training (0.1 on Adroit and Kitchen)."""
     deterministic: bool = False
     """Learn an actor without noise, by weighted squared errors, instead of a Gaussian."""
+    orthogonal: bool = False
+    """Start all networks with orthogonal weights and zero biases, as CPL's P-IQL does."""
     reward_rule: RewardRule = "range"
-    """range: rewards times 1000 / (highest - lowest return of an episode), as published for locomotion; none: as they
-    are; range_from_min: shifted before, so that the lowest return is 0, as Preference Transformer does for AntMaze."""
+    """range: rewards times `return_range` / (highest - lowest return of an episode); none: as they are; range_from_min:
+    shifted before, so that the lowest return is 0, as Preference Transformer does for AntMaze."""
+    return_range: float | None = None
+    """How far the returns of episodes lie apart after that: by default 1000 for rewards that are given (Kostrikov et
+    al. 2022, locomotion), and the time limit in steps for learned ones (Kim et al. 2023)."""
     reward_shift: float = 0.0
     """Added to each reward after that: -1 on AntMaze."""
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -79,6 +85,8 @@ class IQLConfig(OneLossConfig):
         for name in ("inv_temperature", "weight_clip", "target_rate", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
+        if self.return_range is not None and not self.return_range > 0:
+            raise PrefenvsError(f"return_range={self.return_range} must be above 0")
 
 
 class IQL(OneLossLearner[IQLConfig]):
@@ -120,16 +128,18 @@ class IQL(OneLossLearner[IQLConfig]):
 
     def _build(self) -> None:
         c, inputs = self.config, self.observation_size + self.action_size
-        self.critics = BatchedMLP(2, [inputs, *c.hidden, 1], precision=c.precision).to(self.device)
+        start = initialise if c.orthogonal else None
+        self.critics = BatchedMLP(2, [inputs, *c.hidden, 1], initialise=start, precision=c.precision).to(self.device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         sizes = [self.observation_size, *c.hidden, 1]
-        self.value_network = BatchedMLP(1, sizes, precision=c.precision).to(self.device)
+        self.value_network = BatchedMLP(1, sizes, initialise=start, precision=c.precision).to(self.device)
         self.actor = TanhActor(
             self.observation_size,
             self.action_size,
             c.hidden,
             c.dropout,
             gaussian=not c.deterministic,
+            orthogonal=c.orthogonal,
             precision=c.precision,
         ).to(self.device)
         values = [*self.critics.parameters(), *self.value_network.parameters()]
@@ -154,8 +164,11 @@ class IQL(OneLossLearner[IQLConfig]):
             raise PrefenvsError("IQL needs one source of rewards: preferences, reward_model=... or rewards=...")
         if rewards.shape != (len(data.observations),):
             raise PrefenvsError(f"rewards have shape {rewards.shape}; the data set has {len(data.observations)} steps")
-        self.reward_scale = reward_scale(rewards, data.begins, self.config.reward_rule)
-        rewards = transform_rewards(rewards, data.begins, data.ends, self.config.reward_rule, self.config.reward_shift)
+        c, spread = self.config, self.config.return_range
+        if spread is None:
+            spread = 1000.0 if model is None else float(dataset.time_limit)
+        self.reward_scale = reward_scale(rewards, data.begins, c.reward_rule, spread)
+        rewards = transform_rewards(rewards, data.begins, data.ends, c.reward_rule, c.reward_shift, spread)
         self.data.rewards = torch.from_numpy(rewards.astype(np.float32)).to(self.device)[self.data.rows]
 
     def _draw(self) -> Drawn:
@@ -202,6 +215,11 @@ class IQL(OneLossLearner[IQLConfig]):
             if preference.best is not None
         ]
         return float(np.mean(right)) if right else math.nan
+
+    @property
+    def gamma(self) -> float:
+        """The discount, as other experts call it."""
+        return self.config.discount
 
     def value(self, observations: Array) -> Array:
         """Return V(s), [...] float64, for observations [..., obs], in units of the reward before its transformation.
@@ -285,8 +303,8 @@ def advantage_weights(advantage: Tensor, inv_temperature: float, clip: float) ->
     return (inv_temperature * advantage).clamp_max(math.log(clip)).exp()
 
 
-def reward_scale(rewards: Array, begins: Array, rule: RewardRule) -> float:
-    """Return the factor on rewards [S] by the returns of their episodes; 1 where the rule is "none"."""
+def reward_scale(rewards: Array, begins: Array, rule: RewardRule, spread: float = 1000.0) -> float:
+    """Return the factor on rewards [S] that puts their episodes' returns `spread` apart; 1 for the rule "none"."""
     if rule == "none":
         return 1.0
     returns = np.add.reduceat(np.asarray(rewards, np.float64), begins)
@@ -295,13 +313,15 @@ def reward_scale(rewards: Array, begins: Array, rule: RewardRule) -> float:
         raise PrefenvsError(
             f'all {len(begins)} episodes have the same return, {lowest:g}: set reward_rule="none" or check the labels'
         )
-    return 1000.0 / (highest - lowest)
+    return spread / (highest - lowest)
 
 
-def transform_rewards(rewards: Array, begins: Array, ends: Array, rule: RewardRule, shift: float = 0.0) -> Array:
+def transform_rewards(
+    rewards: Array, begins: Array, ends: Array, rule: RewardRule, shift: float = 0.0, spread: float = 1000.0
+) -> Array:
     """Return rewards [S] scaled by the returns of the E episodes that they belong to, and shifted (see `IQLConfig`)."""
     rewards = np.asarray(rewards, np.float64)
-    scale = reward_scale(rewards, begins, rule)
+    scale = reward_scale(rewards, begins, rule, spread)
     if rule == "range_from_min":
         lengths = ends - begins
         rewards = rewards - np.repeat(np.add.reduceat(rewards, begins).min() / lengths, lengths)

@@ -49,12 +49,14 @@ class OfflineLearner(ABC, Generic[Config]):
     normalised and act in [-1, 1]; `predict` returns actions in the units of the task.
 
     num_timesteps: gradient steps made, so that Stable-Baselines3's callbacks work. labels: answers learned from.
-    learns_from: for tables, what the learning signal is.
+    learns_from: for tables, what the learning signal is. horizon: steps of an episode by which the policy is to be
+    evaluated, where the data set has its own (`OfflineDataset.horizon`).
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Any]]
     learns_from: str = "preferences"
+    horizon: int | None = None
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class OfflineLearner(ABC, Generic[Config]):
         """
         observation_space, action_space = find_spaces(dataset, action_space)
         self._begin(dataset.task, observation_space, action_space, config or self.config_type(), seed, device)
+        self.horizon = dataset.horizon
         if self.config.normalise_observations:
             observations = dataset.trajectories.observations
             self.mean.copy_(torch.as_tensor(observations.mean(0, dtype=np.float64)))
@@ -262,6 +265,7 @@ class OfflineLearner(ABC, Generic[Config]):
             "config": asdict(self.config),
             "seed": self.seed,
             "learns_from": self.learns_from,
+            "horizon": self.horizon,
             "counters": {name: getattr(self, name) for name in ("num_timesteps", "_total_timesteps", "labels")},
             "normaliser": {"mean": self.mean, "std": self.std},
             "modules": {name: module.state_dict() for name, module in self._modules().items()},
@@ -271,7 +275,7 @@ class OfflineLearner(ABC, Generic[Config]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned, for a learner of the same sizes and settings."""
-        self.learns_from = state["learns_from"]
+        self.learns_from, self.horizon = state["learns_from"], state.get("horizon")
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.mean.copy_(state["normaliser"]["mean"])

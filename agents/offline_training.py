@@ -21,6 +21,7 @@ from agents.seeds import SeedGroup
 from prefenvs.curves import draw_learning_curve
 from prefenvs.evaluate import Env
 from prefenvs.runs import Run
+from prefenvs.tasks import find_task
 
 
 def train_offline(
@@ -92,6 +93,7 @@ def summarise_offline(learner: OfflineLearner[Any], run: Run) -> dict[str, Any]:
         "seed": learner.seed,
         "updates": learner.num_timesteps,
         "labels": learner.labels,
+        "evaluation_horizon": learner.horizon or find_task(learner.task).horizon,
         "first": rows[0],
         "last": rows[-1],
         "best": max(rows, key=lambda row: (row[measure], row["mean_return"])),

@@ -30,6 +30,9 @@ def pebble_settings(
 ) -> PebbleSettings:
     """Return B-Pref's settings for a task (its scripts, 2021), or smaller networks and batches for a CPU.
 
+    Of a budget that comes from another paper's scripts (`Budget.source`) the numbers in it are taken, and networks,
+    batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
+
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
     """
@@ -86,27 +89,54 @@ class PrefPPOSettings:
     steps: int
 
 
+@dataclass(frozen=True)
+class _Rollouts:
+    """What PrefPPO's scripts set for each task: environments, minibatch and GAE's lambda."""
+
+    envs: int
+    batch_size: int
+    gae_lambda: float = 0.92
+
+
+WALKER, BUTTON = _Rollouts(32, 64), _Rollouts(16, 128)
+ROLLOUTS = {
+    "dmc-walker-walk-v0": WALKER,
+    "dmc-quadruped-walk-v0": _Rollouts(16, 128, 0.9),
+    "metaworld-button-press-v3": BUTTON,
+    "metaworld-sweep-into-v3": _Rollouts(32, 256),
+}
+"""B-Pref's four tasks; on Meta-World its scripts also try 64 environments, and segments of 25 beside those of 50."""
+
+
 def prefppo_settings(task: Task, labels: int | None = None) -> PrefPPOSettings:
-    """Return B-Pref's settings of PrefPPO for a task (its scripts, 2021); see the comment on Meta-World."""
-    budget = _budget(task, labels)
+    """Return B-Pref's settings of PrefPPO for a task (its scripts, 2021).
+
+    Meta-World's other tasks have button-press's, all others walker-walk's; where actions are discrete there is no
+    state-dependent exploration. When and how much is asked is PEBBLE's budget, since the scripts leave that to the
+    user. What differs on Meta-World is that observations are not normalised: some of its entries hardly vary and then
+    drown the others (on door-close with the true reward, 80,000 steps came to 400 with normalisation and to 4,311
+    without, seed 0).
+    """
+    budget, manipulation = _budget(task, labels), task.family == "metaworld"
     config = PrefPPOConfig(
         labels=budget.labels,
         per_session=min(budget.per_session, budget.labels),
         interact=budget.interact,
         segment_length=task.segment_length,
-        reward=RewardConfig(epochs=50 if task.family == "metaworld" else 100),
+        normalise_observations=not manipulation,
+        reward=RewardConfig(epochs=50 if manipulation else 100),
     )
-    if task.family == "metaworld":
-        # Its observations have entries that hardly vary; normalised, they drown the others: on door-close with the true
-        # reward, 80,000 steps came to 400 with normalisation and to 4,311 without (seed 0).
-        config = dataclasses.replace(config, normalise_observations=False)
-    ppo: dict[str, Any] = {"clip_range": lambda remaining: 0.4 * remaining}
+    rollouts = ROLLOUTS.get(task.id, BUTTON if manipulation else WALKER)
+    ppo: dict[str, Any] = {
+        "clip_range": lambda remaining: 0.4 * remaining,
+        "batch_size": rollouts.batch_size,
+        "gae_lambda": rollouts.gae_lambda,
+    }
     if task.family not in ("gridworld", "classic_control"):
         ppo |= {"use_sde": True, "sde_sample_freq": 4}
-    if task.family == "metaworld":
-        ppo |= {"learning_rate": 3e-4, "n_steps": 250, "batch_size": 128}
-        return PrefPPOSettings(config, ppo, envs=16, steps=3_000_000)
-    return PrefPPOSettings(config, ppo, envs=32, steps=4_000_000)
+    if manipulation:
+        ppo |= {"learning_rate": 3e-4, "n_steps": 250}
+    return PrefPPOSettings(config, ppo, envs=rollouts.envs, steps=3_000_000 if manipulation else 4_000_000)
 
 
 def _budget(task: Task, labels: int | None) -> Budget:

@@ -9,32 +9,55 @@ from agents.bc import BCConfig
 from agents.cpl import CPLConfig
 from agents.iql import IQLConfig
 from agents.published import Preset
+from agents.reward_config import RewardConfig
+from prefenvs.tasks import Task
 
 Variant = Literal["cpl", "cpl-kl", "cpl-bc"]
 
-ADROIT = ("pen-", "door-", "hammer-", "relocate-", "kitchen", "Adroit", "FrankaKitchen")
-"""Parts of the names of data sets and tasks from Adroit and Kitchen, whose data are few and narrow."""
+Rewards = Literal["true", "mlp", "image", "transformer", "gaussian"]
+"""What IQL learns from: the true rewards, or a reward model of `prefenvs train iql --reward-model`."""
 
 
-def iql_settings(dataset: str, task: str, learned: bool = True, preset: Preset = "published") -> tuple[IQLConfig, int]:
-    """Return IQL's settings for a data set, and gradient steps.
+def iql_settings(task: Task, rewards: Rewards = "mlp", preset: Preset = "published") -> tuple[IQLConfig, int]:
+    """Return IQL's settings for data of a task, and gradient steps.
 
-    Values of Kostrikov et al. (2022); on learned rewards, their transformation is Preference Transformer's (Kim et al.
-    2023); on Meta-World networks and length are those of CPL's P-IQL (Hejna et al. 2024).
+    Locomotion, AntMaze, Adroit and Kitchen have those of Kostrikov et al. (2022); there learned rewards are scaled and
+    shifted as by Preference Transformer (Kim et al. 2023). Meta-World has those of CPL's P-IQL (Hejna et al. 2024):
+    batches of as many transitions as 96 pairs of segments of 64 steps have, and the raw reward of one network. That
+    network is fitted first here, by as many batches as theirs in the first 50,000 steps of 10,000 labels, with
+    LeakyReLU; transitions are drawn from all of the data. True rewards there, other reward models there, and all
+    families that were not named are this project's choice: locomotion's settings.
+
+    preset: "small" has networks of 2x128 and batches of 256 transitions.
     """
-    names = f"{dataset} {task}"
+    learned = rewards != "true"
     config, steps = IQLConfig(reward_shift=0.5 if learned else 0.0), 1_000_000
-    if "antmaze" in names.lower():
+    if task.domain == "antmaze":
         rule: Literal["none", "range_from_min"] = "range_from_min" if learned else "none"
         config = IQLConfig(expectile=0.9, inv_temperature=10.0, reward_rule=rule, reward_shift=-1.0)
-    elif task.startswith("metaworld-"):
-        config, steps = IQLConfig(hidden=(512, 512)), 500_000
-    elif any(part in names for part in ADROIT):
+    elif task.domain in ("adroit", "kitchen"):
         config = IQLConfig(inv_temperature=0.5, dropout=0.1, reward_rule="range" if learned else "none")
+    elif task.family == "metaworld":
+        config, steps = IQLConfig(), 500_000
+        if preset == "published":
+            config = _piql(raw=rewards == "mlp")
     if preset == "small":
         config, steps = dataclasses.replace(config, hidden=(128, 128), learning_rate=1e-3, target_rate=0.01), 20_000
         config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, width=128))
     return config, steps
+
+
+def _piql(raw: bool) -> IQLConfig:
+    network = RewardConfig(members=1, layers=2, width=512, output="identity", batch_size=96, epochs=480, stop="never")
+    return IQLConfig(
+        hidden=(512, 512),
+        dropout=0.25,
+        deterministic=True,
+        orthogonal=True,
+        batch_size=2 * 96 * 64,
+        reward_rule="none" if raw else "range",
+        reward=network,
+    )
 
 
 def cpl_settings(
@@ -63,11 +86,15 @@ def cpl_settings(
     return dataclasses.replace(config, **shares), total
 
 
-def bc_settings(task: str, preset: Preset = "published") -> tuple[BCConfig, int]:
-    """Return settings of behaviour cloning, and gradient steps: IQL's actor, or CPL's cloning stage on Meta-World."""
+def bc_settings(task: Task, preset: Preset = "published") -> tuple[BCConfig, int]:
+    """Return settings of behaviour cloning, and gradient steps.
+
+    On Meta-World those of CPL's cloning stage, for all of its 500,000 steps; elsewhere, where no publication is
+    followed, those of IQL's actor without dropout.
+    """
     if preset == "small":
         return BCConfig(loss="mse", hidden=(128, 128), learning_rate=1e-3), 20_000
-    if task.startswith("metaworld-"):
+    if task.family == "metaworld":
         # One batch of the published stage holds 2 * 96 segments of 64 steps.
         network: dict[str, Any] = {"hidden": (512, 512), "dropout": 0.25}
         return BCConfig(loss="mse", learning_rate=1e-4, batch_size=12_288, **network), 500_000

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from agents.dppo import DPPOConfig, SegmentScoreConfig
 from agents.ipl import IPLConfig
 from agents.oppo import OPPOConfig
 from agents.pearl import GaussianRewardConfig
 from agents.preference_transformer import PreferenceTransformerConfig
 from agents.published import Preset
+from prefenvs.tasks import Task
 
 
 def oppo_settings(preset: Preset = "published") -> tuple[OPPOConfig, int]:
@@ -17,11 +20,20 @@ def oppo_settings(preset: Preset = "published") -> tuple[OPPOConfig, int]:
     return OPPOConfig(), 100_000
 
 
-def ipl_settings(preset: Preset = "published") -> tuple[IPLConfig, int]:
-    """Return IPL's settings (Hejna and Sadigh 2023), and gradient steps."""
+def ipl_settings(task: Task, preset: Preset = "published") -> tuple[IPLConfig, int]:
+    """Return IPL's settings (Hejna and Sadigh 2023), and gradient steps: those released for Meta-World, or locomotion.
+
+    On Meta-World the number of transitions of the data set in a batch, and their weight, are still locomotion's: the
+    sources at hand do not tell them.
+    """
+    config, steps = IPLConfig(), 1_000_000
+    if task.family == "metaworld":
+        hidden = (256, 256, 256)
+        config = IPLConfig(regularisation=3.0, expectile=0.75, hidden=hidden, pairs=16, segment_steps=16)
+        config, steps = dataclasses.replace(config, limit_values=False), 200_000
     if preset == "small":
-        return IPLConfig(learning_rate=1e-3), 20_000
-    return IPLConfig(), 1_000_000
+        return dataclasses.replace(config, hidden=(256, 256), learning_rate=1e-3), 20_000
+    return config, steps
 
 
 def dppo_settings(preset: Preset = "published") -> tuple[DPPOConfig, int]:

@@ -104,6 +104,7 @@ def evaluate(
     envs: Sequence[Env] | None = None,
     success_key: str | None = None,
     progress: Callable[[int], object] | None = None,
+    horizon: int | None = None,
 ) -> Evaluation:
     """Run a policy for `episodes` whole episodes and return what it truly earned.
 
@@ -117,11 +118,15 @@ def evaluate(
     envs: environments to use and leave open, instead of `num_envs` new ones: making some takes longer than an episode.
     success_key: key of `info` that tells success, where it is not the task's own or the task is not in the tables.
     progress: called with the number of finished episodes after each one.
+    horizon: steps after which episodes are cut off, where that is earlier than the task's own time limit: D4RL's scores
+    on the pen are of 100 steps, the task has 200 (`OfflineDataset.horizon`).
     """
     seeds = evaluation_seeds(seed, episodes)
     task_id = task_id.removeprefix("prefenvs/")
     if envs is None or task_id in {task.id for task in list_tasks()}:
         success_key = success_key or find_task(task_id).success_key
+    if horizon is not None and horizon < 1:
+        raise PrefenvsError(f"an evaluation's episodes have at least 1 step, got horizon={horizon}")
     if (num_envs if envs is None else len(envs)) < 1:
         raise PrefenvsError("an evaluation needs at least 1 environment, got 0")
     if envs is not None and len({id(env) for env in envs}) < len(envs):
@@ -130,7 +135,7 @@ def evaluate(
         if envs is None:
             envs = [stack.enter_context(closing(make(task_id))) for _ in range(min(num_envs, episodes))]
         envs = envs[:episodes]
-        runs = [_Run(env, seeds, i, len(envs), record, success_key) for i, env in enumerate(envs)]
+        runs = [_Run(env, seeds, i, len(envs), record, success_key, horizon) for i, env in enumerate(envs)]
         _play(policy, runs, deterministic, progress)
     finished = sorted((episode for run in runs for episode in run.finished), key=lambda episode: episode.number)
     return Evaluation(
@@ -178,8 +183,18 @@ class _Episode:
 class _Run:
     """One environment and the episodes that it has to play."""
 
-    def __init__(self, env: Env, seeds: Array, first: int, stride: int, record: int, success_key: str | None) -> None:
+    def __init__(
+        self,
+        env: Env,
+        seeds: Array,
+        first: int,
+        stride: int,
+        record: int,
+        success_key: str | None,
+        horizon: int | None = None,
+    ) -> None:
         self.env, self.seeds, self.stride, self.record, self.success_key = env, seeds, stride, record, success_key
+        self.horizon = horizon
         self.finished: list[_Episode] = []
         self.idle = self.fresh = False
         self._begin(first)
@@ -206,7 +221,7 @@ class _Run:
         if episode.number < self.record:
             episode.steps.append((self.observation, _vector(self.env, action), earned, self.state))
         self.observation, self.state, self.fresh = np.array(observation), info.get("state"), False
-        if not (terminated or truncated):
+        if not (terminated or truncated or episode.length == self.horizon):
             return False
         if self.success_key is not None and episode.success is None:
             raise PrefenvsError(f"no step of the episode told {self.success_key!r} in info; name the right success_key")

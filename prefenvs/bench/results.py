@@ -16,6 +16,7 @@ from prefenvs.bench.folder import BenchFolder, read_suite
 from prefenvs.bench.suite import Cell
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError
+from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,14 +172,16 @@ def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
     with (run / "evaluations.csv").open(newline="") as file:
         evaluations = list(csv.DictReader(file))
     rows = [base | {name: row[name] for name in MEASURED if row.get(name)} for row in evaluations]
-    return [row | {"normalised_score": _d4rl_score(cell, float(row["mean_return"]))} for row in rows]
+    steps = _read_json(run / "summary.json").get("evaluation_horizon", find_task(cell.task).horizon)
+    return [row | {"normalised_score": _d4rl_score(cell, float(row["mean_return"]), steps)} for row in rows]
 
 
-def _d4rl_score(cell: Cell, mean_return: float) -> float:
-    """D4RL's normalised score, NaN where its reference scores are not known."""
+def _d4rl_score(cell: Cell, mean_return: float, steps: int) -> float:
+    """D4RL's normalised score of episodes of so many steps, NaN where D4RL knows none of such episodes."""
     if not cell.dataset.startswith("d4rl/"):
         return math.nan
-    scores = find_d4rl(cell.dataset).scores
+    entry = find_d4rl(cell.dataset)
+    scores = entry.scores if entry.horizon == steps else None
     return math.nan if scores is None else 100.0 * (mean_return - scores[0]) / (scores[1] - scores[0])
 
 

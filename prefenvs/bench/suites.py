@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from prefenvs.bench.suite import Data, Grid, Limits, Option, Suite
+from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
+from prefenvs.tasks import find_task
 
 TEACHERS = ("oracle", "mistake", "noisy", "skip", "myopic", "equal")
 """B-Pref's six."""
@@ -142,7 +144,8 @@ CPU = Suite(
         _online("metaworld-door-close-v3", 1_000, DOOR_CLOSE),
         PROXIMAL,
         _online("Reacher-v5", 500, REACHER, "prefppo-true-reward"),
-        *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql-true-reward")) for task in OFFLINE_TASKS),
+        # All learners from regret labels, so that they can be compared; IQL from partial return besides.
+        *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql", "iql-true-reward")) for task in OFFLINE_TASKS),
         *(_offline(task, 1_000, (0, 1, 2), ("iql",), "oracle") for task in OFFLINE_TASKS),
     ),
     reduced=(
@@ -163,7 +166,7 @@ def _cpl(task: str) -> Grid:
         oracles=(REGRET,),
         labels=(10_000,),
         seeds=(0, 1, 2, 3),
-        options={"segment_length": 64, "evaluate_every": 5_000, "episodes": 25},
+        options={"segment_length": 64, "regret_form": "visited", "evaluate_every": 5_000, "episodes": 25},
         dataset="{data}/episodes",
         data=_mixed(task, ("scripted:0.3=500", "scripted:0.5:0.7=1000", "random=1000"), steps=100_000),
         limits=DAY,
@@ -172,7 +175,7 @@ def _cpl(task: str) -> Grid:
 
 CPL = Suite(
     "cpl",
-    "CPL's six Meta-World tasks with 10,000 comparisons by regret (Hejna et al. 2024), on scripted data.",
+    "CPL's six Meta-World tasks with 10,000 comparisons by CPL's form of regret (Hejna et al. 2024), on scripted data.",
     tuple(_cpl(f"metaworld-{task}-v3") for task in CPL_TASKS),
     published="cpl",
 )
@@ -206,12 +209,16 @@ MAZES = {
 
 
 def _fixed(dataset: str, task: str, episodes: int) -> Grid:
+    # D4RL's pen is shorter than the task: learners know by the data, random actions have to be told.
+    horizon = find_d4rl(dataset).horizon if dataset.startswith("d4rl/") else None
+    cut = horizon is not None and horizon < find_task(task).horizon
     return Grid(
         methods=("random", "bc", "cpl", "oppo", "ipl", "dppo", "iql", "iql-true-reward"),
         tasks=(task,),
         labels=(500,),
         seeds=(0, 1, 2, 3, 4),
         options={"evaluate_every": 50_000, "episodes": episodes},
+        method_options={"random": {"horizon": horizon}} if cut and horizon else {},
         dataset=dataset,
         limits=DAY,
     )

@@ -33,6 +33,8 @@ class Random:
     """Seed."""
     episodes: PositiveInt = 20
     """Episodes."""
+    horizon: int | None = None
+    """Steps after which an episode is cut off, for data sets whose time limit is earlier than the task's."""
     still: bool = False
     """Standing still, the middle of each action's range, in the place of random actions."""
 
@@ -54,6 +56,7 @@ class Random:
             0,
             begin,
             {"algorithm": "still" if self.still else "random"},
+            self.horizon,
         )
 
 
@@ -131,9 +134,11 @@ def _finish(
     labels: PositiveInt,
     begin: float,
     record: dict[str, Any],
+    horizon: int | None = None,
 ) -> None:
     """Evaluate and write what a cell of a benchmark has to write."""
-    result: Evaluation = evaluate(policy, task, episodes=episodes, seed=seed)
+    result: Evaluation = evaluate(policy, task, episodes=episodes, seed=seed, horizon=horizon)
+    record = record | {"evaluation_horizon": horizon or find_task(task).horizon}
     row = {
         "steps": steps,
         "labels": labels,

@@ -32,7 +32,8 @@ class Critic:
     """
 
     expert: Annotated[Path, Positional]
-    """Run folder of `prefenvs train pebble --true-reward` or `prefenvs train dqn`, or a .zip of SB3's SAC or DQN."""
+    """Run folder of `prefenvs train pebble` or `train iql`, with --true-reward, or of `train dqn`, or a .zip of
+    Stable-Baselines3's SAC or DQN."""
     task: str = ""
     """Task id; a run folder knows it."""
     states: PositiveInt = 50
@@ -61,14 +62,12 @@ class Critic:
         check_packages()
         import torch
 
-        from agents.advantage import LearnedAdvantage, load_expert
         from prefenvs.metrics.critic import measure_critic
 
-        agent: Any = load_expert(self.expert, device="cpu")
+        agent, critic = load_values(self.expert, self.samples, self.critics, self.entropy)
         task = find_task(self.task or self._task_of_run())
         if hasattr(agent, "exploration_rate"):
             agent.exploration_rate = 0.0
-        critic = LearnedAdvantage(agent, self.samples, self.critics, self.entropy)
         exact = exact_values(task.id, critic.gamma)
         hidden = exact is not None or self.json or not self.progress
         with tqdm(total=2 * self.states * self.rollouts, desc="roll-outs", disable=hidden, leave=False) as bar:
@@ -94,12 +93,39 @@ class Critic:
         return task
 
 
+def load_values(
+    expert: str | Path, samples: int = 64, critics: Literal["min", "mean"] = "min", entropy: bool = False
+) -> tuple[Any, Any]:
+    """Return an expert's policy and its values: of IQL by the folder of its run, else of SAC or DQN.
+
+    samples, critics, entropy: of SAC, see `agents.advantage.LearnedAdvantage`; IQL has a V of its own, and the lower of
+    two critics. Raises PrefenvsError for a run that learned from preferences: its values are of the learned reward.
+    """
+    from agents import IQL
+    from agents.advantage import LearnedAdvantage, load_expert
+
+    folder = Path(expert)
+    if (folder / "run.json").is_file() and Run.open(folder).record["command"] == "train iql":
+        run = Run.open(folder)
+        if not run.config.get("true_reward", False):
+            raise PrefenvsError(
+                f"{folder} is no expert: its critics value a learned reward; train one with --true-reward"
+            )
+        if critics != "min" or entropy:
+            raise PrefenvsError("--critics and --entropy go with an expert of SAC, not with one of IQL")
+        learned = IQL.load(run.checkpoint / "model.zip", device="cpu")
+        return learned, learned
+    agent = load_expert(expert, device="cpu")
+    return agent, LearnedAdvantage(agent, samples, critics, entropy)
+
+
 def make_regret_oracle(
     task: Task,
     expert: str | Path | None,
     form: Literal["advantage", "deterministic", "visited"] = "advantage",
     teacher: str = "oracle",
-    seed: Seed = 0,
+    seed: int = 0,
+    discount: float = 1.0,
 ) -> RegretOracle:
     """Return a rater by the regret of an expert, whose observations and actions must be the task's.
 
@@ -116,16 +142,18 @@ def make_regret_oracle(
         from prefenvs.envs.delivery_board import find_board
         from prefenvs.envs.delivery_values import BoardValues
 
-        return RegretOracle(BoardValues(find_board(0)), teacher, seed, form=form)
-    from agents.advantage import LearnedAdvantage
-
-    values = LearnedAdvantage.load(expert)
+        return RegretOracle(BoardValues(find_board(0)), teacher, seed, form=form, discount=discount)
+    agent, values = load_values(expert)
+    if agent is values:
+        if agent.task != task.id:
+            raise PrefenvsError(f"{expert} is an expert of {agent.task}, but it is asked about {task.id}")
+        return RegretOracle(values, teacher, seed, form=form, discount=discount)
     with closing(make(task.id)) as env:
         for name in ("observation_space", "action_space"):
-            known, needed = getattr(values.agent, name), getattr(env, name)
+            known, needed = getattr(agent, name), getattr(env, name)
             if known.shape != needed.shape or type(known) is not type(needed):
                 raise PrefenvsError(f"the expert {expert} has the {name} {known}, but {task.id} has {needed}")
-    return RegretOracle(values, teacher, seed, form=form)
+    return RegretOracle(values, teacher, seed, form=form, discount=discount)
 
 
 def exact_values(task: str, gamma: float) -> Any:

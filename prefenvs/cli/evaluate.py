@@ -65,6 +65,12 @@ def evaluate_run(
 
     policy = load_policy(run)
     result = evaluate(
-        policy, run.config["task"], episodes=episodes, seed=seed, deterministic=deterministic, record=record
+        policy,
+        run.config["task"],
+        episodes=episodes,
+        seed=seed,
+        deterministic=deterministic,
+        record=record,
+        horizon=getattr(policy, "horizon", None),
     )
     return result, run.config

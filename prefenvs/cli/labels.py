@@ -107,8 +107,8 @@ class LabelsImport:
     """Path of the SQLite file, which is made where there is none, or postgresql:// URL."""
     rows: Literal["qlearning", "raw"] = "qlearning"
     """What row numbers count: the steps of D4RL's q-learning form, as both publications do, or of the file."""
-    crossing: Literal["refuse", "drop"] = "refuse"
-    """What to do where a pair has a segment across an episode's end: nothing is imported, or the pair is left out."""
+    crossing: Literal["drop", "refuse"] = "drop"
+    """What to do where a pair has a segment across an episode's end: the pair is left out, or nothing is imported."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
 
@@ -119,10 +119,14 @@ class LabelsImport:
         from prefenvs.store import Store
 
         labels = read_labels(self.folder)
-        preferences = label_preferences(
-            labels, load_dataset(self.dataset, max_gib=self.max_gib), self.rows, self.crossing
-        )
+        preferences = label_preferences(labels, load_dataset(self.dataset, max_gib=self.max_gib), self.rows)
+        left_out = len(labels) - len(preferences)
+        if left_out and self.crossing == "refuse":
+            raise PrefenvsError(
+                f"{left_out} of {len(labels)} pairs of {self.folder} cross the end of an episode of {self.dataset}, so "
+                "nothing was imported: leave them out with --crossing drop"
+            )
         with Store(self.store) as store:
             store.add_preferences(preferences, run=labels.name)
-        left_out = len(labels) - len(preferences)
-        print(f"{len(preferences)} labels of {labels.name} are in {self.store}; {left_out} left out")
+        crossing = f"; {left_out} of {len(labels)} left out: across an episode's end" if left_out else ""
+        print(f"{len(preferences)} labels of {labels.name} are in {self.store}{crossing}")

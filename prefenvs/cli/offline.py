@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from prefenvs.cli import offline_labels
-from prefenvs.cli.offline_labels import LabelSource, RegretForm
+from prefenvs.cli.offline_labels import Labels, LabelSource, RegretForm
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from agents.offline import OfflineLearner
     from agents.one_loss import OneLossLearner
     from prefenvs.preferences import Preference
-
-    Labels: TypeAlias = tuple[list[Preference] | None, list[Preference], int]
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class TrainOffline(RunOptions, ABC):
 
     The telescoped forms need V alone, which is learned sooner than the small differences that advantages are.
     """
+    regret_discount: Fraction = 1.0
+    """The rater's discount within a segment, for regret: 1 as in CPL's labels; no learner's own discount."""
     labels: PositiveInt | None = None
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
     segment_length: PositiveInt | None = None
@@ -112,9 +112,9 @@ class TrainOffline(RunOptions, ABC):
 
         self._check_speed(len(each))
         torch.set_num_threads(self.threads)
-        nothing: Labels = (None, [], 0)
+        nothing = Labels(None, [], {})
         labels = [one._preferences(dataset, resumed) if one._needs_preferences else nothing for one in each]
-        made = self._make_learners(each, dataset, [train for train, _, _ in labels])
+        made = self._make_learners(each, dataset, [own.train for own in labels])
         for learner, steps in made:
             learner._check_total(steps)
             if self.compile:
@@ -122,8 +122,8 @@ class TrainOffline(RunOptions, ABC):
             if resumed is not None and (resumed.checkpoint / "model.zip").is_file():
                 learner.resume(resumed.checkpoint)
         return [
-            _Training(options, learner, steps, train, held_out, between, resumed)
-            for options, (learner, steps), (train, held_out, between) in zip(each, made, labels, strict=True)
+            _Training(options, learner, steps, own, resumed)
+            for options, (learner, steps), own in zip(each, made, labels, strict=True)
         ]
 
     def _check_speed(self, seeds: int) -> None:
@@ -148,8 +148,8 @@ class TrainOffline(RunOptions, ABC):
         schedule = self.evaluate_every, self.episodes, self.progress
         summaries = train_offline(learners, runs, steps, *schedule, facts, self.evaluate_beside)
         for training, run, summary in zip(trainings, runs, summaries, strict=True):
-            if training.held_out:
-                accuracy = training.learner.preference_accuracy(training.held_out)
+            if training.labels.held_out:
+                accuracy = training.learner.preference_accuracy(training.labels.held_out)
                 summary["held_out_accuracy"] = None if math.isnan(accuracy) else accuracy
                 run.summarise(summary)
             report(summary, dataset, run)
@@ -165,14 +165,20 @@ class TrainOffline(RunOptions, ABC):
         return kind if kind != "given" else Path(self.preferences).stem
 
     def _preferences(self, dataset: OfflineDataset, resumed: Run | None) -> Labels:
-        """Return labels to train on, labels held out, and how many lie between the two."""
+        """Return the labels of the run that is resumed, or those that the options name."""
         if resumed is not None and resumed.path("preferences.sqlite").is_file():
-            return (*offline_labels.kept(resumed), 0)
+            return offline_labels.kept(resumed)
         return self._source().read(dataset)
 
     def _source(self) -> LabelSource:
         return LabelSource(
-            self.preferences, self.labels, self.segment_length, self.held_out, self.seed, self.regret_form
+            self.preferences,
+            self.labels,
+            self.segment_length,
+            self.held_out,
+            self.seed,
+            self.regret_form,
+            self.regret_discount,
         )
 
     def _make_learners(
@@ -202,10 +208,8 @@ class _Training:
 
     options: TrainOffline
     learner: OfflineLearner[Any]
-    steps: PositiveInt
-    train: list[Preference] | None
-    held_out: list[Preference]
-    between: int
+    steps: int
+    labels: Labels
     resumed: Run | None
 
     def open_run(self) -> Run:
@@ -215,23 +219,30 @@ class _Training:
             name = f"{options.task}-{options.algorithm}-{options._signal}-{options.seed}"
             folder = options.folder or Path("runs") / name
             run = Run.create(folder, f"train {options.algorithm}", dataclasses.asdict(options))
-            if self.train is not None:
-                offline_labels.keep(run, self.train, self.held_out)
+            if self.labels.train is not None:
+                offline_labels.keep(run, self.labels)
         options._keep(self.learner, run)
         return run
 
     def facts(self, dataset: str) -> dict[str, Any]:
         """Return what the summary tells about the labels."""
-        facts = {"dataset": dataset, "signal": self.options._signal, "left_out": self.between}
-        return facts | ({"held_out_labels": len(self.held_out)} if self.held_out else {})
+        held_out, left_out = self.labels.held_out, dict(self.labels.left_out)
+        answered = sum(not preference.skipped for preference in self.labels.train or ())
+        if self.options.algorithm == "oppo" and self.learner.labels < answered:
+            left_out["tied"] = answered - self.learner.labels
+        facts: dict[str, Any] = {"dataset": dataset, "signal": self.options._signal}
+        facts |= {"left_out": sum(left_out.values()), "left_out_because": left_out}
+        return facts | ({"held_out_labels": len(held_out)} if held_out else {})
 
 
 def report(summary: dict[str, Any], dataset: OfflineDataset, run: Run) -> None:
     """Print the figures of a finished run, the final policy's and the best one's apart."""
     print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
-    between = f" ({summary['left_out']} between the sides left out)" if summary["left_out"] else ""
-    print(f"{summary['dataset']}: {len(dataset)} episodes; labels: {summary['labels']}{between}; "
+    print(f"{summary['dataset']}: {len(dataset)} episodes; labels: {summary['labels']}; "
           f"{summary['updates']} gradient steps")  # fmt: skip
+    if summary["left_out"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["left_out_because"].items())
+        print(f"labels left out: {summary['left_out']} ({reasons})")
     if summary.get("held_out_accuracy") is not None:
         print(f"held-out labels predicted: {summary['held_out_accuracy']:.1%} of {summary['held_out_labels']}")
     for name, row in (("before", summary["first"]), ("final", summary["last"]), ("best", summary["best"])):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,19 @@ RegretForm = Literal["advantage", "deterministic", "visited"]
 
 TRAINING, HELD_OUT = "training", "held-out"
 """Names under which the answers lie in the store of a run."""
+LEFT_OUT = "left_out.json"
+"""File of a run folder that says how many answers are learned from by nobody, and why."""
+
+
+class Labels(NamedTuple):
+    """Answers to learn from (None where nothing is learned from answers), held-out ones, and what was left out.
+
+    left_out: how many answers nobody learns from, by reason; reasons without any are not there.
+    """
+
+    train: list[Preference] | None
+    held_out: list[Preference]
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,8 @@ class LabelSource:
 
     preferences: oracle[:teacher], regret:EXPERT[:teacher], a store, or a label file; see `TrainOffline`.
     labels: how many, None for all there are (500 from an oracle); segment_length: in steps, for oracles.
-    held_out: share of the episodes whose labels are kept for measuring. form: of regret, see `oracles.RegretOracle`.
+    held_out: share of the episodes whose labels are kept for measuring. form, discount: of regret, see
+    `oracles.RegretOracle`.
     """
 
     preferences: str
@@ -42,10 +57,13 @@ class LabelSource:
     held_out: float
     seed: int
     form: RegretForm = "advantage"
+    discount: float = 1.0
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels < 1:
             raise PrefenvsError(f"--labels must be at least 1, got {self.labels}")
+        if not 0.0 < self.discount <= 1.0:
+            raise PrefenvsError(f"--regret-discount must lie in (0, 1], got {self.discount}")
         if not 0.0 <= self.held_out < 1.0:
             raise PrefenvsError(f"--held-out must lie in [0, 1), got {self.held_out}")
 
@@ -55,8 +73,8 @@ class LabelSource:
         kind = self.preferences.split(":")[0]
         return kind if kind in ("oracle", "regret") else "given"
 
-    def read(self, dataset: OfflineDataset) -> tuple[list[Preference], list[Preference], int]:
-        """Return training and held-out preferences that share no episode, and how many given ones fell in between."""
+    def read(self, dataset: OfflineDataset) -> Labels:
+        """Return training and held-out preferences that share no episode, and what was left out."""
         if self.kind != "given":
             oracle = self.make_oracle(dataset)
             sides = split_episodes(dataset.trajectories, self.held_out, self.seed)
@@ -67,12 +85,19 @@ class LabelSource:
                 ask(oracle, sample(dataset.trajectories, side, 2 * n, self.length(dataset), rng)) if n else []
                 for side, n in zip(sides, counts, strict=True)
             )
-            return train, held_out, 0
+            return Labels(train, held_out, _count({"skipped": _skips(train)}))
         from agents.offline_data import split_by_episode
 
-        preferences = self._read_given(dataset)
+        preferences, crossing = self._read_given(dataset)
         train, held_out, between = split_by_episode(preferences, self.held_out, self.seed)
-        return train[: self.labels], held_out, between
+        taken = train[: self.labels]
+        left_out = {
+            "across an episode's end": crossing,
+            "between training and held-out episodes": between,
+            "beyond --labels": len(train) - len(taken),
+            "skipped": _skips(taken),
+        }
+        return Labels(taken, held_out, _count(left_out))
 
     def length(self, dataset: OfflineDataset) -> int:
         """Steps in a segment: the task's own number where none is given."""
@@ -80,7 +105,7 @@ class LabelSource:
 
     def make_oracle(self, dataset: OfflineDataset) -> SyntheticOracle:
         """Return the simulated rater that is asked for."""
-        from oracles import PartialReturnOracle, RegretOracle
+        from oracles import PartialReturnOracle
 
         kind, *rest = self.preferences.split(":")
         if kind == "oracle":
@@ -96,21 +121,15 @@ class LabelSource:
                 "--true-reward (`prefenvs train iql` or `train pebble`), or oracle for labels by partial return"
             )
         expert, teacher = Path(rest[0]), rest[1] if len(rest) > 1 else "oracle"
-        if (expert / "run.json").is_file() and Run.open(expert).record["command"] == "train iql":
-            from agents import IQL
-
-            values = IQL.load(Run.open(expert).checkpoint / "model.zip", device="cpu")
-            if values.task != dataset.task:
-                raise PrefenvsError(f"{expert} is an expert of {values.task}, but the data are of {dataset.task}")
-            return RegretOracle(values, teacher, self.seed, form=self.form)
         from prefenvs.cli.critic import make_regret_oracle
 
-        return make_regret_oracle(find_task(dataset.task), expert, self.form, teacher, self.seed)
+        return make_regret_oracle(find_task(dataset.task), expert, self.form, teacher, self.seed, self.discount)
 
-    def _read_given(self, dataset: OfflineDataset) -> list[Preference]:
+    def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
+        """Return the preferences of a store or of label files, and how many of the latter cross an episode's end."""
         if "://" in self.preferences or Path(self.preferences).suffix in (".sqlite", ".db"):
             with Store(self.preferences, create=False) as store:
-                return store.preferences()
+                return store.preferences(), 0
         path = Path(self.preferences)
         if not path.exists():
             raise PrefenvsError(
@@ -119,7 +138,9 @@ class LabelSource:
             )
         from prefenvs.datasets.human_labels import label_preferences, read_labels
 
-        return label_preferences(read_labels(path), dataset, crossing="drop")
+        labels = read_labels(path)
+        preferences = label_preferences(labels, dataset)
+        return preferences, len(labels) - len(preferences)
 
 
 def split_episodes(data: Trajectories, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,14 +172,25 @@ def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
     return oracle.collect()
 
 
-def keep(run: Run, train: list[Preference], held_out: list[Preference]) -> None:
-    """Write the preferences of a run into its folder."""
+def keep(run: Run, labels: Labels) -> None:
+    """Write the preferences of a run into its folder, with what was left out."""
+    run.path(LEFT_OUT).write_text(json.dumps(labels.left_out, indent=2) + "\n")
     with Store(run.path("preferences.sqlite")) as store:
-        store.add_preferences(train, run=TRAINING)
-        store.add_preferences(held_out, run=HELD_OUT)
+        store.add_preferences(labels.train or [], run=TRAINING)
+        store.add_preferences(labels.held_out, run=HELD_OUT)
 
 
-def kept(run: Run) -> tuple[list[Preference], list[Preference]]:
+def kept(run: Run) -> Labels:
     """Return what `keep` wrote, without true rewards."""
+    path = run.path(LEFT_OUT)
+    left_out = json.loads(path.read_text()) if path.is_file() else {}
     with Store(run.path("preferences.sqlite"), create=False) as store:
-        return store.preferences(run=TRAINING), store.preferences(run=HELD_OUT)
+        return Labels(store.preferences(run=TRAINING), store.preferences(run=HELD_OUT), left_out)
+
+
+def _count(left_out: dict[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in left_out.items() if count}
+
+
+def _skips(preferences: list[Preference]) -> int:
+    return sum(preference.skipped for preference in preferences)

@@ -280,7 +280,7 @@ class TrainPrefPPO(TrainOptions):
     algorithm = "prefppo"
 
     envs: PositiveInt | None = None
-    """Environments stepped side by side; 32 on DeepMind Control and 16 on Meta-World as published."""
+    """Environments stepped side by side; 16 or 32 by task, as published."""
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
         from agents import PrefPPO

@@ -14,6 +14,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFraction
 from prefenvs.runs import Run
+from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from agents.iql import IQLConfig
@@ -70,7 +71,8 @@ class TrainIQL(TrainOffline):
 
         if self.encoder is not None and self.reward_model != "image":
             raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
-        config, steps = iql_settings(dataset.name, dataset.task, not self.true_reward, self.preset)
+        rewards = "true" if self.true_reward else self.reward_model
+        config, steps = iql_settings(find_task(dataset.task), rewards, self.preset)
         given = {"expectile": self.expectile, "inv_temperature": self.inv_temperature}
         config = self._override(config, **given, deterministic=self.deterministic or None)
         return config, self.steps or steps
@@ -185,7 +187,7 @@ class TrainBC(TrainOffline):
 
         if self.true_reward and self.best_share == 1.0:
             raise PrefenvsError("--true-reward chooses the best episodes: give --best-share too, such as 0.1")
-        config, steps = bc_settings(dataset.task, self.preset)
+        config, steps = bc_settings(find_task(dataset.task), self.preset)
         config = self._override(config, loss=self.loss, best_share=self.best_share, best_by=self.best_by)
         returns = dataset.trajectories.returns if self.true_reward else None
         learner = BC(dataset, preferences, config, returns=returns, seed=self.seed, device=self.device)

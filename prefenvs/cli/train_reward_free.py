@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prefenvs.cli.offline import TrainOffline
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
+from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from agents.offline import OfflineLearner
@@ -59,7 +60,7 @@ class TrainIPL(TrainOffline):
         from agents import IPL
         from agents.published_reward_free import ipl_settings
 
-        config, steps = ipl_settings(self.preset)
+        config, steps = ipl_settings(find_task(dataset.task), self.preset)
         config = self._override(
             config,
             regularisation=self.regularisation,

@@ -50,6 +50,15 @@ HORIZONS = {
     "maze2d-open": 150, "maze2d-umaze": 300, "maze2d-medium": 600, "maze2d-large": 800,
     "pen": 100, "door": 200, "hammer": 200, "relocate": 200, "kitchen": 280,
 }  # fmt: skip
+# What keeps a score on these tasks from being D4RL's, beside the simulator and the time limit, by the same part.
+DIFFERENCES = {
+    "hopper": "version 5 pays for health only while healthy; a last step differs by 1",
+    "walker2d": "version 5 pays for health only while healthy, and both feet have the same friction",
+    "door": "Gymnasium-Robotics rewards distance from the handle (+0.1 m), D4RL punishes it",
+    "hammer": "Gymnasium-Robotics rewards distance from the hammer (+0.1 m), D4RL punishes it",
+    "pen": "an episode goes on after the pen was dropped, where D4RL's ends",
+    "relocate": "Gymnasium-Robotics rewards distance from the ball (+0.1 m), D4RL punishes it",
+}
 # An ant that is this many metres away one step later was put there by a reset.
 JUMP = 1.0
 
@@ -69,6 +78,11 @@ class D4RLEntry:
     def task(self) -> str:
         """Id of the task with the same observations and actions, empty where there is none."""
         return TASKS.get(self.name.split("-")[0], "")
+
+    @property
+    def differs(self) -> str:
+        """What keeps a score on `task` from being D4RL's, beside simulator and time limit; empty where nothing does."""
+        return DIFFERENCES.get(self.name.split("-")[0], "")
 
     @property
     def file(self) -> str:
@@ -173,7 +187,8 @@ def read_d4rl(
             final_observations=_final_observations(parts, ends, observations, path),
         )
     name = f"d4rl/{entry.name}" if entry else str(path)
-    return OfflineDataset(name, trajectories, terminals, timeouts, entry.scores if entry else None)
+    scores, limit = (entry.scores, entry.horizon) if entry else (None, horizon)
+    return OfflineDataset(name, trajectories, terminals, timeouts, scores, horizon=limit)
 
 
 def _recognise(path: Path) -> D4RLEntry | None:

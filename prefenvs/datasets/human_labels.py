@@ -21,6 +21,8 @@ LENGTH = 100
 """Steps in a segment of Preference Transformer's files, where their names give no other number."""
 UNI_NAME = re.compile(r"(human|fake)_label(_domain_\w+?_env_(.+)_num_\d+_len_(\d+)_.*)\.pkl")
 PT_NAME = re.compile(r"indices_num\d+(?:_q(\d+))?")
+WRONG_BASE = 0.02
+"""From this share of pairs across an episode's end on, the rows may be counted in the wrong way."""
 FIRST, SECOND, TIE = 0, 1, -1
 """How both publications write that the first, the second or neither segment is better."""
 
@@ -184,6 +186,19 @@ def qlearning_rows(dataset: OfflineDataset) -> Array:
     return np.flatnonzero(~dropped)
 
 
+def other_rows(rows: Rows) -> Rows:
+    """Return the other way of counting rows."""
+    return "raw" if rows == "qlearning" else "qlearning"
+
+
+def miscounted(crossing: float, crossing_other: float) -> bool:
+    """Tell whether rows were counted in the wrong way, by the shares of pairs across an episode's end in either way.
+
+    Some do in published files that are read rightly: 33% of Uni-RLHF's door-human-v1, 37% with the other rows.
+    """
+    return crossing >= WRONG_BASE and crossing_other < crossing / 2
+
+
 @dataclass(frozen=True, eq=False)
 class Placement:
     """Where the pairs of a label file lie in a data set.
@@ -225,15 +240,16 @@ def label_preferences(
     labels: LabelFile,
     dataset: OfflineDataset,
     rows: Rows = "qlearning",
-    crossing: Literal["refuse", "drop"] = "refuse",
+    crossing: Literal["drop", "refuse"] = "drop",
     annotator: str = "",
 ) -> list[Preference]:
     """Return the labels as preferences over segments of a data set, in the file's order, skips included.
 
     rows: what the file's numbers count; both publications count the rows of D4RL's q-learning form.
-    crossing: a pair with a segment across an episode's end is refused, or left out where "drop" is given.
-    annotator: who is named as the rater, since the files tell nobody; by default the publication's name.
-    Raises PrefenvsError where a row lies past the end of the data, as with the labels of another data set.
+    crossing: pairs with a segment across an episode's end are left out, which the difference in length tells, or
+    refused. annotator: who is named as the rater, since the files tell nobody; by default the publication's name.
+    Raises PrefenvsError where a row lies past the end of the data, as with the labels of another data set, where far
+    fewer pairs would cross an end if rows were counted in the other way, and where every pair does.
     """
     found = place(labels, dataset, rows)
     if found.outside.any():
@@ -243,11 +259,17 @@ def label_preferences(
             f"past the end of {dataset.name!r} with {len(dataset.trajectories.observations)} steps: are these the "
             f"labels of {labels.name}?"
         )
-    if found.crossing.any() and crossing != "drop":
+    count, other = int(found.crossing.sum()), other_rows(rows)
+    ends = f"{count} of {len(labels)} pairs of {labels.folder} cross the end of an episode of {dataset.name!r}"
+    if count and crossing != "drop":
+        raise PrefenvsError(f"{ends}: leave them out, or check their rows with `prefenvs labels report`")
+    if miscounted(found.crossing.mean(), place(labels, dataset, other).crossing.mean()):
         raise PrefenvsError(
-            f"{int(found.crossing.sum())} of {len(labels)} pairs of {labels.folder} cross the end of an episode of "
-            f'{dataset.name!r}: check rows={rows!r} with `prefenvs labels report`, or leave them out (crossing="drop")'
+            f"{ends} if rows count {rows} steps, and far fewer if they count {other} ones: read them so "
+            f"(`prefenvs labels import --rows {other}`)"
         )
+    if count == len(labels):
+        raise PrefenvsError(f"{ends}, so that none is left: are these the labels of {labels.name}?")
     chosen = np.flatnonzero(~found.crossing)
     data = dataset.trajectories
     firsts, seconds = (data.cut(found.episodes[chosen, i], found.starts[chosen, i], labels.length) for i in (0, 1))

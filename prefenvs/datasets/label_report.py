@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from prefenvs.datasets.human_labels import LabelFile, Rows, place
+from prefenvs.datasets.human_labels import LabelFile, Rows, miscounted, other_rows, place
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
 MOSTLY_TIES = 0.9
 """From this share of ties on, labels teach next to nothing (Uni-RLHF's antmaze-umaze-diverse has 0.993)."""
-WRONG_BASE = 0.02
-"""From this share of pairs across an episode's end on, the rows are probably counted in another way."""
 UNLIKELY = 0.01
 """A deviation from chance counts below this two-sided probability."""
 FIXED_EPISODES = {"halfcheetah": 1000, "antmaze-medium": 1001, "antmaze-large": 1001}
@@ -122,7 +120,7 @@ def _repetitions(labels: LabelFile) -> tuple[int, int]:
 
 
 def _check_rows(labels: LabelFile, dataset: OfflineDataset | None, rows: Rows) -> dict[str, object]:
-    other: Rows = "raw" if rows == "qlearning" else "qlearning"
+    other = other_rows(rows)
     if dataset is not None:
         found, otherwise = place(labels, dataset, rows), place(labels, dataset, other)
         return {
@@ -189,11 +187,16 @@ def _find_faults(report: LabelReport, labels: LabelFile) -> list[str]:
         faults.append(f"all {strict} decided labels name the {'first' if report.first else 'second'} segment")
     if report.outside:
         faults.append(f"{report.outside} pairs reach past the end of the data: wrong data set, or a cut-off file")
-    if report.crossing is not None and report.crossing_other is not None and report.crossing >= WRONG_BASE:
-        other = "raw" if report.rows == "qlearning" else "qlearning"
+    if report.crossing is not None and report.crossing == 1.0:
+        faults.append("every pair crosses an episode's end: none is left to learn from")
+    elif (
+        report.crossing is not None
+        and report.crossing_other is not None
+        and miscounted(report.crossing, report.crossing_other)
+    ):
         faults.append(
             f"{report.crossing:.1%} of pairs cross an episode's end if rows count {report.rows} steps; "
-            f"{report.crossing_other:.1%} if they count {other} ones"
+            f"{report.crossing_other:.1%} if they count {other_rows(report.rows)} ones"
         )
     for side, column, other in (("first", *labels.starts.T), ("second", *labels.starts.T[::-1])):
         # Drawn from all rows of the data, so many starts do not lie below their own number by chance.
@@ -228,7 +231,11 @@ def _find_remarks(report: LabelReport) -> list[str]:
         remarks.append(f"{report.same} pairs compare a segment with itself")
     if report.overlapping:
         remarks.append(f"{report.overlapping} pairs share steps")
-    if report.crossing is not None and 0 < report.crossing < WRONG_BASE:
+    if report.crossing:
         how = " by the usual length of its episodes" if report.outside is None else ""
-        remarks.append(f"{report.crossing:.2%} of pairs cross an episode's end{how}: leave them out")
+        count = round(report.crossing * report.pairs)
+        remarks.append(
+            f"{count} of {report.pairs} pairs ({report.crossing:.1%}) cross an episode's end{how}: training and import "
+            "leave them out"
+        )
     return remarks

@@ -85,6 +85,7 @@ def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDa
         policies=of_each("policy", np.str_),
         successes=of_each("success", np.float64),
         action_space=storage.action_space,
+        horizon=metadata.get("prefenvs_horizon"),
     )
 
 
@@ -125,6 +126,8 @@ def write_minari(
         metadata["description"] = description
     if dataset.reference_scores is not None:
         metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
+    if dataset.horizon is not None:
+        metadata["prefenvs_horizon"] = dataset.horizon
     storage.update_metadata(metadata)
     storage.update_episodes(_episode_buffers(data, discrete))
     storage.update_episode_metadata(_episode_metadata(dataset))

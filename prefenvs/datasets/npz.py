@@ -43,6 +43,7 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
         "task": dataset.task,
         "source": dataset.trajectories.source,
         "reference_scores": dataset.reference_scores,
+        "horizon": dataset.horizon,
     }
     (new / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     if folder.exists():
@@ -105,7 +106,8 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         del arrays, array
     known = {name: columns.pop(name, None) for name in ("policies", "successes")}
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
-    return OfflineDataset(str(folder), trajectories, reference_scores=description.get("reference_scores"), **known)
+    scores, horizon = description.get("reference_scores"), description.get("horizon")
+    return OfflineDataset(str(folder), trajectories, reference_scores=scores, horizon=horizon, **known)
 
 
 def _describe(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prefenvs.datasets.columns import check_columns
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.file_sizes import size_limit
 from prefenvs.segments import Array
-from prefenvs.tasks import find_task
+from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories
 
 FORMS = (
@@ -51,6 +51,8 @@ class OfflineDataset:
     policies, successes: [E] text and [E] float, which policy acted in each episode and whether it ever succeeded, where
     data collected here say so; successes are privileged, as true rewards are.
     action_space: of the data, where the file tells it; discrete actions lie in the trajectories as one-hot rows.
+    horizon: steps of an episode under which the data were published and their reference scores hold, where that may
+    differ from the task's own time limit, as in D4RL's pen; else None.
     """
 
     name: str
@@ -61,10 +63,15 @@ class OfflineDataset:
     policies: Array | None = None
     successes: Array | None = None
     action_space: spaces.Space[Any] | None = None
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
             raise PrefenvsError(f"data set {self.name!r} holds no finished episode")
+        if self.horizon is not None and (type(self.horizon) is not int or self.horizon < 1):
+            raise PrefenvsError(
+                f"data set {self.name!r} has the time limit {self.horizon!r}, which is no count of steps"
+            )
         for flag in ("terminals", "timeouts"):
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
@@ -86,6 +93,14 @@ class OfflineDataset:
     def task(self) -> str:
         """The task's id, empty where no task of the suite corresponds to the data."""
         return self.trajectories.task
+
+    @property
+    def time_limit(self) -> int:
+        """Steps of an episode at most: the data's own, else the task's, else those of the longest episode."""
+        if self.horizon is not None:
+            return self.horizon
+        known = {task.id: task.horizon for task in list_tasks()}
+        return known.get(self.task) or int(self.trajectories.lengths.max())
 
     def transitions(self) -> Transitions:
         """Return every transition whose next observation is known, in the order of the data.

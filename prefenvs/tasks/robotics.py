@@ -30,6 +30,7 @@ def _fetch() -> tuple[Task, ...]:
             camera=view,
             scene=("site_pos",),
             success_key="is_success",
+            domain="fetch",
         )
         for name, view, sentence in rows
         for reward in ("", "Dense")
@@ -82,6 +83,7 @@ def _maze(agent: str) -> tuple[Task, ...]:
                     camera=camera,
                     scene=("site_pos",),
                     success_key="success",
+                    domain="antmaze" if ant else "pointmaze",
                 )
             )
     return tuple(tasks)
@@ -126,6 +128,7 @@ def _adroit() -> tuple[Task, ...]:
             camera=camera,
             scene=scene,
             success_key="success",
+            domain="adroit",
         )
         for name, camera, scene, sentence in rows
         for reward in ("", "Sparse")
@@ -149,5 +152,6 @@ TASKS: tuple[Task, ...] = (
         fps=12,
         source="FrankaKitchen-v1",
         camera=Camera(lookat=(-0.2, 0.5, 2.15), distance=2.4, azimuth=70.0, elevation=-28.0),
+        domain="kitchen",
     ),
 )

@@ -58,6 +58,7 @@ class Task:
     smallest first.
     has_reward: False where the task has no true reward; `true_reward` then is 0 in every step and means nothing.
     goal, baseline: what a picture of the task done, and of the task in general, shows; prompts for a CLIP reward.
+    domain: part of the family whose tasks share published settings, such as "adroit"; empty where all of it do.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Task:
     has_reward: bool = True
     goal: tuple[str, ...] = ()
     baseline: tuple[str, ...] = ()
+    domain: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.segment_length <= self.horizon:

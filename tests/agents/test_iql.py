@@ -159,7 +159,9 @@ def test_it_beats_cloning_on_mixed_data(source, make_dataset, prefer, play):
     dataset = make_dataset(episodes=60)
     config = {"hidden": (32, 32), "batch_size": 128, "learning_rate": 3e-3}
     clone = BC(dataset, config=BCConfig(**config), device="cpu").learn(300)
-    own = IQLConfig(reward_rule="range", reward=RewardConfig(members=2, layers=2, width=32, epochs=20), **config)
+    # Episodes are short here: scaled to their length, rewards would teach too little in so few steps.
+    reward = RewardConfig(members=2, layers=2, width=32, epochs=20)
+    own = IQLConfig(reward_rule="range", return_range=1_000.0, reward=reward, **config)
     if source == "preferences":
         learner = IQL(dataset, prefer(dataset, 150), own, device="cpu")
     else:

@@ -13,6 +13,7 @@ import pytest
 
 from agents import RewardEnsemble
 from prefenvs.cli import main
+from prefenvs.cli.offline_labels import LabelSource
 from prefenvs.datasets.offline import load_dataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.store import Store
@@ -187,3 +188,24 @@ def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
     error = run_failing(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
     assert "Hopper-v5" in error
     assert "give --best-share too" in run_failing(capsys, "train", "bc", "--dataset", data, "--true-reward", *QUICK)
+
+
+def test_an_expert_of_iql_is_measured_and_judges_with_the_discount_that_is_told(data, expert, tmp_path, capsys):
+    main(["critic", str(expert), "--states", "2", "--segment-length", "2", "--rollouts", "2", "--steps", "3", "--json"])
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["task"] == "InvertedPendulum-v5"
+    assert figures["gamma"] == 0.99
+    assert "--critics" in run_failing(capsys, "critic", str(expert), "--critics", "mean")
+    oracle = LabelSource(f"regret:{expert}", 10, 4, 0.0, 0, "visited", 0.5).make_oracle(load_dataset(data))
+    assert (oracle.form, oracle.discount) == ("visited", 0.5)
+    told = run_failing(capsys, "train", "cpl", "--dataset", data, *QUICK, "--regret-discount", "0")
+    assert "--regret-discount must lie in (0, 1]" in told
+
+
+def test_values_of_a_learned_reward_are_no_expert(data, tmp_path, capsys):
+    learned = str(tmp_path / "learned")
+    main(["train", "iql", "--dataset", data, *QUICK, *LABELS, "--folder", learned])
+    capsys.readouterr()
+    told = run_failing(capsys, "train", "cpl", "--dataset", data, *QUICK, "--preferences", f"regret:{learned}")
+    assert "no expert" in told
+    assert "no expert" in run_failing(capsys, "critic", learned)

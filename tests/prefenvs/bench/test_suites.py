@@ -10,6 +10,7 @@ import prefenvs
 from prefenvs.bench import Cell, Grid, Suite, find_method, find_suite, list_methods, list_suites
 from prefenvs.bench.folder import cell_from, select
 from prefenvs.bench.methods import OURS
+from prefenvs.bench.published import published_figures
 from prefenvs.cli import Command
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
@@ -126,3 +127,27 @@ def test_an_installed_package_offers_suites_methods_and_tasks(own, tmp_path, mon
     (information / "entry_points.txt").write_text("[prefenvs.suites]\ngood = own_parts:STEADY\n")
     with pytest.raises(PrefenvsError, match="gives no Suite"):
         list_suites()
+
+
+@pytest.mark.parametrize(
+    "suite", [find_suite(name) for name in ("cpu", "cpl", "d4rl", "d4rl-maze")], ids=lambda s: s.name
+)
+def test_offline_learners_that_are_compared_get_the_same_labels(suite: Suite) -> None:
+    asking = [cell for cell in suite.cells() if find_method(cell.method).offline and cell.labels]
+    for problem in {cell.problem for cell in asking}:
+        sources: dict[str, set[tuple[object, ...]]] = {}
+        for cell in asking:
+            if cell.problem == problem:
+                form = cell.options.get("regret_form") if cell.oracle.startswith("regret") else None
+                labels = cell.oracle, form, cell.labels, cell.options.get("segment_length")
+                sources.setdefault(cell.method, set()).add(labels)
+        assert set.intersection(*sources.values()), problem
+
+
+def test_the_suite_cpl_has_cpls_labels() -> None:
+    for cell in find_suite("cpl").cells():
+        if cell.labels:
+            assert cell.oracle.startswith("regret:")
+            assert (cell.options["regret_form"], cell.options["segment_length"]) == ("visited", 64)
+    told = {figure.differs for figure in published_figures() if figure.suite == "cpl"}
+    assert not any("partial return" in text for text in told)

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 import prefenvs
+from agents import BC
 from prefenvs import PrefenvsError
-from prefenvs.datasets import find_d4rl, load_d4rl, load_dataset, read_d4rl
+from prefenvs.bench.results import _d4rl_score
+from prefenvs.bench.suite import Cell
+from prefenvs.datasets import find_d4rl, load_d4rl, load_dataset, read_d4rl, write_npz
 from prefenvs.datasets.d4rl import LOCOMOTION, TASKS, d4rl_entries
+from prefenvs.evaluate import evaluate, random_policy
+from prefenvs.tasks import find_task
 from videos import Recorder
 
 h5py = pytest.importorskip("h5py")
@@ -231,3 +236,54 @@ def test_names_lead_to_files_scores_and_tasks(tmp_path, monkeypatch) -> None:
     for dataset in (load_dataset("d4rl/halfcheetah-medium-v2"), load_d4rl("halfcheetah-medium-v2")):
         assert dataset.task == "HalfCheetah-v5"
         assert dataset.reference_scores == entry.scores
+
+
+def test_every_name_with_a_task_is_evaluated_over_d4rls_horizon() -> None:
+    """D4RL's registered limits: 1000 steps of locomotion, 100 of the pen, 200 of the other hands."""
+    entries = [entry for entry in d4rl_entries().values() if entry.task]
+    assert {entry.name.split("-")[0] for entry in entries} == set(TASKS)
+    for entry in entries:
+        body = entry.name.split("-")[0]
+        assert entry.horizon == {"pen": 100, "door": 200, "hammer": 200, "relocate": 200}.get(body, 1000), entry.name
+        # The task goes on at least as long, so that an evaluation can be cut off at D4RL's limit.
+        assert find_task(entry.task).horizon >= entry.horizon, entry.name
+        assert "Sparse" not in entry.task
+        assert bool(entry.differs) == (body != "halfcheetah"), entry.name
+
+
+@pytest.mark.parametrize("name", ["Door", "Relocate"])
+def test_adroits_reward_for_reaching_has_the_other_sign(name) -> None:
+    """What `differs` says: as soon as Gymnasium-Robotics changes it, the table has to change too."""
+    env = prefenvs.make(f"AdroitHand{name}-v1")
+    env.reset(seed=0)
+    observation, _, _, _, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    env.close()
+    distance = {"Door": observation[-4:-1], "Relocate": observation[-9:-6]}[name]
+    rest = -0.1 * (observation[28] - 1.57) ** 2 if name == "Door" else 0.0
+    assert info["true_reward"] - rest == pytest.approx(0.1 * np.linalg.norm(distance), abs=0.02)
+
+
+@pytest.mark.parametrize("horizon", [None, 100, 500])
+def test_evaluations_end_at_the_horizon(horizon) -> None:
+    env = prefenvs.make("AdroitHandPen-v1")
+    policy = random_policy(env.action_space)
+    env.close()
+    result = evaluate(policy, "AdroitHandPen-v1", episodes=2, num_envs=2, horizon=horizon)
+    assert result.lengths.tolist() == [min(horizon or 200, 200)] * 2
+
+
+def test_the_horizon_goes_with_the_data(tmp_path) -> None:
+    path = tmp_path / "pen-human-v1.hdf5"
+    write(path, make_arrays(40, 45, 24))
+    dataset = load_dataset(path)
+    assert (dataset.horizon, dataset.time_limit, find_task(dataset.task).horizon) == (100, 100, 200)
+    assert load_dataset(write_npz(dataset, tmp_path / "copy")).horizon == 100
+    learner = BC(dataset, config=BC.config_type(hidden=(8,)), device="cpu")
+    learner.save(tmp_path / "bc.zip")
+    assert BC.load(tmp_path / "bc.zip").horizon == learner.horizon == 100
+
+
+@pytest.mark.parametrize(("dataset", "steps", "scored"), [("pen-human-v1", 100, True), ("pen-human-v1", 200, False)])
+def test_a_score_of_episodes_of_another_length_is_none(dataset, steps, scored) -> None:
+    cell = Cell("bc", "AdroitHandPen-v1", dataset=f"d4rl/{dataset}")
+    assert np.isfinite(_d4rl_score(cell, 3076.8331017826877, steps)) == scored

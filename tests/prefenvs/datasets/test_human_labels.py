@@ -238,13 +238,13 @@ def test_report_finds_what_is_wrong(tmp_path) -> None:
         "every label is a tie": (*starts, np.full(400, -1)),
         "all 400 decided labels name the second": (*starts, np.ones(400, int)),
         "reach past the end": (starts[0] + 600, starts[1], fair),
-        "cross an episode's end": (rng.permutation(900)[:400], starts[1], fair),
         "numbers of pairs, not of rows": (np.arange(400), starts[1], fair),
         "no better than chance": (*starts, fair),
     }
     for line, arrays in cases.items():
         assert any(line in fault for fault in report_on(tmp_path, *arrays, dataset).faults), line
     remarks = {
+        "cross an episode's end": (rng.permutation(900)[:400], starts[1], fair),
         "side bias": (*starts, (np.arange(400) < 240).astype(int)),
         "occur again, 5 of them": (
             np.r_[starts[0], starts[1, :5]],
@@ -255,7 +255,7 @@ def test_report_finds_what_is_wrong(tmp_path) -> None:
         "share steps": (starts[0], starts[0] + 1, fair),
     }
     for line, arrays in remarks.items():
-        assert any(line in remark for remark in report_on(tmp_path, *arrays).remarks), line
+        assert any(line in remark for remark in report_on(tmp_path, *arrays, dataset).remarks), line
 
 
 def test_agreement_is_the_share_of_true_choices(tmp_path) -> None:
@@ -375,6 +375,55 @@ def test_rows_of_another_data_set_are_refused(tmp_path) -> None:
         label_preferences(far, dataset)
     across = read_labels(write_uni(tmp_path / "across", [0, 9], [2, 3], [0, 1]))
     with pytest.raises(PrefenvsError, match=r"1 of 2 pairs .* cross the end"):
-        label_preferences(across, dataset)
-    assert len(label_preferences(across, dataset, crossing="drop")) == 1
-    assert len(label_preferences(across, dataset, crossing="drop")[0].query.segments[0]) == LENGTH
+        label_preferences(across, dataset, crossing="refuse")
+    assert len(label_preferences(across, dataset)) == 1
+    assert len(label_preferences(across, dataset)[0].query.segments[0]) == LENGTH
+    with pytest.raises(PrefenvsError, match="none is left"):
+        label_preferences(read_labels(write_uni(tmp_path / "all", [9, 9], [20, 20], [0, 1])), dataset)
+
+
+def write_crossing(tmp_path) -> tuple[str, str]:
+    """Labels of ten pairs, of which three cross an end in either way of counting, and the file that they are about."""
+    path = tmp_path / "made-v0.hdf5"
+    dataset = make_data([12] * 10, ["timeout"] * 10)
+    data = dataset.trajectories
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"], file["rewards"] = data.observations, data.actions, data.true_rewards
+        file["terminals"], file["timeouts"] = dataset.terminals, dataset.timeouts
+    first = [0, 1, 2, 3, 4, 5, 6, 9, 9, 9]
+    return str(write_uni(tmp_path / "labels", first, [22 + 11 * (i % 3) for i in range(10)], [0, 1] * 5)), str(path)
+
+
+def test_pairs_across_an_end_are_counted_alike_by_report_import_and_training(tmp_path, capsys) -> None:
+    from prefenvs.cli.offline_labels import LabelSource
+
+    folder, data = write_crossing(tmp_path)
+    main(["labels", "report", folder, "--dataset", data, "--tie-below", "1e9"])
+    assert "3 of 10 pairs (30.0%) cross an episode's end: training and import leave them out" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    store = str(tmp_path / "labels.sqlite")
+    main(["labels", "import", folder, "--dataset", data, "--store", store])
+    assert "7 labels" in (out := capsys.readouterr().out)
+    assert "3 of 10 left out" in out
+    found = LabelSource(folder, 5, None, 0.0, 0).read(load_dataset(data))
+    assert (len(found.train or []), found.left_out) == (5, {"across an episode's end": 3, "beyond --labels": 2})
+    with pytest.raises(SystemExit) as stop:
+        main(["labels", "import", folder, "--dataset", data, "--store", store + "2", "--crossing", "refuse"])
+    assert stop.value.code == 2
+    assert "--crossing drop" in capsys.readouterr().err
+    assert not Path(store + "2").exists()
+
+
+def test_rows_that_are_counted_in_the_wrong_way_are_refused_by_all(tmp_path, capsys) -> None:
+    """Whole segments of raw rows, read as rows of the q-learning form, cross ends: a fault, and a way out."""
+    _, data = write_crossing(tmp_path)
+    starts = [12 * i + 8 for i in range(9)]
+    folder = str(write_uni(tmp_path / "raw", starts, starts[::-1], [0, 1] * 4 + [0]))
+    dataset = load_dataset(data)
+    report = report_labels(read_labels(folder), dataset)
+    assert any("if rows count qlearning steps" in fault for fault in report.faults)
+    with pytest.raises(PrefenvsError, match="labels import --rows raw"):
+        label_preferences(read_labels(folder), dataset)
+    main(["labels", "import", folder, "--dataset", data, "--rows", "raw", "--store", str(tmp_path / "s.sqlite")])
+    assert capsys.readouterr().out.startswith("9 labels")
