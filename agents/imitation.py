@@ -15,10 +15,11 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 import prefenvs
 from agents.imitation_nets import EnsembleRewardNet, ImitationRewardModel, as_reward_net, open_logger
+from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
 
 # isort: split
@@ -114,7 +115,7 @@ def train_preference_comparisons(
     set_random_seed(seed)
     rng = np.random.default_rng(seed)
     # No Monitor: its episode returns would carry the true reward into the agent's log.
-    venv = DummyVecEnv([lambda: RevealReward(prefenvs.make(task.id))] * config.environments)
+    venv = IndependentEnvs([lambda: RevealReward(prefenvs.make(task.id))] * config.environments)
     venv.seed(seed)
     net = BasicRewardNet(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm)
     model = ImitationRewardModel(net, epochs=config.epochs, seed=seed)

@@ -17,6 +17,7 @@ from agents.windows import ragged_rows
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
+from prefenvs.seeding import derive_seed
 from prefenvs.segments import Array, Segment
 
 
@@ -199,7 +200,7 @@ class OPPO(OfflineLearner[OPPOConfig]):
     def _update(self) -> dict[str, Tensor]:
         # Dropout draws from PyTorch's global generator: seeded here by the step, so that a resumed run repeats it.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed * 1_000_003 + self.num_timesteps)
+            torch.manual_seed(derive_seed(self.seed, "dropout", self.num_timesteps))
             return self._step()
 
     def _step(self) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ def judge_reward(
     half = max(episodes, -(-steps // task.horizon)) // 2 + 1
     played = [
         evaluate(policy, task.id, episodes=half, seed=seed, record=half),
-        evaluate(guess, task.id, episodes=half, seed=seed + 1, record=half),
+        evaluate(guess, task.id, episodes=half, seed=seed, record=half, first=half),
     ]
     buffer = TrajectoryBuffer(task.id, source=f"evaluation-{seed}", max_episodes=None)
     for evaluation in played:

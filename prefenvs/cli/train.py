@@ -210,10 +210,8 @@ class TrainOptions(RunOptions):
         if name.split("-")[0] == "clip":
             return CLIPOracle(self.clip.make(task), name.partition("-")[2] or "oracle", seed)
         if name.split("-")[0] == "regret":
-            return make_regret_oracle(
-                task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", self.seed
-            )
-        return PartialReturnOracle(name, seed=self.seed)
+            return make_regret_oracle(task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", seed)
+        return PartialReturnOracle(name, seed=seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
@@ -294,11 +292,11 @@ class TrainPrefPPO(TrainOptions):
 
 def make_envs(task: str, count: int, seed: int) -> VecEnv:
     """Make `count` environments that are stepped one after the other in this process."""
-    from stable_baselines3.common.vec_env import DummyVecEnv
+    from prefenvs.envs.vectors import IndependentEnvs
 
     if count < 1:
         raise PrefenvsError(f"--envs must be at least 1, got {count}")
-    venv = DummyVecEnv([lambda: prefenvs.make(task)] * count)
+    venv = IndependentEnvs([lambda: prefenvs.make(task)] * count)
     venv.seed(seed)
     return venv
 
