@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
 from agents.image_reward import ImageRewardEnsemble
-from agents.label_accuracy import label_accuracy
 from agents.offline_data import check_answers
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble, fit_ensembles
+from prefenvs.accuracy import label_accuracy
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from oracles.calibration import Share
 from oracles.routed import AFTER, AUDIT, Case, HybridConfig, Routed
 from oracles.routing import LearnedRouter, Quota, describe_queries, measure_disagreement, measure_uncertainty
+from prefenvs.accuracy import Share
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query

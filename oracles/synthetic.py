@@ -47,7 +47,7 @@ class SyntheticOracle(Oracle):
         self.name = f"{self.kind}-{preset}"
         self.annotator = annotator or preset
         self.soft = soft
-        # A stream of its own: with the plain seed, a rater would err by the very numbers that its queries are drawn with.
+        # A stream of its own: with the plain seed a rater would err by the numbers that its queries are drawn with.
         self._rng = np.random.default_rng(None if seed is None else sequence(seed, "rater"))
         self._answers: list[Preference] = []
         self._sessions = 0

@@ -13,7 +13,7 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     """Return the seed in [0, 2^31) of one purpose: a name, numbers >= 0, or both.
 
     Streams of other purposes, and of other seeds, are independent of it (NumPy's `SeedSequence`); with `seed + i` two
-    neighbouring seeds would share all but one. Evaluation resets with seeds from 2^31 on, which no derived seed reaches.
+    neighbouring seeds would share all but one. Evaluation resets with seeds from 2^31 on, which none of these reaches.
     """
     return int(sequence(seed, *purpose).generate_state(1)[0] >> 1)
 
