@@ -12,6 +12,7 @@ import numpy as np
 from agents.reward_model import RewardEnsemble
 from agents.surf import centre_query
 from prefenvs.accuracy import Share
+from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.queries import Selector
@@ -39,6 +40,7 @@ class FeedbackConfig:
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.labels < self.per_session:
             raise PrefenvsError(
                 f"a budget of {self.labels} labels is smaller than one session of {self.per_session}; "
