@@ -17,6 +17,7 @@ from agents.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_sco
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from prefenvs.accuracy import credit, label_accuracy
+from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -63,6 +64,7 @@ class CPLConfig(OneLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choices(self)
         if not 0.0 < self.conservative <= 1.0:
             raise PrefenvsError(f"conservative={self.conservative} must lie in (0, 1]: 1 is plain CPL")
         if not 0.0 < self.discount <= 1.0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import prefenvs
 from agents.imitation_nets import EnsembleRewardNet, ImitationRewardModel, as_reward_net, open_logger
+from prefenvs.choices import check_choices
 from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
 
@@ -53,14 +54,18 @@ class ComparisonsConfig:
     """How many times `epochs` the reward net is trained on those."""
     epochs: int = 3
     """Passes over all comparisons in each later round (its command line's default)."""
-    schedule: str = "hyperbolic"
-    """How the comparisons are spread over the rounds: constant, hyperbolic or inverse_quadratic."""
+    schedule: Literal["constant", "hyperbolic", "inverse_quadratic"] | Callable[[float], float] = "hyperbolic"
+    """How the comparisons are spread over the rounds; a function maps the share done, 0 to 1, to a weight above 0."""
     exploration: float = 0.05
     """Share of the fragments from a partly random policy (its documentation's Pendulum example)."""
     environments: int = 8
     """Copies of the environment (the same example)."""
     allow_variable_horizon: bool = False
     """Accept episodes of different lengths, though their ends tell the learner about the reward."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            check_choices(self)
 
 
 class Comparisons(NamedTuple):

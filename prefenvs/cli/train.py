@@ -186,6 +186,10 @@ class TrainOptions(RunOptions):
         names = self.hybrid.raters if self.oracle == "hybrid" else (self.oracle,)
         if (self.store is not None or self.wait) and (self.true_reward or not {"human", "ratings", "vlm"} & {*names}):
             raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
+        if self.hybrid != HybridOptions() and self.oracle != "hybrid":
+            raise PrefenvsError(f"--cheap, --costly and --route go with --oracle hybrid, not with {self.oracle!r}")
+        if self.regret_form != "advantage" and not any(name.split("-")[0] == "regret" for name in names):
+            raise PrefenvsError(f"--regret-form goes with --oracle regret, not with {self.oracle!r}")
         if self.true_reward:
             return None
         if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
