@@ -199,7 +199,9 @@ class CPL(OneLossLearner[CPLConfig]):
         scores, targets = segment_scores(scored, c.alpha, c.discount, inside), drawn["targets"]
         if self.pairs is None:
             loss = ranking_loss(scores, targets, c.conservative)
-            compared, preferred = torch.broadcast_tensors(scores[:, None], scores), targets[:, None] > targets
+            shape = scores.shape[0], scores.shape[0]
+            compared = scores[:, None].expand(shape), scores.expand(shape)
+            preferred = targets[:, None] > targets
         else:
             loss = pair_loss(scores, targets, c.conservative, c.flip_rate, c.correction).mean()
             compared, preferred = (scores, scores.flip(-1)), targets > targets.flip(-1)

@@ -120,12 +120,9 @@ class Scores:
         here = cells[cells["task"] == task]
         top = float(here.loc[here["method"] == upper, "final"].mean())
         ours = here[[bool(upper) and self.suite["methods"][name]["upper"] == upper for name in here["method"]]]
-        means = ours.groupby(["method", "oracle", "level"], sort=False)["final"].mean()
-        return {
-            Entry(str(method), str(oracle), int(level)): float(mean)
-            for (method, oracle, level), mean in means.items()
-            if method != upper and mean > top
-        }
+        means = ours.groupby(["method", "oracle", "level"], sort=False)["final"].mean().reset_index()
+        found = {Entry(row["method"], row["oracle"], int(row["level"])): row["final"] for _, row in means.iterrows()}
+        return {entry: float(mean) for entry, mean in found.items() if entry.method != upper and mean > top}
 
     @cached_property
     def beaten_bounds(self) -> dict[tuple[str, str], str]:
