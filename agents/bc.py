@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from agents.actors import TanhActor, make_adam
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -46,6 +47,7 @@ class BCConfig(OneLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choices(self)
         if not 0.0 < self.best_share <= 1.0:
             raise PrefenvsError(f"best_share={self.best_share} must lie in (0, 1]")
         if not 0.0 <= self.dropout < 1.0:

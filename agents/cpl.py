@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,9 +16,12 @@ from agents.actors import TanhActor, make_adam
 from agents.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_scores
 from agents.offline_data import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.accuracy import credit, label_accuracy
+from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
+from prefenvs.segments import Segment
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class CPLConfig(OneLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choices(self)
         if not 0.0 < self.conservative <= 1.0:
             raise PrefenvsError(f"conservative={self.conservative} must lie in (0, 1]: 1 is plain CPL")
         if not 0.0 < self.discount <= 1.0:
@@ -196,12 +199,15 @@ class CPL(OneLossLearner[CPLConfig]):
         scores, targets = segment_scores(scored, c.alpha, c.discount, inside), drawn["targets"]
         if self.pairs is None:
             loss = ranking_loss(scores, targets, c.conservative)
-            higher, preferred = scores[:, None] > scores, targets[:, None] > targets
+            shape = scores.shape[0], scores.shape[0]
+            compared = scores[:, None].expand(shape), scores.expand(shape)
+            preferred = targets[:, None] > targets
         else:
             loss = pair_loss(scores, targets, c.conservative, c.flip_rate, c.correction).mean()
-            higher, preferred = scores > scores.flip(-1), targets > targets.flip(-1)
+            compared, preferred = (scores, scores.flip(-1)), targets > targets.flip(-1)
         # Over decided labels: the share of which the preferred segment has the higher score, without the bias.
-        accuracy = (higher & preferred).sum() / preferred.sum().clamp_min(1)
+        credits = credit(torch.stack(compared, -1), compared[0][..., None])
+        accuracy = (credits * preferred).sum() / preferred.sum().clamp_min(1)
         figures = {"contrastive_loss": loss, "bc_loss": bc_loss, "accuracy": accuracy}
         return (loss + c.bc_coefficient * bc_loss if c.bc_coefficient else loss), figures
 
@@ -213,20 +219,15 @@ class CPL(OneLossLearner[CPLConfig]):
     @torch.no_grad()
     def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
         """Return the share of decided labels whose segment has the higher score, without bias; NaN without any."""
-        right = []
-        for preference in preferences:
-            if preference.best is None:
-                continue
-            scores = []
-            for segment in preference.query.segments:
-                steps = (torch.from_numpy(np.asarray(x, np.float32)) for x in (segment.observations, segment.actions))
-                observations, actions = self._scale(*steps)
-                log_probs = self.actor.log_prob(observations, actions)
-                if self.config.kl:
-                    log_probs = log_probs - self.reference.log_prob(observations, actions)
-                scores.append(float(segment_scores(log_probs, self.config.alpha, self.config.discount)))
-            right.append(int(np.argmax(scores)) == preference.best)
-        return float(np.mean(right)) if right else math.nan
+        return label_accuracy(preferences, self._score)
+
+    def _score(self, segment: Segment) -> float:
+        steps = (torch.from_numpy(np.asarray(x, np.float32)) for x in (segment.observations, segment.actions))
+        observations, actions = self._scale(*steps)
+        log_probs = self.actor.log_prob(observations, actions)
+        if self.config.kl:
+            log_probs = log_probs - self.reference.log_prob(observations, actions)
+        return float(segment_scores(log_probs, self.config.alpha, self.config.discount))
 
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         return self.actor.act(observations, deterministic, self.generator)

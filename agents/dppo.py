@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.actors import TanhActor, make_adam
-from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import build_pair_table
 from agents.segment_reward import SegmentReward, SegmentRewardConfig
 from agents.transformers import StepTransformer, initialise
 from agents.windows import ragged_rows, windows_per_batch
+from prefenvs.accuracy import label_accuracy
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference

@@ -11,6 +11,8 @@ import numpy as np
 
 from agents.reward_model import RewardEnsemble
 from agents.surf import centre_query
+from prefenvs.accuracy import Share
+from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.queries import Selector
@@ -38,6 +40,7 @@ class FeedbackConfig:
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.labels < self.per_session:
             raise PrefenvsError(
                 f"a budget of {self.labels} labels is smaller than one session of {self.per_session}; "
@@ -70,9 +73,10 @@ class Feedback:
         self.total_steps = total_steps
         self.next_session = self.next_look = first_session
         self.asked = self.sessions = 0
+        self.fitted = False
         self.preferences: list[Preference] = []
         self.unlabelled: list[Query] = []
-        self.held_out_accuracy: float | None = None
+        self.predicted = Share(0.0, 0)
         surf = reward_model.config.surf
         # SURF learns from the rated segment with a margin of steps around it, which the rater does not see.
         self.margin = surf.margin if surf is not None else 0
@@ -109,10 +113,32 @@ class Feedback:
         metrics = None
         if self.labels and (changed or not all(answer.skipped for answer in answers)):
             metrics = self.fit(self.preferences, self.unlabelled)
-            # Kept while nothing new arrives: the page shows how well the model that is learned from predicts answers.
-            self.held_out_accuracy = metrics["new_accuracy"]
-        self.oracle.report({**status, "held_out_accuracy": self.held_out_accuracy})
+            self._pool(metrics)
+        self.oracle.report(status | self._describe_predicted())
         return metrics
+
+    def _pool(self, metrics: dict[str, float]) -> None:
+        """Count the answers that the model predicted before it learned from them: of one look they are few."""
+        count = int(metrics["new"])
+        # A model that has not learned yet predicts nothing.
+        if count and self.fitted:
+            self.predicted = Share(self.predicted.hits + metrics["new_accuracy"] * count, self.predicted.count + count)
+        self.fitted = True
+        if self.predicted.count:
+            low, high = self.predicted.interval
+            metrics |= {"predicted_accuracy": self.predicted.value, "predicted": float(self.predicted.count)}
+            metrics |= {"predicted_low": low, "predicted_high": high}
+
+    def _describe_predicted(self) -> dict[str, float | None]:
+        """Return the accuracy of what was predicted before it was learned, its 95% interval and how many labels."""
+        share = self.predicted
+        low, high = share.interval if share.count else (None, None)
+        return {
+            "held_out_accuracy": share.value if share.count else None,
+            "held_out_low": low,
+            "held_out_high": high,
+            "held_out_count": share.count,
+        }
 
     def fit_alone(self, preferences: Sequence[Preference], unlabelled: Sequence[Query]) -> dict[str, float]:
         """Fit the reward model to all answers and return the metrics."""
@@ -129,10 +155,10 @@ class Feedback:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters and the random state that a checkpoint has to keep, beside `preferences` and `wide`."""
-        names = ("next_session", "next_look", "asked", "sessions")
+        names = ("next_session", "next_look", "asked", "sessions", "fitted")
         state: dict[str, Any] = {name: getattr(self, name) for name in names}
         state |= {"rng": self.rng.bit_generator.state, "oracle": self.oracle.state_dict()}
-        return state | {"unlabelled": len(self.unlabelled)}
+        return state | {"unlabelled": len(self.unlabelled), "predicted": [self.predicted.hits, self.predicted.count]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned.
@@ -143,6 +169,7 @@ class Feedback:
         self.rng.bit_generator.state = state.pop("rng")
         self.oracle.load_state_dict(state.pop("oracle"))
         unlabelled = state.pop("unlabelled", 0)
+        self.predicted = Share(*state.pop("predicted", (0.0, 0)))
         for name, value in state.items():
             setattr(self, name, value)
         if unlabelled:

@@ -19,7 +19,7 @@ from agents.image_config import ImageRewardConfig
 from agents.image_data import FrameTable, check_states
 from agents.image_nets import ConvEnsemble, HeadEnsemble
 from agents.reward_data import assign_sides
-from agents.reward_loss import ABSENT, is_correct, is_decided, preference_loss
+from agents.reward_loss import ABSENT, credit_labels, is_decided, preference_loss
 from prefenvs.closing import Closing
 from prefenvs.envs.frames import FrameCache
 from prefenvs.errors import PrefenvsError
@@ -165,7 +165,7 @@ class ImageRewardEnsemble(Closing):
                     returns, present = self._returns(self.table, rows[part])
                     losses = preference_loss(returns, targets[part], present)
                     (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
-                    correct = is_correct(returns.detach(), targets[part], present) & decided[part]
+                    correct = credit_labels(returns.detach(), targets[part], present) * decided[part]
                     totals += torch.stack([losses.detach().sum(), correct.sum()])
                 self.optimizer.step()
             loss, right = (totals / config.members).tolist()
@@ -186,7 +186,7 @@ class ImageRewardEnsemble(Closing):
             return math.nan, math.nan
         returns, present = self._returns(self.table, rows)
         decided = is_decided(targets)
-        right = (is_correct(returns.mean(0), targets, present) & decided).sum() / decided.sum()
+        right = (credit_labels(returns.mean(0), targets, present) * decided).sum() / decided.sum()
         return float(preference_loss(returns, targets, present).mean()), float(right)
 
     def _returns(self, table: FrameTable, rows: Tensor) -> tuple[Tensor, Tensor]:

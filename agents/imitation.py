@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 import prefenvs
 from agents.imitation_nets import EnsembleRewardNet, ImitationRewardModel, as_reward_net, open_logger
+from prefenvs.choices import check_choices
+from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
 
 # isort: split
@@ -52,14 +54,18 @@ class ComparisonsConfig:
     """How many times `epochs` the reward net is trained on those."""
     epochs: int = 3
     """Passes over all comparisons in each later round (its command line's default)."""
-    schedule: str = "hyperbolic"
-    """How the comparisons are spread over the rounds: constant, hyperbolic or inverse_quadratic."""
+    schedule: Literal["constant", "hyperbolic", "inverse_quadratic"] | Callable[[float], float] = "hyperbolic"
+    """How the comparisons are spread over the rounds; a function maps the share done, 0 to 1, to a weight above 0."""
     exploration: float = 0.05
     """Share of the fragments from a partly random policy (its documentation's Pendulum example)."""
     environments: int = 8
     """Copies of the environment (the same example)."""
     allow_variable_horizon: bool = False
     """Accept episodes of different lengths, though their ends tell the learner about the reward."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            check_choices(self)
 
 
 class Comparisons(NamedTuple):
@@ -114,7 +120,7 @@ def train_preference_comparisons(
     set_random_seed(seed)
     rng = np.random.default_rng(seed)
     # No Monitor: its episode returns would carry the true reward into the agent's log.
-    venv = DummyVecEnv([lambda: RevealReward(prefenvs.make(task.id))] * config.environments)
+    venv = IndependentEnvs([lambda: RevealReward(prefenvs.make(task.id))] * config.environments)
     venv.seed(seed)
     net = BasicRewardNet(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm)
     model = ImitationRewardModel(net, epochs=config.epochs, seed=seed)

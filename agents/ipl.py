@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
 from agents.iql import advantage_weights, expectile_loss
-from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import build_pair_table
 from agents.policies import initialise
 from agents.reward_loss import preference_loss
 from agents.windows import ragged_rows
+from prefenvs.accuracy import label_accuracy
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference

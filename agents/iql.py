@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from agents.actors import TanhActor, make_adam
 from agents.batched import BatchedMLP
 from agents.image_reward import ImageRewardEnsemble
-from agents.label_accuracy import label_accuracy
 from agents.offline_data import check_answers
 from agents.one_loss import Drawn, OneLossConfig, OneLossLearner
 from agents.policies import initialise
 from agents.relabelling import relabel
 from agents.reward_model import RewardConfig, RewardEnsemble, fit_ensembles
+from prefenvs.accuracy import label_accuracy
+from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -76,6 +77,7 @@ class IQLConfig(OneLossConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choices(self)
         if not 0.0 < self.expectile < 1.0:
             raise PrefenvsError(f"expectile={self.expectile} must lie in (0, 1)")
         if not 0.0 < self.discount <= 1.0:

@@ -53,8 +53,8 @@ class LearnerConfig(FeedbackConfig):
     """The reward ensemble."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_precision(self.precision)
+        super().__post_init__()
         if self.aggregate not in AGGREGATES:
             raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose one of {', '.join(AGGREGATES)}")
         if not self.std_weight >= 0.0:

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.label_accuracy import label_accuracy
 from agents.offline import OfflineConfig, OfflineLearner
 from agents.offline_data import build_pair_table
 from agents.transformers import StepTransformer, Transformer, initialise
 from agents.windows import ragged_rows
+from prefenvs.accuracy import label_accuracy
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
+from prefenvs.seeding import derive_seed
 from prefenvs.segments import Array, Segment
 
 
@@ -199,7 +200,7 @@ class OPPO(OfflineLearner[OPPOConfig]):
     def _update(self) -> dict[str, Tensor]:
         # Dropout draws from PyTorch's global generator: seeded here by the step, so that a resumed run repeats it.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed * 1_000_003 + self.num_timesteps)
+            torch.manual_seed(derive_seed(self.seed, "dropout", self.num_timesteps))
             return self._step()
 
     def _step(self) -> dict[str, Tensor]:

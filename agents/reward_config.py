@@ -8,6 +8,7 @@ from typing import Literal
 from agents.networks import OUTPUTS, Output, Precision, check_precision
 from agents.reward_loss import Correction
 from agents.surf import SurfConfig
+from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
 
 Stop = Literal["train", "validation", "never"]
@@ -65,7 +66,7 @@ class RewardConfig:
             if getattr(self, name) < 1:
                 raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
         check_precision(self.precision)
-        if self.output not in OUTPUTS:
+        if self.output not in tuple(OUTPUTS):
             raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
         if not 0.0 <= self.flip_rate < 0.5:
             raise PrefenvsError(f"flip_rate={self.flip_rate} must lie in [0, 0.5): at 0.5 a label says nothing")
@@ -75,3 +76,4 @@ class RewardConfig:
             raise PrefenvsError('stop="validation" needs held-out labels: set validation_share, for instance to 0.1')
         if not self.learning_rate > 0.0:
             raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
+        check_choices(self)

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prefenvs.accuracy import credit
+
 Correction = Literal["unbiased", "forward"]
 
 # Absent segments of ragged queries get this return, so that their softmax is 0 and no product is NaN.
@@ -45,16 +47,15 @@ def preference_loss(
     return -(corrected * torch.where(corrected < 0, log_probabilities.clamp_min(LOWEST), log_probabilities)).sum(-1)
 
 
-def is_correct(returns: Tensor, targets: Tensor, present: Tensor | None = None) -> Tensor:
-    """Return [...] bool: the segment with the highest target has strictly the highest return.
+def credit_labels(returns: Tensor, targets: Tensor, present: Tensor | None = None) -> Tensor:
+    """Return what the prediction of each label counts [...], by `prefenvs.accuracy.credit`.
 
-    Meant for decided labels alone: a tied label has no right answer. A tied prediction counts as wrong.
+    Meant for decided labels alone: a tied label has no right answer.
     """
     if present is not None:
         returns = returns.masked_fill(~present, ABSENT)
     best = targets.argmax(-1, keepdim=True).expand(*returns.shape[:-1], 1)
-    rivals = returns.scatter(-1, best, -torch.inf).amax(-1)
-    return returns.gather(-1, best).squeeze(-1) > rivals
+    return credit(returns, returns.gather(-1, best))
 
 
 def is_decided(targets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agents.networks import EnsembleMLP, rows_per_chunk
 from agents.reward_data import Labels, QueryTable
-from agents.reward_loss import is_correct, preference_loss
+from agents.reward_loss import credit_labels, preference_loss
 from agents.surf import crop_returns, pseudo_label_loss
 from prefenvs.errors import PrefenvsError
 
@@ -118,8 +118,8 @@ class Passes:
                 losses, returns, present = self._losses(part)
                 (losses.sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
                 decided = self.labels.decided[part]
-                correct = is_correct(returns.detach(), self.labels.targets[part], present) & decided
-                figures = torch.stack([losses.detach(), correct.float(), decided.float()])
+                correct = credit_labels(returns.detach(), self.labels.targets[part], present) * decided
+                figures = torch.stack([losses.detach(), correct, decided.float()])
                 totals += figures.view(3, count, -1).sum(-1)
             if self.pools.shape[1]:
                 self._add_pseudo_labels(next(extra))

@@ -14,7 +14,7 @@ from torch import Tensor
 from agents.networks import EnsembleMLP, rows_per_chunk
 from agents.reward_config import RewardConfig
 from agents.reward_data import Labels, QueryTable, assign_sides
-from agents.reward_loss import ABSENT, is_correct, is_decided, preference_loss
+from agents.reward_loss import ABSENT, credit_labels, is_decided, preference_loss
 from agents.reward_passes import Lesson, learn
 from agents.surf import centre_returns
 from prefenvs.errors import PrefenvsError
@@ -58,7 +58,8 @@ class RewardTrainer:
         chosen = [i for i, preference in enumerate(preferences) if not preference.skipped]
         metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen)), "decided": 0.0}
         if not chosen:
-            return metrics | {"epochs": 0.0, "loss": math.nan, "accuracy": math.nan, "new_accuracy": math.nan}
+            nothing = dict.fromkeys(("loss", "accuracy", "new_accuracy"), math.nan)
+            return metrics | nothing | {"epochs": 0.0, "new": 0.0}
         queries = [preferences[i].query for i in chosen]
         rows = self.labelled.hold(queries)
         if self.config.normalise:
@@ -75,6 +76,7 @@ class RewardTrainer:
             )
         metrics["decided"] = float(labels.decided.sum())
         metrics["new_accuracy"] = self.evaluate(labels, new.nonzero().squeeze(1))[1]
+        metrics["new"] = float((labels.decided & new).sum())
         if self.config.validation_share:
             metrics["validation_by_episode"] = float(by_episode)
         return Lesson(self, labels, self._draw(train), held_out, pool, metrics)
@@ -102,7 +104,7 @@ class RewardTrainer:
         returns, present = self.predict_returns(self.labelled, labels.rows[index])
         targets, decided = labels.targets[index], labels.decided[index]
         loss = preference_loss(returns, targets, present).mean()
-        correct = (is_correct(returns.mean(0), targets, present) & decided).sum()
+        correct = (credit_labels(returns.mean(0), targets, present) * decided).sum()
         mean, right, count = torch.stack([loss, correct, decided.sum()]).tolist()
         return mean, right / count if count else math.nan
 

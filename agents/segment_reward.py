@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from agents.reward_data import QueryTable, assign_sides
-from agents.reward_loss import is_correct, is_decided, preference_loss
+from agents.reward_loss import credit_labels, is_decided, preference_loss
 from agents.windows import window_batches
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_zip
@@ -259,7 +259,7 @@ class SegmentReward(ABC, Generic[C]):
             inside, present = self.table.steps(part)
             scores = self._scores(self.table.inputs[part], inside)
             loss += float(preference_loss(scores, target, present).sum())
-            right += float((is_correct(scores, target, present) & is_decided(target)).sum())
+            right += float((credit_labels(scores, target, present) * is_decided(target)).sum())
         decided = float(is_decided(targets).sum())
         return loss / len(rows), right / decided if decided else math.nan
 

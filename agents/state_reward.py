@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from agents.learner import LearnedReturns
 from agents.pebble import PEBBLE, PebbleConfig
 from agents.policies import PebblePolicy
 from prefenvs.envs.recording import TrajectoryRecorder
+from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.state_rewards import StateReward, reward_steps
@@ -45,6 +47,10 @@ class ReachedStates(VecEnvWrapper):
         self._states += [info["state"] for info in infos]
         self._scenes += [info["scene"] for info in infos if "scene" in info]
         return observations, rewards, dones, infos
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Give each environment a seed of its own for the next `reset`; the runs of two seeds share none."""
+        return seed_environments(self.venv, seed)
 
     def take(self) -> tuple[Array, Array | None]:
         """Return and forget the states [steps * envs, s], a step's environments side by side, and their scenes."""

@@ -25,6 +25,7 @@ from oracles import PartialReturnOracle, RegretOracle, Teacher
 from prefenvs import Query, Segment
 from prefenvs.envs.delivery_board import FEATURES, Board, random_board
 from prefenvs.envs.delivery_values import BoardValues, scaled_return
+from prefenvs.seeding import derive_seed
 
 Array = np.ndarray
 ENOUGH = 0.9
@@ -84,11 +85,11 @@ def answer(boards: Sequence[Board], count: int, model: str, settings: Settings, 
             for c, m, r in zip(cells, moves, rewards, strict=True)
         ]
         queries = [Query((segments[2 * j], segments[2 * j + 1])) for j in range(count)]
-        teacher = Teacher(beta=settings.beta)
+        teacher, own = Teacher(beta=settings.beta), derive_seed(seed, "rater", i)
         if model == "regret":
-            oracle = RegretOracle(BoardValues(board, settings.gamma), teacher, seed=seed + i)
+            oracle = RegretOracle(BoardValues(board, settings.gamma), teacher, seed=own)
         else:
-            oracle = PartialReturnOracle(teacher, seed=seed + i)
+            oracle = PartialReturnOracle(teacher, seed=own)
         oracle.ask(queries)
         first = np.array([preference.probabilities[0] for preference in oracle.collect()])
         shape = (count, 2, settings.length)
@@ -197,7 +198,7 @@ def learn(boards: Sequence[Board], count: int, model: str, settings: Settings, s
     """Learn from `count` preferences; return the scaled returns [B] and the share of new answers predicted."""
     tables = Tables.of(boards)
     weights = fit(tables, answer(boards, count, model, settings, seed), model, settings, seed)
-    fresh = answer(boards, 300, model, replace(settings, beta=-1.0), seed + 1)
+    fresh = answer(boards, 300, model, replace(settings, beta=-1.0), derive_seed(seed, "new answers"))
     returns = scaled_returns(boards, weights, settings.gamma)
     return returns, predicted(tables, fresh, model, weights, settings.gamma)
 

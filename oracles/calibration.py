@@ -13,34 +13,10 @@ import numpy as np
 from oracles.partial_return import true_rewards
 from oracles.vlm.oracle import VLMOracle
 from oracles.vlm.verdicts import Judgement
+from prefenvs.accuracy import Share
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
-
-Z95 = 1.959964
-
-
-@dataclass(frozen=True)
-class Share:
-    """`hits` of `count`, and the 95% interval of the share that stands behind it (Wilson 1927)."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """The share; NaN of none."""
-        return self.hits / self.count if self.count else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The bounds of the interval."""
-        if not self.count:
-            return 0.0, 1.0
-        n, p = self.count, self.value
-        centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-        return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 @dataclass(frozen=True)

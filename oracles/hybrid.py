@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from oracles.calibration import Share
 from oracles.routed import AFTER, AUDIT, Case, HybridConfig, Routed
 from oracles.routing import LearnedRouter, Quota, describe_queries, measure_disagreement, measure_uncertainty
+from prefenvs.accuracy import Share
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import RewardModel
+from prefenvs.seeding import sequence
 from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories
 
@@ -66,8 +67,7 @@ class HybridOracle(Oracle, Closing):
         self.log: dict[str, Routed] = {}
         self.asked_costly = 0
         self._model: Callable[[], RewardModel] | None = None
-        # A stream of its own: a simulated rater of the same seed would err on the very queries that are audited.
-        self._rng = np.random.default_rng(None if seed is None else [seed, 1])
+        self._rng = np.random.default_rng(None if seed is None else sequence(seed, "routing"))
         self._quota = Quota(self.config.share)
         self._open: dict[str, Case] = {}
         self._restored: dict[str, dict[str, Any]] = {}

@@ -14,6 +14,7 @@ from oracles.partial_return import PartialReturnOracle
 from oracles.ranking import DRAWS, Matches, Ranking, information, rank
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
+from prefenvs.seeding import derive_seed, sequence
 from prefenvs.segments import Array, Segment
 from prefenvs.store import Store
 
@@ -75,7 +76,7 @@ class Tournament:
     def arrange(self, count: int) -> list[Match]:
         """Ask up to `count` further questions and return their matches; fewer if no other match is left."""
         agents = len(self.names)
-        rng = np.random.default_rng([self.seed, len(self.matches)])
+        rng = np.random.default_rng(sequence(self.seed, "pairing", len(self.matches)))
         unanswered = self._met(self._waiting())
         met, still = self._met(self.matches), self._open()
         informative = self.pairing == "informative"
@@ -106,7 +107,7 @@ class Tournament:
     def answer(self, teacher: str, seed: int = 0) -> int:
         """Have a simulated teacher answer all open questions by true return, and return how many it answered."""
         waiting = [self._query(match.first, match.second, match.episode) for match in self._waiting()]
-        answers = judge_by_return(waiting, teacher, seed + len(self.matches))
+        answers = judge_by_return(waiting, teacher, derive_seed(seed, "answers", len(self.matches)))
         self.store.add_preferences(answers, run=self.run)
         return len(answers)
 

@@ -12,6 +12,7 @@ import numpy as np
 from oracles.teachers import CROWDS, TEACHERS, Teacher, find_teacher
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.seeding import sequence
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
 
@@ -46,7 +47,8 @@ class SyntheticOracle(Oracle):
         self.name = f"{self.kind}-{preset}"
         self.annotator = annotator or preset
         self.soft = soft
-        self._rng = np.random.default_rng(seed)
+        # A stream of its own: with the plain seed a rater would err by the numbers that its queries are drawn with.
+        self._rng = np.random.default_rng(None if seed is None else sequence(seed, "rater"))
         self._answers: list[Preference] = []
         self._sessions = 0
         # Mean true reward per step of the recent episodes; None before the first look.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import sqlalchemy as sa
@@ -66,7 +67,7 @@ class Agreement:
     alpha: Krippendorff's, of which segment is best or a tie (nominal; skips are missing values): 1 is full agreement, 0
     chance; None without questions that two people answered, or where all answers are the same. shared: number of those
     questions. percent: share of pairs of people's answers to them that are the same. rating_alpha, rated: the same of
-    ratings (ordinal).
+    ratings (ordinal). oracles: how many answers of each rater were counted, by its name, such as "human".
     """
 
     alpha: float | None
@@ -75,11 +76,19 @@ class Agreement:
     rating_alpha: float | None
     rated: int
     annotators: tuple[Annotator, ...]
+    oracles: Mapping[str, int] = field(default_factory=dict)
 
 
-def measure_agreement(store: Store, run: str | None = None, oracle: str | None = "human") -> Agreement:
-    """Read a store's log and measure agreement; of one run or all, of one oracle's answers or all (None)."""
-    log = [event for event in store.events_after(run=run) if oracle is None or event.oracle == oracle]
+def measure_agreement(store: Store, run: str | None = None, oracle: str | None = None) -> Agreement:
+    """Read a store's log and measure agreement of all annotators, wherever their labels come from; of one run or all.
+
+    oracle: count the answers under this name alone, such as "human"; PrefenvsError if the log has none of it.
+    """
+    everything = store.events_after(run=run)
+    names = sorted({event.oracle for event in everything if event.oracle and event.annotator})
+    if oracle is not None and names and oracle not in names:
+        raise PrefenvsError(f"the store has no answers of oracle {oracle!r}: it has those of {', '.join(names)}")
+    log = [event for event in everything if oracle is None or event.oracle == oracle]
     undone = {event.target for event in log if event.kind == "undo"}
     log = [event for event in log if event.annotator and event.kind != "undo" and event.id not in undone]
     labels = _latest(event for event in log if event.kind in ("comparison", "skip"))
@@ -91,12 +100,13 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
     alpha, shared = krippendorff_alpha(votes, "nominal")
     rating_alpha, rated = krippendorff_alpha(marks, "ordinal")
     by_id = {event.id: event for event in log}
+    counted = dict(sorted(Counter(event.oracle for event in [*labels, *ratings]).items()))
     names = sorted({event.annotator for event in log})
     people = [
         _describe(name, [event for event in [*labels, *ratings, *repeats] if event.annotator == name], by_id, clips)
         for name in names
     ]
-    return Agreement(alpha, shared, _percent(votes), rating_alpha, rated, tuple(people))
+    return Agreement(alpha, shared, _percent(votes), rating_alpha, rated, tuple(people), counted)
 
 
 def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: str) -> tuple[float | None, int]:
@@ -123,6 +133,9 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
 def summarise(agreement: Agreement) -> list[str]:
     """Return the overall figures as sentences."""
     lines = []
+    if len(agreement.oracles) > 1:
+        listed = ", ".join(f"{count:,} of {name or 'unnamed raters'}" for name, count in agreement.oracles.items())
+        lines.append(f"Counted are the answers of all raters: {listed}.")
     if agreement.shared:
         lines.append(
             f"Krippendorff's alpha {_number(agreement.alpha)} over {agreement.shared} questions that several people "
@@ -130,7 +143,7 @@ def summarise(agreement: Agreement) -> list[str]:
         )
     if agreement.rated:
         lines.append(f"Alpha of ratings {_number(agreement.rating_alpha)} over {agreement.rated} clips.")
-    if not lines:
+    if not agreement.shared and not agreement.rated:
         lines.append(
             "No question has been answered by several people, so there is no Krippendorff's alpha: "
             "`prefenvs label --overlap 0.1` gives some to two."

@@ -81,16 +81,17 @@ def random_policy(action_space: spaces.Space[Any], seed: int = 0) -> Policy:
     return _RandomPolicy(action_space, seed)
 
 
-def evaluation_seeds(seed: int, episodes: int) -> Array:
-    """Return the reset seeds of an evaluation, [episodes]: 2^31 + 2^16 * seed + 0, 1, ...
+def evaluation_seeds(seed: int, episodes: int, first: int = 0) -> Array:
+    """Return the reset seeds of an evaluation, [episodes]: 2^31 + 2^16 * seed + first, first + 1, ...
 
     They fit into 32 bits, are disjoint for different evaluation seeds, and cannot meet a training seed below 2^31.
     """
     if not 0 <= seed <= LAST_SEED:
         raise PrefenvsError(f"an evaluation seed lies between 0 and {LAST_SEED}, got {seed}")
-    if not 1 <= episodes <= EPISODES_PER_SEED:
-        raise PrefenvsError(f"an evaluation takes 1 to {EPISODES_PER_SEED} episodes, got {episodes}")
-    return FIRST_SEED + EPISODES_PER_SEED * seed + np.arange(episodes)
+    if not 1 <= episodes <= EPISODES_PER_SEED - first or first < 0:
+        after = f" from number {first} on" if first else ""
+        raise PrefenvsError(f"an evaluation takes 1 to {EPISODES_PER_SEED} episodes, got {episodes}{after}")
+    return FIRST_SEED + EPISODES_PER_SEED * seed + first + np.arange(episodes)
 
 
 def evaluate(
@@ -105,6 +106,7 @@ def evaluate(
     success_key: str | None = None,
     progress: Callable[[int], object] | None = None,
     horizon: int | None = None,
+    first: int = 0,
 ) -> Evaluation:
     """Run a policy for `episodes` whole episodes and return what it truly earned.
 
@@ -120,8 +122,9 @@ def evaluate(
     progress: called with the number of finished episodes after each one.
     horizon: steps after which episodes are cut off, where that is earlier than the task's own time limit: D4RL's scores
     on the pen are of 100 steps, the task has 200 (`OfflineDataset.horizon`).
+    first: number of the first episode; evaluations of one seed that share no number share no reset seed.
     """
-    seeds = evaluation_seeds(seed, episodes)
+    seeds = evaluation_seeds(seed, episodes, first)
     task_id = task_id.removeprefix("prefenvs/")
     if envs is None or task_id in {task.id for task in list_tasks()}:
         success_key = success_key or find_task(task_id).success_key

@@ -16,6 +16,8 @@ BREAK = 120.0
 """Seconds between two answers from which on they do not count as work."""
 RECENT = 50
 """Answers that the rate is taken over."""
+PREDICTED = ("held_out_accuracy", "held_out_low", "held_out_high", "held_out_count")
+"""What a learner tells of the answers that its reward model predicted before it learned from them."""
 ALIVE = 600.0
 """Seconds since its last note for which a learner is taken to be at work."""
 
@@ -60,7 +62,7 @@ class Status:
             else {
                 "steps": learner.get("steps"),
                 "labels": learner.get("labels"),
-                "held_out_accuracy": learner.get("held_out_accuracy"),
+                **{name: learner.get(name) for name in PREDICTED},
                 "updated": learner["updated"],
             },
         }

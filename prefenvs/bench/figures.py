@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.bench.scores import FLOOR, Entry, Scores
-from prefenvs.bench.statistics import performance_profile
+from prefenvs.bench.statistics import FEWEST, performance_profile
 from prefenvs.segments import Array
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
 
 
 def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
-    """Draw for each method the share of runs that score above a threshold of normalised score, with 95% bands."""
+    """Draw for each method the share of runs that score above a threshold of normalised score, bands from 10 on."""
     entries = [entry for entry in scores.entries if entry.method != FLOOR and scores.scored_tasks(entry)]
     if not entries:
         return None
@@ -72,11 +72,13 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
     figure, axes = _figure(1, 1, (8.5, 4.5))
     for entry in entries:
         tasks = scores.scored_tasks(entry)
+        runs = len(scores.matrix(entry, tasks))
         share, low, high = performance_profile(scores.matrix(entry, tasks), thresholds, resamples)
         short = "" if len(tasks) == len(scores.tasks) else f", {len(tasks)} of {len(scores.tasks)} tasks"
         colour = _colour(scores, entry)
-        axes[0].plot(thresholds, share, color=colour, label=scores.label(entry) + short)
-        if not np.isnan(low).any():
+        label = f"{scores.label(entry)}, {runs} run{'s' * (runs > 1)}{short}"
+        axes[0].plot(thresholds, share, color=colour, label=label)
+        if runs >= FEWEST:
             axes[0].fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
     axes[0].set(xlabel="normalised score", ylabel="share of runs above", ylim=(-0.02, 1.02))
     figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)

@@ -71,4 +71,8 @@ def _ours(scores: Scores, entry: Entry, task: str) -> str:
     if not len(values):
         return MISSING
     scale = 100.0 if scores.suite["measures"][task] == "success" else 1.0
-    return f"{scale * interquartile_mean(values):.1f} ({len(values)} seeds)"
+    each = ", ".join(f"{scale * value:.1f}" for value in values)
+    if len(values) > 5:
+        each = f"{scale * values.min():.1f} to {scale * values.max():.1f}"
+    seeds = "a single seed" if len(values) == 1 else f"{len(values)} seeds: {each}"
+    return f"{scale * interquartile_mean(values):.1f} ({seeds})"

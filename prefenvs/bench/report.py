@@ -12,6 +12,7 @@ from prefenvs.bench.progress import duration
 from prefenvs.bench.published import published_table
 from prefenvs.bench.results import Results
 from prefenvs.bench.scores import Scores
+from prefenvs.bench.statistics import FEWEST
 from prefenvs.errors import PrefenvsError
 
 STYLE = """
@@ -76,7 +77,9 @@ def remarks(results: Results, scores: Scores) -> list[str]:
         notes.append(f"Reduced sizes, not the published ones: {results.suite['reduced']}")
     notes.append(f"{len(finished)} of {len(cells)} runs have finished.")
     seeds = finished["seed"].nunique()
-    notes.append("A single seed, which shows nothing about chance." if seeds == 1 else f"{seeds} seeds.")
+    few = f", too few for 95% intervals, which take {FEWEST}" if seeds < FEWEST else ""
+    notes.append("A single seed, which shows nothing about chance." if seeds == 1 else f"{seeds} seeds{few}.")
+    notes += scores.beaten_bounds.values()
     commits = " and ".join(sorted(commit or "unknown" for commit in finished["commit"].unique()))
     versions = " and ".join(sorted(finished["version"].unique()))
     dirty = ", with changes that were not committed" if "dirty" in commits else ""
@@ -101,7 +104,8 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
         "curves_by_steps": "Learning curves by steps: each seed thinly, their mean thickly; upper bounds dashed, "
         "what was measured once dotted.",
         "curves_by_labels": "The same by labels. Dotted: the last score of methods that learn from no labels.",
-        "profiles": "Performance profiles: share of runs above each normalised score, with 95% bands.",
+        "profiles": "Performance profiles: share of runs above each normalised score; bands of 95% from "
+        f"{FEWEST} runs on.",
         "hacking": "True return (blue, left) and learned return (orange, right) of the same evaluation episodes. "
         "They have to rise together; where the learned return rises and the true one falls, the reward is hacked.",
     }
@@ -157,4 +161,4 @@ def _commands(results: Results) -> str:
 
 
 def _warns(note: str) -> str:
-    return ' class="warning"' if note.startswith(("Reduced", "These", "A single")) else ""
+    return ' class="warning"' if note.startswith(("Reduced", "These", "A single")) or "bounds nothing" in note else ""

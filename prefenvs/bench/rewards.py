@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from prefenvs.accuracy import credit
 from prefenvs.envs import make
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.metrics import Transitions, return_correlation, reward_of, starc_distance
@@ -40,7 +41,7 @@ def judge_reward(
     half = max(episodes, -(-steps // task.horizon)) // 2 + 1
     played = [
         evaluate(policy, task.id, episodes=half, seed=seed, record=half),
-        evaluate(guess, task.id, episodes=half, seed=seed + 1, record=half),
+        evaluate(guess, task.id, episodes=half, seed=seed, record=half, first=half),
     ]
     buffer = TrajectoryBuffer(task.id, source=f"evaluation-{seed}", max_episodes=None)
     for evaluation in played:
@@ -62,7 +63,7 @@ def judge_reward_on(
         predicted.append(model.predict(batch.observations, batch.actions).mean(axis=0, dtype=np.float64).sum(axis=1))
         true.append(batch.true_rewards.sum(axis=1, dtype=np.float64))
     return {
-        "accuracy": _agreement(predicted[0] - predicted[1], true[0] - true[1]),
+        "accuracy": _accuracy(np.stack(predicted, axis=1), np.stack(true, axis=1)),
         "correlation": return_correlation(model, first).spearman,
         "starc": _starc(model, trajectories, rng),
         "pairs": float(pairs),
@@ -70,12 +71,13 @@ def judge_reward_on(
     }
 
 
-def _agreement(predicted: Array, true: Array) -> float:
-    decided = true != 0
+def _accuracy(predicted: Array, true: Array) -> float:
+    """Mean credit of predicted returns [N, 2] over the pairs that the true returns [N, 2] decide; NaN without any."""
+    decided = true[:, 0] != true[:, 1]
     if not decided.any():
         return float("nan")
-    agree = np.where(predicted == 0, 0.5, np.sign(predicted) == np.sign(true))
-    return float(agree[decided].mean())
+    preferred = np.take_along_axis(predicted, true.argmax(axis=1)[:, None], axis=1)
+    return float(credit(predicted, preferred)[decided].mean())
 
 
 def _starc(model: RewardModel, trajectories: Trajectories, rng: np.random.Generator) -> float:

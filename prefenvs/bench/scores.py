@@ -84,7 +84,8 @@ class Scores:
 
         Beside the columns of the results: measure; normalised and normalised_best, 0 for random actions and 1 for the
         agent of the same stack on the true reward (NaN where one of these is missing or the second is not above the
-        first); final and best are NaN for cells that have not finished.
+        first, or where a row that it should bound is above it); final and best are NaN for cells that have not
+        finished.
         """
         frame = self.results.frame
         last = frame.assign(level=self.levels).groupby("cell", sort=False).tail(1).set_index("cell")
@@ -103,14 +104,42 @@ class Scores:
         return last
 
     def ends(self, task: str, method: str, cells: pd.DataFrame | None = None) -> tuple[float, float]:
-        """Return what 0 and 1 stand for: mean final scores of random actions, and of the method's upper bound."""
+        """Return what 0 and 1 stand for: mean final scores of random actions, and of the method's upper bound.
+
+        The second is NaN where it does not bound: where another method that it should bound does better.
+        """
         cells = self.cells if cells is None else cells
         here = cells[cells["task"] == task]
         upper = self.suite["methods"][method]["upper"]
-        return (
-            float(here.loc[here["method"] == FLOOR, "final"].mean()),
-            float(here.loc[here["method"] == upper, "final"].mean()),
-        )
+        floor = float(here.loc[here["method"] == FLOOR, "final"].mean())
+        top = float(here.loc[here["method"] == upper, "final"].mean())
+        return floor, math.nan if self._beating(task, upper, cells) else top
+
+    def _beating(self, task: str, upper: str, cells: pd.DataFrame) -> dict[Entry, float]:
+        """Return the mean final scores of entries, of those measured by an upper bound, that are above its own."""
+        here = cells[cells["task"] == task]
+        top = float(here.loc[here["method"] == upper, "final"].mean())
+        ours = here[[bool(upper) and self.suite["methods"][name]["upper"] == upper for name in here["method"]]]
+        means = ours.groupby(["method", "oracle", "level"], sort=False)["final"].mean().reset_index()
+        found = {Entry(row["method"], row["oracle"], int(row["level"])): row["final"] for _, row in means.iterrows()}
+        return {entry: float(mean) for entry, mean in found.items() if entry.method != upper and mean > top}
+
+    @cached_property
+    def beaten_bounds(self) -> dict[tuple[str, str], str]:
+        """A sentence for each task and upper bound that another row beats, so that nothing is normalised by it."""
+        found = {}
+        for task in self.tasks:
+            for name, described in self.suite["methods"].items():
+                beating = self._beating(task, name, self.cells) if described["upper_bound"] else {}
+                if beating:
+                    best = max(beating, key=lambda entry: beating[entry])
+                    here = self.cells[(self.cells["task"] == task) & (self.cells["method"] == name)]
+                    found[task, name] = (
+                        f"{described['title']} does worse on {task} (mean {here['final'].mean():.4g}) than "
+                        f"{self.label(best)} ({beating[best]:.4g}): it bounds nothing, and nothing there is normalised "
+                        "by it."
+                    )
+        return found
 
     def of(self, entry: Entry, task: str | None = None) -> pd.DataFrame:
         """Return the cells of an entry, on one task or all."""

@@ -14,6 +14,7 @@ import numpy as np
 from prefenvs.bench.progress import duration
 from prefenvs.bench.scores import FLOOR, Entry, Scores
 from prefenvs.bench.statistics import (
+    FEWEST,
     Estimate,
     interquartile_mean,
     interquartile_means,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 MISSING = "missing"
 NOT_ASKED = "–"
 """Stands where the suite has no such cell."""
+HOW = f"(each seed's value, or of more than five their range) [95% bootstrap interval, from {FEWEST} seeds on]"
+"""How a table writes what several seeds gave."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,10 @@ def score_table(scores: Scores, resamples: int = 2_000) -> Table:
         "Scores at the end of training",
         ("method", *names, "normalised, all tasks"),
         tuple(rows),
-        "The last evaluation of each run, never the best. Interquartile mean over seeds [95% stratified bootstrap "
-        "interval], and how many seeds there are where not all have finished. Normalised: 0 is random actions, 1 the "
-        "agent of the same stack on the true reward. An aggregate takes as many seeds as all its tasks have, and names "
-        "the number of tasks where it has not all of them. A dash: no such cell in the suite.",
+        f"The last evaluation of each run, never the best. Interquartile mean over seeds {HOW}. Normalised: 0 is "
+        "random actions, 1 the agent of the same stack on the true reward, unless a row beats it there. An aggregate "
+        "takes as many seeds as all its tasks have, and names the number of tasks where it has not all of them. A "
+        "dash: no such cell in the suite." + "".join(f" {sentence}" for sentence in scores.beaten_bounds.values()),
     )
 
 
@@ -116,8 +119,8 @@ def return_table(scores: Scores, against: str | None = None, resamples: int = 2_
         f"True return at the end of training{above}",
         ("method", *scores.tasks),
         tuple(row for row in rows if base is None or set(row[1:]) != {NOT_ASKED}),
-        "The last evaluation of each run. Mean over seeds [95% bootstrap interval"
-        + (" of the difference of means]." if base is not None else "]."),
+        f"The last evaluation of each run. Mean over seeds {HOW}."
+        + (" The figures are differences: of means, and of all pairs of seeds." if base is not None else ""),
     )
 
 
@@ -129,7 +132,7 @@ def best_table(scores: Scores) -> Table:
             last, best = scores.runs(entry, task), scores.runs(entry, task, "best")
             if len(last):
                 measure = scores.suite["measures"][task]
-                texts = [show(interquartile_mean(values), measure) for values in (last, best)]
+                texts = [_spread(show(interquartile_mean(values), measure), values, measure) for values in (last, best)]
                 rows.append((scores.label(entry), task, *texts))
     return Table(
         "Last and best evaluation",
@@ -152,13 +155,17 @@ def improvement_table(scores: Scores, resamples: int = 500) -> Table:
                 texts.append("" if first == second else NOT_ASKED)
                 continue
             ours, theirs = (scores.matrix(entry, common) for entry in (first, second))
-            texts.append(_interval(probability_of_improvement(ours, theirs, resamples), "share"))
+            estimate = probability_of_improvement(ours, theirs, resamples)
+            few = min(len(ours), len(theirs)) < FEWEST
+            text = show(estimate.value, "share") if few else _interval(estimate, "share")
+            texts.append(f"{text} ({len(ours)} against {len(theirs)} seeds)")
         rows.append(tuple(texts))
     return Table(
         "Probability of improvement",
         ("row beats column", *(scores.label(entry) for entry in entries)),
         tuple(rows),
-        "Over the tasks that both have, by normalised score [95% interval]; ties count one half; dash: no common task.",
+        "Over the tasks that both have, by normalised score [95% bootstrap interval, from "
+        f"{FEWEST} seeds of each on]; ties count one half; dash: no common task.",
     )
 
 
@@ -170,9 +177,11 @@ def reward_table(scores: Scores) -> Table:
             cells = scores.of(entry, task)
             if not cells["accuracy"].notna().any():
                 continue
-            figures = [_mean(cells[name]) for name in ("accuracy", "correlation", "starc", "normalised")]
-            formats = ("percent", "share", "share", "share")
-            texts = [MISSING if math.isnan(x) else show(x, f) for x, f in zip(figures, formats, strict=True)]
+            formats = {"accuracy": "percent", "correlation": "share", "starc": "share", "normalised": "share"}
+            texts = [
+                _spread(show(_mean(cells[name]), measure), cells[name].dropna().to_numpy(float), measure)
+                for name, measure in formats.items()
+            ]
             rows.append((scores.label(entry), task, *texts, str(int(cells["accuracy"].notna().sum()))))
     return Table(
         "Learned rewards",
@@ -201,11 +210,12 @@ def cost_table(scores: Scores) -> Table:
                     duration(_mean(cells["wall_seconds"])),
                     duration(_mean(cells["cpu_seconds"])),
                     f"{cells['peak_gb'].max():.2f}",
+                    str(len(cells)),
                 )
             )
     return Table(
         "Cost of one run",
-        ("method", "task", "steps", "labels", "wall-clock", "CPU time", "memory (GB)"),
+        ("method", "task", "steps", "labels", "wall-clock", "CPU time", "memory (GB)", "runs"),
         tuple(rows),
         "Means over finished runs, evaluations and the judging of the reward model included. Steps are environment "
         "steps online and gradient steps offline. Wall-clock times of runs side by side disturb each other.",
@@ -227,16 +237,20 @@ def long_csv(scores: Scores, resamples: int = 2_000) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ("method", "title", "oracle", "labels", "task", "measure", "seeds", "expected", "iqm", "low", "high")
-    writer.writerow((*names, "mean", "std", "best_iqm", "normalised_iqm", "wall_seconds", "cpu_seconds"))
+    writer.writerow((*names, "min", "max", "mean", "std", "best_iqm", "normalised_iqm", "wall_seconds", "cpu_seconds"))
     for entry in scores.entries:
         for task in scores.tasks:
             cells, values = scores.of(entry, task), scores.runs(entry, task)
             if not len(cells):
                 continue
             estimate = _estimate(values, resamples)
+            if len(values) < FEWEST:
+                estimate = Estimate(estimate.value, math.nan, math.nan)
             row = (entry.method, scores.method(entry)["title"], entry.oracle, int(cells["budget"].iloc[0]), task)
             figures = (
                 *estimate,
+                values.min() if len(values) else math.nan,
+                values.max() if len(values) else math.nan,
                 values.mean() if len(values) else math.nan,
                 values.std(ddof=1) if len(values) > 1 else math.nan,
                 interquartile_mean(scores.runs(entry, task, "best")),
@@ -267,10 +281,13 @@ def _score(scores: Scores, entry: Entry, task: str, resamples: int) -> str:
         return NOT_ASKED
     if not len(values):
         return MISSING
-    text = _interval(_estimate(values, resamples), scores.suite["measures"][task])
+    text = _with_seeds(_estimate(values, resamples), values, scores.suite["measures"][task])
     if len(values) == 1 and scores.method(entry)["upper"]:
-        return f"{text} (a single seed)"
-    return text if len(values) == len(cells) else f"{text} ({len(values)} of {len(cells)} seeds)"
+        text += " (a single seed)"
+    elif len(values) < len(cells):
+        text += f" ({len(values)} of {len(cells)} seeds)"
+    beaten = (task, entry.method) in scores.beaten_bounds
+    return f"{text}, beaten: no upper bound" if beaten else text
 
 
 def _return(scores: Scores, entry: Entry, base: Entry | None, task: str, resamples: int) -> str:
@@ -279,7 +296,14 @@ def _return(scores: Scores, entry: Entry, base: Entry | None, task: str, resampl
     if not len(values) or (others is not None and not len(others)):
         asked = len(scores.of(entry, task)) and (base is None or len(scores.of(base, task)))
         return MISSING if asked else NOT_ASKED
-    return _interval(mean_difference(values, others, resamples), "return")
+    estimate = mean_difference(values, others, resamples)
+    if others is None:
+        return _with_seeds(estimate, values, "return")
+    pairs = np.subtract.outer(values, others).ravel()
+    few = min(len(values), len(others)) < FEWEST
+    text = show(estimate.value, "return") if few else _interval(estimate, "return")
+    ends = f": {show(pairs.min(), 'return')} to {show(pairs.max(), 'return')}" if len(pairs) > 1 else ""
+    return f"{text} ({len(values)} against {len(others)} seeds{ends})"
 
 
 def _aggregate(scores: Scores, entry: Entry, resamples: int) -> str:
@@ -289,7 +313,7 @@ def _aggregate(scores: Scores, entry: Entry, resamples: int) -> str:
     matrix = scores.matrix(entry, tasks)
     if not matrix.size:
         return MISSING
-    text = _interval(_estimate(matrix, resamples), "share")
+    text = _with_seeds(_estimate(matrix, resamples), np.array([interquartile_mean(run) for run in matrix]), "share")
     single = ", a single seed" if len(matrix) == 1 else ""
     return text + (
         f" ({len(tasks)} of {len(scores.tasks)} tasks{single})" if len(tasks) < len(scores.tasks) else single
@@ -308,6 +332,22 @@ def _interval(estimate: Estimate, measure: str) -> str:
     if math.isnan(estimate.low):
         return value
     return f"{value} [{show(estimate.low, measure)}, {show(estimate.high, measure)}]"
+
+
+def _with_seeds(estimate: Estimate, values: Array, measure: str) -> str:
+    """Write a figure of seeds' values [N], its interval if there are enough of them, and the values or their range."""
+    few = len(values) < FEWEST
+    return _spread(show(estimate.value, measure) if few else _interval(estimate, measure), values, measure)
+
+
+def _spread(text: str, values: Array, measure: str) -> str:
+    """Add to a figure the seeds' values that it is made of, or of more than five their number and range."""
+    if len(values) < 2:
+        return text
+    each = ", ".join(show(value, measure) for value in values)
+    if len(values) > 5:
+        each = f"{show(values.min(), measure)} to {show(values.max(), measure)}"
+    return f"{text} ({len(values)} seeds: {each})"
 
 
 def _mean(values: pd.Series[Any]) -> float:

@@ -33,7 +33,7 @@ class Demo:
         gl_backend()  # a machine that cannot render says so before it trains
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
         self.training(folder).run()
-        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed + 1)}")
+        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed)}")
         print(f"learning curve: {folder / 'learning_curve.png'}")
 
     def training(self, folder: Path | None = None) -> TrainPebble:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, NonNegativeInt
+from prefenvs.seeding import derive_seed
 
 if TYPE_CHECKING:
     from oracles import HybridOracle
@@ -53,5 +53,7 @@ class HybridOptions:
         if self.cheap == self.costly:
             raise PrefenvsError(f"--cheap and --costly are both {self.cheap!r}: one rater needs no routing")
         # With one seed the two would err on the same queries.
-        other = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        return HybridOracle(make_rater(self.cheap, seed), make_rater(self.costly, other), config, seed=seed)
+        cheap, costly = (
+            make_rater(name, derive_seed(seed, part)) for name, part in ((self.cheap, "cheap"), (self.costly, "costly"))
+        )
+        return HybridOracle(cheap, costly, config, seed=seed)

@@ -38,7 +38,7 @@ class StoreStats:
 
         with Store(self.store, create=False) as store:
             stats = store.stats()
-            agreement = measure_agreement(store) if "human" in stats.by_oracle else None
+            agreement = measure_agreement(store) if stats.by_oracle else None
         if self.json:
             figures = None if agreement is None else dataclasses.asdict(agreement)
             print(json.dumps(dataclasses.asdict(stats) | {"agreement": figures}))

@@ -187,6 +187,10 @@ class TrainOptions(RunOptions):
         names = self.hybrid.raters if self.oracle == "hybrid" else (self.oracle,)
         if (self.store is not None or self.wait) and (self.true_reward or not {"human", "ratings", "vlm"} & {*names}):
             raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
+        if self.hybrid != HybridOptions() and self.oracle != "hybrid":
+            raise PrefenvsError(f"--cheap, --costly and --route go with --oracle hybrid, not with {self.oracle!r}")
+        if self.regret_form != "advantage" and not any(name.split("-")[0] == "regret" for name in names):
+            raise PrefenvsError(f"--regret-form goes with --oracle regret, not with {self.oracle!r}")
         if self.true_reward:
             return None
         if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
@@ -211,10 +215,8 @@ class TrainOptions(RunOptions):
         if name.split("-")[0] == "clip":
             return CLIPOracle(self.clip.make(task), name.partition("-")[2] or "oracle", seed)
         if name.split("-")[0] == "regret":
-            return make_regret_oracle(
-                task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", self.seed
-            )
-        return PartialReturnOracle(name, seed=self.seed)
+            return make_regret_oracle(task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", seed)
+        return PartialReturnOracle(name, seed=seed)
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
@@ -295,11 +297,11 @@ class TrainPrefPPO(TrainOptions):
 
 def make_envs(task: str, count: int, seed: int) -> VecEnv:
     """Make `count` environments that are stepped one after the other in this process."""
-    from stable_baselines3.common.vec_env import DummyVecEnv
+    from prefenvs.envs.vectors import IndependentEnvs
 
     if count < 1:
         raise PrefenvsError(f"--envs must be at least 1, got {count}")
-    venv = DummyVecEnv([lambda: prefenvs.make(task)] * count)
+    venv = IndependentEnvs([lambda: prefenvs.make(task)] * count)
     venv.seed(seed)
     return venv
 

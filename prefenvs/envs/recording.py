@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.trajectories import TrajectoryBuffer
@@ -45,6 +47,10 @@ class TrajectoryRecorder(VecEnvWrapper):
         self._observations = observations
         self._states = [info.get("state") for info in self.venv.unwrapped.reset_infos]
         return observations
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Give each environment a seed of its own for the next `reset`; the runs of two seeds share none."""
+        return seed_environments(self.venv, seed)
 
     def step_async(self, actions: Array) -> None:
         """Send the actions, after a check that they are numbers."""

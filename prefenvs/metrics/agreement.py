@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from prefenvs.accuracy import credit
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
@@ -41,7 +42,7 @@ def preference_accuracy(model: RewardModel, preferences: Sequence[Preference]) -
 
     Counted are answers with one best segment: skips and ties are left out, and a soft label counts by its most probable
     segment, whatever its probability. Where the model gives its greatest return to k segments, the preferred one among
-    them, the answer counts 1/k; so a constant model scores 1/2 on pairs.
+    them, the answer counts 1/k; so a constant model scores 1/2 on pairs (`prefenvs.accuracy.credit`).
     """
     clear = [preference for preference in preferences if preference.best is not None]
     if not clear:
@@ -55,9 +56,12 @@ def preference_accuracy(model: RewardModel, preferences: Sequence[Preference]) -
         rows = np.flatnonzero(lengths == length)
         observations = np.stack([segments[i].observations for i in rows])
         returns[rows] = _predict_returns(model, observations, np.stack([segments[i].actions for i in rows]))
-    top = returns >= np.repeat(np.maximum.reduceat(returns, begins), counts)
-    best = begins + np.array([preference.best for preference in clear])
-    return float(np.mean(top[best] / np.add.reduceat(top.astype(int), begins)))
+    credits = [
+        credit(own, own[preference.best : preference.best + 1])
+        for preference, own in zip(clear, np.split(returns, begins[1:]), strict=True)
+        if preference.best is not None
+    ]
+    return float(np.mean(credits))
 
 
 def _predict_returns(model: RewardModel, observations: Array, actions: Array) -> Array:

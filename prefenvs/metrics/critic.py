@@ -16,6 +16,7 @@ from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import FIRST_SEED
 from prefenvs.protocols import Policy
+from prefenvs.seeding import derive_seed
 from prefenvs.segments import Array
 
 SLOTS = 16
@@ -112,15 +113,18 @@ def measure_critic(
     if exact is None and (rollouts < 2 or rollouts % 2):
         raise PrefenvsError(f"roll-outs are halved to see their noise: give an even number, got {rollouts}")
     if reseed is not None:
-        reseed(seed)
+        reseed(derive_seed(seed, "walks"))
     walks = walk(policy, task, segments, length, seed)
     first, last = walks.observations[:, 0], walks.observations[:, -1]
     if exact is not None:
         begin, end = exact(first)[:, None], exact(last)[:, None]
     else:
         begin, end = (
-            returns_from(policy, task, snapshots, seen, critic.gamma, rollouts, steps, seed, reseed, progress)
-            for snapshots, seen in ((walks.first, first), (walks.last, last))
+            returns_from(policy, task, snapshots, seen, critic.gamma, rollouts, steps, own, reseed, progress)
+            for snapshots, seen, own in (
+                (walks.first, first, derive_seed(seed, "first")),
+                (walks.last, last, derive_seed(seed, "last")),
+            )
         )
     end = np.where(walks.ended[:, None], 0.0, end)
     discounts = critic.gamma ** np.arange(length)
@@ -217,7 +221,7 @@ def returns_from(
         steps = min(steps or wanted, horizon)
         for begin in range(0, len(jobs), len(envs)):
             if reseed is not None:
-                reseed(seed + begin)
+                reseed(derive_seed(seed, begin))
             batch = jobs[begin : begin + len(envs)]
             starts = [snapshots[i] for i in batch]
             returns[begin : begin + len(envs)] = _play(policy, envs, starts, observations[batch], gamma, steps)

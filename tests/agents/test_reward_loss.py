@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from agents.reward_loss import is_correct, is_decided, preference_loss
+from agents.reward_loss import credit_labels, is_decided, preference_loss
 from agents.surf import SurfConfig, centre_query, crop_returns, pseudo_label_loss
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -52,14 +52,14 @@ def test_absent_segments_change_nothing() -> None:
     for options in ({}, {"flip_rate": 0.2}, {"flip_rate": 0.2, "correction": "forward"}):
         expected = preference_loss(returns, target, **options)  # type: ignore[arg-type]
         torch.testing.assert_close(preference_loss(wide, wide_target, present.expand(6, 3), **options), expected)  # type: ignore[arg-type]
-    assert torch.equal(is_correct(wide, wide_target, present.expand(6, 3)), is_correct(returns, target))
+    assert torch.equal(credit_labels(wide, wide_target, present.expand(6, 3)), credit_labels(returns, target))
 
 
 def test_decided_and_correct() -> None:
     targets = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.4, 0.6]])
     assert is_decided(targets).tolist() == [True, False, True]
     returns = torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 1.0]])
-    assert is_correct(returns, targets).tolist() == [True, True, False]
+    assert (credit_labels(returns, targets) * is_decided(targets)).tolist() == [1.0, 0.0, 0.5]
 
 
 # SURF

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prefenvs.agreement import krippendorff_alpha, measure_agreement
+from prefenvs.agreement import krippendorff_alpha, measure_agreement, summarise
 from prefenvs.cli import main
+from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import SegmentBatch
 from prefenvs.store import Event, Store
@@ -102,3 +104,27 @@ def test_store_stats_shows_people(store: Store, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "Krippendorff" in out
     assert "[b]ann[/b]" in out
+
+
+@pytest.mark.parametrize("oracle", ["human", "imported", "", "crowd"])
+def test_labels_count_whatever_rater_they_are_of(store: Store, oracle: str) -> None:
+    queries = make_queries(20)
+    for who in ("ann", "bob"):
+        answers = [say(query, i % 2, who) for i, query in enumerate(queries)]
+        store.add_preferences([replace(answer, oracle=oracle) for answer in answers])
+    found = measure_agreement(store)
+    assert (found.alpha, found.shared) == (pytest.approx(1.0), 20)
+    assert dict(found.oracles) == {oracle: 40}
+
+
+def test_a_mixture_is_said_and_can_be_narrowed(store: Store) -> None:
+    queries = make_queries(20)
+    for who, oracle in (("ann", "human"), ("bob", "human"), ("eve", "imported")):
+        answers = [say(query, (i + (who == "eve")) % 2, who) for i, query in enumerate(queries)]
+        store.add_preferences([replace(answer, oracle=oracle) for answer in answers])
+    mixed = measure_agreement(store)
+    assert dict(mixed.oracles) == {"human": 40, "imported": 20}
+    assert "40 of human, 20 of imported" in summarise(mixed)[0]
+    assert measure_agreement(store, oracle="human").alpha == pytest.approx(1.0)
+    with pytest.raises(PrefenvsError, match="no answers of oracle 'people': it has those of human, imported"):
+        measure_agreement(store, oracle="people")

@@ -8,14 +8,21 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 
 function count(number, what) { return `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`; }
 
+// Of answers that the reward model predicted before it learned from them; of a few it says little, hence the interval.
+function describeModel(learner) {
+  const { held_out_accuracy: share, held_out_count: many, held_out_low: low, held_out_high: high } = learner ?? {};
+  if (typeof share !== "number") return "";
+  const sure = many ? ` of ${count(many, "answer")} (95% interval ${Math.round(100 * low)} to ${percent(high)})` : "";
+  return `reward model right: ${percent(share)}${sure}`;
+}
+
 export function showFigures(status, unsent) {
   const { done, budget, mine, learner } = status;
   byId("done").textContent = budget ? `${done.toLocaleString("en")} of ${count(budget, "label")}` : count(done, "label");
   byId("rate").textContent = status.labels_per_hour > 0 ? `${Math.round(status.labels_per_hour).toLocaleString("en")} an hour` : "";
   const steady = mine?.repeat_consistency;
   byId("consistency").textContent = typeof steady === "number" ? `same answer again: ${percent(steady)}` : "";
-  const accuracy = learner?.held_out_accuracy;
-  byId("learner").textContent = typeof accuracy === "number" ? `reward model right: ${percent(accuracy)}` : "";
+  byId("learner").textContent = describeModel(learner);
   const progress = byId("progress");
   progress.hidden = !budget;
   if (budget) {

@@ -111,10 +111,10 @@ def test_missing_cells_and_single_seeds_are_said_to_be() -> None:
     rows = {row[0]: row[1:] for row in tables.score_table(scores, resamples=100).rows}
     good, poor = rows["Good (100 labels)"], rows["Poor <&> (100 labels)"]
     assert good[0] == "5.0 (a single seed)"
-    assert good[1].startswith("60% [")
+    assert good[1] == "60% (2 seeds: 50%, 70%)"
     assert good[2] == "0.50, a single seed"
     assert poor[0] == "missing"
-    assert poor[2].endswith("(1 of 2 tasks)")
+    assert poor[2] == "0.20 (2 seeds: 0.10, 0.30) (1 of 2 tasks)"
     assert scores.matrix(GOOD, ["walk", "push"]).shape == (1, 2)
     listed = tables.missing_table(scores).rows
     assert [row[0] for row in listed] == ["walk--good--1", "walk--poor--0", "walk--poor--1"]
@@ -154,9 +154,13 @@ def test_tasks_with_budgets_of_their_own_share_a_row() -> None:
 def test_costs_and_rewards() -> None:
     scores = Scores(full())
     (cost,) = (row for row in tables.cost_table(scores).rows if row[:2] == ("Good (100 labels)", "walk"))
-    assert cost[2:] == ("200", "100", "2 min 30 s", "1 h 00 min", "1.50")
+    assert cost[2:] == ("200", "100", "2 min 30 s", "1 h 00 min", "1.50", "4")
     (judged,) = (row for row in tables.reward_table(scores).rows if row[:2] == ("Good (100 labels)", "push"))
-    assert judged[2:5] == ("80%", "0.50", "0.25")
+    assert judged[2:5] == (
+        "80% (4 seeds: 80%, 80%, 80%, 80%)",
+        "0.50 (4 seeds: 0.50, 0.50, 0.50, 0.50)",
+        "0.25 (4 seeds: 0.25, 0.25, 0.25, 0.25)",
+    )
     assert all(not row[0].startswith("Upper") for row in tables.reward_table(scores).rows)
 
 
@@ -185,3 +189,63 @@ def test_returns_stand_beside_those_of_the_method_they_are_compared_with() -> No
     assert all(row[0] != scores.label(POOR) for row in above.rows)
     with pytest.raises(PrefenvsError, match="no method 'best' to compare with: there are good, poor, upper, random"):
         tables.return_table(scores, "best")
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 9, 10, 12])
+def test_no_table_calls_an_interval_what_few_seeds_cannot_give(count: int) -> None:
+    rng = np.random.default_rng(count)
+    scores = Scores(
+        make_results(
+            {("random", "walk"): [0.0], ("upper", "walk"): [9e4] * count}
+            | {(name, "walk"): list(rng.uniform(2e3, 8e3, count)) for name in ("good", "poor")}
+        )
+    )
+    values = scores.runs(GOOD, "walk")
+    shown = [tables.show(value, "return") for value in values]
+    compared = tables.return_table(scores, "poor", resamples=50), tables.improvement_table(scores, resamples=50)
+    for table in (tables.score_table(scores, 50), tables.return_table(scores, None, 50), *compared):
+        row = next(row for row in table.rows if row[0].startswith("Good"))
+        cells = [cell for cell in row[1:] if cell]
+        assert all(("[" in cell) == (count >= 10) for cell in cells), (table.title, row)
+        assert all(str(count) in cell for cell in cells)
+    plain = next(row for row in tables.return_table(scores, None, 50).rows if row[0].startswith("Good"))[1]
+    if count <= 5:
+        assert all(text in plain for text in shown)
+    else:
+        ends = [tables.show(value, "return") for value in (values.min(), values.max())]
+        assert f"({count} seeds: {ends[0]} to {ends[1]})" in plain
+    line = next(csv.DictReader(io.StringIO(tables.long_csv(scores, 50))))
+    assert (line["low"] == "") == (count < 10)
+    assert float(line["min"]) == pytest.approx(values.min(), rel=1e-4)
+
+
+def beaten() -> Scores:
+    """On push a learner does better than the true reward's; on walk it does not."""
+    return Scores(
+        make_results(
+            {
+                ("random", "walk"): [0.0],
+                ("random", "push"): [0.0],
+                ("upper", "walk"): [10.0, 12.0],
+                ("upper", "push"): [0.2, 0.4],
+                ("good", "walk"): [5.0, 6.0],
+                ("good", "push"): [0.9, 1.0],
+                ("poor", "walk"): [1.0, 2.0],
+                ("poor", "push"): [0.1, 0.1],
+            }
+        )
+    )
+
+
+def test_an_upper_bound_that_another_row_beats_normalises_nothing() -> None:
+    scores = beaten()
+    for entry in (GOOD, POOR, UPPER):
+        assert len(scores.runs(entry, "push", "normalised")) == 0
+        assert len(scores.runs(entry, "walk", "normalised")) == 2
+    table = tables.score_table(scores, resamples=50)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["Upper bound"][1] == "30% (2 seeds: 20%, 40%), beaten: no upper bound"
+    assert "beaten" not in rows["Upper bound"][0]
+    assert rows["Poor <&> (100 labels)"][2].endswith("(1 of 2 tasks)")
+    assert "Upper bound does worse on push (mean 0.3) than Good (100 labels) (0.95)" in table.note
+    assert not Scores(full()).beaten_bounds

@@ -1,0 +1,31 @@
+"""Vector environments whose members have independent seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from prefenvs.seeding import derive_seed
+
+
+class IndependentEnvs(DummyVecEnv):
+    """Environments stepped one after the other in this process, where the runs of two seeds share no environment.
+
+    Stable-Baselines3 gives environment i the seed `seed + i`, so that runs of seeds 0 and 1 share all but one.
+    """
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Set the seeds that the next `reset` passes on, and return them."""
+        return seed_environments(self, seed)
+
+
+def seed_environments(venv: VecEnv, seed: int | None) -> Sequence[int]:
+    """Give each environment of a vector a seed of its own, derived from `seed` (None: any), for the next `reset`."""
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seeds = [derive_seed(seed, "environments", i) for i in range(venv.num_envs)]
+    # A vector takes its seeds from one number only; the innermost one keeps them until the reset.
+    venv.unwrapped._seeds = list(seeds)
+    return seeds

@@ -1,0 +1,75 @@
+"""A setting that is one of a few names is never accepted and ignored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agents.bc import BCConfig
+from agents.cpl import CPLConfig
+from agents.feedback import FeedbackConfig
+from agents.imitation import ComparisonsConfig
+from agents.iql import IQLConfig
+from agents.pearl import GaussianRewardConfig
+from agents.pebble import PebbleConfig
+from agents.prefppo import PrefPPOConfig
+from agents.reward_config import RewardConfig
+from oracles import Teacher
+from oracles.routed import HybridConfig
+from prefenvs import PrefenvsError, find_task
+from prefenvs.cli.hybrid import HybridOptions
+from prefenvs.cli.train import TrainPebble
+
+CASES = [
+    (FeedbackConfig, "schedule"),
+    (PebbleConfig, "schedule"),
+    (PrefPPOConfig, "schedule"),
+    (PebbleConfig, "aggregate"),
+    (PebbleConfig, "precision"),
+    (RewardConfig, "stop"),
+    (RewardConfig, "correction"),
+    (RewardConfig, "output"),
+    (IQLConfig, "reward_rule"),
+    (CPLConfig, "correction"),
+    (BCConfig, "loss"),
+    (BCConfig, "best_by"),
+    (GaussianRewardConfig, "backbone"),
+    (Teacher, "units"),
+    (Teacher, "exact_ties"),
+    (HybridConfig, "route"),
+]
+
+
+@pytest.mark.parametrize(
+    "value", [lambda progress: 1.0, "decresing", 3, ["constant"]], ids=["function", "mistyped", "3", "list"]
+)
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}.{name}" for kind, name in CASES])
+def test_what_is_none_of_the_names_is_refused_in_one_line(kind: Callable[..., Any], name: str, value: Any) -> None:
+    with pytest.raises(PrefenvsError, match=name) as caught:
+        kind(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_is_refused_as_a_function_and_taken_by_its_name() -> None:
+    with pytest.raises(PrefenvsError, match="schedule cannot be a function: choose constant, decreasing, increasing"):
+        FeedbackConfig(schedule=lambda progress: 1.0)  # type: ignore[arg-type]
+    for name in ("constant", "decreasing", "increasing"):
+        assert FeedbackConfig(schedule=name).schedule == name  # type: ignore[arg-type]
+
+
+def test_imitation_takes_a_function_and_refuses_unknown_names() -> None:
+    assert callable(ComparisonsConfig(schedule=lambda progress: 1.0).schedule)
+    with pytest.raises(PrefenvsError, match="choose constant, hyperbolic, inverse_quadratic"):
+        ComparisonsConfig(schedule="decreasing")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hybrid": HybridOptions(route="random")}, "--route go with --oracle hybrid"),
+        ({"regret_form": "visited"}, "--regret-form goes with --oracle regret"),
+    ],
+)
+def test_options_of_another_rater_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PrefenvsError, match=message):
+        TrainPebble(task="Pendulum-v1", oracle="oracle", **options)._make_oracle(find_task("Pendulum-v1"))
