@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+from gymnasium import spaces
 
 from agents.pebble import PebbleConfig
 from agents.prefppo import PrefPPOConfig
 from agents.reward_model import RewardConfig
+from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Budget, Task
 
@@ -101,12 +105,18 @@ def prefppo_settings(task: Task, labels: int | None = None) -> PrefPPOSettings:
         # reward, 80,000 steps came to 400 with normalisation and to 4,311 without (seed 0).
         config = dataclasses.replace(config, normalise_observations=False)
     ppo: dict[str, Any] = {"clip_range": lambda remaining: 0.4 * remaining}
-    if task.family not in ("gridworld", "classic_control"):
+    if _acts_continuously(task):
         ppo |= {"use_sde": True, "sde_sample_freq": 4}
     if task.family == "metaworld":
         ppo |= {"learning_rate": 3e-4, "n_steps": 250, "batch_size": 128}
         return PrefPPOSettings(config, ppo, envs=16, steps=3_000_000)
     return PrefPPOSettings(config, ppo, envs=32, steps=4_000_000)
+
+
+def _acts_continuously(task: Task) -> bool:
+    """Whether gSDE, noise that is a function of the state, can be added to a task's actions."""
+    with closing(make(task.id)) as env:
+        return isinstance(env.action_space, spaces.Box)
 
 
 def _budget(task: Task, labels: int | None) -> Budget:
