@@ -130,7 +130,7 @@ def test_an_agent_of_vecnormalize_is_evaluated_on_what_it_learned_from(tmp_path:
     agent.save(tmp_path / "agent.zip")
     venv.save(str(tmp_path / "statistics.pkl"))
     loaded = PPO.load(tmp_path / "agent.zip", device="cpu")
-    with pytest.raises(PrefenvsError, match="VecNormalize.*attach it first"):
+    with pytest.raises(PrefenvsError, match=r"VecNormalize.*attach it first"):
         evaluate(loaded, TASK, 2)
     loaded.set_env(VecNormalize.load(str(tmp_path / "statistics.pkl"), DummyVecEnv([pendulum])))
     np.testing.assert_allclose(evaluate(loaded, TASK, 2).returns, normalised, rtol=1e-5)
