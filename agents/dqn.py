@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.callbacks import EvaluationCallback
+from agents.spaces import action_kind, check_spaces
 from prefenvs.curves import draw_learning_curve
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -47,11 +48,12 @@ class DQNConfig:
 def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> DQN:
     """Return an untrained DQN agent that is shown the true reward of a task with discrete actions."""
     venv = DummyVecEnv([lambda: make(task)])
-    if not hasattr(venv.action_space, "n"):
+    if action_kind(venv.action_space) == "bounded":
         raise PrefenvsError(
             f"DQN needs discrete actions, and those of {task} are not: train an expert by "
             f"`prefenvs train pebble --true-reward --task {task}`"
         )
+    check_spaces("DQN", ("discrete",), venv)
     recorder = TrajectoryRecorder(venv)
     recorder.reveal = True
     return DQN(

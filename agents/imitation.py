@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import prefenvs
 from agents.imitation_nets import EnsembleRewardNet, ImitationRewardModel, as_reward_net, open_logger
 from prefenvs.choices import check_choices
+from prefenvs.envs.hidden_reward import TrueReward
 from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
 
@@ -76,8 +77,8 @@ class Comparisons(NamedTuple):
     metrics: dict[str, float]
 
 
-class RevealReward(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Give the true reward back as the environment's: imitation's synthetic rater takes it from there.
+class RevealReward(TrueReward):
+    """Give the true reward back as the environment's, and count steps: imitation's synthetic rater takes it from there.
 
     Its trajectory generator records this reward for the rater and hands the agent the reward net's instead.
     """
@@ -88,9 +89,8 @@ class RevealReward(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance by one step and count it."""
-        observation, _, terminated, truncated, info = self.env.step(action)
         self.steps += 1
-        return observation, info["true_reward"], terminated, truncated, info
+        return super().step(action)
 
 
 def train_preference_comparisons(

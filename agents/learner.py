@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -18,6 +18,7 @@ from agents.exploration import StateEntropy
 from agents.feedback import Feedback, FeedbackConfig
 from agents.networks import Precision, check_precision
 from agents.reward_model import RewardConfig, RewardEnsemble
+from agents.spaces import check_spaces
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle
@@ -65,11 +66,23 @@ class PreferenceLearner(BaseAlgorithm):
     """The part of an agent that deals with its rater; to be put before a Stable-Baselines3 algorithm in the bases."""
 
     name: ClassVar[str]
+    # Kinds of actions: `agents.spaces.TAKERS`.
+    takes: ClassVar[tuple[str, ...]]
     oracle: Oracle | None
     config: LearnerConfig
     feedback: Feedback | None
     reward_model: RewardEnsemble
     reward_learned: bool
+
+    def __init__(self, policy: Any, env: GymEnv | str | None, **kwargs: Any) -> None:
+        if env is not None:
+            env = maybe_make_env(env, kwargs.get("verbose", 0))
+            check_spaces(type(self).__name__, self.takes, env)
+            if kwargs.get("use_sde") and not isinstance(env.action_space, spaces.Box):
+                raise PrefenvsError(
+                    f"gSDE is noise for continuous actions, not for {env.action_space}: leave use_sde out"
+                )
+        super().__init__(policy, env, **kwargs)
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

@@ -57,6 +57,7 @@ class PEBBLE(PreferenceLearner, SAC):
     """
 
     name = "pebble"
+    takes = ("bounded",)
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy}
     policy: PebblePolicy
     config: PebbleConfig
@@ -88,7 +89,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self.reward_learned = False
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            env,
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,

@@ -51,6 +51,7 @@ class PrefPPO(PreferenceLearner, PPO):
     """
 
     name = "prefppo"
+    takes = ("bounded", "discrete")
     config: PrefPPOConfig
 
     def __init__(
@@ -79,7 +80,7 @@ class PrefPPO(PreferenceLearner, PPO):
             policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            env,
             learning_rate=learning_rate,
             n_steps=n_steps,
             batch_size=batch_size,

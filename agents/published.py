@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+from gymnasium import spaces
 
 from agents.pebble import PebbleConfig
 from agents.prefppo import PrefPPOConfig
 from agents.reward_model import RewardConfig
+from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Budget, Task
 
@@ -132,11 +136,17 @@ def prefppo_settings(task: Task, labels: int | None = None) -> PrefPPOSettings:
         "batch_size": rollouts.batch_size,
         "gae_lambda": rollouts.gae_lambda,
     }
-    if task.family not in ("gridworld", "classic_control"):
+    if _acts_continuously(task):
         ppo |= {"use_sde": True, "sde_sample_freq": 4}
     if manipulation:
         ppo |= {"learning_rate": 3e-4, "n_steps": 250}
     return PrefPPOSettings(config, ppo, envs=rollouts.envs, steps=3_000_000 if manipulation else 4_000_000)
+
+
+def _acts_continuously(task: Task) -> bool:
+    """Whether gSDE, noise that is a function of the state, can be added to a task's actions."""
+    with closing(make(task.id)) as env:
+        return isinstance(env.action_space, spaces.Box)
 
 
 def _budget(task: Task, labels: int | None) -> Budget:

@@ -44,8 +44,9 @@ class ReachedStates(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         if "state" not in infos[0]:
             raise PrefenvsError('the environment does not tell its state: make it with prefenvs.make("<task>")')
-        self._states += [info["state"] for info in infos]
-        self._scenes += [info["scene"] for info in infos if "scene" in info]
+        # Copies, because an environment may write the next state into the same array.
+        self._states += [np.array(info["state"]) for info in infos]
+        self._scenes += [np.array(info["scene"]) for info in infos if "scene" in info]
         return observations, rewards, dones, infos
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:

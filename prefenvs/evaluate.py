@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from prefenvs.envs import make
+from prefenvs.envs.spaces import changing_wrapper, one_hot
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
@@ -114,7 +115,8 @@ def evaluate(
     preferred for being short. They step one after the other in this process and share each call of `policy.predict`.
 
     policy: anything with Stable-Baselines3's `predict`; recurrent states are carried along. With `deterministic` false
-    it draws from its own generator, which `seed` does not set.
+    it draws from its own generator, which `seed` does not set. An agent whose environment is a `VecNormalize` is shown
+    observations normalised by its statistics; one that was trained behind other wrappers is refused.
     seed: number of the evaluation, 0 to 32767; `evaluation_seeds` tells the reset seeds, which no training run uses.
     record: how many of the first episodes to return as trajectories with simulator states, as a recorder wants them.
     envs: environments to use and leave open, instead of `num_envs` new ones: making some takes longer than an episode.
@@ -138,8 +140,9 @@ def evaluate(
         if envs is None:
             envs = [stack.enter_context(closing(make(task_id))) for _ in range(min(num_envs, episodes))]
         envs = envs[:episodes]
+        show = _as_trained(policy, envs[0])
         runs = [_Run(env, seeds, i, len(envs), record, success_key, horizon) for i, env in enumerate(envs)]
-        _play(policy, runs, deterministic, progress)
+        _play(policy, runs, deterministic, progress, show)
     finished = sorted((episode for run in runs for episode in run.finished), key=lambda episode: episode.number)
     return Evaluation(
         task=task_id,
@@ -205,14 +208,15 @@ class _Run:
     def _begin(self, number: int) -> None:
         self.episode = _Episode(number)
         observation, info = self.env.reset(seed=int(self.seeds[number]))
-        # A copy, because an environment may return the same array each time.
-        self.observation, self.state = np.array(observation), info.get("state")
+        # Copies, because an environment may return the same arrays each time.
+        self.observation, self.state = np.array(observation), _copy(info.get("state"))
         self.fresh = True
 
     def step(self, action: Array) -> bool:
         """Take one step, go on to the next episode after the last one's end, and tell whether one ended."""
-        observation, _, terminated, truncated, info = self.env.step(action)
         episode = self.episode
+        taken = _vector(self.env, action) if episode.number < self.record else None
+        observation, _, terminated, truncated, info = self.env.step(action)
         if "true_reward" not in info:
             raise PrefenvsError('the environment tells no true reward: make it with prefenvs.make("<task>")')
         earned = float(info["true_reward"])
@@ -221,14 +225,14 @@ class _Run:
         if self.success_key in info:
             success = float(info[self.success_key])
             episode.success = success if episode.success is None else max(success, episode.success)
-        if episode.number < self.record:
-            episode.steps.append((self.observation, _vector(self.env, action), earned, self.state))
-        self.observation, self.state, self.fresh = np.array(observation), info.get("state"), False
+        if taken is not None:
+            episode.steps.append((self.observation, taken, earned, self.state))
+        self.observation, self.state, self.fresh = np.array(observation), _copy(info.get("state")), False
         if not (terminated or truncated or episode.length == self.horizon):
             return False
         if self.success_key is not None and episode.success is None:
             raise PrefenvsError(f"no step of the episode told {self.success_key!r} in info; name the right success_key")
-        episode.terminated, episode.scene = bool(terminated), info.get("scene")
+        episode.terminated, episode.scene = bool(terminated), _copy(info.get("scene"))
         episode.final_observation = self.observation
         self.finished.append(episode)
         if episode.number + self.stride < len(self.seeds):
@@ -238,13 +242,58 @@ class _Run:
         return True
 
 
-def _play(policy: Policy, runs: list[_Run], deterministic: bool, progress: Callable[[int], object] | None) -> None:
-    """Step all environments until each has played its episodes."""
+def _as_trained(policy: Policy, env: Env) -> Callable[[Array], Array]:
+    """Return what makes of the task's observations [N, obs] those that a policy was trained on.
+
+    Raises PrefenvsError if its observations or actions are not those of the environment. What a file of a
+    Stable-Baselines3 agent does not tell, such as the statistics of its VecNormalize, has to be attached: `set_env`.
+    """
+    for what in ("observation_space", "action_space"):
+        theirs, ours = getattr(policy, what, None), getattr(env, what)
+        bounds = what == "action_space" and isinstance(ours, spaces.Box) and hasattr(policy, "get_vec_normalize_env")
+        differ = isinstance(theirs, spaces.Space) and (
+            theirs.shape != ours.shape
+            or isinstance(theirs, spaces.Discrete) != isinstance(ours, spaces.Discrete)
+            or (bounds and not (np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high)))  # type: ignore[attr-defined]
+        )
+        if differ:
+            raise PrefenvsError(
+                f"the policy was trained with the {what.replace('_', ' ')} {theirs}, and the environment's is {ours}: "
+                "evaluate it on its own task; wrappers that change observations or actions belong into the task"
+            )
+    # Stable-Baselines3's algorithms know their environment, which is the only place of a VecNormalize's statistics. The
+    # file of an on-policy agent (it has a GAE lambda) tells by an observation kept from before normalising that there
+    # was one; off-policy agents keep one in any case.
+    normalise = getattr(policy, "get_vec_normalize_env", lambda: None)()
+    kept = getattr(policy, "_last_original_obs", None) if hasattr(policy, "gae_lambda") else None
+    if normalise is None and kept is not None:
+        raise PrefenvsError(
+            "the policy was trained behind a VecNormalize, whose statistics its file does not hold: attach it first, "
+            'with policy.set_env(VecNormalize.load("statistics.pkl", venv))'
+        )
+    trained_in = getattr(policy, "get_env", lambda: None)()
+    names = [changing_wrapper(inner) for inner in getattr(getattr(trained_in, "unwrapped", None), "envs", ())]
+    for name in names:
+        if name is not None and changing_wrapper(env) != name:
+            raise PrefenvsError(
+                f"the policy was trained behind {name}, which the environment lacks: pass envs=[...] that have it too"
+            )
+    return np.asarray if normalise is None else normalise.normalize_obs
+
+
+def _play(
+    policy: Policy,
+    runs: list[_Run],
+    deterministic: bool,
+    progress: Callable[[int], object] | None,
+    show: Callable[[Array], Array],
+) -> None:
+    """Step all environments until each has played its episodes; `show` turns observations into the policy's own."""
     memory: tuple[Array, ...] | None = None
     done = 0
     while not all(run.idle for run in runs):
         # Idle environments stay in the batch, so that a recurrent policy's states keep their places.
-        observations = np.stack([run.observation for run in runs])
+        observations = show(np.stack([run.observation for run in runs]))
         starts = np.array([run.fresh for run in runs])
         actions, memory = policy.predict(observations, memory, starts, deterministic=deterministic)
         for run, action in zip(runs, actions, strict=True):
@@ -257,9 +306,11 @@ def _play(policy: Policy, runs: list[_Run], deterministic: bool, progress: Calla
 def _vector(env: Env, action: Array) -> Array:
     """Return the action as segments hold it: one-hot where it is discrete."""
     space = env.action_space
-    return (
-        np.eye(space.n, dtype=np.float32)[int(action) - space.start] if isinstance(space, spaces.Discrete) else action
-    )
+    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action)
+
+
+def _copy(array: Array | None) -> Array | None:
+    return None if array is None else np.array(array)
 
 
 def _trajectories(episodes: list[_Episode], task: str, seed: int) -> Trajectories:

@@ -191,6 +191,7 @@ class TrajectoryBuffer:
         kept = None if state is None else np.array(state, np.float64)
         steps.append((np.array(observation, np.float32), np.array(action, np.float32), true_reward, kept))
         if done:
+            scene = None if scene is None else np.array(scene, np.float64)
             final = None if final_observation is None else np.array(final_observation, np.float32)
             self._close(self._open.pop(env), terminated, scene, final)
 

@@ -21,6 +21,7 @@ from prefenvs.datasets.npz import read_npz, save_episodes
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Disturbance, Source, load_source
 from prefenvs.envs import make
+from prefenvs.envs.spaces import one_hot
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
@@ -127,14 +128,17 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: Plan, number: int) 
     streams = np.random.SeedSequence([plan.seed, number]).spawn(2)
     # Below 2^31, where evaluation has no seeds.
     observation, info = env.reset(seed=int(streams[0].generate_state(1)[0] >> 1))
+    # Copies, because an environment may write the next observation and state into the same arrays.
+    observation, state = np.array(observation), np.array(info["state"])
     disturb = Disturbance(source, env.action_space, np.random.default_rng(streams[1]))
     buffer = TrajectoryBuffer(task.id, max_episodes=None)
     memory: tuple[Array, ...] | None = None
     start, left, success = True, plan.after_success, 0.0
     done = False
     while not done:
-        actions, memory = policy.predict(np.array(observation)[None], memory, np.array([start]), deterministic=True)
+        actions, memory = policy.predict(observation[None], memory, np.array([start]), deterministic=True)
         action = disturb(actions[0])
+        taken = _vector(env.action_space, action)
         following, _, terminated, truncated, after = env.step(action)
         start = False
         success = max(success, float(after.get(task.success_key, 0.0)) if task.success_key else 0.0)
@@ -144,23 +148,21 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: Plan, number: int) 
         buffer.add_step(
             0,
             observation,
-            _vector(env.action_space, action),
+            taken,
             after["true_reward"],
-            info["state"],
+            state,
             done=done,
             terminated=bool(terminated),
             scene=after.get("scene"),
             final_observation=following,
         )
-        observation, info = following, after
+        observation, state = np.array(following), np.array(after["state"])
     return Episode(buffer.trajectories(), source.label, success if task.success_key else None)
 
 
 def _vector(space: spaces.Space[Any], action: Array) -> Array:
     """The action as data hold it: one-hot where it is discrete."""
-    if isinstance(space, spaces.Discrete):
-        return np.asarray(np.eye(int(space.n), dtype=np.float32)[int(action) - int(space.start)])
-    return np.asarray(action)
+    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action)
 
 
 def _save(folder: Path, first: int, waiting: list[Episode], plan: Plan) -> int:

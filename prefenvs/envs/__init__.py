@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 from gymnasium.envs.registration import WrapperSpec
@@ -13,21 +13,32 @@ from prefenvs.tasks import Task, find_task, list_tasks
 __all__ = ["make"]
 
 
-def make(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+def make(task_id: str, *, reward: Literal["hidden", "true"] = "hidden", **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make the environment of a task, with its reward hidden: see `prefenvs.envs.hidden_reward.HiddenReward`.
 
+    reward: "true" pays the true reward instead, for Stable-Baselines3's `EvalCallback` and `evaluate_policy`; learners
+    from preferences refuse to train there.
     `kwargs` are those of `gymnasium.make` (`render_mode="rgb_array"`, `max_episode_steps`) and of the task's own class.
     Raises PrefenvsError for an unknown task, a package that is not installed, or an argument that the task refuses.
     """
     task = find_task(task_id)
+    if reward not in ("hidden", "true"):
+        raise PrefenvsError(f'reward={reward!r} is unknown: choose "hidden" or "true"')
+    if reward == "true" and not task.has_reward:
+        raise PrefenvsError(f"task {task.id!r} has no true reward that an evaluation could be paid")
     if f"prefenvs/{task.id}" not in gymnasium.registry:
         _register(task)  # one of the user's own, named by `module:NAME`
     try:
-        return gymnasium.make(f"prefenvs/{task.id}", **kwargs)
+        env = gymnasium.make(f"prefenvs/{task.id}", **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
         raise PrefenvsError(f"task {task.id!r} cannot be made with {kwargs}: {error}") from error
+    if reward == "hidden":
+        return env
+    from prefenvs.envs.hidden_reward import TrueReward
+
+    return TrueReward(env)
 
 
 def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
@@ -39,7 +50,8 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     wrappers = []
     if task.source.startswith("Fetch"):
         wrappers.append(wrapper("ShowTarget", "adapters"))
-    if task.family in ("gymnasium_mujoco", "robotics", "poses"):
+    # The others' own classes are flat: prefenvs.envs.adapters.
+    if task.family not in ("dm_control", "metaworld"):
         wrappers.append(wrapper("FlatObservation", "adapters"))
     return (*wrappers, wrapper("HiddenReward", "hidden_reward", task_id=task.id))
 

@@ -17,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.gl import without_backend
+from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -84,7 +85,7 @@ def _import_package(task: Task) -> Any:
 
 
 class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Turn box or dictionary observations into one float32 vector.
+    """Turn observations of any shape but pictures into one new float32 vector; discrete ones become one-hot.
 
     Entries of a dictionary are concatenated in the order of `observation_space.spaces`, which Gymnasium sorts by name:
     achieved_goal, desired_goal, observation for the goal tasks of Gymnasium-Robotics; nested ones likewise.
@@ -94,11 +95,12 @@ class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
         self._keys = tuple(_leaves(env.observation_space))
-        boxes = [_leaf_space(env.observation_space, path) for path in self._keys]
+        self._spaces = [_leaf_space(env.observation_space, path) for path in self._keys]
+        boxes = [_flat_box(space) for space in self._spaces]
         low = np.concatenate([box.low.ravel() for box in boxes]).astype(np.float32)
         high = np.concatenate([box.high.ravel() for box in boxes]).astype(np.float32)
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
-        self._is_box = self._keys == ((),)
+        self._is_box = isinstance(env.observation_space, spaces.Box)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Reset and flatten."""
@@ -113,27 +115,45 @@ class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
     def _flatten(self, observation: Any) -> Array:
         if self._is_box:
             return np.array(observation, np.float32).ravel()
-        parts = []
-        for path in self._keys:
+        parts: list[Array] = []
+        for path, space in zip(self._keys, self._spaces, strict=True):
             value = observation
             for key in path:
                 value = value[key]
-            parts.append(np.ravel(value))
+            parts.append(np.ravel(value if isinstance(space, spaces.Box) else np.asarray(spaces.flatten(space, value))))
         return np.concatenate(parts, dtype=np.float32, casting="same_kind")
 
 
-def _leaves(space: spaces.Space[Any]) -> list[tuple[str, ...]]:
-    if isinstance(space, spaces.Dict):
-        return [(key, *rest) for key, child in space.spaces.items() for rest in _leaves(child)]
+def _leaves(space: spaces.Space[Any]) -> list[tuple[Any, ...]]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        children = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        return [(key, *rest) for key, child in children for rest in _leaves(child)]
     return [()]
 
 
-def _leaf_space(space: Any, path: tuple[str, ...]) -> spaces.Box:
+def _leaf_space(space: Any, path: tuple[Any, ...]) -> spaces.Space[Any]:
     for key in path:
         space = space[key]
-    if not isinstance(space, spaces.Box):
-        raise PrefenvsError(f"an observation of kind {type(space).__name__} cannot be flattened: a Box is needed")
+    assert isinstance(space, spaces.Space)
     return space
+
+
+def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
+    """The Box of a leaf, flat; raises PrefenvsError for pictures and for spaces without a fixed number of entries."""
+    flat = space
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        flat = spaces.flatten_space(space)
+    if not isinstance(flat, spaces.Box):
+        raise PrefenvsError(
+            f"an observation of kind {type(space).__name__} cannot be made a vector: observe a Box, Discrete, "
+            "MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
+        )
+    if is_picture(flat):
+        raise PrefenvsError(
+            f"the task's observations are pictures, {flat}, and no learner here takes them: let it observe a vector, "
+            "such as its state"
+        )
+    return flat
 
 
 class ShowTarget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -179,7 +179,7 @@ def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: in
     seen: list[tuple[float, dict[str, Any]]] = []
     for step, action in enumerate(actions):
         _, reward, terminated, truncated, info = first.step(action)
-        _, true_reward, *_ = bare.step(action)
+        _, true_reward, *_ = bare.step(action if first.task_action is None else first.task_action(action))
         _require(type(reward) is float and reward == 0.0, f"step {step} returned the reward {reward!r}")
         _require(info.get("true_reward") == float(true_reward), f"step {step}: true_reward is not the task's reward")
         seen.append((float(true_reward), info))

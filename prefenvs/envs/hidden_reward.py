@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from typing import Any
 
 import gymnasium
@@ -10,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from prefenvs.envs.spaces import flatten_actions
 from prefenvs.envs.states import Snapshot, States
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
@@ -18,6 +21,9 @@ from prefenvs.tasks import find_task
 
 class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArgs):
     """Return reward 0.0 from every step and put the true one into `info`.
+
+    Observations are copies, so that whoever keeps one has it still after the next step. Actions are a flat Box, or a
+    Discrete that counts from 0, whatever the task's own look like.
 
     `info` holds these keys and no others, so that none of the simulator's own entries (Gymnasium's `reward_forward`,
     Meta-World's `in_place_reward`, ...) tells a learner what it must not know:
@@ -37,16 +43,23 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         self._states = States(env, self.task.scene)
         self._scene: Array | None = None
         self._success = self.task.success_key
+        self.action_space, self.task_action = flatten_actions(env.action_space)
         self._continuous = isinstance(env.action_space, spaces.Box)
+        # Whether a wrapper above gives the true reward back (`TrueReward`).
+        self.revealed = False
         self._renderer: Any = None
         modes = [mode for mode in env.metadata.get("render_modes", []) if mode in ("human", "rgb_array")]
         self.metadata = {**env.metadata, "render_modes": modes, "render_fps": self.task.fps}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode."""
+        if not self.revealed:
+            _warn_of_evaluation(self.task.id)
         observation, inner = self.env.reset(seed=seed, options=options)
+        # A copy, because a task may write into one and the same array; states and scenes are copies already.
+        observation = np.array(observation)
         self._scene = self._states.read_scene()
-        if not math.isfinite(np.add.reduce(observation)):
+        if not math.isfinite(np.add.reduce(observation, axis=None)):
             self._refuse(observation, 0.0)
         return observation, self._info(inner)
 
@@ -57,9 +70,12 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
             raise PrefenvsError(
                 f"task {self.task.id!r} was given the action {action}, which holds a NaN or infinite value"
             )
+        if self.task_action is not None:
+            action = self.task_action(action)
         observation, reward, terminated, truncated, inner = self.env.step(action)
+        observation = np.array(observation)
         reward = float(reward)
-        if not (math.isfinite(reward) and math.isfinite(np.add.reduce(observation))):
+        if not (math.isfinite(reward) and math.isfinite(np.add.reduce(observation, axis=None))):
             self._refuse(observation, reward)
         info = self._info(inner)
         info["true_reward"] = reward
@@ -82,7 +98,7 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         bad = np.flatnonzero(~np.isfinite(observation))
         if len(bad):
             raise PrefenvsError(
-                f"the simulator of task {self.task.id!r} returned {observation[bad[0]]} in entry {bad[0]} of the "
+                f"the simulator of task {self.task.id!r} returned {observation.flat[bad[0]]} in entry {bad[0]} of the "
                 "observation: reset, or bound the actions"
             )
 
@@ -138,3 +154,46 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
             self._renderer.close()
             self._renderer = None
         super().close()
+
+
+class TrueReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArgs):
+    """Give the true reward back as the environment's own: for evaluation by other libraries, never for training.
+
+    `prefenvs.make(task, reward="true")` puts it on top. Learners from preferences refuse such an environment.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        inner: Any = env
+        while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, HiddenReward):
+            inner = inner.env
+        if isinstance(inner, HiddenReward):
+            inner.revealed = True
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Advance by one step."""
+        observation, _, terminated, truncated, info = self.env.step(action)
+        return observation, info["true_reward"], terminated, truncated, info
+
+
+_warned_of_evaluation = False
+
+
+def _warn_of_evaluation(task_id: str) -> None:
+    """Warn once if Stable-Baselines3's `evaluate_policy` is about to measure hidden rewards, which are all 0.
+
+    It, and the callbacks that use it, tell an environment nothing of their purpose: the call stack does.
+    """
+    global _warned_of_evaluation
+    frame = None if _warned_of_evaluation else sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "evaluate_policy" and "stable_baselines3" in frame.f_globals.get("__name__", ""):
+            _warned_of_evaluation = True
+            warnings.warn(
+                f"Stable-Baselines3 measures 0 in every episode here, because the reward of {task_id} is hidden: "
+                f'evaluate in prefenvs.make("{task_id}", reward="true"), or with prefenvs.evaluate.evaluate',
+                stacklevel=3,
+            )
+            return
+        frame = frame.f_back

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from prefenvs.envs.hidden_reward import TrueReward
+from prefenvs.envs.spaces import ChangingWrapper, changing_wrapper, one_hot
 from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
@@ -24,10 +33,14 @@ class TrajectoryRecorder(VecEnvWrapper):
 
     The learner behind it gets reward 0 and infos with `PUBLIC_KEYS` only; `buffer` holds true rewards and states for
     raters and recorders. With `reveal` set (the upper-bound baseline) the true reward is passed on as the reward.
+
+    Raters, the reward model and evaluation all speak of the task's own observations and actions, so wrappers below that
+    change them are refused by a PrefenvsError.
     """
 
     def __init__(self, venv: VecEnv, max_episodes: int | None = 100) -> None:
         super().__init__(venv)
+        _refuse_wrappers(venv)
         specs = venv.get_attr("spec")
         task = specs[0].id.removeprefix("prefenvs/") if specs and specs[0] is not None else ""
         self.horizon = specs[0].max_episode_steps if specs and specs[0] is not None else None
@@ -36,7 +49,6 @@ class TrajectoryRecorder(VecEnvWrapper):
         self._observations: Array = np.zeros(0)
         self._actions: Array = np.zeros(0)
         self._states: list[Array | None] = []
-        self._discrete = int(venv.action_space.n) if isinstance(venv.action_space, spaces.Discrete) else None
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; their unfinished episodes are forgotten."""
@@ -44,8 +56,8 @@ class TrajectoryRecorder(VecEnvWrapper):
         if isinstance(observations, dict | tuple):
             raise PrefenvsError("prefenvs learns from flat observations; wrap the environment in FlattenObservation")
         self.buffer.drop_open()
-        self._observations = observations
-        self._states = [info.get("state") for info in self.venv.unwrapped.reset_infos]
+        self._observations = np.array(observations)
+        self._states = [_copy_state(info) for info in self.venv.unwrapped.reset_infos]
         return observations
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
@@ -58,7 +70,8 @@ class TrajectoryRecorder(VecEnvWrapper):
             raise PrefenvsError(
                 f"the policy returned the action {actions.tolist()}, which holds a NaN or infinite value"
             )
-        self._actions = np.eye(self._discrete, dtype=np.float32)[actions] if self._discrete else actions
+        space = self.action_space
+        self._actions = one_hot(space, actions) if isinstance(space, spaces.Discrete) else np.array(actions)
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -79,11 +92,42 @@ class TrajectoryRecorder(VecEnvWrapper):
                 scene=info.get("scene"),
                 final_observation=info.get("terminal_observation"),
             )
-            self._states[i] = (self.venv.unwrapped.reset_infos[i] if dones[i] else info).get("state")
-        if self.reveal:
-            rewards = np.asarray([info["true_reward"] for info in infos], np.float32)
-        self._observations = observations  # type: ignore[assignment]
+            self._states[i] = _copy_state(self.venv.unwrapped.reset_infos[i] if dones[i] else info)
+        # Whatever a wrapper below may have added: nothing but the true reward, and only if that is to be seen.
+        rewards = np.asarray([info["true_reward"] if self.reveal else 0.0 for info in infos], np.float32)
+        self._observations = np.array(observations)
         return observations, rewards, dones, [_public(info) for info in infos]
+
+
+def _refuse_wrappers(venv: VecEnv) -> None:
+    """Raise PrefenvsError if what a learner sees or does is not what the task shows or is told."""
+    changed: str | None = None
+    layer = venv
+    while isinstance(layer, VecEnvWrapper):
+        if isinstance(layer, VecNormalize | VecFrameStack | VecTransposeImage | VecExtractDictObs) or (
+            (layer.observation_space, layer.action_space) != (layer.venv.observation_space, layer.venv.action_space)
+        ):
+            changed = type(layer).__name__
+        layer = layer.venv
+    if changed is None and any(venv.env_is_wrapped(ChangingWrapper)):  # type: ignore[arg-type]
+        names = [changing_wrapper(env) for env in getattr(layer, "envs", ())]
+        changed = next((name for name in names if name is not None), "a wrapper")
+    if changed is not None:
+        raise PrefenvsError(
+            f"{changed} around the environment would show the learner other observations or actions than raters and "
+            "evaluation see: leave it out (PrefPPO normalises observations itself), or make it part of a task of yours"
+        )
+    if any(venv.env_is_wrapped(TrueReward)):
+        raise PrefenvsError(
+            'an environment made with reward="true" is for evaluation; train in prefenvs.make("<task>"), with '
+            "true_reward=True in the configuration for the upper bound"
+        )
+
+
+def _copy_state(info: dict[str, Any]) -> Array | None:
+    """A copy of the state, because an environment may write the next one into the same array."""
+    state = info.get("state")
+    return None if state is None else np.array(state)
 
 
 def _public(info: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
+from gymnasium import spaces
 from scipy.stats import rankdata
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import HiddenReward
+from prefenvs.envs.spaces import one_hot
 from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import FIRST_SEED
@@ -276,8 +278,5 @@ def _make(task: str) -> HiddenReward:
 
 
 def _vector(env: HiddenReward, action: Any) -> Array:
-    space: Any = env.action_space
-    if hasattr(space, "n"):
-        one_hot: Array = np.eye(space.n, dtype=np.float32)[int(action) - space.start]
-        return one_hot
-    return np.asarray(action, np.float32)
+    space = env.action_space
+    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action, np.float32)

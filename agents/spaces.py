@@ -1,0 +1,48 @@
+"""Which online learner takes which observations and actions, checked before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from prefenvs.errors import PrefenvsError
+
+TAKERS = {
+    "bounded": "PEBBLE and PrefPPO take them",
+    "unbounded": "no online learner takes actions without bounds, so give the task's Box a low and a high",
+    "discrete": "PrefPPO takes them (prefenvs train prefppo), and DQN on the true reward (prefenvs train dqn)",
+}
+"""Who learns online with actions of each kind."""
+
+
+def action_kind(space: spaces.Space[Any]) -> str:
+    """Return "bounded", "unbounded" or "discrete"; or an empty string for actions that no learner takes."""
+    if isinstance(space, spaces.Discrete):
+        return "discrete" if space.start == 0 else ""
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+        return "bounded" if np.isfinite(space.low).all() and np.isfinite(space.high).all() else "unbounded"
+    return ""
+
+
+def check_spaces(learner: str, takes: tuple[str, ...], env: Any) -> None:
+    """Raise PrefenvsError unless a learner that takes these kinds of actions can learn in an environment.
+
+    env: of Gymnasium or a vector environment. Learners see vectors; `prefenvs.make` turns other observations into them.
+    """
+    seen, actions = env.observation_space, env.action_space
+    if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
+        raise PrefenvsError(
+            f"{learner} sees vectors, as every learner here does, and the observations are {seen}: make the "
+            "environment with prefenvs.make, which flattens all but pictures"
+        )
+    kind = action_kind(actions)
+    if kind in takes:
+        return
+    if kind:
+        raise PrefenvsError(f"{learner} cannot learn with the actions {actions}: {TAKERS[kind]}")
+    raise PrefenvsError(
+        f"{learner} cannot learn with the actions {actions}, and no learner here does: make the environment with "
+        "prefenvs.make, which flattens a Box and counts a Discrete from 0; other kinds the task has to turn into those"
+    )
