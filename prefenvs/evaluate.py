@@ -120,7 +120,7 @@ def evaluate(
     """
     seeds = evaluation_seeds(seed, episodes)
     task_id = task_id.removeprefix("prefenvs/")
-    if envs is None or task_id in {task.id for task in list_tasks()}:
+    if envs is None or ":" in task_id or task_id in {task.id for task in list_tasks()}:
         success_key = success_key or find_task(task_id).success_key
     if (num_envs if envs is None else len(envs)) < 1:
         raise PrefenvsError("an evaluation needs at least 1 environment, got 0")

@@ -15,7 +15,7 @@ from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
 from prefenvs.store import Store
-from prefenvs.tasks import find_task
+from prefenvs.tasks import find_task, is_same_task
 from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class LabelSource:
             from agents import IQL
 
             values = IQL.load(Run.open(expert).checkpoint / "model.zip", device="cpu")
-            if values.task != dataset.task:
+            if not is_same_task(values.task, dataset.task):
                 raise PrefenvsError(f"{expert} is an expert of {values.task}, but the data are of {dataset.task}")
             return RegretOracle(values, teacher, self.seed, form=self.form)
         from prefenvs.cli.critic import make_regret_oracle

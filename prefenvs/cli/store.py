@@ -93,13 +93,17 @@ class StoreImport:
     """Path of the SQLite file, or postgresql:// URL."""
     source: Annotated[Path, Positional]
     """Folder or .zip file that `prefenvs store export` wrote."""
+    max_gib: float = 16.0
+    """An export that is larger than this when unpacked is refused."""
 
     def run(self) -> None:
         """Import, and say how much was new."""
         from prefenvs.store import Store, import_store
 
+        if not 0 < self.max_gib <= 2**20:
+            raise PrefenvsError(f"--max-gib {self.max_gib} is no size: give a number of GiB above 0")
         with Store(self.store) as store:
-            new = import_store(store, self.source)
+            new = import_store(store, self.source, int(self.max_gib * 2**30))
         about = f"{new.segments:,} segments, {new.queries:,} queries and {new.events:,} events were new"
         if new.calls:
             about += f"; {new.calls:,} calls of models as well"
