@@ -84,10 +84,8 @@ class Access:
 
         A right token is let in whatever others at its address have shown: they may share a proxy, or one stale tab.
         """
-        address, digest = (
-            request.client.host if request.client else "",
-            hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest(),
-        )
+        address = request.client.host if request.client else ""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         if not self._is_wrong(address, digest):
             name = self._find(token)
             if name is not None:

@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
+from prefenvs.errors import PrefenvsError
+
 if TYPE_CHECKING:
     from prefenvs.agreement import Agreement
 

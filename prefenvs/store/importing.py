@@ -35,7 +35,7 @@ _IDENTITY = ("key", "run", "query", "time")
 """Columns by which a call is known again."""
 MAX_BYTES = 16 * 2**30
 """Default of how large an export may be once it is unpacked."""
-_ROW_BYTES, _CHUNK_BYTES, _LINE, _META_BYTES = 64 * 2**20, 8 * 2**20, 16 * 2**20, 2**20
+_ROW_BYTES, _CHUNK_BYTES, _LINE, _META_BYTES = 64 * 2**20, 8 * 2**20, 8 * 2**20, 2**20
 _DAMAGED = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error)
 
 

@@ -52,7 +52,8 @@ class Camera:
 class Task:
     """One row of a task table.
 
-    id: registered as "prefenvs/<id>"; that of a task of your own becomes `module:NAME`, see `find_task`. family: name of its table; sentence: the task in one sentence, for raters.
+    id: registered as "prefenvs/<id>"; that of a task of your own becomes `module:NAME`, see `find_task`.
+    family: name of its table; sentence: the task in one sentence, for raters.
     horizon: steps until the time limit; segment_length: default T in steps; fps: steps per second of simulated time.
     source: id or name in the package that it comes from; kwargs: what its constructor is given.
     scene: MuJoCo model arrays that a reset sets, such as "body_pos"; they belong to the episode, as its states do.

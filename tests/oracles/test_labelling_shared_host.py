@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from oracles.labelling import Access, Clips, create_app
 from oracles.labelling.access import WRONG_TOKENS
-from prefenvs.preferences import Query
-from prefenvs.segments import Segment
+from prefenvs.preferences import Query, make_pairs
+from prefenvs.segments import Segment, SegmentBatch
 from prefenvs.store import Store, issue_token
-from tests.oracles.test_labelling_server import make_queries, serve
+
+
+def make_queries(count: int) -> list[Query]:
+    """Questions without simulator states, whose clips are curves: quick to draw."""
+    rng = np.random.default_rng(0)
+    return make_pairs(
+        SegmentBatch(rng.random((2 * count, 8, 17)), rng.random((2 * count, 8, 6)), task="HalfCheetah-v5")
+    )
+
+
+@contextlib.contextmanager
+def serve(store: Store, folder: Path, open_to: str | None = "ann") -> Iterator[str]:
+    app = create_app(store, Access(store, open_to), Clips(store, folder, size=64))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_stale_tabs_lock_nobody_out(tmp_path: Path) -> None:
