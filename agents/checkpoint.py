@@ -14,6 +14,7 @@ from agents.feedback import Feedback
 from agents.reward_model import RewardEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.store import Store
+from prefenvs.tasks import is_same_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
             f"{folder} is not a checkpoint: it holds no state.json; a run stopped before its first one starts anew"
         )
     state = json.loads((folder / "state.json").read_text())
-    if state["task"] != agent.recorder.buffer.task:
+    if not is_same_task(state["task"], agent.recorder.buffer.task):
         raise PrefenvsError(
             f"the checkpoint {folder} is of task {state['task']!r}, but the environment is "
             f"{agent.recorder.buffer.task!r}: make the environment of the checkpoint's task"

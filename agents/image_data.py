@@ -12,6 +12,7 @@ from prefenvs.envs.frames import state_keys
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
+from prefenvs.tasks import is_same_task
 
 See = Callable[[Array, Array | None], Tensor]
 
@@ -32,7 +33,7 @@ def check_states(segment: Segment, task: str) -> Array:
             f"a segment of task {segment.task!r}, source {segment.source!r}, carries no simulator states, which an "
             "image reward renders: collect it with prefenvs.make or `prefenvs collect`"
         )
-    if segment.task and segment.task.removeprefix("prefenvs/") != task:
+    if segment.task and not is_same_task(segment.task, task):
         raise PrefenvsError(f"an image reward of task {task!r} cannot look at a segment of {segment.task!r}")
     return segment.states
 

@@ -14,6 +14,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array, SegmentBatch
+from prefenvs.tasks import is_same_task
 from prefenvs.trajectories import Trajectories
 
 
@@ -143,7 +144,8 @@ def build_pair_table(preferences: Sequence[Preference], trajectories: Trajectori
                 f"a query compares {len(preference.query.segments)} segments, but this learner takes pairs of them"
             )
     segments = [segment for preference in answered for segment in preference.query.segments]
-    tasks = sorted({segment.task for segment in segments if segment.task} - {trajectories.task})
+    named = {segment.task for segment in segments if segment.task}
+    tasks = sorted(task for task in named if not is_same_task(task, trajectories.task))
     if tasks and trajectories.task:
         raise PrefenvsError(f"the preferences are of task {tasks[0]!r}, but the data set is of {trajectories.task!r}")
     episodes = np.array([segment.episode for segment in segments], np.int64)

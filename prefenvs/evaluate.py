@@ -128,7 +128,7 @@ def evaluate(
     """
     seeds = evaluation_seeds(seed, episodes, first)
     task_id = task_id.removeprefix("prefenvs/")
-    if envs is None or task_id in {task.id for task in list_tasks()}:
+    if envs is None or ":" in task_id or task_id in {task.id for task in list_tasks()}:
         success_key = success_key or find_task(task_id).success_key
     if horizon is not None and horizon < 1:
         raise PrefenvsError(f"an evaluation's episodes have at least 1 step, got horizon={horizon}")

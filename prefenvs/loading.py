@@ -22,8 +22,12 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise PrefenvsError(f"{what} {path!r}: the module {module_name!r} cannot be imported ({error})") from error
+    except Exception as error:  # whatever a user's module raises, a SyntaxError among them
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PrefenvsError(
+            f"{what} {path!r}: the module {module_name!r} cannot be imported ({why}); "
+            "work in the folder that holds it, or put that folder on PYTHONPATH"
+        ) from error
     finally:
         sys.path.remove(here)
     found = getattr(module, name, None)

@@ -16,7 +16,7 @@ from prefenvs.envs.rendering import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import Task, find_task, is_same_task
 from prefenvs.trajectories import Trajectories
 from videos import layout
 from videos.clips import write_clip, write_picture
@@ -195,7 +195,7 @@ class Recorder(Closing):
 
     def _pictures(self, segment: Segment, steps: Array) -> Iterator[Array]:
         """Yield the frames of a segment at the given steps; each step is rendered once, however often it is shown."""
-        if segment.task and segment.task != self.task.id:
+        if segment.task and not is_same_task(segment.task, self.task.id):
             raise PrefenvsError(f"a segment of {segment.task!r} cannot be drawn by a recorder of {self.task.id!r}")
         if segment.states is None:
             if not self.plot:

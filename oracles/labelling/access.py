@@ -6,10 +6,10 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import threading
 import time as clock
-from collections import deque
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,10 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prefenvs.errors import PrefenvsError
 from prefenvs.store import Store, check_annotator, find_annotator
 
-COOKIE = "prefenvs_session"
 BODY_LIMIT = 64 * 1024
 WRONG_TOKENS, WINDOW = 20, 60.0
-"""Wrong tokens that one address may show within this many seconds."""
+"""Different wrong tokens that one address may show within this many seconds; each counts once, however often shown."""
+MOST_ADDRESSES = 10_000
+_SECRET = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -71,27 +72,33 @@ class Access:
         """`open_to`: the name under which everybody labels; None asks for tokens."""
         self.store = store
         self.open_to = None if open_to is None else check_annotator(open_to)
-        self._failures: dict[str, deque[float]] = {}
+        # A browser shares its cookies between all ports of a host, so each store has a name of its own.
+        self.cookie = f"prefenvs_{store.identity}"
+        # By address, the wrong tokens that it has shown, as hashes, and when it first did.
+        self._failures: dict[str, dict[bytes, float]] = {}
         self._known: dict[str, tuple[str | None, float]] = {}
         self._turn = threading.Lock()
 
     def admit(self, token: str, request: HTTPConnection) -> Visitor:
-        """Return who a token belongs to; raises Denied with 401, or 429 after too many wrong ones."""
+        """Return who a token belongs to; raises Denied with 401, or 429 after too many wrong ones.
+
+        A right token is let in whatever others at its address have shown: they may share a proxy, or one stale tab.
+        """
         address = request.client.host if request.client else ""
-        self._check_failures(address)
-        name = self._find(token)
-        if name is None:
-            with self._turn:
-                self._failures.setdefault(address, deque(maxlen=WRONG_TOKENS)).append(clock.monotonic())
-            raise Denied(401, "this token is not valid: ask for a new link")
-        return Visitor(name, token)
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        if not self._is_wrong(address, digest):
+            name = self._find(token)
+            if name is not None:
+                return Visitor(name, token)
+            self._count_failure(address, digest)
+        raise Denied(401, "this token is not valid: ask for a new link")
 
     def identify(self, request: HTTPConnection) -> Visitor:
         """Return who a request's cookie belongs to; raises Denied where it may not be served."""
         self.check_host(request)
-        secret = request.cookies.get(COOKIE, "")
+        secret = request.cookies.get(self.cookie, "")
         if self.open_to is not None:
-            return Visitor(self.open_to, secret or secrets.token_urlsafe(32))
+            return Visitor(self.open_to, secret if _SECRET.fullmatch(secret) else secrets.token_urlsafe(32))
         if not secret:
             raise Denied(401, "open the link that you were given, which ends in ?token=...")
         return self.admit(secret, request)
@@ -99,7 +106,7 @@ class Access:
     def check_post(self, request: HTTPConnection, visitor: Visitor) -> None:
         """Refuse a post that does not come from this server's own page."""
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-        if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+        if site != "same-origin" or (origin is not None and _netloc(origin) != request.headers.get("host")):
             raise Denied(403, "posts are accepted from this server's own page only")
         if not hmac.compare_digest(request.headers.get("x-csrf", "").encode(), visitor.csrf.encode()):
             raise Denied(403, "the header X-CSRF is missing or wrong: load the session again")
@@ -108,9 +115,7 @@ class Access:
 
     def check_host(self, request: HTTPConnection) -> None:
         """Without tokens, refuse a request that names another host than this computer."""
-        if self.open_to is not None and not is_loopback(
-            urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        ):
+        if self.open_to is not None and not is_loopback(_hostname(request.headers.get("host", ""))):
             raise Denied(403, "without tokens this server answers to localhost only")
 
     def _find(self, token: str) -> str | None:
@@ -123,11 +128,38 @@ class Access:
             self._known[token] = found, clock.monotonic() + 10.0
         return found
 
-    def _check_failures(self, address: str) -> None:
+    def _is_wrong(self, address: str, digest: bytes) -> bool:
+        """Tell whether this address has shown this wrong token a moment ago, so that it need not be looked up again."""
         with self._turn:
-            times = self._failures.get(address, deque[float]())
-            if len(times) == WRONG_TOKENS and clock.monotonic() - times[0] < WINDOW:
+            return clock.monotonic() - self._failures.get(address, {}).get(digest, -WINDOW) < WINDOW
+
+    def _count_failure(self, address: str, digest: bytes) -> None:
+        """Note a wrong token; raises Denied with 429 where the address has shown too many others."""
+        now = clock.monotonic()
+        with self._turn:
+            if address not in self._failures and len(self._failures) >= MOST_ADDRESSES:
+                self._failures.pop(next(iter(self._failures)))
+            shown = self._failures.pop(address, {})
+            # The address seen last comes last, so that the one forgotten first is the one not seen for longest.
+            shown = self._failures[address] = {key: at for key, at in shown.items() if now - at < WINDOW}
+            if len(shown) >= WRONG_TOKENS:
                 raise Denied(429, f"too many wrong tokens: wait {WINDOW:.0f} s")
+            shown[digest] = now
+
+
+def _netloc(url: str) -> str | None:
+    """Host and port of a header that names an address; None where it is malformed."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
+
+
+def _hostname(netloc: str) -> str:
+    try:
+        return urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:
@@ -181,7 +213,8 @@ class Guard:
             return message
 
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > BODY_LIMIT:
+        # Python refuses to read numbers of thousands of digits.
+        if not declared.isdigit() or len(declared) > 18 or int(declared) > BODY_LIMIT:
             await _refuse(guarded_send)
             return
         await self.app(scope, counted_receive, guarded_send)

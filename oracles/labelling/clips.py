@@ -42,11 +42,20 @@ class Clips(Closing):
         # What was prefetched once is not tried again every second where it cannot be made.
         self._prefetched: set[str] = set()
 
+    @property
+    def look(self) -> str:
+        """Name of how the clips look: size, quality, version of the picture."""
+        return self.cache.look.name
+
+    def url(self, key: str) -> str:
+        """Address of a clip; it names the look too, since browsers keep what they got from an address for good."""
+        return f"/clips/{self.look}/{key}.mp4"
+
     def describe(self, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return what the page must know of each clip: hash, url, frames, fps, width and height; no rendering."""
         hashes = list(hashes)
         for key, segment in self.store.find_segments([key for key in hashes if key not in self._described]).items():
-            self._described[key] = {"hash": key, "url": f"/clips/{key}.mp4", **self.cache.describe(segment)}
+            self._described[key] = {"hash": key, "url": self.url(key), **self.cache.describe(segment)}
         missing = [key for key in hashes if key not in self._described]
         if missing:
             raise PrefenvsError(f"the store holds no segment {missing[0]}")

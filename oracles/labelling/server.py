@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import re
 import time as clock
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from oracles.labelling.access import COOKIE, Access, Denied, Guard, Visitor
+from oracles.labelling.access import Access, Denied, Guard, Visitor
 from oracles.labelling.answers import parse_answers, to_event
 from oracles.labelling.clips import Clips
 from oracles.labelling.report import render_report
@@ -29,6 +30,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.store import Assignment, Assignments, Event, Plan, Store, Undo
 from prefenvs.tasks import Task, find_task
 
+logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
@@ -47,12 +49,21 @@ class Desk:
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
+        self._unknown: dict[str, str] = {}
+
+    def with_cookie(self, response: Response, secret: str) -> Response:
+        """Let the browser show this secret from now on."""
+        response.set_cookie(
+            self.access.cookie, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/"
+        )
+        return response
 
     def session(self, visitor: Visitor) -> dict[str, Any]:
         """Return /api/session."""
         if self.task is None:
             waiting = self.store.pending_queries(self.assignments.plan.run, limit=1)
-            self.task = find_task(waiting[0].segments[0].task) if waiting else None
+            if waiting and not self._problem(waiting[0].segments[0].task):
+                self.task = find_task(waiting[0].segments[0].task)
         return {
             "annotator": visitor.annotator,
             "task": self.task.id if self.task else "",
@@ -66,23 +77,24 @@ class Desk:
     def next(self, annotator: str, count: int, holding: Sequence[str]) -> dict[str, Any]:
         """Return /api/next, and have the clips made."""
         leased = self.assignments.lease(annotator, count, holding)
-        questions = self._describe(leased)
+        questions, problem = self._describe(leased)
         self.clips.prefetch(clip["hash"] for question in questions for clip in question["clips"])
         more = not questions and not holding
         waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
-        return {"questions": questions, "waiting": waiting}
+        return {"questions": questions, "waiting": waiting, "problem": problem}
 
     def look_ahead(self) -> None:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
         self.clips.prefetch(self.assignments.upcoming(UPCOMING))
 
     async def find_clip(self, name: str) -> Path:
-        """Return a clip's file as soon as it is complete."""
+        """Return a clip's file as soon as it is complete; where it cannot be made, the log says why."""
         if not _HASH.fullmatch(name):
             raise Denied(404, "there is no such clip")
         try:
             return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4")))
         except PrefenvsError as error:
+            logger.warning("clip %s: %s", name, error)
             raise Denied(404, str(error)) from error
         except asyncio.CancelledError:
             raise Denied(503, "the server is being stopped") from None
@@ -102,10 +114,21 @@ class Desk:
         keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
         return {"accepted": [key for key in keys if key not in reasons], "rejected": refused}
 
-    def _describe(self, leased: Sequence[Assignment]) -> list[dict[str, Any]]:
-        """Return questions as the page wants them, clips in the order shown."""
+    def _problem(self, task_id: str) -> str:
+        """Say why clips of a task cannot be shown, once in the log as well; empty where they can."""
+        try:
+            find_task(task_id)
+        except PrefenvsError as error:
+            if task_id not in self._unknown:
+                logger.warning("questions cannot be shown: %s", error)
+            self._unknown[task_id] = str(error)
+            return self._unknown[task_id]
+        return ""
+
+    def _describe(self, leased: Sequence[Assignment]) -> tuple[list[dict[str, Any]], str]:
+        """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
         queries = self.store.find_queries(item.query for item in leased if item.query)
-        questions = []
+        questions, problem = [], ""
         for item in leased:
             if item.query is not None:
                 hashes = [queries[item.query].segments[index].hash for index in item.shown]
@@ -113,6 +136,10 @@ class Desk:
             else:
                 hashes, kind = [str(item.segment)], "rating"
                 task_id = self.store.find_segments(hashes)[hashes[0]].task
+            found = self._problem(task_id)
+            if found:
+                problem = found
+                continue
             described = self.clips.describe(hashes)
             questions.append(
                 {
@@ -125,7 +152,7 @@ class Desk:
                     "lease_seconds": max(0, round(item.expires - clock.time())),
                 }
             )
-        return questions
+        return questions, problem
 
 
 def _identify(request: Request) -> Visitor:
@@ -200,11 +227,12 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         try:
             if token is None:
                 secret = desk.access.identify(request).secret
-                return _with_cookie(FileResponse(page, headers=headers), secret)
-            desk.access.check_host(request)
+                return desk.with_cookie(FileResponse(page, headers=headers), secret)
             if desk.access.open_to is None:
-                desk.access.admit(token, request)
-            return _with_cookie(RedirectResponse("/", status_code=303), token)
+                secret = desk.access.admit(token, request).secret
+            else:
+                secret = desk.access.identify(request).secret
+            return desk.with_cookie(RedirectResponse("/", status_code=303), secret)
         except Denied as error:
             if error.status != 401 or "text/html" not in request.headers.get("accept", ""):
                 raise
@@ -216,8 +244,11 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         task = desk.session(who)["task"]
         return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
 
-    @app.get("/clips/{name}")
-    async def clip(name: str, who: Who) -> Response:
+    @app.get("/clips/{look}/{name}")
+    async def clip(look: str, name: str, who: Who) -> Response:
+        if look != desk.clips.look and _HASH.fullmatch(name):
+            # A page from before a restart with another --size; what it gets must not be kept under the old address.
+            return RedirectResponse(desk.clips.url(name.removesuffix(".mp4")), 307, {"Cache-Control": "no-store"})
         path = await desk.find_clip(name)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return FileResponse(path, media_type="video/mp4", headers=headers)
@@ -235,7 +266,7 @@ def _add_questions(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/api/session")
     def session(who: Who) -> Response:
-        return _with_cookie(JSONResponse(desk.session(who)), who.secret)
+        return desk.with_cookie(JSONResponse(desk.session(who)), who.secret)
 
     @app.get("/api/next")
     def next_questions(who: Who, count: int = 5, holding: str = "") -> dict[str, Any]:
@@ -264,11 +295,6 @@ def _add_questions(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/report")
     def report(who: Who) -> dict[str, Any]:
         return dataclasses.asdict(measure_agreement(desk.store, desk.assignments.plan.run))
-
-
-def _with_cookie(response: Response, secret: str) -> Response:
-    response.set_cookie(COOKIE, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/")
-    return response
 
 
 def _error(status: int, reason: str) -> JSONResponse:

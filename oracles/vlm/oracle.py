@@ -24,7 +24,7 @@ from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.store import Spending, Store
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import Task, find_task, is_same_task
 
 POLL_SECONDS = 0.05
 
@@ -100,7 +100,7 @@ class VLMOracle(Oracle, Closing):
             if len(query.segments) != 2:
                 raise PrefenvsError(f"a model compares 2 segments, query {query.id} has {len(query.segments)}")
             task = query.segments[0].task
-            if task and task != self.task.id:
+            if task and not is_same_task(task, self.task.id):
                 raise PrefenvsError(f"a query about {task!r} was put to a rater of {self.task.id!r}")
         if queries:
             self._open += len(queries)

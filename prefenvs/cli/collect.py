@@ -27,7 +27,7 @@ from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
 from prefenvs.segments import Array
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import Task, find_task, is_same_task
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Collect:
             )
         else:
             task = find_task(self.task)
-            out = self.out or Path("data") / f"{task.id}-{self.seed}"
+            out = self.out or Path("data") / f"{task.file_name}-{self.seed}"
             options = dataclasses.replace(self, out=out)
             options._check(task)
             run = Run.create(_partial(out), "collect", _config(options))
@@ -147,7 +147,7 @@ def load_any(source: Source, task: Task, action_space: spaces.Space[Any], seed: 
         from agents.training import load_policy
 
         run = Run.open(path)
-        if run.config.get("task", task.id).removeprefix("prefenvs/") != task.id:
+        if not is_same_task(run.config.get("task", task.id), task.id):
             raise PrefenvsError(f"the run {path} is of task {run.config['task']!r}, not of {task.id!r}")
         policy = load_policy(run)
     space = getattr(policy, "action_space", action_space)

@@ -216,7 +216,7 @@ class TrainDQN:
         task = find_task(self.task)
         torch.set_num_threads(self.threads)
         agent = make_dqn(task.id, DQNConfig(gamma=self.gamma), self.seed)
-        folder = self.folder or Path("runs") / f"{task.id}-dqn-true-reward-{self.seed}"
+        folder = self.folder or Path("runs") / f"{task.file_name}-dqn-true-reward-{self.seed}"
         config = dataclasses.asdict(self) | {"true_reward": True}
         run = Run.create(folder, "train dqn", config)
         summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, Pixels, Port, PositiveFloat, PositiveInt
 from prefenvs.store import Assignments, Plan, Store, issue_token
+from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -75,6 +77,7 @@ class Label:
             Clips(store, folder, self.size, self.quality, self.workers) as clips,
         ):
             app = self._make_app(store, plan, clips)
+            self._print_problems(store)
             self._print_links(store, plan, listener.getsockname()[1])
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
@@ -87,6 +90,14 @@ class Label:
             fill_demo(store)
         access = Access(store, None if self.annotators else "annotator")
         return create_app(store, access, clips, plan)
+
+    def _print_problems(self, store: Store) -> None:
+        """Say which of the store's tasks cannot be found, so that nobody waits for their clips."""
+        for task in store.tasks():
+            try:
+                find_task(task)
+            except PrefenvsError as error:
+                print(f"prefenvs: questions cannot be shown: {error}", file=sys.stderr, flush=True)
 
     def _print_links(self, store: Store, plan: Plan, port: int) -> None:
         waiting = Assignments(store, plan).count_open()

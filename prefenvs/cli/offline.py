@@ -216,7 +216,7 @@ class _Training:
         """Return the run folder, made anew unless one is continued."""
         options, run = self.options, self.resumed
         if run is None:
-            name = f"{options.task}-{options.algorithm}-{options._signal}-{options.seed}"
+            name = f"{find_task(options.task).file_name}-{options.algorithm}-{options._signal}-{options.seed}"
             folder = options.folder or Path("runs") / name
             run = Run.create(folder, f"train {options.algorithm}", dataclasses.asdict(options))
             if self.labels.train is not None:

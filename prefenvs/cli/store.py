@@ -17,6 +17,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import PositiveFloat
 
 if TYPE_CHECKING:
     from prefenvs.agreement import Agreement
@@ -95,6 +96,8 @@ class StoreImport:
     """Path of the SQLite file, or postgresql:// URL."""
     source: Annotated[Path, Positional]
     """Folder or .zip file that `prefenvs store export` wrote."""
+    max_gib: PositiveFloat = 16.0
+    """An export that is larger than this when unpacked is refused."""
 
     def run(self) -> None:
         """Import, and say how much was new."""
@@ -103,7 +106,7 @@ class StoreImport:
         new_file = "://" not in self.store and not Path(self.store).expanduser().exists()
         try:
             with Store(self.store) as store:
-                new = import_store(store, self.source)
+                new = import_store(store, self.source, int(self.max_gib * 2**30))
         except PrefenvsError:
             if new_file:  # made for nothing; what a failed import leaves in an older store is what was there
                 for suffix in ("", "-wal", "-shm"):

@@ -128,7 +128,7 @@ class TrainOptions(RunOptions):
 
     def _create_run(self, task: Task) -> Run:
         rater = "true-reward" if self.true_reward else self.oracle
-        folder = self.folder or Path("runs") / f"{task.id}-{self.algorithm}-{rater}-{self.seed}"
+        folder = self.folder or Path("runs") / f"{task.file_name}-{self.algorithm}-{rater}-{self.seed}"
         return Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self))
 
     def _train(

@@ -57,7 +57,7 @@ class TrainClip(RunOptions):
             return
         agent = self._make_agent()
         agent.check_run(self.steps)
-        folder = self.folder or Path("runs") / f"{find_task(self.task).id}-clip-{self.seed}"
+        folder = self.folder or Path("runs") / f"{find_task(self.task).file_name}-clip-{self.seed}"
         self._train(agent, Run.create(folder, "train clip", dataclasses.asdict(self)))
 
     def _make_agent(self) -> StateRewardSAC:

@@ -26,10 +26,11 @@ def make(task_id: str, *, reward: Literal["hidden", "true"] = "hidden", **kwargs
         raise PrefenvsError(f'reward={reward!r} is unknown: choose "hidden" or "true"')
     if reward == "true" and not task.has_reward:
         raise PrefenvsError(f"task {task.id!r} has no true reward that an evaluation could be paid")
-    if f"prefenvs/{task.id}" not in gymnasium.registry:
+    name = _registered(task)
+    if name not in gymnasium.registry:
         _register(task)  # one of the user's own, named by `module:NAME`
     try:
-        env = gymnasium.make(f"prefenvs/{task.id}", **kwargs)
+        env = gymnasium.make(name, **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
@@ -56,9 +57,14 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     return (*wrappers, wrapper("HiddenReward", "hidden_reward", task_id=task.id))
 
 
+def _registered(task: Task) -> str:
+    """Gymnasium's name of a task; it takes what stands before a colon for a module to import."""
+    return f"prefenvs/{task.id.replace(':', '.')}"
+
+
 def _register(task: Task) -> None:
     gymnasium.register(
-        f"prefenvs/{task.id}",
+        _registered(task),
         entry_point="prefenvs.envs.adapters:make_source",
         max_episode_steps=task.horizon,
         # It would warn of the packages' own spaces and buffers; `prefenvs.envs.check` looks at what users get.

@@ -42,7 +42,9 @@ class TrajectoryRecorder(VecEnvWrapper):
         super().__init__(venv)
         _refuse_wrappers(venv)
         specs = venv.get_attr("spec")
-        task = specs[0].id.removeprefix("prefenvs/") if specs and specs[0] is not None else ""
+        # Gymnasium's name of a task of one's own is not the id that finds it again.
+        named = specs[0] if specs and specs[0] is not None else None
+        task = str(named.kwargs.get("task_id") or named.id.removeprefix("prefenvs/")) if named else ""
         self.horizon = specs[0].max_episode_steps if specs and specs[0] is not None else None
         self.buffer = TrajectoryBuffer(task=task, max_episodes=max_episodes)
         self.reveal = False

@@ -221,6 +221,11 @@ class Store(Closing):
             found = rows.load_queries(connection, ids, with_true_rewards)
         return [found[key] for key in ids]
 
+    def tasks(self) -> list[str]:
+        """Return the ids of the tasks that the segments are of, in alphabetical order."""
+        with reading(self._engine) as connection:
+            return sorted(connection.scalars(sa.select(segments.c.task).distinct()))
+
     def count_pending(self, run: str | None = None, annotator: str | None = None) -> int:
         """Number of queries that `pending_queries` would return."""
         select = sa.select(sa.func.count(requests.c.query.distinct())).where(_unanswered(annotator))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,7 +52,8 @@ class Camera:
 class Task:
     """One row of a task table.
 
-    id: registered as "prefenvs/<id>"; family: name of its table; sentence: the task in one sentence, for raters.
+    id: registered as "prefenvs/<id>"; that of a task of your own becomes `module:NAME`, see `find_task`.
+    family: name of its table; sentence: the task in one sentence, for raters.
     horizon: steps until the time limit; segment_length: default T in steps; fps: steps per second of simulated time.
     source: id or name in the package that it comes from; kwargs: what its constructor is given.
     scene: MuJoCo model arrays that a reset sets, such as "body_pos"; they belong to the episode, as its states do.
@@ -84,6 +87,11 @@ class Task:
                 f"task {self.id}: a segment of {self.segment_length} steps does not fit into {self.horizon}"
             )
 
+    @property
+    def file_name(self) -> str:
+        """The id as part of a file's name: without the colon and dots of `module:NAME`."""
+        return re.sub(r"[:.]", "-", self.id)
+
 
 @cache
 def _rows() -> dict[str, Task]:
@@ -105,20 +113,55 @@ def list_tasks(family: str | None = None) -> list[Task]:
     return [task for task in _rows().values() if family in (None, task.family)]
 
 
+# Tasks of one's own that this process has loaded, by `module:NAME` and by the id that their author gave them.
+_OWN: dict[str, Task] = {}
+
+
 def find_task(task_id: str) -> Task:
-    """Return the row of a task, or one of your own by `module:NAME`; "prefenvs/" in front is allowed."""
-    if ":" in task_id:
-        found = load_object(task_id, Task)
-        if _rows().setdefault(found.id, found) != found:
-            raise PrefenvsError(f"task {task_id!r} is called {found.id!r}, as another task is: give it another id")
+    """Return the row of a task, or one of your own by `module:NAME`; "prefenvs/" in front is allowed.
+
+    A task of your own is called `module:NAME` wherever it is kept, in stores, run folders and data sets, so that any
+    later process finds it where the module can be imported.
+    """
+    name = task_id.removeprefix("prefenvs/")
+    task = _rows().get(name) or _OWN.get(name)
+    if task is not None:
+        return task
+    if ":" in name:
+        return _load_own(name)
+    raise PrefenvsError(
+        f"unknown task {task_id!r}.{near_matches(task_id, _rows())} `prefenvs tasks` lists all; one of your own is "
+        "called module:NAME"
+    )
+
+
+def _load_own(path: str) -> Task:
+    found = load_object(path, Task)
+    if _rows().get(found.id) == found:
         return found
-    task = _rows().get(task_id.removeprefix("prefenvs/"))
-    if task is None:
-        raise PrefenvsError(f"unknown task {task_id!r}.{near_matches(task_id, _rows())} `prefenvs tasks` lists all.")
+    known = _OWN.get(found.id)
+    if found.id in _rows() or (known is not None and dataclasses.replace(known, id=found.id) != found):
+        raise PrefenvsError(f"task {path!r} is called {found.id!r}, as another task is: give it another id")
+    task = dataclasses.replace(found, id=path)
+    # The author's id goes on working in this process.
+    _OWN[path] = _OWN[found.id] = task
     return task
+
+
+def is_same_task(one: str, other: str) -> bool:
+    """Tell whether two ids, as stored or as typed, mean the same task."""
+    one, other = one.removeprefix("prefenvs/"), other.removeprefix("prefenvs/")
+    if one == other:
+        return True
+    try:
+        return find_task(one).id == find_task(other).id
+    except PrefenvsError:
+        return False
 
 
 def has_reward(task_id: str) -> bool:
     """Tell whether a task has a true reward; one that is in no table is taken to have."""
-    task = _rows().get(task_id.removeprefix("prefenvs/"))
-    return task is None or task.has_reward
+    try:
+        return find_task(task_id).has_reward
+    except PrefenvsError:
+        return True

@@ -48,10 +48,12 @@ def test_a_token_becomes_a_cookie_and_leaves_the_address_bar(store: Store, close
     assert closed_page.get("/api/session").json()["annotator"] == "ann"
 
 
-@pytest.mark.parametrize("path", ["/api/session", "/api/next", "/api/status", "/api/report", "/report", "/clips/x.mp4"])
+@pytest.mark.parametrize(
+    "path", ["/api/session", "/api/next", "/api/status", "/api/report", "/report", "/clips/look/x.mp4"]
+)
 def test_without_a_token_there_is_nothing(closed_page: TestClient, path: str) -> None:
     assert closed_page.get(path).status_code == 401
-    assert "error" in closed_page.get(path, headers={"Cookie": "prefenvs_session=wrong"}).json()
+    assert "error" in closed_page.get(path, headers={"Cookie": "prefenvs_00000000=wrong"}).json()
 
 
 def test_wrong_tokens_are_refused_and_soon_slowed_down(store: Store, closed_page: TestClient) -> None:
@@ -126,7 +128,7 @@ def test_malformed_questions_get_one_line(open_page: TestClient, query: str) -> 
     assert (reply.status_code, set(reply.json())) == (400, {"error"})
 
 
-@pytest.mark.parametrize("path", ["/", "/api/session", "/report", "/static/label.css", "/nowhere", "/clips/x.mp4"])
+@pytest.mark.parametrize("path", ["/", "/api/session", "/report", "/static/label.css", "/nowhere", "/clips/look/x.mp4"])
 def test_every_response_carries_a_strict_policy(open_page: TestClient, path: str) -> None:
     headers = open_page.get(path).headers
     assert "default-src 'none'" in headers["content-security-policy"]

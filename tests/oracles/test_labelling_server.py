@@ -127,7 +127,7 @@ def test_clip_is_an_mp4_with_the_frames_that_were_announced(store: Store, tmp_pa
         part = page.http.get(clip["url"], headers={"Range": "bytes=10-19"})
         assert (part.status_code, part.content) == (206, full.content[10:20])
         for name in ("0" * 64 + ".mp4", "..%2f..%2flabels.sqlite", clip["hash"], clip["hash"].upper() + ".mp4"):
-            assert page.http.get(f"/clips/{name}").status_code == 404
+            assert page.http.get(f"/clips/look/{name}").status_code == 404
 
 
 def test_same_uuid_twice_undo_and_wrong_answers(store: Store, tmp_path: Path) -> None:

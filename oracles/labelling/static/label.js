@@ -25,7 +25,8 @@ const memory = {
 
 const page = {
   api: new Api(heard), outbox: null, prefix: "", queue: [], current: null, answered: new Set(), history: [],
-  trouble: null, refusals: [], waiting: true, filling: false, lease: 300, filled: 0, timers: {}, status: null,
+  trouble: null, refusals: [], waiting: true, filling: false, starting: false, lease: 300, filled: 0, timers: {}, status: null,
+  problem: "",
   speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
 };
 const rest = new BreakReminder();
@@ -77,7 +78,8 @@ async function fill() {
     const unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
     const asked = Math.max(0, AHEAD + (page.current ? 0 : 1) - page.queue.length);
     const holding = [...new Set([...held, ...unsent])].slice(0, MOST_HELD);
-    const { questions, waiting } = await page.api.next(asked, holding);
+    const { questions, waiting, problem } = await page.api.next(asked, holding);
+    page.problem = problem ?? ""; // why some questions cannot be shown
     page.filled = performance.now();
     // While this page still has questions, the server cannot tell whether they were the last.
     page.waiting = waiting || holding.length > 0;
@@ -90,7 +92,7 @@ async function fill() {
     again = 2000;
   }
   page.filling = false;
-  page.timers.fill = setTimeout(fill, again);
+  if (!isSignedOut()) page.timers.fill = setTimeout(fill, again);
   if (!page.current) advance();
 }
 
@@ -200,12 +202,14 @@ function render() {
   document.body.classList.toggle("idle", !shown);
   byId("message").hidden = shown;
   if (!shown) {
-    const over = !page.waiting && page.filled > 0;
+    const over = !page.waiting && page.filled > 0 && !page.problem;
     const none = over && page.status?.budget === 0;
-    const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…" : "No question right now";
+    const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…"
+      : page.problem ? "These questions cannot be shown" : "No question right now";
     text("message-title", none ? "No question yet" : over ? "All done. Thank you!" : title);
     text("message-text", none ? "Questions show up here by themselves as soon as a run asks them."
       : over ? "Every question has its answer. New ones will show up here by themselves."
+      : page.problem ? page.problem
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
     if (page.api.session?.sentence) text("sentence", page.api.session.sentence);
   }
@@ -226,11 +230,14 @@ function renderBanner(unsent) {
   const { trouble } = page;
   let words = "";
   if (isSignedOut()) {
-    words = "You are not signed in: this link is wrong or no longer valid. Ask for a new one and open it in this browser.";
+    words = "You are not signed in: this link is wrong or no longer valid. Ask for a new one and open it in this browser,";
+    words += " or load this page again if you have opened it elsewhere.";
     if (unsent) words += ` ${kept} will be sent then.`;
   } else if (trouble) {
     words = trouble.status === 0 ? "Not connected." : `The server is in trouble (${trouble.message}).`;
     words += unsent ? ` ${kept} kept in this browser and sent as soon as possible; you can go on.` : " Trying again.";
+  } else if (page.problem && page.current) {
+    words = `Some questions cannot be shown: ${page.problem}`;
   } else if (page.refusals.length) {
     words = `The server refused ${page.refusals.length} of your answers: ${page.refusals.at(-1)}.`;
   } else if (page.outbox && !page.outbox.durable && unsent) {
@@ -248,6 +255,7 @@ function heard(error) {
   render();
   if (back) {
     page.outbox?.retry();
+    if (page.outbox) { fill(); refreshStatus(); } // both have stopped if this page was signed out
     for (const item of [page.current, ...page.queue]) item?.player.reloadFailed();
   }
 }
@@ -258,7 +266,7 @@ async function refreshStatus() {
     try { page.status = await page.api.status(); } catch { /* `heard` has told */ }
     render();
   }
-  page.timers.status = setTimeout(refreshStatus, page.trouble ? 2000 : 5000);
+  if (!isSignedOut()) page.timers.status = setTimeout(refreshStatus, page.trouble ? 2000 : 5000);
 }
 
 // ------------------------------------------------------------------ keys and buttons
@@ -327,15 +335,27 @@ function listen() {
     const item = page.current;
     if (item && document.hidden) Object.assign(item, { seconds: watched(item), since: null });
     else if (item) item.since = performance.now();
-    if (!document.hidden) { page.outbox?.retry(); fill(); refreshStatus(); }
+    if (!document.hidden) lookAgain();
   });
+  window.addEventListener("focus", () => { if (page.trouble) lookAgain(); });
   window.addEventListener("online", () => { page.outbox?.retry(); fill(); });
   window.addEventListener("beforeunload", (event) => {
     if (page.outbox && !page.outbox.durable && page.outbox.count) event.preventDefault();
   });
 }
 
+// Somebody looks at the page: a signed-out one asks again now, since the new link may have been opened elsewhere.
+function lookAgain() {
+  if (!page.outbox) { start(); return; }
+  page.outbox.retry();
+  fill();
+  refreshStatus();
+}
+
 async function start() {
+  if (page.starting || page.outbox) return;
+  page.starting = true;
+  clearTimeout(page.timers.start);
   try {
     const session = await page.api.open();
     page.prefix = `prefenvs/${session.store ?? ""}/${session.annotator}/`;
@@ -352,8 +372,10 @@ async function start() {
     await fill();
     refreshStatus();
   } catch {
-    setTimeout(start, 2000);
+    // Asking again signs nobody in; whoever comes back to this tab may have opened a new link in another one.
+    if (!isSignedOut()) page.timers.start = setTimeout(start, 2000);
   }
+  page.starting = false;
 }
 
 listen();
