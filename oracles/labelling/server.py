@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import re
 import time as clock
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +27,7 @@ from oracles.labelling.report import render_report
 from oracles.labelling.status import Status
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
-from prefenvs.store import Assignment, Assignments, Event, Plan, Store, Undo
+from prefenvs.store import Assignment, Assignments, Event, Plan, Store, StoreUnavailable, Undo
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
@@ -34,6 +35,12 @@ PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
 UPCOMING, LOOK_EVERY = 10, 1.0
 """Questions whose clips are made before anybody asks for them, and seconds between two looks for such."""
+TROUBLE = "the database of the labels cannot be used at the moment; whoever runs the server finds the reason in its log"
+_log = logging.getLogger("prefenvs.labelling")
+_WAIT = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Please wait</title>'
+    f"<p>Please wait: {TROUBLE}. This page tries again by itself, and your answers are kept in this browser.</p></html>"
+)
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
@@ -70,7 +77,8 @@ class Desk:
         self.clips.prefetch(clip["hash"] for question in questions for clip in question["clips"])
         more = not questions and not holding
         waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
-        return {"questions": questions, "waiting": waiting}
+        closed = self.assignments.closed(annotator, holding) if holding else []
+        return {"questions": questions, "waiting": waiting, "closed": closed}
 
     def look_ahead(self) -> None:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
@@ -82,8 +90,12 @@ class Desk:
             raise Denied(404, "there is no such clip")
         try:
             return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4")))
-        except PrefenvsError as error:
-            raise Denied(404, str(error)) from error
+        except StoreUnavailable:
+            raise
+        except (PrefenvsError, OSError) as error:
+            _log.warning("clip %s: %s", name, error)
+            reason = "this clip cannot be shown; whoever runs the server finds the reason in its log"
+            raise Denied(404, reason) from error
         except asyncio.CancelledError:
             raise Denied(503, "the server is being stopped") from None
 
@@ -97,10 +109,26 @@ class Desk:
                 items.append(to_event(answer, given.get(answer.question), annotator, PAGE_VERSION, clock.time()))
             except PrefenvsError as error:
                 refused.append({"uuid": answer.uuid, "reason": str(error)})
-        reasons = self.assignments.record(annotator, items) if items else {}
+        reasons = self._record(annotator, items)
         refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
         keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
         return {"accepted": [key for key in keys if key not in reasons], "rejected": refused}
+
+    def _record(self, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
+        """Store answers; where the database refuses some for what they hold, the others are stored all the same."""
+        if not items:
+            return {}
+        try:
+            return self.assignments.record(annotator, items)
+        except StoreUnavailable:
+            raise
+        except PrefenvsError as error:
+            if len(items) == 1:
+                _log.warning("an answer of %s: %s", annotator, error)
+                item = items[0]
+                return {item.uuid if isinstance(item, Undo) else item.id: "the database does not take it"}
+            refused = [self._record(annotator, [item]) for item in items]
+            return {key: reason for found in refused for key, reason in found.items()}
 
     def _describe(self, leased: Sequence[Assignment]) -> list[dict[str, Any]]:
         """Return questions as the page wants them, clips in the order shown."""
@@ -130,6 +158,9 @@ class Desk:
 
 def _identify(request: Request) -> Visitor:
     desk: Desk = request.app.state.desk
+    # Another store may be served at the address where the page was loaded: its questions and answers are not this one's.
+    if request.headers.get("x-store", desk.store.identity) != desk.store.identity:
+        raise Denied(409, "this page belongs to another store than the one served here now: load it anew")
     return desk.access.identify(request)
 
 
@@ -165,7 +196,7 @@ def create_app(
 async def _keep_looking(desk: Desk) -> None:
     """Look ahead until cancelled; a store that is busy now is looked at again."""
     while True:
-        with contextlib.suppress(PrefenvsError):
+        with contextlib.suppress(PrefenvsError, OSError):
             await run_in_threadpool(desk.look_ahead)
         await asyncio.sleep(LOOK_EVERY)
 
@@ -176,6 +207,16 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Denied)
     def denied(request: Request, error: Denied) -> Response:
         return _error(error.status, error.reason)
+
+    @app.exception_handler(StoreUnavailable)
+    def unavailable(request: Request, error: StoreUnavailable) -> Response:
+        _log.error("%s", error)
+        return _error(503, TROUBLE)
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        # Starlette passes the error on after this reply, so that the log has it with its traceback.
+        return _error(500, "the server failed; whoever runs it finds the reason in its log")
 
     @app.exception_handler(PrefenvsError)
     def bad_input(request: Request, error: PrefenvsError) -> Response:
@@ -205,6 +246,11 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
             if desk.access.open_to is None:
                 desk.access.admit(token, request)
             return _with_cookie(RedirectResponse("/", status_code=303), token)
+        except StoreUnavailable as error:
+            if "text/html" not in request.headers.get("accept", ""):
+                raise
+            _log.error("%s", error)
+            return HTMLResponse(_WAIT, status_code=503, headers={"Refresh": "5"})
         except Denied as error:
             if error.status != 401 or "text/html" not in request.headers.get("accept", ""):
                 raise

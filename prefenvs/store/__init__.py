@@ -2,6 +2,7 @@
 
 from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, Assignments, Plan, Undo
 from prefenvs.store.calls import Call, Spending, add_calls, find_replies, list_calls, sum_calls
+from prefenvs.store.database import StoreUnavailable
 from prefenvs.store.events import Event
 from prefenvs.store.exporting import export_store
 from prefenvs.store.importing import Imported, import_store
@@ -25,6 +26,7 @@ __all__ = [
     "Spending",
     "Stats",
     "Store",
+    "StoreUnavailable",
     "Undo",
     "add_calls",
     "check_annotator",

@@ -64,8 +64,7 @@ class Page:
 
     def clips(self) -> tuple[str, ...]:
         """Hashes of the clips on show, from left to right, as soon as they can be judged."""
-        ready = f"{SHOWN} && [...{SHOWN}.querySelectorAll('video')].every(v => v.readyState >= 2)"
-        self.wait(lambda: self.run(f"return {ready}"))
+        self.wait(lambda: self.run("return document.querySelector('.clips.shown.seen') !== null"))
         urls = self.run(f"return [...{SHOWN}.querySelectorAll('video')].map(v => v.src)")
         return tuple(url.rsplit("/", 1)[1].removesuffix(".mp4") for url in urls)
 
