@@ -35,6 +35,7 @@ PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
 UPCOMING, LOOK_EVERY = 10, 1.0
 """Questions whose clips are made before anybody asks for them, and seconds between two looks for such."""
+TELL_EVERY = 60.0
 TROUBLE = "the database of the labels cannot be used at the moment; whoever runs the server finds the reason in its log"
 _log = logging.getLogger("prefenvs.labelling")
 _WAIT = (
@@ -54,6 +55,14 @@ class Desk:
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
+        self._told: tuple[str, float] = ("", 0.0)
+
+    def report_trouble(self, error: StoreUnavailable) -> None:
+        """Write into the log what is wrong with the store, once a minute: every page asks again every few seconds."""
+        told, when = self._told
+        if str(error) != told or clock.monotonic() - when > TELL_EVERY:
+            self._told = str(error), clock.monotonic()
+            _log.error("%s", error)
 
     def session(self, visitor: Visitor) -> dict[str, Any]:
         """Return /api/session."""
@@ -158,7 +167,7 @@ class Desk:
 
 def _identify(request: Request) -> Visitor:
     desk: Desk = request.app.state.desk
-    # Another store may be served at the address where the page was loaded: its questions and answers are not this one's.
+    # Another store may be served now where the page was loaded: neither its questions nor its answers are this one's.
     if request.headers.get("x-store", desk.store.identity) != desk.store.identity:
         raise Denied(409, "this page belongs to another store than the one served here now: load it anew")
     return desk.access.identify(request)
@@ -210,7 +219,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StoreUnavailable)
     def unavailable(request: Request, error: StoreUnavailable) -> Response:
-        _log.error("%s", error)
+        request.app.state.desk.report_trouble(error)
         return _error(503, TROUBLE)
 
     @app.exception_handler(Exception)
@@ -249,7 +258,7 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         except StoreUnavailable as error:
             if "text/html" not in request.headers.get("accept", ""):
                 raise
-            _log.error("%s", error)
+            desk.report_trouble(error)
             return HTMLResponse(_WAIT, status_code=503, headers={"Refresh": "5"})
         except Denied as error:
             if error.status != 401 or "text/html" not in request.headers.get("accept", ""):

@@ -1,46 +1,13 @@
 """The labelling page when things go wrong: reload, killed server, no network, wrong token, several people at once."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-
-import pytest
 
 from prefenvs.store import issue_token
 
-from .conftest import Page
+from .conftest import Page, wait_until_loaded
 
 LEFT, RIGHT = "\ue012", "\ue014"
-
-
-@pytest.fixture
-def serve_apart(store, tmp_path, clip_folder):
-    """Serve the store from a process of its own, which can be killed; returns the process and its address."""
-    processes = []
-
-    def start(port=0):
-        options = ["--store", str(tmp_path / "labels.sqlite"), "--port", str(port), "--repeats", "0", "--size", "64"]
-        options += ["--clips", str(clip_folder)]
-        command = [sys.executable, "-m", "prefenvs", "label", *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        processes.append(process)
-        for line in process.stdout:
-            if line.startswith("label at "):
-                return process, line.split()[-1]
-        raise AssertionError(f"the server ended with {process.wait()}")
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def wait_until_loaded(page, clips):
-    loaded = "[...document.querySelectorAll('video')].filter(video => video.readyState > 2).length"
-    page.wait(lambda: page.run(f"return {loaded}") == clips)
 
 
 def leave(page):
