@@ -138,6 +138,9 @@ def test_somebody_else_s_unsent_answers_are_not_sent_as_one_s_own(store, serve, 
         leave(page)
     finally:
         page.offline(False)
+    page.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    page.driver.get(url)
+    page.wait(lambda: "not signed in" in page.banner and "1 answer of another store or person" in page.text)
     page.driver.get(f"{url}?token={tokens['bob']}")
     page.answer(RIGHT)
     assert [event.annotator for event in wait_for_events(1)] == ["bob"]

@@ -49,7 +49,7 @@ export class Kept {
     const words = [];
     if (rejected.length) words.push(`The server did not take ${count(rejected.length, "answer")} of yours.`);
     if (stuck) words.push(`${count(stuck, "answer")} of yours cannot be sent as it should, and will be tried again.`);
-    if (others) words.push(`${count(others, "answer")} of another store or person wait in this browser until that is open here again.`);
+    if (others) words.push(`This browser keeps ${count(others, "answer")} of another store or person until that is open here again.`);
     byId("kept-text").textContent = `${words.join(" ")} Nothing is lost: export shows all that this browser keeps.`;
     byId("kept-list").replaceChildren(...rejected.slice(-MOST_LINES).map(({ about, reason }) => {
       const line = document.createElement("li");

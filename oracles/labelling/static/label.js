@@ -428,6 +428,7 @@ async function start() {
     await fill();
     refreshStatus();
   } catch {
+    if (!page.outbox) kept.readOthers(); // nobody is signed in, so all that lies here is another's
     setTimeout(start, 2000);
   }
 }
