@@ -162,8 +162,9 @@ function watched(item) { return item.seconds + (item.since === null ? 0 : (perfo
 
 function give(option, since) {
   const item = page.current;
-  // Nobody can judge what is not on the screen; passing it over is possible without, but not by pressing twice.
-  if (!item || !(option.choice === "skip" ? watched(item) >= LOOK : item.open && item.player.ready)) return;
+  // A clip that begins anew has no frame for a moment, but was seen. What was not seen can only be passed over, and that
+  // not by pressing twice.
+  if (!item || !(option.choice === "skip" ? watched(item) >= LOOK : item.open && !item.player.failed)) return;
   const answer = {
     uuid: makeUuid(), question: item.question.id, choice: option.choice, rating: option.rating ?? null, undo: null,
     reason: byId("reason").value.trim(), seconds: Number(watched(item).toFixed(3)), replays: item.player.replays,
