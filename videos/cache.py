@@ -103,6 +103,9 @@ class ClipCache(Closing):
             os.utime(path)
         except FileNotFoundError:
             return None
+        except OSError:
+            # A file system that is read-only still shows its clips.
+            return path if path.exists() else None
         return path
 
     def describe(self, segment: Segment) -> dict[str, Any]:

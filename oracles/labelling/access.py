@@ -103,6 +103,10 @@ class Access:
             raise Denied(401, "open the link that you were given, which ends in ?token=...")
         return self.admit(secret, request)
 
+    def enter(self, token: str | None, request: HTTPConnection) -> Visitor:
+        """Return who opens a page, with the token of a link or with a cookie; raises Denied as the two do."""
+        return self.identify(request) if token is None or self.open_to is not None else self.admit(token, request)
+
     def check_post(self, request: HTTPConnection, visitor: Visitor) -> None:
         """Refuse a post that does not come from this server's own page."""
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")

@@ -12,6 +12,8 @@ from prefenvs.store import Assignment, Event, Undo
 
 ORACLE = "human"
 MOST_ANSWERS = 100
+SHORTEST_LOOK = 0.3
+"""Seconds for which a question is on the screen at least before its answer counts; the page waits as long."""
 
 
 class Refused(PrefenvsError):
@@ -76,6 +78,8 @@ def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page
         return Undo(answer.uuid, answer.undo, answer.reason)
     if assignment is None:
         raise Refused("question: it was never given to you")
+    if answer.seconds < SHORTEST_LOOK:
+        raise Refused(f"seconds: the clips were on the screen for {answer.seconds:.2f} s, too short to be seen")
     common: dict[str, Any] = {
         "id": answer.uuid,
         "query": assignment.query,

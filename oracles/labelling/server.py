@@ -27,15 +27,21 @@ from oracles.labelling.report import render_report
 from oracles.labelling.status import Status
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
-from prefenvs.store import Assignment, Assignments, Event, Plan, Store, Undo
+from prefenvs.store import Assignment, Assignments, Event, Plan, Store, StoreUnavailable, Undo
 from prefenvs.tasks import Task, find_task
 
-logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
 UPCOMING, LOOK_EVERY = 10, 1.0
 """Questions whose clips are made before anybody asks for them, and seconds between two looks for such."""
+TELL_EVERY = 60.0
+TROUBLE = "the database of the labels cannot be used at the moment; whoever runs the server finds the reason in its log"
+_log = logging.getLogger("prefenvs.labelling")
+_WAIT = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Please wait</title>'
+    f"<p>Please wait: {TROUBLE}. This page tries again by itself, and your answers are kept in this browser.</p></html>"
+)
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
@@ -50,6 +56,7 @@ class Desk:
         self.task: Task | None = None
         self.status = Status(self.assignments)
         self._unknown: dict[str, str] = {}
+        self._told: tuple[str, float] = ("", 0.0)
 
     def with_cookie(self, response: Response, secret: str) -> Response:
         """Let the browser show this secret from now on."""
@@ -57,6 +64,13 @@ class Desk:
             self.access.cookie, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/"
         )
         return response
+
+    def report_trouble(self, error: StoreUnavailable) -> None:
+        """Write into the log what is wrong with the store, once a minute: every page asks again every few seconds."""
+        told, when = self._told
+        if str(error) != told or clock.monotonic() - when > TELL_EVERY:
+            self._told = str(error), clock.monotonic()
+            _log.error("%s", error)
 
     def session(self, visitor: Visitor) -> dict[str, Any]:
         """Return /api/session."""
@@ -81,7 +95,8 @@ class Desk:
         self.clips.prefetch(clip["hash"] for question in questions for clip in question["clips"])
         more = not questions and not holding
         waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
-        return {"questions": questions, "waiting": waiting, "problem": problem}
+        closed = self.assignments.closed(annotator, holding) if holding else []
+        return {"questions": questions, "waiting": waiting, "closed": closed, "problem": problem}
 
     def look_ahead(self) -> None:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
@@ -93,9 +108,12 @@ class Desk:
             raise Denied(404, "there is no such clip")
         try:
             return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4")))
-        except PrefenvsError as error:
-            logger.warning("clip %s: %s", name, error)
-            raise Denied(404, str(error)) from error
+        except StoreUnavailable:
+            raise
+        except (PrefenvsError, OSError) as error:
+            _log.warning("clip %s: %s", name, error)
+            reason = "this clip cannot be shown; whoever runs the server finds the reason in its log"
+            raise Denied(404, reason) from error
         except asyncio.CancelledError:
             raise Denied(503, "the server is being stopped") from None
 
@@ -109,7 +127,7 @@ class Desk:
                 items.append(to_event(answer, given.get(answer.question), annotator, PAGE_VERSION, clock.time()))
             except PrefenvsError as error:
                 refused.append({"uuid": answer.uuid, "reason": str(error)})
-        reasons = self.assignments.record(annotator, items) if items else {}
+        reasons = self._record(annotator, items)
         refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
         keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
         return {"accepted": [key for key in keys if key not in reasons], "rejected": refused}
@@ -120,10 +138,26 @@ class Desk:
             find_task(task_id)
         except PrefenvsError as error:
             if task_id not in self._unknown:
-                logger.warning("questions cannot be shown: %s", error)
+                _log.warning("questions cannot be shown: %s", error)
             self._unknown[task_id] = str(error)
             return self._unknown[task_id]
         return ""
+
+    def _record(self, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
+        """Store answers; where the database refuses some for what they hold, the others are stored all the same."""
+        if not items:
+            return {}
+        try:
+            return self.assignments.record(annotator, items)
+        except StoreUnavailable:
+            raise
+        except PrefenvsError as error:
+            if len(items) == 1:
+                _log.warning("an answer of %s: %s", annotator, error)
+                item = items[0]
+                return {item.uuid if isinstance(item, Undo) else item.id: "the database does not take it"}
+            refused = [self._record(annotator, [item]) for item in items]
+            return {key: reason for found in refused for key, reason in found.items()}
 
     def _describe(self, leased: Sequence[Assignment]) -> tuple[list[dict[str, Any]], str]:
         """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
@@ -157,6 +191,9 @@ class Desk:
 
 def _identify(request: Request) -> Visitor:
     desk: Desk = request.app.state.desk
+    # Another store may be served now where the page was loaded: neither its questions nor its answers are this one's.
+    if request.headers.get("x-store", desk.store.identity) != desk.store.identity:
+        raise Denied(409, "this page belongs to another store than the one served here now: load it anew")
     return desk.access.identify(request)
 
 
@@ -192,7 +229,7 @@ def create_app(
 async def _keep_looking(desk: Desk) -> None:
     """Look ahead until cancelled; a store that is busy now is looked at again."""
     while True:
-        with contextlib.suppress(PrefenvsError):
+        with contextlib.suppress(PrefenvsError, OSError):
             await run_in_threadpool(desk.look_ahead)
         await asyncio.sleep(LOOK_EVERY)
 
@@ -203,6 +240,16 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Denied)
     def denied(request: Request, error: Denied) -> Response:
         return _error(error.status, error.reason)
+
+    @app.exception_handler(StoreUnavailable)
+    def unavailable(request: Request, error: StoreUnavailable) -> Response:
+        request.app.state.desk.report_trouble(error)
+        return _error(503, TROUBLE)
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        # Starlette passes the error on after this reply, so that the log has it with its traceback.
+        return _error(500, "the server failed; whoever runs it finds the reason in its log")
 
     @app.exception_handler(PrefenvsError)
     def bad_input(request: Request, error: PrefenvsError) -> Response:
@@ -225,14 +272,14 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
     def page(request: Request, token: str | None = None) -> Response:
         page, headers = STATIC / "label.html", {"Cache-Control": "no-cache"}
         try:
-            if token is None:
-                secret = desk.access.identify(request).secret
-                return desk.with_cookie(FileResponse(page, headers=headers), secret)
-            if desk.access.open_to is None:
-                secret = desk.access.admit(token, request).secret
-            else:
-                secret = desk.access.identify(request).secret
-            return desk.with_cookie(RedirectResponse("/", status_code=303), secret)
+            visitor = desk.access.enter(token, request)
+            shown = FileResponse(page, headers=headers) if token is None else RedirectResponse("/", status_code=303)
+            return desk.with_cookie(shown, visitor.secret)
+        except StoreUnavailable as error:
+            if "text/html" not in request.headers.get("accept", ""):
+                raise
+            desk.report_trouble(error)
+            return HTMLResponse(_WAIT, status_code=503, headers={"Refresh": "5"})
         except Denied as error:
             if error.status != 401 or "text/html" not in request.headers.get("accept", ""):
                 raise

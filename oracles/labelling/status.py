@@ -44,13 +44,15 @@ class Status:
                 self._asked = clock.monotonic() + 1.0, self.assignments.count_asked()
             pending = max(0, self._asked[1] - len(self._settled))
         labels = [event for event in answers if event.kind != "repeat"]
+        # Questions, as in the budget: what two people answered is one of them.
+        done = len({(event.run, event.query or event.segment) for event in labels})
         mine = [event for event in answers if event.annotator == annotator]
         repeats = [event for event in mine if event.kind == "repeat"]
         learner = self.store.learner_status(self.plan.run)
         return {
-            "done": len(labels),
+            "done": done,
             # A learner counts questions; of those, the clips are rated one by one.
-            "budget": _budget(None if self.plan.kind == "rating" else learner, len(labels) + pending),
+            "budget": _budget(None if self.plan.kind == "rating" else learner, done + pending),
             "labels_per_hour": labels_per_hour([float(event.extra.get("received", event.time)) for event in mine]),
             "pending": pending,
             "mine": {

@@ -12,6 +12,7 @@ from prefenvs.store.calls import (
     storable,
     sum_calls,
 )
+from prefenvs.store.database import StoreUnavailable
 from prefenvs.store.events import Event
 from prefenvs.store.exporting import export_store
 from prefenvs.store.importing import Imported, import_store
@@ -35,6 +36,7 @@ __all__ = [
     "Spending",
     "Stats",
     "Store",
+    "StoreUnavailable",
     "Undo",
     "add_calls",
     "answered_before",

@@ -137,26 +137,32 @@ class Assignments:
     def record(self, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
         """Store an annotator's answers and undos in order, all in one durable transaction.
 
-        An answer names its assignment in `extra["assignment"]`. One whose id is in the log already changes nothing.
+        An answer names its assignment in `extra["assignment"]`. One whose id is in the log already changes nothing,
+        unless it says something else there. A question has one standing answer of each annotator.
         Returns the reasons of what was refused, by id; everything else is on the disk.
         """
         refused: dict[str, str] = {}
         with self._turn, writing(self.store.engine) as connection:
             for item in items:
-                key = item.uuid if isinstance(item, Undo) else item.id
-                known = rows.select_events(connection, events.c.id == key)
-                if known:
-                    if known[0].annotator != annotator:
-                        refused[key] = "this id is another annotator's"
-                elif isinstance(item, Undo):
-                    reason = self._undo(connection, annotator, item)
-                    if reason:
-                        refused[key] = reason
-                else:
-                    rows.add_events(connection, [item])
-                    where = assignments.c.id == item.extra["assignment"]
-                    connection.execute(sa.update(assignments).where(where).values(answer=item.id))
+                reason = self._put(connection, annotator, item)
+                if reason:
+                    refused[item.uuid if isinstance(item, Undo) else item.id] = reason
         return refused
+
+    def closed(self, annotator: str, ids: Collection[str]) -> list[str]:
+        """Return those of an annotator's assignments that need no answer any more.
+
+        They were answered, here or under another assignment of the same question; or their lease ran out and somebody
+        else has answered.
+        """
+        found = self.find(ids, annotator)
+        with reading(self.store.engine) as connection:
+            return [
+                item.id
+                for item in found.values()
+                if self._has_answered(connection, annotator, item)
+                or (item.expires < self.now() and item.repeats is None and self._has_answered(connection, None, item))
+            ]
 
     def count_asked(self) -> int:
         """Number of questions that there are, answered or not."""
@@ -180,6 +186,40 @@ class Assignments:
         )
         with reading(self.store.engine) as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(assignments).where(*where)) or 0
+
+    def _put(self, connection: sa.Connection, annotator: str, item: Event | Undo) -> str:
+        """Store one answer or undo, and return why it is refused, or an empty text."""
+        known = rows.select_events(connection, events.c.id == (item.uuid if isinstance(item, Undo) else item.id))
+        if known:
+            if known[0].annotator != annotator:
+                return "this id is another annotator's"
+            return "" if _says_the_same(item, known[0]) else "this id is that of another answer of yours"
+        if isinstance(item, Undo):
+            return self._undo(connection, annotator, item)
+        key = item.extra["assignment"]
+        given = _select(connection, assignments.c.id == key, assignments.c.annotator == annotator)
+        if given and self._has_answered(connection, annotator, given[0]):
+            return "you have answered this question already, perhaps in another window"
+        try:
+            rows.add_events(connection, [item])
+        except PrefenvsError as error:
+            return str(error)
+        connection.execute(sa.update(assignments).where(assignments.c.id == key).values(answer=item.id))
+        return ""
+
+    def _has_answered(self, connection: sa.Connection, annotator: str | None, item: Assignment) -> bool:
+        """Tell whether an answer by this annotator, or by anybody, to what an assignment asks stands."""
+        if item.repeats is not None:
+            where = [events.c.id == item.answer]
+        else:
+            subject = events.c.query == item.query if item.query else events.c.segment == item.segment
+            kinds = ANSWERS if item.query else ("rating",)
+            where = [subject, events.c.run == item.run, events.c.kind.in_(kinds)]
+        if annotator is not None:
+            where.append(events.c.annotator == annotator)
+        undo = events.alias("undo")
+        where.append(~sa.exists().where(undo.c.target == events.c.id, undo.c.kind == "undo"))
+        return connection.scalar(sa.select(events.c.id).where(*where).limit(1)) is not None
 
     def _undo(self, connection: sa.Connection, annotator: str, item: Undo) -> str:
         target = next(iter(rows.select_events(connection, events.c.id == item.target)), None)
@@ -320,6 +360,18 @@ class Undo:
     uuid: str
     target: str
     reason: str = field(default="")
+
+
+def _says_the_same(item: Event | Undo, stored: Event) -> bool:
+    """Tell whether an answer that was sent again is the stored one; when it arrived is no part of what it says."""
+    if isinstance(item, Undo):
+        return stored.kind == "undo" and stored.target == item.target
+
+    def content(event: Event) -> dict[str, object]:
+        extra = {name: value for name, value in event.extra.items() if name != "received"}
+        return {**vars(event), "extra": extra, "time": None, "seq": None, "page": None}
+
+    return content(item) == content(stored)
 
 
 def _asked(plan: Plan) -> sa.Subquery:

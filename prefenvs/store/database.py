@@ -16,6 +16,15 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, meta, tables
 
 BUSY_SECONDS = 60.0
+
+
+class StoreUnavailable(PrefenvsError):
+    """The database cannot do its work now: it is stopped, full, locked or damaged. Nothing is wrong with the request.
+
+    The message is for whoever runs the store: it names the path or the server.
+    """
+
+
 # Any number will do as long as every writer uses the same one.
 _WRITER_LOCK = 0x70726566
 _INHERITED: list[Any] = []
@@ -233,7 +242,10 @@ def _described(engine: sa.Engine) -> Iterator[None]:
     """Turn the database's errors into one line that names the store."""
     try:
         yield
-    except (sa.exc.DBAPIError, sa.exc.DisconnectionError, sqlite3.Error) as error:
+    except (sa.exc.DBAPIError, sa.exc.DisconnectionError, sa.exc.TimeoutError, sqlite3.Error) as error:
         cause = " ".join(str(getattr(error, "orig", error)).split())
         hint = next((hint for sign, hint in _HINTS.items() if sign in cause), "")
-        raise PrefenvsError(f"{describe(engine.url)}: {cause}{f' ({hint})' if hint else ''}") from error
+        # What the data itself did to the database is the writer's; all else is the database's, and may pass.
+        refused = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
+        kind = PrefenvsError if refused else StoreUnavailable
+        raise kind(f"{describe(engine.url)}: {cause}{f' ({hint})' if hint else ''}") from error

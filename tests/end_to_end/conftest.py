@@ -1,7 +1,10 @@
 """A labelling server and people in front of real headless Chromium."""
 
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,8 +67,7 @@ class Page:
 
     def clips(self) -> tuple[str, ...]:
         """Hashes of the clips on show, from left to right, as soon as they can be judged."""
-        ready = f"{SHOWN} && [...{SHOWN}.querySelectorAll('video')].every(v => v.readyState >= 2)"
-        self.wait(lambda: self.run(f"return {ready}"))
+        self.wait(lambda: self.run("return document.querySelector('.clips.shown.seen') !== null"))
         urls = self.run(f"return [...{SHOWN}.querySelectorAll('video')].map(v => v.src)")
         return tuple(url.rsplit("/", 1)[1].removesuffix(".mp4") for url in urls)
 
@@ -93,6 +95,12 @@ class Page:
     def resize(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def wait_until_loaded(page: Page, clips: int) -> None:
+    """Wait until so many clips, on show or behind it, could be played to their end."""
+    loaded = "[...document.querySelectorAll('video')].filter(video => video.readyState > 2).length"
+    page.wait(lambda: page.run(f"return {loaded}") == clips)
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +211,31 @@ def serve(store: Store, clip_folder: Path) -> Iterator[Callable[..., str]]:
             return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
 
         yield start
+
+
+@pytest.fixture
+def serve_apart(tmp_path: Path, clip_folder: Path) -> Iterator[Callable[..., tuple[Any, str]]]:
+    """Serve a store from a process of its own, which can be killed; returns the process and its address."""
+    processes = []
+
+    def start(port: int = 0, location: str = "") -> tuple[Any, str]:
+        location = location or str(tmp_path / "labels.sqlite")
+        options = ["--store", location, "--port", str(port), "--repeats", "0", "--size", "64"]
+        options += ["--clips", str(clip_folder)]
+        command = [sys.executable, "-m", "prefenvs", "label", *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        processes.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("label at "):
+                return process, line.split()[-1]
+        raise AssertionError(f"the server ended with {process.wait()}")
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

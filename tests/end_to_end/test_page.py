@@ -175,6 +175,19 @@ def test_a_key_held_down_is_one_answer_and_browser_shortcuts_are_none(
     assert len(wait_for_events(2)) == 2
 
 
+def test_an_answer_while_the_clips_begin_anew_counts(store, serve, visit, make_queries, wait_for_events):
+    """A video that seeks has no frame for a moment; whoever has seen it may answer all the same."""
+    store.add_queries(make_queries(2))
+    page = visit(serve())
+    page.clips()
+    page.run(
+        f"for (const video of {SHOWN}.querySelectorAll('video'))"
+        " Object.defineProperty(video, 'readyState', { get: () => 1 });"
+        " document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft', bubbles: true }));"
+    )
+    assert len(wait_for_events(1)) == 1
+
+
 def test_help_lists_the_keys_and_takes_no_answers(store, serve, visit, make_queries):
     store.add_queries(make_queries(3))
     page = visit(serve())

@@ -1,46 +1,13 @@
 """The labelling page when things go wrong: reload, killed server, no network, wrong token, several people at once."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-
-import pytest
 
 from prefenvs.store import issue_token
 
-from .conftest import Page
+from .conftest import Page, wait_until_loaded
 
 LEFT, RIGHT = "\ue012", "\ue014"
-
-
-@pytest.fixture
-def serve_apart(store, tmp_path, clip_folder):
-    """Serve the store from a process of its own, which can be killed; returns the process and its address."""
-    processes = []
-
-    def start(port=0):
-        options = ["--store", str(tmp_path / "labels.sqlite"), "--port", str(port), "--repeats", "0", "--size", "64"]
-        options += ["--clips", str(clip_folder)]
-        command = [sys.executable, "-m", "prefenvs", "label", *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        processes.append(process)
-        for line in process.stdout:
-            if line.startswith("label at "):
-                return process, line.split()[-1]
-        raise AssertionError(f"the server ended with {process.wait()}")
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def wait_until_loaded(page, clips):
-    loaded = "[...document.querySelectorAll('video')].filter(video => video.readyState > 2).length"
-    page.wait(lambda: page.run(f"return {loaded}") == clips)
 
 
 def leave(page):
@@ -171,6 +138,9 @@ def test_somebody_else_s_unsent_answers_are_not_sent_as_one_s_own(store, serve, 
         leave(page)
     finally:
         page.offline(False)
+    page.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    page.driver.get(url)
+    page.wait(lambda: "not signed in" in page.banner and "1 answer of another store or person" in page.text)
     page.driver.get(f"{url}?token={tokens['bob']}")
     page.answer(RIGHT)
     assert [event.annotator for event in wait_for_events(1)] == ["bob"]

@@ -109,7 +109,7 @@ def test_answers_become_preferences_as_they_were_shown(store: Store, tmp_path: P
         assert {event.reason for event in store.events_after()} == {"<b>&"}
         status = page.http.get("/api/status").json()
         assert (status["done"], status["budget"], status["pending"], status["mine"]["done"]) == (4, 4, 0, 4)
-        assert page.http.get("/api/next").json() == {"questions": [], "waiting": False}
+        assert page.http.get("/api/next").json() == {"questions": [], "waiting": False, "closed": []}
 
 
 def test_clip_is_an_mp4_with_the_frames_that_were_announced(store: Store, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_two_annotators_agree_on_what_overlaps(store: Store, tmp_path: Path) -> 
             questions = page.next(10)
             assert len(questions) == 6
             best = [min(range(2), key=lambda i, q=q: q["clips"][i]["hash"]) for q in questions]  # type: ignore[misc]
-            page.post(*(answer(q, c, seconds=0.1) for q, c in zip(questions, best, strict=True)))
+            page.post(*(answer(q, c, seconds=0.32) for q, c in zip(questions, best, strict=True)))
         report = page.http.get("/api/report").json()
         assert (report["alpha"], report["shared"], report["percent"]) == (pytest.approx(1.0), 6, 1.0)
         assert all(person["too_fast"] == 1.0 and person["flags"] for person in report["annotators"])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,17 @@ def test_render_makes_what_is_missing_in_order(cache):
     assert paths[1] == paths[3]
     assert paths[2].stat().st_ino == before
     assert len(list(cache.folder.iterdir())) == 3
+
+
+def test_clips_on_a_read_only_file_system_are_shown(cache, monkeypatch):
+    clip = cache.make(swing(0))
+
+    def refuse(path):
+        raise OSError(errno.EROFS if Path(path).exists() else errno.ENOENT, "read-only", path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.get(swing(0)) == clip
+    assert cache.get("0" * 64) is None
 
 
 def test_looks_do_not_share_clips(tmp_path):

@@ -23,19 +23,22 @@ async function request(path, options = {}) {
 }
 
 export class Api {
-  // `heard(error)` is called after each request, with null where it went well.
+  // `heard(error, path)` is called after each request, with null where it went well.
   constructor(heard) {
     this.heard = heard;
     this.session = null;
   }
 
-  async call(path, options) {
+  async call(path, options = {}) {
+    const [where] = path.split("?");
     try {
-      const body = await request(path, options);
-      this.heard(null);
+      // Another store may have come to this address since; it must neither get these answers nor hand out questions.
+      const mark = this.session ? { "X-Store": this.session.store } : {};
+      const body = await request(path, { ...options, headers: { ...options.headers, ...mark } });
+      this.heard(null, where);
       return body;
     } catch (error) {
-      this.heard(error);
+      this.heard(error, where);
       throw error;
     }
   }

@@ -2,12 +2,14 @@
 
 import { Api } from "./api.js";
 import { BreakReminder, showFigures } from "./figures.js";
+import { Kept } from "./kept.js";
 import { Outbox, makeUuid } from "./outbox.js";
 import { Player } from "./player.js";
 
 const AHEAD = 5; // questions loaded and decoded beyond the one on show
 const MOST_HELD = 40; // as many as the server accepts
 const HISTORY = 50; // answers that can be undone
+const LOOK = 0.3; // seconds that a question is on the screen before an answer counts; the server asks for as many
 const SPEEDS = [0.25, 0.5, 1, 2];
 const RATINGS = ["very bad", "bad", "so-so", "good", "very good"];
 
@@ -25,11 +27,12 @@ const memory = {
 
 const page = {
   api: new Api(heard), outbox: null, prefix: "", queue: [], current: null, answered: new Set(), history: [],
-  trouble: null, refusals: [], waiting: true, filling: false, starting: false, lease: 300, filled: 0, timers: {}, status: null,
-  problem: "",
+  trouble: null, failing: new Map(), moved: false, waiting: true, filling: false, starting: false, lease: 300, filled: 0,
+  timers: {}, status: null, problem: "",
   speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
 };
 const rest = new BreakReminder();
+const kept = new Kept(() => page.outbox, () => page.prefix);
 
 // ------------------------------------------------------------------ questions
 
@@ -78,7 +81,7 @@ async function fill() {
     const unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
     const asked = Math.max(0, AHEAD + (page.current ? 0 : 1) - page.queue.length);
     const holding = [...new Set([...held, ...unsent])].slice(0, MOST_HELD);
-    const { questions, waiting, problem } = await page.api.next(asked, holding);
+    const { questions, waiting, closed, problem } = await page.api.next(asked, holding);
     page.problem = problem ?? ""; // why some questions cannot be shown
     page.filled = performance.now();
     // While this page still has questions, the server cannot tell whether they were the last.
@@ -87,6 +90,7 @@ async function fill() {
       page.lease = question.lease_seconds;
       if (!knows(question.id)) page.queue.push(prepare(question));
     }
+    drop(closed ?? []);
     if (page.queue.length < AHEAD) again = Math.min(again, page.waiting ? 1500 : 5000);
   } catch {
     again = 2000;
@@ -102,6 +106,18 @@ function forgetStale() {
   for (const item of page.queue.splice(0)) item.player.close();
 }
 
+// Answered elsewhere, in another window or by somebody else: nobody need look at these any more.
+function drop(closed) {
+  // An answer that was undone here may stand on the server a moment longer.
+  const over = (item) => closed.includes(item.question.id) && !item.again;
+  for (const item of page.queue.filter(over)) item.player.close();
+  page.queue = page.queue.filter((item) => !over(item));
+  if (page.current && over(page.current)) {
+    byId("announce").textContent = "This question has its answer already. Next question.";
+    advance();
+  }
+}
+
 function advance(since = performance.now()) {
   if (page.current) page.current.player.close();
   page.current = null;
@@ -115,16 +131,31 @@ function advance(since = performance.now()) {
 
 function show(item, since) {
   page.current = item;
-  item.seconds = 0;
-  item.since = document.hidden ? null : performance.now();
+  const turn = (item.turn ?? 0) + 1;
+  Object.assign(item, { turn, seconds: 0, since: document.hidden ? null : performance.now(), seen: null, open: false });
   item.player.painted().then(() => {
     if (performance.getEntriesByName("swap").length > 200) performance.clearMeasures("swap");
     performance.measure("swap", { start: since, end: performance.now() });
+    if (item.turn !== turn) return;
+    item.seen = watched(item);
+    open(item, turn);
   });
   item.player.show(page.speed, (share) => { byId("timeline").value = Math.round(1000 * share); });
   byId("reason").value = "";
   renderQuestion();
   render();
+}
+
+// Take answers once the first frames have been looked at for a moment; a second press of a key comes before that.
+function open(item, turn) {
+  if (page.current !== item || item.turn !== turn) return;
+  const left = LOOK - (watched(item) - item.seen);
+  if (left > 0) {
+    setTimeout(open, 1000 * left + 1, item, turn);
+    return;
+  }
+  item.open = true;
+  item.player.root.classList.add("seen");
 }
 
 // ------------------------------------------------------------------ answers
@@ -133,8 +164,9 @@ function watched(item) { return item.seconds + (item.since === null ? 0 : (perfo
 
 function give(option, since) {
   const item = page.current;
-  // Nobody can judge what is not on the screen; passing it over is always possible.
-  if (!item || (option.choice !== "skip" && !item.player.ready)) return;
+  // A clip that begins anew has no frame for a moment, but was seen. What was not seen can only be passed over, and that
+  // not by pressing twice.
+  if (!item || !(option.choice === "skip" ? watched(item) >= LOOK : item.open && !item.player.failed)) return;
   const answer = {
     uuid: makeUuid(), question: item.question.id, choice: option.choice, rating: option.rating ?? null, undo: null,
     reason: byId("reason").value.trim(), seconds: Number(watched(item).toFixed(3)), replays: item.player.replays,
@@ -144,7 +176,7 @@ function give(option, since) {
   const entry = { uuid: answer.uuid, name: option.name, question: item.question, reason: answer.reason };
   remember([...page.history, entry].slice(-HISTORY));
   rest.answered();
-  page.outbox.add(answer);
+  page.outbox.add(answer, describe(item.question, option.name));
   byId("announce").textContent = `${option.name}. Next question.`;
   advance(since);
 }
@@ -156,16 +188,27 @@ function undo() {
   page.outbox.add({
     uuid: makeUuid(), question: entry.question.id, choice: null, rating: null, undo: entry.uuid, reason: "",
     seconds: 0, replays: 0, time: Date.now() / 1000,
-  });
+  }, describe(entry.question, `Undo of “${entry.name}”`));
   page.answered.delete(entry.question.id);
   if (page.current) {
     page.current.player.hide();
     page.queue.unshift(page.current);
     page.current = null;
   }
-  show(prepare(entry.question), performance.now());
+  show(Object.assign(prepare(entry.question), { again: true }), performance.now());
   byId("reason").value = entry.reason ?? "";
   byId("announce").textContent = `Undone: ${entry.name}.`;
+}
+
+// What an answer is about, for whoever has nothing but an export of it.
+function describe(question, name) {
+  return { name, query: question.query, task: question.task, kind: question.kind, clips: question.clips.map((clip) => clip.hash) };
+}
+
+// The server rejected an answer: there is nothing to undo, and the question may come again.
+function onRefused(answer) {
+  page.answered.delete(answer.question);
+  remember(page.history.filter((entry) => entry.uuid !== answer.uuid));
 }
 
 function remember(history) {
@@ -221,43 +264,63 @@ function render() {
   text("last", unsent > 1 || (unsent && page.trouble) ? `${unsent} not sent yet` : last ? `last: ${last.name}` : "");
   if (page.status) showFigures(page.status, unsent);
   renderBanner(unsent);
+  kept.render();
 }
 
 function isSignedOut() { return [401, 403].includes(page.trouble?.status); }
 
 function renderBanner(unsent) {
-  const kept = `${unsent} answer${unsent === 1 ? "" : "s"}`;
-  const { trouble } = page;
+  const answers = `${unsent} answer${unsent === 1 ? "" : "s"}`;
+  const malformed = [400, 413, 415, 422].includes(page.outbox?.error?.status);
+  const trouble = page.trouble ?? (unsent && !malformed ? page.outbox.error : null);
   let words = "";
-  if (isSignedOut()) {
+  if (page.moved) {
+    words = `Another store is served at this address now. ${answers} only in this page: export them, then load the page anew.`;
+  } else if (isSignedOut()) {
     words = "You are not signed in: this link is wrong or no longer valid. Ask for a new one and open it in this browser,";
     words += " or load this page again if you have opened it elsewhere.";
-    if (unsent) words += ` ${kept} will be sent then.`;
+    if (unsent) words += ` ${answers} will be sent then.`;
   } else if (trouble) {
-    words = trouble.status === 0 ? "Not connected." : `The server is in trouble (${trouble.message}).`;
-    words += unsent ? ` ${kept} kept in this browser and sent as soon as possible; you can go on.` : " Trying again.";
+    words = trouble.status === 0 ? "Not connected." : `The server is in trouble: ${trouble.message}.`;
+    words += unsent ? ` ${answers} kept in this browser and sent as soon as possible; you can go on.` : " Trying again.";
   } else if (page.problem && page.current) {
     words = `Some questions cannot be shown: ${page.problem}`;
-  } else if (page.refusals.length) {
-    words = `The server refused ${page.refusals.length} of your answers: ${page.refusals.at(-1)}.`;
   } else if (page.outbox && !page.outbox.durable && unsent) {
-    words = `This browser keeps nothing on its disk: leave this page open until ${kept} are sent.`;
+    words = `This browser keeps nothing on its disk: leave this page open until ${answers} are sent.`;
   }
   byId("banner").hidden = words === "";
   text("banner-text", words);
 }
 
-function heard(error) {
+function heard(error, path) {
   // Requests that are wrong in themselves say nothing about the connection; the outbox deals with them.
   if (error && [400, 404, 413, 415, 422].includes(error.status)) return;
-  const back = page.trouble && !error;
-  page.trouble = error;
+  if (error?.status === 409) { leave(); return; }
+  // A database that is full still reads: what goes well elsewhere does not end the trouble of a request that fails.
+  if (error) page.failing.set(path, error);
+  else for (const [where, { status }] of page.failing) if (where === path || !(status >= 500)) page.failing.delete(where);
+  const back = page.trouble && page.failing.size === 0;
+  page.trouble = [...page.failing.values()].at(-1) ?? null;
   render();
   if (back) {
     page.outbox?.retry();
     if (page.outbox) { fill(); refreshStatus(); } // both have stopped if this page was signed out
     for (const item of [page.current, ...page.queue]) item?.player.reloadFailed();
   }
+}
+
+// Another store is served here now: its questions are shown from the start, and the answers to the old one's are kept.
+function leave() {
+  if (page.moved) return;
+  if (!page.outbox?.count || page.outbox.durable) {
+    location.reload();
+    return;
+  }
+  page.moved = true;
+  for (const item of page.queue.splice(0)) item.player.close();
+  page.current?.player.close();
+  page.current = null;
+  render();
 }
 
 async function refreshStatus() {
@@ -288,9 +351,19 @@ const actions = {
   reason: () => byId("reason").focus(),
   help: () => byId("help").showModal(),
 };
+const HELD = 1100; // milliseconds between two presses of a key that was not let go, at most
+const pressed = new Map(); // when each key that is down was last heard of
+
 const KEYS = {
   u: "undo", Backspace: "undo", r: "replay", " ": "pause", ",": "back", ".": "forward", s: "speed", n: "reason", "?": "help",
 };
+
+// Tell whether a key is being held down; some remote desktops send presses without saying that they are repeated.
+function isRepeated(event) {
+  const last = pressed.get(event.code || event.key);
+  pressed.set(event.code || event.key, event.timeStamp);
+  return event.repeat || (last !== undefined && event.timeStamp - last < HELD);
+}
 
 function onKey(event) {
   const typing = event.target.closest?.("input[type=text], textarea");
@@ -302,14 +375,18 @@ function onKey(event) {
     if (event.key === "?" && byId("help").open) byId("help").close();
     return;
   }
-  if ([" ", "Enter"].includes(event.key) && event.target.closest?.("button, a")) return; // presses what has the focus
+  const repeated = isRepeated(event);
+  if ([" ", "Enter"].includes(event.key) && event.target.closest?.("button, a")) {
+    if (repeated) event.preventDefault(); // a key held down presses what has the focus once
+    return;
+  }
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const option = page.current && choices(page.current.question).find((candidate) => candidate.keys.includes(key));
   const action = KEYS[key];
   if (!option && !action) return;
   event.preventDefault();
   // A key held down is one answer, not thirty; stepping through frames may repeat.
-  if (event.repeat && !["back", "forward"].includes(action)) return;
+  if (repeated && !["back", "forward"].includes(action)) return;
   if (option) give(option, event.timeStamp);
   else actions[action](event);
   render();
@@ -317,6 +394,8 @@ function onKey(event) {
 
 function listen() {
   document.addEventListener("keydown", onKey);
+  document.addEventListener("keyup", (event) => pressed.delete(event.code || event.key));
+  window.addEventListener("blur", () => pressed.clear());
   for (const button of document.querySelectorAll("[data-do]")) {
     button.addEventListener("click", (event) => {
       actions[button.dataset.do](event);
@@ -360,10 +439,8 @@ async function start() {
     const session = await page.api.open();
     page.prefix = `prefenvs/${session.store ?? ""}/${session.annotator}/`;
     page.history = memory.get(`${page.prefix}history`, []);
-    page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), render, (_uuid, reason) => {
-      page.refusals.push(reason);
-      render();
-    });
+    page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), render, onRefused);
+    kept.readOthers();
     for (const answer of page.outbox.answers) {
       if (answer.undo) page.answered.delete(answer.question);
       else page.answered.add(answer.question);
@@ -372,6 +449,7 @@ async function start() {
     await fill();
     refreshStatus();
   } catch {
+    if (!page.outbox) kept.readOthers(); // nobody is signed in, so all that lies here is another's
     // Asking again signs nobody in; whoever comes back to this tab may have opened a new link in another one.
     if (!isSignedOut()) page.timers.start = setTimeout(start, 2000);
   }

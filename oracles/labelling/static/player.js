@@ -81,7 +81,7 @@ export class Player {
     this.pause();
     this.visible = false;
     this.root.inert = true;
-    this.root.classList.remove("shown");
+    this.root.classList.remove("shown", "seen");
     this.seek(0);
     this.replays = 0;
   }
@@ -92,7 +92,18 @@ export class Player {
       if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);
       else video.addEventListener("timeupdate", resolve, { once: true });
     });
-    return Promise.all(this.clips.map(once));
+    // No browser reports a frame anew that was there before; decoded and on show for half a second will do as well.
+    const standing = new Promise((resolve) => {
+      let since = null;
+      const look = (now) => {
+        if (!this.visible) return;
+        since = this.ready ? since ?? now : null;
+        if (since !== null && now - since > 500) resolve();
+        else requestAnimationFrame(look);
+      };
+      requestAnimationFrame(look);
+    });
+    return Promise.race([Promise.all(this.clips.map(once)), standing]);
   }
 
   close() {
