@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Protocol
 
 import tyro
@@ -81,10 +86,11 @@ class Runnable(Protocol):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; bad input prints one line and exits with status 2, Ctrl-C with 130."""
+    """Run one command; bad input prints one line and exits with status 2, Ctrl-C and SIGTERM with 130."""
     command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
     try:
-        command.run()
+        with _terminated_as_interrupted():
+            command.run()
     except PrefenvsError as error:
         print(f"prefenvs: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -93,3 +99,20 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, by which service managers and job schedulers end a program, do what Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

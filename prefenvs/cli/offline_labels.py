@@ -152,10 +152,13 @@ def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
 
 
 def keep(run: Run, train: list[Preference], held_out: list[Preference]) -> None:
-    """Write the preferences of a run into its folder."""
-    with Store(run.path("preferences.sqlite")) as store:
+    """Write the preferences of a run into its folder, all of them or none."""
+    part = run.path("preferences.sqlite.new")
+    part.unlink(missing_ok=True)
+    with Store(part) as store:
         store.add_preferences(train, run=TRAINING)
         store.add_preferences(held_out, run=HELD_OUT)
+    part.rename(run.path("preferences.sqlite"))
 
 
 def kept(run: Run) -> tuple[list[Preference], list[Preference]]:
