@@ -84,14 +84,16 @@ class BC(OneLossLearner[BCConfig]):
         preferences, or ranking: by which segments the best share is chosen. returns: [E], by which episodes are chosen;
         handing over the true ones makes a baseline that learns from the true reward.
         """
-        share = (config or BCConfig()).best_share
-        given = sum(source is not None for source in (preferences, ranking, returns))
-        if share < 1.0 and given != 1:
-            raise PrefenvsError(
-                f"best_share={share} needs one thing to tell the best by: preferences, ranking=... or returns=..."
-            )
-        self._ranking, self._returns = ranking, returns
+        self._give(preferences, ranking, returns)
         super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
+
+    def _give(
+        self,
+        preferences: Sequence[Preference] | None,
+        ranking: RankedSegments | None = None,
+        returns: Array | None = None,
+    ) -> None:
+        self._ranking, self._returns = ranking, returns
 
     def _build(self) -> None:
         c = self.config
@@ -102,6 +104,11 @@ class BC(OneLossLearner[BCConfig]):
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
         data, share = dataset.trajectories, self.config.best_share
+        given = sum(source is not None for source in (preferences, self._ranking, self._returns))
+        if share < 1.0 and given != 1:
+            raise PrefenvsError(
+                f"best_share={share} needs one thing to tell the best by: preferences, ranking=... or returns=..."
+            )
         self.learns_from = "the data's actions"
         if share == 1.0:
             rows = np.arange(len(data.observations))

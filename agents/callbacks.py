@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from agents.pebble import PEBBLE
 
 
+FIRST = 30.0
+"""Seconds after which the first checkpoint is written."""
+
+
 class EvaluationCallback(BaseCallback):
     """Measure the policy by the true return in environments of its own, and add a row to the run's evaluations.csv.
 
@@ -123,7 +127,9 @@ class EvaluationCallback(BaseCallback):
 
 
 class CheckpointCallback(BaseCallback):
-    """Write the run's checkpoint every so many seconds of wall-clock time.
+    """Write the run's checkpoint every so many seconds of wall-clock time, and sooner at first.
+
+    The first one comes after `FIRST` seconds, each of the next ones after twice the time, up to `seconds`.
 
     What is being evaluated `beside` is waited for, since a resumed run does not evaluate it again.
     """
@@ -131,15 +137,15 @@ class CheckpointCallback(BaseCallback):
     def __init__(self, folder: Path, seconds: float = 600.0, beside: EvaluationProcess | None = None) -> None:
         super().__init__()
         self.folder, self.seconds, self.beside = folder, seconds, beside
-        self._last = time.monotonic()
+        self._last, self._wait = time.monotonic(), min(FIRST, seconds)
 
     def _on_rollout_start(self) -> None:
         # Between two rollouts: within one, the newest step is recorded but not yet in the replay buffer.
-        if time.monotonic() - self._last >= self.seconds:
+        if time.monotonic() - self._last >= self._wait:
             if self.beside is not None:
                 self.beside.drain()
             cast("PEBBLE | OfflineLearner[Any]", self.model).save_checkpoint(self.folder)
-            self._last = time.monotonic()
+            self._last, self._wait = time.monotonic(), min(2.0 * self._wait, self.seconds)
 
     def _on_step(self) -> bool:
         return True

@@ -106,10 +106,13 @@ class CPL(OneLossLearner[CPLConfig]):
         preferences: pairs of segments of the data set ("sparse" labels); or ranking: segments with scores, every two of
         which are compared ("dense" labels).
         """
+        self._give(preferences, ranking)
+        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
+
+    def _give(self, preferences: Sequence[Preference] | None, ranking: RankedSegments | None = None) -> None:
         if (preferences is None) == (ranking is None):
             raise PrefenvsError("CPL needs preferences, or ranking=... in their place")
         self._ranking = ranking
-        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
 
     def _build(self) -> None:
         c = self.config
@@ -125,8 +128,7 @@ class CPL(OneLossLearner[CPLConfig]):
             self.pairs: PairTable | None = build_pair_table(preferences, data, self.device)
             self.labels = len(self.pairs)
             return
-        if ranking is None:
-            raise PrefenvsError("CPL needs preferences, or ranking=... in their place")
+        assert ranking is not None
         if self.config.flip_rate:
             raise PrefenvsError("flip_rate is for labels of pairs; a ranking has none: leave it at 0")
         self.pairs, n, length = None, len(ranking.segments), ranking.segments.length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -80,10 +80,13 @@ def checkpointed(
 ) -> Iterator[None]:
     """Write each member's checkpoint into its run folder when training ends.
 
-    After Ctrl-C, and where an evaluation beside training fails, the commands that continue are printed too, and the
-    exception goes on; `unit`: what a step is called.
+    Meanwhile no other process can continue the runs. After Ctrl-C or SIGTERM, and where an evaluation beside training
+    fails, the commands that continue are printed too, and the exception goes on; `unit`: what a step is called.
     """
-    with beside or nullcontext():
+    with ExitStack() as held:
+        held.enter_context(beside or nullcontext())
+        for run in runs:
+            held.enter_context(run.locked())
         try:
             with stop:
                 yield

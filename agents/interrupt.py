@@ -1,4 +1,4 @@
-"""Ctrl-C that stops training between two steps, where a checkpoint is whole."""
+"""Ctrl-C or SIGTERM that stops training between two steps, where a checkpoint is whole."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from prefenvs.preferences import Oracle
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what service managers and job schedulers send."""
+
 
 class StopOnInterrupt(BaseCallback):
-    """Turn the first Ctrl-C into a KeyboardInterrupt between two steps; a second one stops at once.
+    """Turn the first Ctrl-C or SIGTERM into a KeyboardInterrupt between two steps; a second one stops at once.
 
     To be used both as a context manager around `learn` and as one of its callbacks. An interrupt in the middle of a
     session or a gradient step would leave an agent of which no checkpoint should be kept: answers taken from the rater
     and not yet noted, a replay buffer one row ahead of the recorded episodes. While the rater is waited for there is
     no such half-done work, and the first Ctrl-C stops at once.
 
-    requested: whether somebody pressed Ctrl-C. safe: whether the agent can be saved as it stands.
+    requested: whether somebody asked to stop. safe: whether the agent can be saved as it stands.
     """
 
     def __init__(self, oracle: Oracle | None = None) -> None:
@@ -30,18 +33,19 @@ class StopOnInterrupt(BaseCallback):
         self.oracle = oracle
         self.requested = False
         self.safe = True
-        self._former: Any = None
+        self._former: dict[signal.Signals, Any] = {}
         self._leader = self
 
     def __enter__(self) -> Self:
-        # Python delivers signals to the main thread only; elsewhere Ctrl-C is somebody else's affair.
+        # Python delivers signals to the main thread only; elsewhere they are somebody else's affair.
         if threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, self._handle)
+            self._former = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former = {}
 
     def follower(self) -> StopOnInterrupt:
         """Return a callback for another agent of the same `learn`, which stops with this one."""

@@ -102,6 +102,8 @@ class IQL(OneLossLearner[IQLConfig]):
 
     name = "iql"
     reward_scale = 1.0
+    # A learner that was loaded without data has none.
+    reward_model: RewardModel | ImageRewardEnsemble | None = None
     config_type: ClassVar[type[IQLConfig]] = IQLConfig
 
     def __init__(
@@ -122,13 +124,21 @@ class IQL(OneLossLearner[IQLConfig]):
         rewards: [S], one for each step of the data set; handing over the true ones makes the upper bound, and
         `learns_from` then says that rewards were given.
         """
+        self._give(preferences, reward_model, rewards)
+        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
+
+    def _give(
+        self,
+        preferences: Sequence[Preference] | None,
+        reward_model: RewardModel | ImageRewardEnsemble | None = None,
+        rewards: Array | None = None,
+    ) -> None:
         if sum(source is not None for source in (preferences, reward_model, rewards)) != 1:
             raise PrefenvsError("IQL needs one source of rewards: preferences, reward_model=... or rewards=...")
         self._rewards, self.reward_model = rewards, reward_model
-        self.reward_figures: dict[str, float] = {}
-        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
 
     def _build(self) -> None:
+        self.reward_figures: dict[str, float] = {}
         c, inputs = self.config, self.observation_size + self.action_size
         start = initialise if c.orthogonal else None
         self.critics = BatchedMLP(2, [inputs, *c.hidden, 1], initialise=start, precision=c.precision).to(self.device)
@@ -162,8 +172,7 @@ class IQL(OneLossLearner[IQLConfig]):
             rewards = relabel(model, data)
         else:
             self.learns_from = "given rewards"
-        if rewards is None:
-            raise PrefenvsError("IQL needs one source of rewards: preferences, reward_model=... or rewards=...")
+        assert rewards is not None
         if rewards.shape != (len(data.observations),):
             raise PrefenvsError(f"rewards have shape {rewards.shape}; the data set has {len(data.observations)} steps")
         c, spread = self.config, self.config.return_range

@@ -121,6 +121,12 @@ class OfflineLearner(ABC, Generic[Config]):
     def _build(self) -> None:
         """Make networks and optimisers, by the sizes and the configuration."""
 
+    def _give(self, preferences: Sequence[Preference] | None) -> None:
+        """Note what is learned from beside the data; a subclass that takes more than labels takes it here.
+
+        Called before `_load`, both by its constructor and by `load`.
+        """
+
     @abstractmethod
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
         """Check the preferences and put what is learned from on the device; `self.data` is there already."""
@@ -305,8 +311,15 @@ class OfflineLearner(ABC, Generic[Config]):
         device: str | torch.device = "auto",
         dataset: OfflineDataset | None = None,
         preferences: Sequence[Preference] | None = None,
+        **given: Any,
     ) -> Self:
-        """Read what `save` wrote; with a data set the learner can be trained further. Nothing in it is executed."""
+        """Read what `save` wrote; with a data set the learner can be trained further. Nothing in it is executed.
+
+        preferences, given: what the constructor takes beside the data (IQL's rewards or reward_model, CPL's and BC's
+        ranking, BC's returns); a file holds neither data nor labels.
+        """
+        if dataset is None and (preferences is not None or given):
+            raise PrefenvsError("labels and their like belong to a data set: pass dataset=... with them")
         state = read_state(path)
         with damage_named(path):
             if state["algorithm"] != cls.name:
@@ -318,6 +331,7 @@ class OfflineLearner(ABC, Generic[Config]):
             learner._begin(state["task"], observation_space, spaces.Box(low, high), config, state["seed"], device)
             learner.load_state_dict(state)
         if dataset is not None:
+            learner._give(preferences, **given)
             learner._attach(dataset, preferences)
         return learner
 

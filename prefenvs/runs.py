@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
+import io
 import json
+import math
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,14 +39,17 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._locks = 0
 
     @classmethod
-    def create(cls, folder: Path, command: str, config: Mapping[str, Any]) -> Run:
-        """Make a new folder and write down what is about to run; a folder that holds a run already is refused."""
+    def create(cls, folder: Path, command: str, config: Mapping[str, Any], resumable: bool = True) -> Run:
+        """Make a new folder and write down what is about to run; a folder that holds a run already is refused.
+
+        resumable: whether the command has --resume, for the message.
+        """
         if (folder / "run.json").exists():
-            raise PrefenvsError(
-                f"{folder} already holds a run; choose another --folder, or continue it with --resume {folder}"
-            )
+            way_out = f"continue it with --resume {folder}" if resumable else "remove that one"
+            raise PrefenvsError(f"{folder} already holds a run; choose another --folder, or {way_out}")
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         record = {
@@ -51,7 +59,7 @@ class Run:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **provenance(),
         }
-        _write_atomically(folder / "run.json", json.dumps(record, indent=2) + "\n")
+        _write_atomically(folder / "run.json", to_json(record, indent=2) + "\n")
         return run
 
     @classmethod
@@ -74,8 +82,12 @@ class Run:
         """What `create` wrote down."""
         try:
             record: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
-        except json.JSONDecodeError as error:
-            raise PrefenvsError(f"{self.folder / 'run.json'} is damaged: {error}") from None
+            if not (isinstance(record["config"], dict) and isinstance(record["command"], str)):
+                raise TypeError("config and command are not what `prefenvs train` writes")
+        except (ValueError, KeyError, TypeError) as error:
+            raise PrefenvsError(
+                f"{self.folder / 'run.json'} is damaged ({error}): start the run anew in another --folder"
+            ) from None
         return record
 
     @property
@@ -88,6 +100,37 @@ class Run:
     def checkpoint(self) -> Path:
         """Folder of the newest checkpoint."""
         return self.folder / "checkpoint"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from; a run that was killed before its first one starts anew."""
+        old = self.checkpoint.with_name(self.checkpoint.name + ".old")
+        return any((folder / "model.zip").exists() for folder in (self.checkpoint, old))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from continuing the run meanwhile; raises PrefenvsError if one is at work."""
+        if self._locks:
+            # Whoever holds the lock may ask for it again.
+            yield
+            return
+        with (self.folder / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise PrefenvsError(
+                    f"another process is at work in {self.folder} (process {lock.read().strip() or 'unknown'}): wait "
+                    "until it has ended, or stop it by Ctrl-C"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            self._locks = 1
+            try:
+                yield
+            finally:
+                self._locks = 0
 
     def path(self, name: str) -> Path:
         """Path of a file in the folder."""
@@ -108,31 +151,49 @@ class Run:
         path = self.folder / f"{table}.csv"
         if not path.exists():
             return
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        kept = [row for row in rows if float(row["steps"]) <= steps]
-        path.unlink()
-        for row in kept:
-            self.append(table, row)
+        text, numbers = self._read_table(path)
+        kept = [row for row, number in zip(text, numbers, strict=True) if number["steps"] <= steps]
+        if not kept:
+            path.unlink()
+            return
+        file = io.StringIO(newline="")
+        writer = csv.DictWriter(file, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+        _write_atomically(path, file.getvalue())
 
     def rows(self, table: str) -> list[dict[str, float]]:
-        """Read <table>.csv as numbers; an absent table has no rows."""
+        """Read <table>.csv as numbers, NaN where a cell is empty; an absent table has no rows."""
         path = self.folder / f"{table}.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            return [
-                {name: float(value) if value else float("nan") for name, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        return self._read_table(path)[1] if path.exists() else []
+
+    @staticmethod
+    def _read_table(path: Path) -> tuple[list[dict[str, str]], list[dict[str, float]]]:
+        """Return the rows of a table with steps as text and as numbers, without a last one that a kill cut off."""
+        try:
+            with path.open(newline="") as file:
+                lines = [line for line in file if line.endswith("\n")]
+            rows = list(csv.DictReader(lines))
+            if any(None in row or None in row.values() or "steps" not in row for row in rows):
+                raise ValueError("a row is too long or too short")
+            return rows, [{name: float(value) if value else math.nan for name, value in row.items()} for row in rows]
+        except (ValueError, csv.Error) as error:
+            raise PrefenvsError(f"{path} is damaged ({error}): mend that row, or remove the file") from None
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, the run's final figures."""
-        _write_atomically(self.folder / "summary.json", json.dumps(_plain(summary), indent=2) + "\n")
+        """Write summary.json, the run's final figures; what is not a finite number is null there."""
+        _write_atomically(self.folder / "summary.json", to_json(summary, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON as strict parsers read it: NaN and infinity, which it does not have, become null."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
     """Turn dataclasses, paths and NumPy scalars into what JSON holds."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
@@ -140,7 +201,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return _plain(value.tolist())
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

@@ -8,14 +8,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefenvs.bench.methods import find_method
 from prefenvs.bench.suite import Cell, Data, Limits, Suite
 from prefenvs.errors import PrefenvsError
+from prefenvs.runs import to_json
 
 Status = Literal["missing", "stopped", "failed", "finished"]
 
@@ -42,6 +43,10 @@ class Outcome:
     lines: tuple[str, ...] = ()
 
 
+class Damaged(PrefenvsError):
+    """A file of a benchmark's folder cannot be read."""
+
+
 class BenchFolder:
     """Layout: suite.json, data/<name>/, cells/<cell>/run/ (the method's own), outcome.json, cell.json and log.txt."""
 
@@ -61,12 +66,18 @@ class BenchFolder:
         return self.folder / "data" / data.name
 
     def outcome(self, cell: Cell) -> Outcome:
-        """What came of a cell so far."""
+        """What came of a cell so far; one whose outcome cannot be read has failed."""
         path = self.cell(cell) / "outcome.json"
         if not path.exists():
             return Outcome("missing")
-        record = json.loads(path.read_text())
-        return Outcome(**record | {"lines": tuple(record["lines"])})
+        try:
+            record = read_json(path)
+            outcome = Outcome(**record | {"lines": tuple(record["lines"])})
+            if outcome.status not in get_args(Status) or not isinstance(outcome.provenance, dict):
+                raise TypeError("unknown status")
+        except (Damaged, TypeError, KeyError) as error:
+            return Outcome("failed", f"{path} is damaged ({error}): the same command runs the cell again")
+        return outcome
 
     def begin(self, cell: Cell) -> None:
         """Make a cell's folder and note what is to run there."""
@@ -85,11 +96,15 @@ class BenchFolder:
     def save_suite(self, suite: Suite) -> None:
         """Note the whole suite; raises a PrefenvsError if the folder holds another, or cells defined otherwise."""
         path = self.folder / "suite.json"
-        if path.exists() and (held := json.loads(path.read_text())["name"]) != suite.name:
+        held = suite.name
+        # A damaged file is written anew; what the cells are is told by their own.
+        with suppress(Damaged):
+            held = read_json(path).get("name") if path.exists() else held
+        if held != suite.name:
             raise PrefenvsError(f"{self.folder} holds the suite {held!r}; choose another --folder for {suite.name!r}")
         for cell in suite.cells():
             written = self.cell(cell) / "cell.json"
-            if written.exists() and json.loads(written.read_text()) != json.loads(json.dumps(cell.definition)):
+            if written.exists() and read_json(written) != json.loads(to_json(cell.definition)):
                 raise PrefenvsError(
                     f"{self.cell(cell)} was run with other options than suite {suite.name!r} has now: "
                     "choose another --folder, or remove that one to run it again"
@@ -137,8 +152,18 @@ def read_suite(folder: Path) -> tuple[dict[str, Any], list[Cell]]:
     path = folder / "suite.json"
     if not path.is_file():
         raise PrefenvsError(f"{folder} holds no benchmark: there is no suite.json; `prefenvs bench run` writes one")
-    record = json.loads(path.read_text())
-    return record, [cell_from(definition) for definition in record.pop("cells")]
+    record = read_json(path)
+    try:
+        cells = [cell_from(definition) for definition in record.pop("cells")]
+        missing = {"name", "sentence", "reduced", "measure", "published", "methods", "measures"} - set(record)
+        if missing:
+            raise KeyError(", ".join(sorted(missing)))
+    except (TypeError, KeyError, ValueError) as error:
+        raise Damaged(
+            f"{path} is damaged ({type(error).__name__}: {error}): `prefenvs bench run` with the same suite and folder "
+            "writes it anew, and keeps what has finished"
+        ) from None
+    return record, cells
 
 
 def cell_from(definition: dict[str, Any]) -> Cell:
@@ -148,10 +173,23 @@ def cell_from(definition: dict[str, Any]) -> Cell:
     return Cell(**definition | {"data": made}, limits=Limits())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises Damaged for anything else."""
+    try:
+        record = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise Damaged(
+            f"{path} is damaged ({type(error).__name__}): remove it, and run the same command again"
+        ) from None
+    if not isinstance(record, dict):
+        raise Damaged(f"{path} is damaged (no JSON object): remove it, and run the same command again")
+    return record
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a file that is either the old or the new one, whatever happens meanwhile."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.write_text(to_json(content, indent=1) + "\n")
     new.replace(path)
 
 

@@ -20,6 +20,8 @@ try:
 except ImportError:
     raise PrefenvsError('benchmarks need the package psutil: pip install "prefenvs[bench]"') from None
 
+MARK = "PREFENVS_CELL"
+"""Variable in a program's environment, which its descendants inherit wherever they go: the folder that it works in."""
 LOOK = 0.2
 """Seconds between two looks at a running program."""
 GRACE = 60.0
@@ -93,7 +95,8 @@ class _Program:
     """A running program and its descendants, which share its process group unless they leave it."""
 
     def __init__(self, line: Sequence[str], place: Place) -> None:
-        environment = {**os.environ, **place.environment}
+        environment = {**os.environ, **place.environment, MARK: str(place.folder)}
+        self.place = place
         # Ray's workers block SIGINT, which a program would inherit and then never hear.
         mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with place.log.open("ab") as output:
@@ -139,9 +142,20 @@ class _Program:
         """End whatever still runs of it and return its exit status and CPU seconds."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        end_descendants(self.place)
         _, status, usage = os.wait4(self.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         return self.process.returncode, usage.ru_utime + usage.ru_stime
+
+
+def end_descendants(place: Place) -> None:
+    """End what was started for a cell and has left its program's process group, as a daemon does."""
+    mine = os.getpid()
+    for process in psutil.process_iter():
+        # Others' processes do not show their environment, and some end while they are looked at.
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != mine and process.environ().get(MARK) == str(place.folder):
+                process.kill()
 
 
 def end_orphan(place: Place) -> None:
@@ -152,6 +166,7 @@ def end_orphan(place: Place) -> None:
         if abs(orphan.create_time() - float(created)) < 1.0:
             os.killpg(orphan.pid, signal.SIGKILL)
             orphan.wait(10)
+    end_descendants(place)
     place.pid_file.unlink(missing_ok=True)
 
 

@@ -8,11 +8,12 @@ import math
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefenvs.bench.folder import BenchFolder, read_suite
+from prefenvs.bench.folder import BenchFolder, Outcome, read_json, read_suite
 from prefenvs.bench.suite import Cell
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError
@@ -70,8 +71,16 @@ class Results:
         table = pyarrow.Table.from_pandas(self.frame, preserve_index=False)
         table = table.replace_schema_metadata({KEY: json.dumps(self.suite).encode()})
         new = path.with_name(path.name + ".new")
-        parquet.write_table(table, new)
-        new.replace(path)
+        try:
+            parquet.write_table(table, new)
+            new.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise PrefenvsError(
+                f"{path} cannot be written ({error.strerror or error}): finished cells are kept; make room, and "
+                "`prefenvs bench table` writes it"
+            ) from None
         return path
 
     @property
@@ -137,13 +146,41 @@ def portable(text: str, place: BenchFolder) -> str:
 
 
 def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
-    outcome = place.outcome(cell)
+    """Return a cell's rows; one with a damaged file has failed, and hides no other."""
+    try:
+        return _read_rows(place, cell, place.outcome(cell))
+    except (PrefenvsError, ValueError, KeyError, TypeError, OSError, csv.Error) as error:
+        reason = str(error) if isinstance(error, PrefenvsError) else f"damaged files ({type(error).__name__}: {error})"
+        return [_describe(place, cell, Outcome("failed", reason), {}, dict(cell.options))]
+
+
+def _read_rows(place: BenchFolder, cell: Cell, outcome: Outcome) -> list[dict[str, Any]]:
     run = place.run(cell)
-    code = outcome.provenance
-    versions = code.get("versions", {})
     judged = _read_json(run / "reward.json")
     config = _read_json(run / "run.json").get("config", dict(cell.options))
-    base: dict[str, Any] = {
+    base = _describe(place, cell, outcome, judged, config)
+    if outcome.status != "finished":
+        return [base]
+    if not (run / "evaluations.csv").exists():
+        raise PrefenvsError(f"{run / 'evaluations.csv'} is missing: remove {place.cell(cell)} and run the cell again")
+    with (run / "evaluations.csv").open(newline="") as file:
+        evaluations = list(csv.DictReader(file))
+    if not evaluations:
+        raise PrefenvsError(f"{run / 'evaluations.csv'} holds no row: remove {place.cell(cell)} and run the cell again")
+    if not {"steps", "mean_return"} <= set(evaluations[0]):
+        raise PrefenvsError(f"{run / 'evaluations.csv'} is damaged: it lacks steps or mean_return")
+    rows = [base | {name: float(row[name]) for name in MEASURED if row.get(name)} for row in evaluations]
+    steps = _read_json(run / "summary.json").get("evaluation_horizon", find_task(cell.task).horizon)
+    return [row | {"normalised_score": _d4rl_score(cell, row["mean_return"], steps)} for row in rows]
+
+
+def _describe(
+    place: BenchFolder, cell: Cell, outcome: Outcome, judged: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what all rows of a cell have in common."""
+    code = outcome.provenance
+    versions = code.get("versions", {})
+    return {
         "cell": cell.name,
         "method": cell.method,
         "task": cell.problem,
@@ -154,7 +191,7 @@ def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
         "status": outcome.status,
         "reason": outcome.error,
         **dict.fromkeys(MEASURED, math.nan),
-        **{name: judged.get(name, math.nan) for name in JUDGED},
+        **{name: _number(judged.get(name)) for name in JUDGED},
         "wall_seconds": outcome.seconds,
         "cpu_seconds": outcome.cpu_seconds,
         "peak_gb": outcome.peak_gb,
@@ -167,13 +204,10 @@ def _rows(place: BenchFolder, cell: Cell) -> list[dict[str, Any]]:
         "config": portable(json.dumps(config, sort_keys=True), place),
         "command": portable("\n".join(outcome.lines), place),
     }
-    if outcome.status != "finished":
-        return [base]
-    with (run / "evaluations.csv").open(newline="") as file:
-        evaluations = list(csv.DictReader(file))
-    rows = [base | {name: row[name] for name in MEASURED if row.get(name)} for row in evaluations]
-    steps = _read_json(run / "summary.json").get("evaluation_horizon", find_task(cell.task).horizon)
-    return [row | {"normalised_score": _d4rl_score(cell, float(row["mean_return"]), steps)} for row in rows]
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _d4rl_score(cell: Cell, mean_return: float, steps: int) -> float:
@@ -186,7 +220,4 @@ def _d4rl_score(cell: Cell, mean_return: float, steps: int) -> float:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
+    return read_json(path) if path.exists() else {}

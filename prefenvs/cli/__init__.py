@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, NoReturn, Protocol
 
 import tyro
@@ -86,11 +91,12 @@ class Runnable(Protocol):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; bad input prints one line and exits with status 2, trouble of the machine with 1, Ctrl-C 130."""
+    """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
     command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
     try:
         check_limits(command)
-        command.run()
+        with _terminated_as_interrupted():
+            command.run()
     except PrefenvsError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -125,3 +131,20 @@ def _describe(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     way_out = ways.get(error.errno or 0)
     return f"{where}{error.strerror or error}" + (f"; {way_out}" if way_out else "")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, by which service managers and job schedulers end a program, do what Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

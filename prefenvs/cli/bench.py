@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from prefenvs.packages import check_packages
-from prefenvs.runs import Run
+from prefenvs.runs import Run, to_json
 
 if TYPE_CHECKING:
     from prefenvs.bench import Cell, Suite
@@ -97,9 +97,12 @@ class BenchRun:
                 outcomes = run_on_ray(left, plan, self.ray, self.gpus_per_cell, progress)
             else:
                 outcomes = run_local(left, plan, workers, gpus, progress)
-        finally:
-            # Whatever happened, what has finished is in the table.
-            collect(folder.folder).write()
+        except BaseException:
+            # Whatever happened, what has finished is in the table; why it ended matters more than why that failed.
+            with contextlib.suppress(PrefenvsError):
+                collect(folder.folder).write()
+            raise
+        collect(folder.folder).write()
         failed = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
         if failed:
             reasons = "; ".join(f"{name}: {outcome.error.splitlines()[0]}" for name, outcome in failed.items())
@@ -251,7 +254,7 @@ class BenchMeasure:
             model = RewardEnsemble.load(run.checkpoint / "reward.pt", device="cpu")
             figures = judge_reward(model, load_policy(run), task, length, self.episodes, seed=self.seed)
         write_json(run.path("reward.json"), figures)
-        print(json.dumps(figures))
+        print(to_json(figures))
 
 
 def find_gpus(given: str | None) -> list[str]:

@@ -44,7 +44,7 @@ class Random:
         env = prefenvs.make(self.task)
         policy = _Still(env.action_space) if self.still else random_policy(env.action_space, self.seed)
         env.close()
-        run = Run.create(self.folder, "bench random", asdict(self) | {"folder": str(self.folder)})
+        run = Run.create(self.folder, "bench random", asdict(self) | {"folder": str(self.folder)}, False)
         begin = time.time()
         _finish(
             run,
@@ -113,7 +113,7 @@ class Comparisons:
             raise PrefenvsError(f"imitation's preference comparisons know the rater 'oracle' only, not {self.oracle!r}")
         task = find_task(self.task)
         torch.set_num_threads(self.threads)
-        run = Run.create(self.folder, "bench comparisons", asdict(self) | {"folder": str(self.folder)})
+        run = Run.create(self.folder, "bench comparisons", asdict(self) | {"folder": str(self.folder)}, False)
         begin = time.time()
         config = ComparisonsConfig(initial_epoch_multiplier=self.initial_epoch_multiplier)
         result = train_preference_comparisons(

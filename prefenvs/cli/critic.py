@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFraction, PositiveInt, Seed
 from prefenvs.packages import check_packages
-from prefenvs.runs import Run
+from prefenvs.runs import Run, to_json
 from prefenvs.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Critic:
                 reseed=torch.manual_seed,
                 progress=bar.update,
             )
-        print(json.dumps(dataclasses.asdict(error)) if self.json else describe(error))
+        print(to_json(error) if self.json else describe(error))
 
     def _task_of_run(self) -> str:
         if not self.expert.is_dir():
@@ -218,6 +217,6 @@ class TrainDQN:
         agent = make_dqn(task.id, DQNConfig(gamma=self.gamma), self.seed)
         folder = self.folder or Path("runs") / f"{task.file_name}-dqn-true-reward-{self.seed}"
         config = dataclasses.asdict(self) | {"true_reward": True}
-        run = Run.create(folder, "train dqn", config)
+        run = Run.create(folder, "train dqn", config, resumable=False)
         summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
         report(summary, run, None)

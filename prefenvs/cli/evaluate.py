@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from tyro.conf import Positional
 from prefenvs.evaluate import Evaluation, evaluate
 from prefenvs.limits import PositiveInt, Seed
 from prefenvs.packages import check_packages
-from prefenvs.runs import Run
+from prefenvs.runs import Run, to_json
 from prefenvs.tasks import has_reward
 
 
@@ -44,7 +43,7 @@ class Evaluate:
             "success": None if result.success is None else float(result.success.mean()),
         }
         if self.json:
-            print(json.dumps(figures))
+            print(to_json(figures))
             return
         print(f"{figures['task']}, {figures['episodes']} episodes, evaluation seed {self.seed}")
         if not has_reward(record["task"]):

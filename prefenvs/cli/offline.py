@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import Labels, LabelSource, RegretForm
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
+from prefenvs.cli.train import has_checkpoint
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
@@ -119,7 +121,7 @@ class TrainOffline(RunOptions, ABC):
             learner._check_total(steps)
             if self.compile:
                 cast("OneLossLearner[Any]", learner).compile()
-            if resumed is not None and (resumed.checkpoint / "model.zip").is_file():
+            if resumed is not None and has_checkpoint(resumed):
                 learner.resume(resumed.checkpoint)
         return [
             _Training(options, learner, steps, own, resumed)
@@ -146,7 +148,10 @@ class TrainOffline(RunOptions, ABC):
         runs = [training.open_run() for training in trainings]
         steps = trainings[0].steps
         schedule = self.evaluate_every, self.episodes, self.progress
-        summaries = train_offline(learners, runs, steps, *schedule, facts, self.evaluate_beside)
+        with contextlib.ExitStack() as locks:
+            for run in runs:
+                locks.enter_context(run.locked())
+            summaries = train_offline(learners, runs, steps, *schedule, facts, self.evaluate_beside)
         for training, run, summary in zip(trainings, runs, summaries, strict=True):
             if training.labels.held_out:
                 accuracy = training.learner.preference_accuracy(training.labels.held_out)

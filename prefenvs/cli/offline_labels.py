@@ -173,11 +173,14 @@ def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
 
 
 def keep(run: Run, labels: Labels) -> None:
-    """Write the preferences of a run into its folder, with what was left out."""
+    """Write the preferences of a run into its folder, with what was left out: all of them or none."""
     run.path(LEFT_OUT).write_text(json.dumps(labels.left_out, indent=2) + "\n")
-    with Store(run.path("preferences.sqlite")) as store:
+    part = run.path("preferences.sqlite.new")
+    part.unlink(missing_ok=True)
+    with Store(part) as store:
         store.add_preferences(labels.train or [], run=TRAINING)
         store.add_preferences(labels.held_out, run=HELD_OUT)
+    part.rename(run.path("preferences.sqlite"))
 
 
 def kept(run: Run) -> Labels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFloat
+from prefenvs.runs import to_json
 
 if TYPE_CHECKING:
     from prefenvs.agreement import Agreement
@@ -42,7 +43,7 @@ class StoreStats:
             agreement = measure_agreement(store) if stats.by_oracle else None
         if self.json:
             figures = None if agreement is None else dataclasses.asdict(agreement)
-            print(json.dumps(dataclasses.asdict(stats) | {"agreement": figures}))
+            print(to_json(dataclasses.asdict(stats) | {"agreement": figures}))
             return
         table = Table(title=f"{stats.location}, schema version {stats.schema_version}", title_justify="left")
         table.add_column("what")
@@ -82,6 +83,11 @@ class StoreExport:
         """Export, and say what was written."""
         from prefenvs.store import Store, export_store
 
+        if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,7}", self.out.suffix) and self.out.suffix != ".zip":
+            raise PrefenvsError(
+                f"an export is a folder or a .zip file, not a {self.out.suffix} file: give {self.out.with_suffix('')} "
+                f"or {self.out.with_suffix('.zip')} (docs/store.md describes the files in it)"
+            )
         with Store(self.store, create=False) as store:
             counts = export_store(store, self.out, self.true_rewards)
         about = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())

@@ -18,14 +18,13 @@ class Tasks:
     family: str | None = None
     """Only this family: gymnasium_mujoco, classic_control, dm_control, metaworld, robotics, gridworld or poses."""
     json: bool = False
-    """Print one JSON object a line instead of a table."""
+    """Print a JSON list instead of a table."""
 
     def run(self) -> None:
         """Print the table."""
         tasks = list_tasks(self.family)
         if self.json:
-            for task in tasks:
-                print(json.dumps(asdict(task), default=dict))
+            print(json.dumps([asdict(task) for task in tasks], default=dict, indent=1))
             return
         table = Table(Column("task", no_wrap=True), "horizon", "segment", "fps", "camera", "labels", "sentence")
         for task in tasks:

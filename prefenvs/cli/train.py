@@ -77,6 +77,8 @@ class TrainOptions(RunOptions):
     """Steps in a segment."""
     selector: str | None = None
     """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
+    schedule: Literal["constant", "decreasing", "increasing"] | None = None
+    """How the size of a session changes over the run; constant by default."""
     unsupervised_steps: NonNegativeInt | None = None
     """Steps of state-entropy exploration before the first session (pebble: at most a sixth of a short run)."""
     aggregate: Literal["mean", "min", "mean-std"] | None = None
@@ -140,10 +142,12 @@ class TrainOptions(RunOptions):
 
         torch.set_num_threads(self.threads)
         with contextlib.ExitStack() as stack:
+            for run in runs:
+                stack.enter_context(run.locked())
             raters = [agent.oracle for agent in agents]
             for agent, run in zip(agents, runs, strict=True):
                 self._attach(agent, run, stack)
-                if resume:
+                if resume and has_checkpoint(run):
                     agent.resume(run.checkpoint)
             schedule = self.evaluate_every, self.episodes, self.progress, self.evaluate_beside
             summaries = train(agents, runs, steps, *schedule)
@@ -221,7 +225,7 @@ class TrainOptions(RunOptions):
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""
         names = ["per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate"]
-        names.append("precision")
+        names += ["precision", "schedule"]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(config, **given, true_reward=self.true_reward)
 
@@ -304,6 +308,13 @@ def make_envs(task: str, count: int, seed: int) -> VecEnv:
     venv = IndependentEnvs([lambda: prefenvs.make(task)] * count)
     venv.seed(seed)
     return venv
+
+
+def has_checkpoint(run: Run) -> bool:
+    """Tell whether a run can go on from a checkpoint, and say so where it starts anew."""
+    if not run.has_checkpoint:
+        print(f"{run.folder} holds no checkpoint yet: the run starts anew", flush=True)
+    return run.has_checkpoint
 
 
 def report(summary: dict[str, Any], run: Run, rater: Oracle | None) -> None:

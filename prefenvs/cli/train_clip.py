@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.run_options import RunOptions
-from prefenvs.cli.train import make_envs
+from prefenvs.cli.train import has_checkpoint, make_envs
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, NonNegativeInt, PositiveInt
 from prefenvs.packages import check_packages
@@ -52,8 +52,10 @@ class TrainClip(RunOptions):
             now = {"folder": run.folder, "progress": self.progress, "clip": ClipOptions.read(config["clip"])}
             options = dataclasses.replace(self, **config | now)
             agent = options._make_agent()
-            agent.resume(run.checkpoint)
-            options._train(agent, run)
+            with run.locked():
+                if has_checkpoint(run):
+                    agent.resume(run.checkpoint)
+                options._train(agent, run)
             return
         agent = self._make_agent()
         agent.check_run(self.steps)

@@ -19,7 +19,7 @@ def write(folder: Path, score: float, options: argparse.Namespace) -> None:
     (folder / "summary.json").write_text(json.dumps({"score": score}))
 
 
-def main() -> None:
+def main() -> None:  # noqa: C901 - one branch for each kind
     parser = argparse.ArgumentParser()
     parser.add_argument("kind")
     for name in ("--task", "--oracle", "--resume", "--dataset", "--preferences"):
@@ -47,6 +47,12 @@ def main() -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (folder.parent / "child.txt").write_text(str(child.pid))
         time.sleep(600)
+    if kind == "daemon":
+        # Twice away from its parent: out of the process group, and out of the tree of processes.
+        sleep = "import time; time.sleep(600)"
+        start = f"subprocess.Popen([sys.executable, '-c', '{sleep}'], start_new_session=True, stdout=-3)"
+        child = subprocess.check_output([sys.executable, "-c", f"import subprocess, sys; print({start}.pid)"])
+        (folder.parent / "child.txt").write_text(child.decode())
     if kind == "hog":
         held = []
         while True:
