@@ -21,7 +21,6 @@ from oracles.vlm.prompts import fill, read_prompts
 from oracles.vlm.records import Records
 from oracles.vlm.verdicts import (
     FAILED,
-    IDENTICAL,
     SCHEMA,
     WRONG_FORM,
     Judgement,
