@@ -21,7 +21,6 @@ from oracles.vlm.prompts import fill, read_prompts
 from oracles.vlm.records import Records
 from oracles.vlm.verdicts import (
     FAILED,
-    IDENTICAL,
     SCHEMA,
     WRONG_FORM,
     Judgement,
@@ -31,7 +30,7 @@ from oracles.vlm.verdicts import (
 )
 from prefenvs.preferences import Query
 from prefenvs.store import Call, Spending
-from prefenvs.store.calls import UNDER_WAY
+from prefenvs.store.calls import IDENTICAL, UNDER_WAY
 from prefenvs.tasks import Task
 
 AHEAD = 2
@@ -95,7 +94,7 @@ class _Attempts:
 
     async def end(self, reply: Reply, tokens_in: int, tokens_out: int, cost: float) -> Call:
         """Write down the reply."""
-        about = {"finish": reply.finish, "tokens_in": tokens_in, "tokens_out": tokens_out, "cost": cost}
+        about: dict[str, Any] = {"finish": reply.finish, "tokens_in": tokens_in, "tokens_out": tokens_out, "cost": cost}
         call = replace(self.most, reply=reply.text, seconds=reply.seconds, time=clock.time(), **about)
         self.case.book(call)
         return await self.records.add(call, self.begun)
