@@ -99,7 +99,7 @@ class BenchFolder:
         held = suite.name
         # A damaged file is written anew; what the cells are is told by their own.
         with suppress(Damaged):
-            held = read_json(path).get("name") if path.exists() else held
+            held = str(read_json(path).get("name")) if path.exists() else held
         if held != suite.name:
             raise PrefenvsError(f"{self.folder} holds the suite {held!r}; choose another --folder for {suite.name!r}")
         for cell in suite.cells():

@@ -142,11 +142,11 @@ class _Column:
     @classmethod
     def open(cls, file: IO[bytes], size: int) -> _Column:
         """Read the header of an array whose file has `size` bytes; raises ValueError where the two do not fit."""
-        version = np.lib.format.read_magic(file)
+        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if read is None:
             raise ValueError(f"an array of NumPy's format {version}, expected 1.0 or 2.0")
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = read(file)  # type: ignore[no-untyped-call]
         if dtype.hasobject or (fortran and len(shape) > 1):
             raise ValueError(f"an array of {dtype} in {'columns' if fortran else 'rows'}, expected numbers in rows")
         column = cls(file, dtype, shape[0] if shape else None, tuple(shape[1:]))
