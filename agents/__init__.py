@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from agents.bc import BC, BCConfig
-from agents.cpl import CPL, CPLConfig
-from agents.dppo import DPPO, DPPOConfig
-from agents.image_reward import ImageRewardConfig, ImageRewardEnsemble
-from agents.ipl import IPL, IPLConfig
-from agents.iql import IQL, IQLConfig
-from agents.oppo import OPPO, OPPOConfig
-from agents.pearl import GaussianReward, GaussianRewardConfig
-from agents.pebble import PEBBLE, PebbleConfig
-from agents.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
-from agents.prefppo import PrefPPO, PrefPPOConfig
-from agents.relabelling import relabel
-from agents.reward_model import RewardConfig, RewardEnsemble
-from agents.state_reward import StateRewardSAC
+from prefenvs.agents.offline.bc import BC, BCConfig
+from prefenvs.agents.offline.cpl import CPL, CPLConfig
+from prefenvs.agents.offline.dppo import DPPO, DPPOConfig
+from prefenvs.agents.offline.ipl import IPL, IPLConfig
+from prefenvs.agents.offline.iql import IQL, IQLConfig
+from prefenvs.agents.offline.oppo import OPPO, OPPOConfig
+from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
+from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
+from prefenvs.agents.online.state_reward import StateRewardSAC
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
+from prefenvs.agents.rewards.pearl import GaussianReward, GaussianRewardConfig
+from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
+from prefenvs.agents.rewards.relabel import relabel
 
 __all__ = [
     "BC",

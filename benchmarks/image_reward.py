@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 import prefenvs
-from agents import ImageRewardConfig, ImageRewardEnsemble
-from oracles import CLIPReward
+from prefenvs.agents import ImageRewardConfig, ImageRewardEnsemble
 from prefenvs.clip_models import CLIP, load_clip
+from prefenvs.oracles import CLIPReward
 
 
 def random_clip(layers: int, width: int, size: int = 224) -> CLIP:

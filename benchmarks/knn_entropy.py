@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from interleaved import HEAD, Row, compare, machine
 
-from agents.exploration import SeenStates, nearest_distances
-from agents.products import products
+from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.online.exploration import SeenStates, nearest_distances
 
 NEIGHBOUR = 5
 
@@ -56,7 +56,7 @@ def measure(rounds: int = 5) -> list[Row]:
         found = nearest_distances(states, torch.from_numpy(ring[:held]).to(device), NEIGHBOUR).cpu()
         torch.testing.assert_close(found, theirs(), atol=1e-4, rtol=1e-4)
         what = f"state entropy of {batch} states of {size} numbers among {held}"
-        rows += compare(what, {"agents.exploration": ours}, {"differences to every state": theirs}, rounds)
+        rows += compare(what, {"online.exploration": ours}, {"differences to every state": theirs}, rounds)
     return rows
 
 

@@ -31,7 +31,7 @@ import httpx
 import numpy as np
 import tyro
 
-from oracles.labelling import Clips
+from prefenvs.oracles.labelling import Clips
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 from prefenvs.store import Store

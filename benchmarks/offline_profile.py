@@ -21,9 +21,9 @@ from interleaved import machine
 from offline_updates import ACTIONS, OBSERVATIONS, PlainCPL, PlainIQL, make_data
 from pebble_profile import product_rate
 
-from agents import CPL, IQL, CPLConfig, IQLConfig
-from agents.one_loss import OneLossLearner
-from agents.products import products
+from prefenvs.agents import CPL, IQL, CPLConfig, IQLConfig
+from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.offline.single_loss import OneLossLearner
 from prefenvs.preferences import Preference, make_pairs
 
 

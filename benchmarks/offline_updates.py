@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from agents import CPL, IQL, CPLConfig, IQLConfig
+from prefenvs.agents import CPL, IQL, CPLConfig, IQLConfig
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.trajectories import Trajectories

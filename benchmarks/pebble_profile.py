@@ -23,13 +23,13 @@ from pebble_run import PlainPEBBLE, demo_settings, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import PEBBLE, pebble
-from agents.exploration import StateEntropy
-from agents.feedback import Feedback
-from agents.learner import PreferenceLearner
-from agents.products import products
-from agents.published import PebbleSettings
-from agents.replay import RelabelBuffer
+from prefenvs.agents import PEBBLE, pebble
+from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.online.exploration import StateEntropy
+from prefenvs.agents.online.feedback import Feedback
+from prefenvs.agents.online.learner import PreferenceLearner
+from prefenvs.agents.online.presets import PebbleSettings
+from prefenvs.agents.online.replay import RelabelBuffer
 
 # Part of the run, and the functions whose time it is made of.
 PARTS: list[tuple[str, Any, str]] = [

@@ -29,11 +29,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.sac.policies import SACPolicy
 from tqdm import tqdm
 
-from agents import PEBBLE
-from agents.published import PebbleSettings, fit_schedule, pebble_settings
-from oracles import PartialReturnOracle
+from prefenvs.agents import PEBBLE
+from prefenvs.agents.online.presets import PebbleSettings, fit_schedule, pebble_settings
 from prefenvs.cli.demo import Demo
 from prefenvs.cli.train import make_envs
+from prefenvs.oracles import PartialReturnOracle
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 

@@ -20,8 +20,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import PrefPPO, PrefPPOConfig
-from agents.products import products
+from prefenvs.agents import PrefPPO, PrefPPOConfig
+from prefenvs.agents.nets.kernels import products
 
 OBSERVATIONS, ACTIONS, ENVS, STEPS = 24, 6, 8, 128
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents import RewardConfig, RewardEnsemble
+from prefenvs.agents import RewardConfig, RewardEnsemble
 from prefenvs.segments import Array
 
 OBSERVATIONS, ACTIONS = 17, 6

@@ -30,7 +30,7 @@ from prefenvs.envs.gl import gl_backend
 from prefenvs.envs.rendering import Renderer
 from prefenvs.envs.states import write_scene
 from prefenvs.segments import Array, Segment
-from videos import ClipCache, ClipPool, ClipWriter, Look, Recorder, write_clip
+from prefenvs.videos import ClipCache, ClipPool, ClipWriter, Look, Recorder, write_clip
 
 TASKS = (
     "HalfCheetah-v5",

@@ -26,8 +26,8 @@ from imitation.rewards import reward_nets
 from imitation.util.logger import configure
 from torch import nn
 
-from agents import RewardConfig, RewardEnsemble
 from prefenvs import Preference, Query, Segment
+from prefenvs.agents import RewardConfig, RewardEnsemble
 from prefenvs.segments import Array
 
 OBSERVATIONS, ACTIONS, MEMBERS, WIDTH, BATCH = 17, 6, 3, 256, 128

@@ -20,11 +20,11 @@ from interleaved import HEAD, Row, compare, machine
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 
-from agents.networks import Precision
-from agents.policies import PebblePolicy
-from agents.products import products
-from agents.replay import RelabelBuffer
-from agents.sac import update
+from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.nets.mlp import Precision
+from prefenvs.agents.nets.policies import PebblePolicy
+from prefenvs.agents.online.replay import RelabelBuffer
+from prefenvs.agents.online.sac import update
 
 ACTIONS = 6
 # Width of both hidden layers, batch, observation: SAC's usual size, the small preset's on Meta-World, one with a larger
@@ -84,7 +84,7 @@ def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: tuple[tuple[int
         count = min(max(updates_at_2x256 * 256**3 // (width**2 * batch), 1), updates_at_2x256)
         theirs = make_agent(width, observations, batch, ours=False, device=device)
         ours = {
-            f"agents.sac, {precision}": updates(
+            f"prefenvs.agents.online.sac, {precision}": updates(
                 make_agent(width, observations, batch, ours=True, device=device), batch, count, precision
             )
             for precision in ("float32", "bfloat16")

@@ -17,12 +17,12 @@ from offline_updates import make_data
 from stable_baselines3.common.logger import configure
 
 import prefenvs
-from agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
-from agents.one_loss import OneLossLearner
-from agents.pebble_seeds import PebbleGroup
-from agents.published import pebble_settings
-from agents.reward_model import RewardConfig, RewardEnsemble, fit_ensembles
-from agents.seeds import SeedGroup
+from prefenvs.agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
+from prefenvs.agents.offline.seeds import SeedGroup
+from prefenvs.agents.offline.single_loss import OneLossLearner
+from prefenvs.agents.online.pebble_seeds import PebbleGroup
+from prefenvs.agents.online.presets import pebble_settings
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.tasks import find_task
 

@@ -32,11 +32,11 @@ import store
 import torch
 from interleaved import HEAD, Row, compare, from_seconds, machine
 
-from agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
-from agents.networks import Precision
-from agents.one_loss import OneLossLearner
-from agents.products import onednn_is_exact, products
 from prefenvs import Trajectories
+from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
+from prefenvs.agents.nets.kernels import onednn_is_exact, products
+from prefenvs.agents.nets.mlp import Precision
+from prefenvs.agents.offline.single_loss import OneLossLearner
 from prefenvs.envs.gl import gl_backend
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.queries import k_center

@@ -25,8 +25,8 @@ import numpy as np
 import tyro
 
 import prefenvs
-from oracles import VLMOracle
-from oracles.vlm import View
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.vlm import View
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.store import Store
 from prefenvs.trajectories import TrajectoryBuffer

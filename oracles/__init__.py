@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from oracles.clip import CLIPOracle
-from oracles.clip_reward import CLIPReward
-from oracles.human import HumanOracle
-from oracles.hybrid import HybridOracle
-from oracles.partial_return import PartialReturnOracle
-from oracles.rating import RatingOracle
-from oracles.regret import RegretOracle
-from oracles.teachers import CROWDS, TEACHERS, Teacher, find_teacher
-from oracles.vlm import VLMOracle
+from prefenvs.oracles.clip.oracle import CLIPOracle
+from prefenvs.oracles.clip.reward import CLIPReward
+from prefenvs.oracles.hybrid.oracle import HybridOracle
+from prefenvs.oracles.people.human import HumanOracle
+from prefenvs.oracles.people.rating import RatingOracle
+from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
+from prefenvs.oracles.simulated.regret import RegretOracle
+from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS, Teacher, find_teacher
+from prefenvs.oracles.vlm import VLMOracle
 
 __all__ = [
     "CROWDS",

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracles.partial_return import true_rewards
-from oracles.vlm.oracle import VLMOracle
-from oracles.vlm.verdicts import Judgement
 from prefenvs.accuracy import Share
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.simulated.partial_return import true_rewards
+from prefenvs.oracles.vlm.oracle import VLMOracle
+from prefenvs.oracles.vlm.verdicts import Judgement
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from videos.cache import ClipCache, Look
-from videos.clips import ClipWriter, decode, write_clip
-from videos.recorder import Recorder, record_episodes
-from videos.workers import ClipPool, render_many
+from prefenvs.videos.cache import ClipCache, Look
+from prefenvs.videos.clips import ClipWriter, decode, write_clip
+from prefenvs.videos.recorder import Recorder, record_episodes
+from prefenvs.videos.workers import ClipPool, render_many
 
 __all__ = [
     "ClipCache",

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Segment
-from videos.recorder import Recorder
+from prefenvs.videos.recorder import Recorder
 
 # Raised whenever the same segment and look give another picture than before, so that old clips are not taken for new.
 PICTURE = 1

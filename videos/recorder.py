@@ -18,8 +18,8 @@ from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task, is_same_task
 from prefenvs.trajectories import Trajectories
-from videos import layout
-from videos.clips import write_clip, write_picture
+from prefenvs.videos import layout
+from prefenvs.videos.clips import write_clip, write_picture
 
 # A clip in real time shows no more frames a second than this; beyond it people see no difference, and each one costs.
 MAX_FPS = 40

@@ -20,7 +20,7 @@ from prefenvs.closing import Closing
 from prefenvs.envs.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Segment
-from videos.cache import DEFAULT_LOOK, ClipCache, Look, write
+from prefenvs.videos.cache import DEFAULT_LOOK, ClipCache, Look, write
 
 # A worker that dies takes one clip with it; a clip that kills this many workers is given up.
 ATTEMPTS = 2

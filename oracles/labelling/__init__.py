@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from oracles.labelling.access import Access
-from oracles.labelling.clips import Clips
-from oracles.labelling.demo import fill_demo
-from oracles.labelling.server import create_app
+from prefenvs.oracles.labelling.access import Access
+from prefenvs.oracles.labelling.clips import Clips
+from prefenvs.oracles.labelling.demo import fill_demo
+from prefenvs.oracles.labelling.server import create_app
 
 __all__ = ["Access", "Clips", "create_app", "fill_demo"]

@@ -11,7 +11,7 @@ from typing import Any
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
 from prefenvs.store import Store
-from videos import ClipCache, ClipPool, Look
+from prefenvs.videos import ClipCache, ClipPool, Look
 
 MOST_WORKERS = 4
 """Default at most: a person looks at two clips in a few seconds, and a worker makes that many in one."""

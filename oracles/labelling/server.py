@@ -20,13 +20,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from oracles.labelling.access import Access, Denied, Guard, Visitor
-from oracles.labelling.answers import parse_answers, to_event
-from oracles.labelling.clips import Clips
-from oracles.labelling.report import render_report
-from oracles.labelling.status import Status
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
+from prefenvs.oracles.labelling.answers import parse_answers, to_event
+from prefenvs.oracles.labelling.clips import Clips
+from prefenvs.oracles.labelling.report import render_report
+from prefenvs.oracles.labelling.status import Status
 from prefenvs.store import Assignment, Assignments, Event, Plan, Store, StoreUnavailable, Undo
 from prefenvs.tasks import Task, find_task
 

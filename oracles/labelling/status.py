@@ -8,8 +8,8 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
-from oracles.labelling.answers import ORACLE
 from prefenvs.agreement import repeat_consistency
+from prefenvs.oracles.labelling.answers import ORACLE
 from prefenvs.store import Assignments, Event
 
 BREAK = 120.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from oracles.vlm.client import PATIENCE, REDIRECTS, import_openai, redact, smallest_request
-from oracles.vlm.config import VLMConfig
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.oracles.vlm.client import PATIENCE, REDIRECTS, import_openai, redact, smallest_request
+from prefenvs.oracles.vlm.config import VLMConfig
 
 SHOWN = 8
 

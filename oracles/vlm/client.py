@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
-from oracles.vlm.config import VLMConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.store import storable
 
 LONGEST_PAUSE = 60.0

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from oracles.vlm.budget import Budget
-from oracles.vlm.pictures import View
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.vlm.budget import Budget
+from prefenvs.oracles.vlm.pictures import View
 
 HOSTED = "https://api.openai.com/v1"
 HOSTED_KEY, OTHER_KEY = "OPENAI_API_KEY", "PREFENVS_VLM_KEY"

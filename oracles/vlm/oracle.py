@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from oracles.vlm.checking import check_server
-from oracles.vlm.client import import_openai
-from oracles.vlm.config import VLMConfig
-from oracles.vlm.prompts import read_prompts
-from oracles.vlm.rating import Rating
-from oracles.vlm.records import Records
-from oracles.vlm.verdicts import Judgement
-from oracles.vlm.worker import Trouble, Worker
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.vlm.checking import check_server
+from prefenvs.oracles.vlm.client import import_openai
+from prefenvs.oracles.vlm.config import VLMConfig
+from prefenvs.oracles.vlm.prompts import read_prompts
+from prefenvs.oracles.vlm.rating import Rating
+from prefenvs.oracles.vlm.records import Records
+from prefenvs.oracles.vlm.verdicts import Judgement
+from prefenvs.oracles.vlm.worker import Trouble, Worker
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.store import Spending, Store
 from prefenvs.tasks import Task, find_task, is_same_task

@@ -17,8 +17,8 @@ from prefenvs.envs.rendering import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
-from videos.clips import write_clip
-from videos.layout import side_by_side
+from prefenvs.videos.clips import write_clip
+from prefenvs.videos.layout import side_by_side
 
 LONGEST_SIDE = 8000
 """Pixels; hosted models refuse larger pictures."""

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from oracles.vlm.budget import Purse
-from oracles.vlm.client import Failed, ModelClient, Reply, request_settings
-from oracles.vlm.config import VLMConfig
-from oracles.vlm.pictures import Pictures
-from oracles.vlm.prompts import fill, read_prompts
-from oracles.vlm.records import Records
-from oracles.vlm.verdicts import (
+from prefenvs.oracles.vlm.budget import Purse
+from prefenvs.oracles.vlm.client import Failed, ModelClient, Reply, request_settings
+from prefenvs.oracles.vlm.config import VLMConfig
+from prefenvs.oracles.vlm.pictures import Pictures
+from prefenvs.oracles.vlm.prompts import fill, read_prompts
+from prefenvs.oracles.vlm.records import Records
+from prefenvs.oracles.vlm.verdicts import (
     FAILED,
     SCHEMA,
     WRONG_FORM,

@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oracles.vlm.budget import Exhausted
-from oracles.vlm.client import Failed, Rejected
-from oracles.vlm.rating import AHEAD, NotRecorded, Rating
-from oracles.vlm.verdicts import Judgement
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.vlm.budget import Exhausted
+from prefenvs.oracles.vlm.client import Failed, Rejected
+from prefenvs.oracles.vlm.rating import AHEAD, NotRecorded, Rating
+from prefenvs.oracles.vlm.verdicts import Judgement
 from prefenvs.preferences import Query
 
 OUTAGE = 30.0

@@ -13,7 +13,6 @@ from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.runs import Run, to_json
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ class BenchRun:
         from prefenvs.bench import find_suite
         from prefenvs.bench.folder import BenchFolder, select
 
-        check_packages()
         suite = find_suite(self.suite)
         cells = select(suite.cells(), method=self.methods, task=self.tasks, seed=self.seeds)
         cells = [self._limit(cell) for cell in cells]
@@ -239,9 +237,8 @@ class BenchMeasure:
 
     def run(self) -> None:
         """Write reward.json and print it; a run that keeps no reward model gets an empty one."""
-        check_packages()
-        from agents.reward_model import RewardEnsemble
-        from agents.training import load_policy
+        from prefenvs.agents.rewards.ensemble import RewardEnsemble
+        from prefenvs.agents.runs.train import load_policy
         from prefenvs.bench.folder import write_json
         from prefenvs.bench.rewards import judge_reward
         from prefenvs.tasks import find_task

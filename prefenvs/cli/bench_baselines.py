@@ -14,7 +14,6 @@ import prefenvs
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate, random_policy
 from prefenvs.limits import PositiveFloat, PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
 from prefenvs.segments import Array
@@ -104,10 +103,9 @@ class Comparisons:
 
     def run(self) -> None:
         """Train, evaluate and write a run folder; an interrupted run starts anew, as imitation cannot resume."""
-        check_packages()
         import torch
 
-        from agents.imitation import ComparisonsConfig, train_preference_comparisons
+        from prefenvs.agents.baselines.imitation import ComparisonsConfig, train_preference_comparisons
 
         if self.oracle != "oracle":
             raise PrefenvsError(f"imitation's preference comparisons know the rater 'oracle' only, not {self.oracle!r}")

@@ -12,7 +12,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, Pixels, PositiveInt
 
 if TYPE_CHECKING:
-    from oracles import CLIPReward
+    from prefenvs.oracles import CLIPReward
     from prefenvs.tasks import Task
 
 
@@ -45,7 +45,7 @@ class ClipOptions:
 
     def make(self, task: Task, capacity: int = 0, device: str = "auto") -> CLIPReward:
         """Return the reward; `capacity`: frames kept for states that are looked at again."""
-        from oracles import CLIPReward
+        from prefenvs.oracles import CLIPReward
 
         if self.model is None:
             raise PrefenvsError(

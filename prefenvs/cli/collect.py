@@ -23,7 +23,6 @@ from prefenvs.datasets.sources import Source, load_source, parse_mix
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
 from prefenvs.segments import Array
@@ -143,8 +142,7 @@ def load_any(source: Source, task: Task, action_space: spaces.Space[Any], seed: 
     if not path.is_dir():
         policy = load_source(source, task, action_space, seed)
     else:
-        check_packages()
-        from agents.training import load_policy
+        from prefenvs.agents.runs.train import load_policy
 
         run = Run.open(path)
         if not is_same_task(run.config.get("task", task.id), task.id):

@@ -14,13 +14,12 @@ from tyro.conf import Positional
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFraction, PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import Task, find_task
 
 if TYPE_CHECKING:
-    from oracles import RegretOracle
     from prefenvs.metrics.critic import CriticError
+    from prefenvs.oracles import RegretOracle
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class Critic:
 
     def run(self) -> None:
         """Print how well V, regrets and the order of segments agree."""
-        check_packages()
         import torch
 
         from prefenvs.metrics.critic import measure_critic
@@ -97,11 +95,11 @@ def load_values(
 ) -> tuple[Any, Any]:
     """Return an expert's policy and its values: of IQL by the folder of its run, else of SAC or DQN.
 
-    samples, critics, entropy: of SAC, see `agents.advantage.LearnedAdvantage`; IQL has a V of its own, and the lower of
+    samples, critics, entropy: of SAC, see `experts.LearnedAdvantage`; IQL has a V of its own, and the lower of
     two critics. Raises PrefenvsError for a run that learned from preferences: its values are of the learned reward.
     """
-    from agents import IQL
-    from agents.advantage import LearnedAdvantage, load_expert
+    from prefenvs.agents import IQL
+    from prefenvs.agents.experts import LearnedAdvantage, load_expert
 
     folder = Path(expert)
     if (folder / "run.json").is_file() and Run.open(folder).record["command"] == "train iql":
@@ -130,7 +128,7 @@ def make_regret_oracle(
 
     expert: run folder or .zip; None takes the exact values that are known for Delivery-v0.
     """
-    from oracles import RegretOracle
+    from prefenvs.oracles import RegretOracle
 
     if expert is None:
         if task.id != "Delivery-v0":
@@ -204,10 +202,9 @@ class TrainDQN:
 
     def run(self) -> None:
         """Train, and print the returns before and after."""
-        check_packages()
         import torch
 
-        from agents.dqn import DQNConfig, make_dqn, train_dqn
+        from prefenvs.agents.runs.dqn import DQNConfig, make_dqn, train_dqn
         from prefenvs.cli.train import report
 
         if self.steps < 1 or self.evaluate_every < 1:

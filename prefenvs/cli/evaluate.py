@@ -10,7 +10,6 @@ from tyro.conf import Positional
 
 from prefenvs.evaluate import Evaluation, evaluate
 from prefenvs.limits import PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import has_reward
 
@@ -59,8 +58,7 @@ def evaluate_run(
     run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0
 ) -> tuple[Evaluation, dict[str, str]]:
     """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration."""
-    check_packages()
-    from agents.training import load_policy
+    from prefenvs.agents.runs.train import load_policy
 
     policy = load_policy(run)
     result = evaluate(

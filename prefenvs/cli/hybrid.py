@@ -13,7 +13,7 @@ from prefenvs.limits import Fraction, NonNegativeInt
 from prefenvs.seeding import derive_seed
 
 if TYPE_CHECKING:
-    from oracles import HybridOracle
+    from prefenvs.oracles import HybridOracle
     from prefenvs.preferences import Oracle
 
 
@@ -44,8 +44,8 @@ class HybridOptions:
 
     def make(self, make_rater: Callable[[str, int], Oracle], seed: int) -> HybridOracle:
         """Return the rater; `make_rater` makes each by its name and its seed."""
-        from oracles import HybridOracle
-        from oracles.routed import HybridConfig
+        from prefenvs.oracles import HybridOracle
+        from prefenvs.oracles.hybrid.config import HybridConfig
 
         for name in {"hybrid", "ratings"} & {*self.raters}:
             raise PrefenvsError(f"--cheap and --costly name raters that compare two segments, which {name!r} is not")

@@ -27,7 +27,7 @@ from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from oracles.judging import Tournament
+    from prefenvs.oracles.judging.tournament import Tournament
 
 # Seconds between two looks at whether the people at the page need further questions.
 LOOK_EVERY = 2.0
@@ -121,7 +121,7 @@ class Judge:
         return run
 
     def _tournament(self, run: Run, store: Store) -> Tournament:
-        from oracles.judging import Tournament
+        from prefenvs.oracles.judging.tournament import Tournament
 
         config = run.config
         episodes = [
@@ -180,7 +180,7 @@ class Judge:
 
     def _conclude(self, tournament: Tournament, run: Run) -> None:
         """Write ranking.json and print the ranking."""
-        from oracles.judging import report
+        from prefenvs.oracles.judging.tournament import report
 
         returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
         result = {"task": run.config["task"], **report(tournament, returns)}

@@ -20,7 +20,7 @@ from prefenvs.tasks import find_task
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from oracles.labelling import Clips
+    from prefenvs.oracles.labelling import Clips
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Label:
             import uvicorn
         except ModuleNotFoundError:
             raise PrefenvsError('the labelling page needs a web server: pip install "prefenvs[human]"') from None
-        from oracles.labelling import Clips
-        from oracles.labelling.access import check_binding
         from prefenvs.envs.gl import gl_backend
+        from prefenvs.oracles.labelling import Clips
+        from prefenvs.oracles.labelling.access import check_binding
 
         check_binding(self.host, bool(self.annotators))
         plan = Plan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
@@ -83,7 +83,7 @@ class Label:
             uvicorn.Server(config).run(sockets=[listener])
 
     def _make_app(self, store: Store, plan: Plan, clips: Clips) -> FastAPI:
-        from oracles.labelling import Access, create_app, fill_demo
+        from prefenvs.oracles.labelling import Access, create_app, fill_demo
 
         if self.demo:
             print("making clips of the demo task to compare ...", flush=True)

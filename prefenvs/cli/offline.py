@@ -19,13 +19,12 @@ from prefenvs.cli.train import has_checkpoint
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from agents.offline import OfflineLearner
-    from agents.one_loss import OneLossLearner
+    from prefenvs.agents.offline.learner import OfflineLearner
+    from prefenvs.agents.offline.single_loss import OneLossLearner
     from prefenvs.preferences import Preference
 
 
@@ -35,7 +34,7 @@ class TrainOffline(RunOptions, ABC):
 
     algorithm: ClassVar[str]
     one_loss: ClassVar[bool] = False
-    """Whether it is one of those learners whose update lowers one loss (agents.one_loss)."""
+    """Whether it is one of those learners whose update lowers one loss (prefenvs.agents.offline.single_loss)."""
 
     dataset: str = ""
     """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
@@ -84,7 +83,6 @@ class TrainOffline(RunOptions, ABC):
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
-        check_packages()
         if self.resume is not None:
             check_resume(self.seeds)
             run = Run.resume(self.resume, f"train {self.algorithm}")
@@ -130,7 +128,7 @@ class TrainOffline(RunOptions, ABC):
 
     def _check_speed(self, seeds: int) -> None:
         """Raise a PrefenvsError for options of speed that cannot be had, before anything else takes time."""
-        from agents.one_loss import check_compiler
+        from prefenvs.agents.offline.single_loss import check_compiler
 
         for name in ("compile", "precision"):
             if getattr(self, name) and not self.one_loss:
@@ -141,7 +139,7 @@ class TrainOffline(RunOptions, ABC):
             check_compiler("inductor", self.device)
 
     def _train(self, trainings: Sequence[_Training], dataset: OfflineDataset) -> None:
-        from agents.offline_training import train_offline, training_of
+        from prefenvs.agents.runs.train_offline import train_offline, training_of
 
         learners, facts = [t.learner for t in trainings], [t.facts(dataset.name) for t in trainings]
         training_of(learners)

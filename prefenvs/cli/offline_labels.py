@@ -20,7 +20,7 @@ from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from oracles.synthetic import SyntheticOracle
+    from prefenvs.oracles.simulated.synthetic import SyntheticOracle
 
 RegretForm = Literal["advantage", "deterministic", "visited"]
 
@@ -86,7 +86,7 @@ class LabelSource:
                 for side, n in zip(sides, counts, strict=True)
             )
             return Labels(train, held_out, _count({"skipped": _skips(train)}))
-        from agents.offline_data import split_by_episode
+        from prefenvs.agents.offline.tables import split_by_episode
 
         preferences, crossing = self._read_given(dataset)
         train, held_out, between = split_by_episode(preferences, self.held_out, self.seed)
@@ -105,7 +105,7 @@ class LabelSource:
 
     def make_oracle(self, dataset: OfflineDataset) -> SyntheticOracle:
         """Return the simulated rater that is asked for."""
-        from oracles import PartialReturnOracle
+        from prefenvs.oracles import PartialReturnOracle
 
         kind, *rest = self.preferences.split(":")
         if kind == "oracle":

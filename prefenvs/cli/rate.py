@@ -22,7 +22,7 @@ from prefenvs.store import Store, list_calls
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from oracles.calibration import Calibration
+    from prefenvs.oracles.calibration import Calibration
 
 # Queries loaded at a time, and how few may be left before more are loaded.
 CHUNK, FEW = 256, 64
@@ -71,7 +71,7 @@ class Rate:
     def run(self) -> None:
         """Copy prompts, list calls, measure, or label."""
         if self.copy_prompts is not None:
-            from oracles.vlm import copy_prompts
+            from prefenvs.oracles.vlm import copy_prompts
 
             print("\n".join(str(path) for path in copy_prompts(self.copy_prompts)))
         elif self.audit:
@@ -114,7 +114,7 @@ class Rate:
         _Labelling(store, run, oracle, self.progress).finish()
 
     def _check(self, count: int) -> None:
-        from oracles.calibration import calibrate
+        from prefenvs.oracles.calibration import calibrate
 
         if count < 2:
             raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
@@ -143,7 +143,7 @@ class Rate:
         print_calibration(found, oracle.name)
 
     def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
-        from oracles import PartialReturnOracle
+        from prefenvs.oracles import PartialReturnOracle
 
         if self.oracle == "vlm":
             return self.vlm.make(find_task(task or self.task or ""), store, run)

@@ -56,7 +56,7 @@ def record_run(
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
     result, config = evaluate_run(run, episodes, seed, record=episodes)
-    from videos import Recorder
+    from prefenvs.videos import Recorder
 
     assert result.trajectories is not None
     with Recorder(config["task"], size=size, quality=quality) as recorder:

@@ -20,7 +20,6 @@ from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.vlm import VLMOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
-from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.store import Recorded, Store
 from prefenvs.tasks import Task, find_task, has_reward
@@ -28,8 +27,8 @@ from prefenvs.tasks import Task, find_task, has_reward
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from agents.learner import LearnerConfig, PreferenceLearner
-    from agents.published import PebbleSettings
+    from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
+    from prefenvs.agents.online.presets import PebbleSettings
     from prefenvs.preferences import Oracle
 
 AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
@@ -99,7 +98,6 @@ class TrainOptions(RunOptions):
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
-        check_packages()
         if self.resume is not None:
             check_resume(self.seeds)
             run = Run.resume(self.resume, f"train {self.algorithm}")
@@ -121,8 +119,8 @@ class TrainOptions(RunOptions):
         self._train(agents, [options._create_run(task) for options in each], steps)
 
     def _check_together(self, agents: Sequence[PreferenceLearner]) -> None:
-        from agents.training import training_of
-        from oracles import PartialReturnOracle, RegretOracle
+        from prefenvs.agents.runs.train import training_of
+        from prefenvs.oracles import PartialReturnOracle, RegretOracle
 
         training_of(agents)
         if len(agents) > 1 and not all(isinstance(a.oracle, PartialReturnOracle | RegretOracle | None) for a in agents):
@@ -138,7 +136,7 @@ class TrainOptions(RunOptions):
     ) -> None:
         import torch
 
-        from agents.training import train
+        from prefenvs.agents.runs.train import train
 
         torch.set_num_threads(self.threads)
         with contextlib.ExitStack() as stack:
@@ -156,7 +154,7 @@ class TrainOptions(RunOptions):
 
     def _attach(self, agent: PreferenceLearner, run: Run, stack: contextlib.ExitStack) -> None:
         """Let what the rater is asked and answers go into the run's store."""
-        from oracles import HumanOracle, HybridOracle
+        from prefenvs.oracles import HumanOracle, HybridOracle
 
         store = stack.enter_context(Store(run.path("preferences.sqlite")))
         rater = agent.oracle
@@ -170,7 +168,7 @@ class TrainOptions(RunOptions):
 
     def _connect(self, rater: Oracle | None, store: Store, run: Run, stack: contextlib.ExitStack) -> None:
         """Give a rater that needs them the run's store and the run's name, which its questions go under."""
-        from oracles import HumanOracle, VLMOracle
+        from prefenvs.oracles import HumanOracle, VLMOracle
 
         if isinstance(rater, VLMOracle):
             rater.store, rater.run = rater.store or store, run.folder.name
@@ -205,8 +203,8 @@ class TrainOptions(RunOptions):
 
     def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
         """Return the people behind a store, a model, or the simulated teacher of that name."""
-        from oracles import CLIPOracle, HumanOracle, PartialReturnOracle, RatingOracle
         from prefenvs.cli.critic import make_regret_oracle
+        from prefenvs.oracles import CLIPOracle, HumanOracle, PartialReturnOracle, RatingOracle
 
         if name == "vlm":
             self.vlm.check()
@@ -256,8 +254,8 @@ class TrainPebble(TrainOptions):
 
     def settings(self, task: Task) -> PebbleSettings:
         """Return the task's settings with what was given in their place."""
-        from agents.published import PebbleSettings, fit_schedule, pebble_settings
-        from agents.surf import SurfConfig
+        from prefenvs.agents.online.presets import PebbleSettings, fit_schedule, pebble_settings
+        from prefenvs.agents.rewards.surf import SurfConfig
 
         published = pebble_settings(task, self.preset, self.labels)
         config, steps = self._override(published.config), published.steps if self.steps is None else self.steps
@@ -272,7 +270,7 @@ class TrainPebble(TrainOptions):
         return PebbleSettings(config, sac, steps)
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
-        from agents import PEBBLE
+        from prefenvs.agents import PEBBLE
 
         config, sac, steps = self.settings(task)
         envs = make_envs(task.id, self.envs, self.seed)
@@ -289,8 +287,8 @@ class TrainPrefPPO(TrainOptions):
     """Environments stepped side by side; 16 or 32 by task, as published."""
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
-        from agents import PrefPPO
-        from agents.published import prefppo_settings
+        from prefenvs.agents import PrefPPO
+        from prefenvs.agents.online.presets import prefppo_settings
 
         settings = prefppo_settings(task, self.labels)
         config = self._override(settings.config)
@@ -319,7 +317,7 @@ def has_checkpoint(run: Run) -> bool:
 
 def report(summary: dict[str, Any], run: Run, rater: Oracle | None) -> None:
     """Print the figures of a finished run."""
-    from oracles import HybridOracle
+    from prefenvs.oracles import HybridOracle
 
     first, last = summary["first"], summary["last"]
     print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")

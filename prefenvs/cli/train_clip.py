@@ -14,12 +14,11 @@ from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.train import has_checkpoint, make_envs
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, NonNegativeInt, PositiveInt
-from prefenvs.packages import check_packages
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from agents.state_reward import StateRewardSAC
+    from prefenvs.agents.online.state_reward import StateRewardSAC
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class TrainClip(RunOptions):
 
     def run(self) -> None:
         """Train, or continue to train, and print the CLIP return before and after."""
-        check_packages()
         if self.resume is not None:
             run = Run.resume(self.resume, "train clip")
             config = run.config
@@ -65,7 +63,7 @@ class TrainClip(RunOptions):
     def _make_agent(self) -> StateRewardSAC:
         import torch
 
-        from agents import StateRewardSAC
+        from prefenvs.agents import StateRewardSAC
 
         if not self.task:
             raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
@@ -88,7 +86,7 @@ class TrainClip(RunOptions):
         )
 
     def _train(self, agent: StateRewardSAC, run: Run) -> None:
-        from agents.training import train
+        from prefenvs.agents.runs.train import train
 
         schedule = self.evaluate_every, self.episodes, self.progress, self.evaluate_beside
         (summary,) = train([agent], [run], self.steps, *schedule)

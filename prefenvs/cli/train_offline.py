@@ -17,10 +17,10 @@ from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from agents.iql import IQLConfig
-    from agents.offline import OfflineLearner
-    from agents.offline_data import RankedSegments
-    from agents.reward_model import RewardEnsemble
+    from prefenvs.agents.offline.iql import IQLConfig
+    from prefenvs.agents.offline.learner import OfflineLearner
+    from prefenvs.agents.offline.tables import RankedSegments
+    from prefenvs.agents.rewards.ensemble import RewardEnsemble
     from prefenvs.preferences import Preference
 
 
@@ -57,7 +57,7 @@ class TrainIQL(TrainOffline):
     def _make_learners(
         self, each: Sequence[Self], dataset: OfflineDataset, labels: Sequence[list[Preference] | None]
     ) -> list[tuple[OfflineLearner[Any], int]]:
-        from agents.iql import fit_reward_models
+        from prefenvs.agents.offline.iql import fit_reward_models
 
         given = [own for own in labels if own is not None]
         if len(each) == 1 or not given or self.reward_model != "mlp":
@@ -67,7 +67,7 @@ class TrainIQL(TrainOffline):
         return [options._make_learner(dataset, own, one) for options, own, one in zip(each, given, fitted, strict=True)]
 
     def _settings(self, dataset: OfflineDataset) -> tuple[IQLConfig, int]:
-        from agents.published_offline import iql_settings
+        from prefenvs.agents.offline.presets import iql_settings
 
         if self.encoder is not None and self.reward_model != "image":
             raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
@@ -83,7 +83,7 @@ class TrainIQL(TrainOffline):
         preferences: list[Preference] | None,
         fitted: tuple[RewardEnsemble, dict[str, float]] | None = None,
     ) -> tuple[OfflineLearner[Any], int]:
-        from agents import IQL
+        from prefenvs.agents import IQL
 
         config, steps = self._settings(dataset)
         rewards = None
@@ -140,8 +140,8 @@ class TrainCPL(TrainOffline):
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None
     ) -> tuple[OfflineLearner[Any], int]:
-        from agents import CPL
-        from agents.published_offline import cpl_settings
+        from prefenvs.agents import CPL
+        from prefenvs.agents.offline.presets import cpl_settings
 
         config, steps = cpl_settings(self.variant, self.steps, self.preset)
         config = self._override(config, discount=self.discount, flip_rate=self.flip_rate)
@@ -182,8 +182,8 @@ class TrainBC(TrainOffline):
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None
     ) -> tuple[OfflineLearner[Any], int]:
-        from agents import BC
-        from agents.published_offline import bc_settings
+        from prefenvs.agents import BC
+        from prefenvs.agents.offline.presets import bc_settings
 
         if self.true_reward and self.best_share == 1.0:
             raise PrefenvsError("--true-reward chooses the best episodes: give --best-share too, such as 0.1")
@@ -198,7 +198,7 @@ class TrainBC(TrainOffline):
 
 def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
     """Score segments of a data set by a simulated rater's worth of their steps, summed."""
-    from agents.offline_data import RankedSegments
+    from prefenvs.agents.offline.tables import RankedSegments
 
     if source.kind == "given":
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from agents.image_reward import ImageRewardEnsemble
-    from agents.segment_reward import SegmentReward
+    from prefenvs.agents.rewards.image.ensemble import ImageRewardEnsemble
+    from prefenvs.agents.rewards.segment import SegmentReward
     from prefenvs.preferences import Preference
 
 
@@ -20,10 +20,10 @@ def fit_reward(
     folder: Path | None,
 ) -> SegmentReward[Any]:
     """Fit a reward model of segments, or read the one that an earlier start of the run left in its folder."""
-    from agents.offline_data import check_answers
-    from agents.pearl import GaussianReward
-    from agents.preference_transformer import PreferenceTransformer
-    from agents.published_reward_free import gaussian_settings, transformer_settings
+    from prefenvs.agents.offline.presets_reward_free import gaussian_settings, transformer_settings
+    from prefenvs.agents.offline.tables import check_answers
+    from prefenvs.agents.rewards.pearl import GaussianReward
+    from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer
 
     kept = None if folder is None else folder / "reward.pt"
     model: SegmentReward[Any]
@@ -52,8 +52,8 @@ def fit_image_reward(
     folder: Path | None,
 ) -> ImageRewardEnsemble:
     """Fit an image reward on frames of the segments' states, or read the one that the run's folder holds already."""
-    from agents.image_reward import ImageRewardConfig, ImageRewardEnsemble
-    from agents.offline_data import check_answers
+    from prefenvs.agents.offline.tables import check_answers
+    from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
 
     kept = None if folder is None else folder / "reward.pt"
     if kept is not None and kept.is_file():

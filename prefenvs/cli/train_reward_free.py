@@ -11,7 +11,7 @@ from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFraction, Positi
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from agents.offline import OfflineLearner
+    from prefenvs.agents.offline.learner import OfflineLearner
     from prefenvs.preferences import Preference
 
 
@@ -31,8 +31,8 @@ class TrainOPPO(TrainOffline):
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None
     ) -> tuple[OfflineLearner[Any], int]:
-        from agents import OPPO
-        from agents.published_reward_free import oppo_settings
+        from prefenvs.agents import OPPO
+        from prefenvs.agents.offline.presets_reward_free import oppo_settings
 
         config, steps = oppo_settings(self.preset)
         given = {"window": self.window, "context_size": self.context_size, "preference_weight": self.preference_weight}
@@ -57,8 +57,8 @@ class TrainIPL(TrainOffline):
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None
     ) -> tuple[OfflineLearner[Any], int]:
-        from agents import IPL
-        from agents.published_reward_free import ipl_settings
+        from prefenvs.agents import IPL
+        from prefenvs.agents.offline.presets_reward_free import ipl_settings
 
         config, steps = ipl_settings(find_task(dataset.task), self.preset)
         config = self._override(
@@ -84,8 +84,8 @@ class TrainDPPO(TrainOffline):
     def _make_learner(
         self, dataset: OfflineDataset, preferences: list[Preference] | None
     ) -> tuple[OfflineLearner[Any], int]:
-        from agents import DPPO
-        from agents.published_reward_free import dppo_settings
+        from prefenvs.agents import DPPO
+        from prefenvs.agents.offline.presets_reward_free import dppo_settings
 
         config, steps = dppo_settings(self.preset)
         config = self._override(config, conservatism=self.conservatism, dropout=self.dropout)

@@ -14,7 +14,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt, Seed
 
 if TYPE_CHECKING:
-    from oracles import VLMOracle
+    from prefenvs.oracles import VLMOracle
     from prefenvs.store import Store
     from prefenvs.tasks import Task
 
@@ -83,8 +83,8 @@ class VLMOptions:
 
     def make(self, task: Task, store: Store | None = None, run: str = "", wait: bool = False) -> VLMOracle:
         """Return the rater."""
-        from oracles import VLMOracle
-        from oracles.vlm import Budget, View
+        from prefenvs.oracles import VLMOracle
+        from prefenvs.oracles.vlm import Budget, View
 
         model = self._name()
         if self.hide_robot and task.family in ("classic_control", "gridworld"):
@@ -96,7 +96,7 @@ class VLMOptions:
 
     def check(self) -> None:
         """Raise a PrefenvsError if the server cannot be reached or lacks the model; a replay needs neither."""
-        from oracles.vlm import VLMConfig, check_server
+        from prefenvs.oracles.vlm import VLMConfig, check_server
 
         if not self.replay:
             check_server(self._name(), VLMConfig(**self._settings()))

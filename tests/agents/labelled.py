@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.reward_model import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 
-from agents.bc import BCConfig
-from agents.cpl import CPLConfig
-from agents.feedback import FeedbackConfig
-from agents.imitation import ComparisonsConfig
-from agents.iql import IQLConfig
-from agents.pearl import GaussianRewardConfig
-from agents.pebble import PebbleConfig
-from agents.prefppo import PrefPPOConfig
-from agents.reward_config import RewardConfig
-from oracles import Teacher
-from oracles.routed import HybridConfig
 from prefenvs import PrefenvsError, find_task
+from prefenvs.agents.baselines.imitation import ComparisonsConfig
+from prefenvs.agents.offline.bc import BCConfig
+from prefenvs.agents.offline.cpl import CPLConfig
+from prefenvs.agents.offline.iql import IQLConfig
+from prefenvs.agents.online.feedback import FeedbackConfig
+from prefenvs.agents.online.pebble import PebbleConfig
+from prefenvs.agents.online.prefppo import PrefPPOConfig
+from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.pearl import GaussianRewardConfig
 from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.train import TrainPebble
+from prefenvs.oracles import Teacher
+from prefenvs.oracles.hybrid.config import HybridConfig
 
 CASES = [
     (FeedbackConfig, "schedule"),

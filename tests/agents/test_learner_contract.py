@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-import agents
-from agents import (
+from prefenvs import agents
+from prefenvs.agents import (
     BC,
     CPL,
     DPPO,
@@ -38,10 +38,10 @@ from agents import (
     RewardEnsemble,
     StateRewardSAC,
 )
-from agents.dppo import SegmentScoreConfig
-from agents.learner import PreferenceLearner
-from agents.offline import OfflineLearner
-from agents.offline_data import RankedSegments
+from prefenvs.agents.offline.dppo import SegmentScoreConfig
+from prefenvs.agents.offline.learner import OfflineLearner
+from prefenvs.agents.offline.tables import RankedSegments
+from prefenvs.agents.online.learner import PreferenceLearner
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 import prefenvs
-from oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling import Access, Clips, create_app
 from prefenvs.preferences import Query
 from prefenvs.store import Event, Plan, Store
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from oracles import RatingOracle
-from oracles.labelling import Clips
+from prefenvs.oracles import RatingOracle
+from prefenvs.oracles.labelling import Clips
 
 from .conftest import POSITIONS, SHOWN
 

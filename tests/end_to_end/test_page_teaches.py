@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import prefenvs
-from agents import PEBBLE, PebbleConfig, RewardConfig
-from oracles import HumanOracle
+from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.evaluate import evaluate, random_policy
+from prefenvs.oracles import HumanOracle
 
 LEFT, RIGHT = "\ue012", "\ue014"
 TASK = "Pendulum-v1"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents import RewardEnsemble
+from prefenvs.agents import RewardEnsemble
 from prefenvs.cli import main
 from prefenvs.cli.offline_labels import LabelSource
 from prefenvs.datasets.offline import load_dataset
@@ -147,7 +147,7 @@ def test_ctrl_c_keeps_a_run_that_can_be_resumed(data, tmp_path):
 
 
 def stopped_after(folder: Path) -> int:
-    from agents.offline_files import read_state
+    from prefenvs.agents.offline.files import read_state
 
     steps: int = read_state(folder / "checkpoint" / "model.zip")["counters"]["num_timesteps"]
     return steps

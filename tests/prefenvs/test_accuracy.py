@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents.cpl import CPL
-from agents.oppo import OPPO
-from agents.reward_loss import credit_labels, is_decided
-from agents.reward_model import RewardConfig, RewardEnsemble
 from prefenvs.accuracy import Share, credit, label_accuracy
+from prefenvs.agents.offline.cpl import CPL
+from prefenvs.agents.offline.oppo import OPPO
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.losses import credit_labels, is_decided
 from prefenvs.bench.rewards import judge_reward_on
 from prefenvs.metrics import preference_accuracy
 from prefenvs.preferences import Preference, Query

@@ -11,13 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import prefenvs
-from agents import PEBBLE, PrefPPO
-from agents.dqn import DQNConfig, make_dqn
-from oracles import HybridOracle, PartialReturnOracle, Teacher
+from prefenvs.agents import PEBBLE, PrefPPO
+from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
 from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.train import TrainPebble, make_envs
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.evaluate import FIRST_SEED, evaluation_seeds
+from prefenvs.oracles import HybridOracle, PartialReturnOracle, Teacher
 from prefenvs.preferences import Query
 from prefenvs.seeding import derive_seed, sequence
 from prefenvs.segments import Array, Segment

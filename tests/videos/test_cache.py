@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from prefenvs import PrefenvsError, Segment
-from videos import ClipCache, Look, decode
+from prefenvs.videos import ClipCache, Look, decode
 
 LOOK = Look(size=48)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from prefenvs import PrefenvsError
-from videos import ClipWriter, decode, write_clip
+from prefenvs.videos import ClipWriter, decode, write_clip
 
 
 def moving_disc(count=20, height=96, width=128):

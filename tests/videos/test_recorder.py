@@ -13,7 +13,7 @@ from prefenvs import PrefenvsError, Query, Segment, TrajectoryBuffer
 from prefenvs.envs.gl import gl_backend
 from prefenvs.envs.rendering import Renderer
 from prefenvs.tasks import list_tasks
-from videos import Recorder, decode, layout, record_episodes
+from prefenvs.videos import Recorder, decode, layout, record_episodes
 
 SIZE = 64
 

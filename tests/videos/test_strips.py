@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from prefenvs import PrefenvsError, Query, Segment
-from videos import Recorder, decode, layout
+from prefenvs.videos import Recorder, decode, layout
 
 SIZE = 48
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from prefenvs import PrefenvsError, Segment
-from videos import ClipCache, ClipPool, Look, Recorder, decode, render_many
+from prefenvs.videos import ClipCache, ClipPool, Look, Recorder, decode, render_many
 
 LOOK = Look(size=48)
 LONG = 1000
@@ -162,7 +162,7 @@ def test_ctrl_c_leaves_whole_clips_and_no_process(tmp_path):
             f"""
             import numpy as np
             from prefenvs import Segment
-            from videos import Look, render_many
+            from prefenvs.videos import Look, render_many
 
             def swing(seed):
                 states = np.stack([np.linspace(0, 2, 150) + seed, np.zeros(150)], axis=1)

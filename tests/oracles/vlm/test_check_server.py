@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from server import texts
 
-from oracles import VLMOracle
-from oracles.vlm import VLMConfig, check_server
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.vlm import VLMConfig, check_server
 
 TASK = "Pendulum-v1"
 UNKNOWN = (404, {"error": {"message": "no such model", "code": "model_not_found"}})

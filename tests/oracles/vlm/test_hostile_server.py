@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from server import hashes, is_probe, judge_by, texts
 
-from oracles import VLMOracle
-from oracles.vlm import Budget, View
-from oracles.vlm.client import read_wait
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.vlm import Budget, View
+from prefenvs.oracles.vlm.client import read_wait
 from prefenvs.store import list_calls, sum_calls
 
 TASK = "Pendulum-v1"

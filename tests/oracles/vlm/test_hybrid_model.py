@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from server import hashes, judge_by
 
-from oracles import HybridOracle, PartialReturnOracle, VLMOracle
-from oracles.vlm import View
 from prefenvs.cli import main
+from prefenvs.oracles import HybridOracle, PartialReturnOracle, VLMOracle
+from prefenvs.oracles.vlm import View
 from prefenvs.store import Store
 
 TASK = "Pendulum-v1"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from server import hashes, judge_by
 
-from oracles.calibration import calibrate
-from oracles.partial_return import PartialReturnOracle
 from prefenvs.cli import main
+from prefenvs.oracles.calibration import calibrate
+from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
 from prefenvs.runs import Run
 from prefenvs.store import Store, list_calls
 

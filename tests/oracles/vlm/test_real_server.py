@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from oracles import VLMOracle
-from oracles.vlm import View
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.vlm import View
 from prefenvs.store import list_calls
 
 MISSING = [name for name in ("transformers", "accelerate") if importlib.util.find_spec(name) is None]

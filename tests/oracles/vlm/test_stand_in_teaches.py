@@ -6,10 +6,10 @@ import torch
 from server import judge_by
 
 import prefenvs
-from agents import PEBBLE, PebbleConfig, RewardConfig
-from oracles import VLMOracle
-from oracles.vlm import View
+from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.evaluate import evaluate, random_policy
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.vlm import View
 from prefenvs.store import Recorded, list_calls
 
 TASK = "Pendulum-v1"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from oracles.vlm.verdicts import WRONG_FORM, read_structured, read_verdict
+from prefenvs.oracles.vlm.verdicts import WRONG_FORM, read_structured, read_verdict
 
 WRONG = None, WRONG_FORM
 

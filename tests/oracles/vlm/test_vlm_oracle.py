@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from server import completion, hashes, judge_by, pictures, texts
 
-from oracles import VLMOracle
-from oracles.contract import check_oracle
-from oracles.vlm import View, copy_prompts
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.contract import check_oracle
+from prefenvs.oracles.vlm import View, copy_prompts
 from prefenvs.preferences import Query
 from prefenvs.store import list_calls, sum_calls
 
@@ -434,7 +434,7 @@ def test_segments_without_states_and_of_other_tasks_are_refused(make_queries, se
 
 
 def test_the_budget_of_a_run_counts_what_former_processes_spent(make_queries, serve, store) -> None:
-    from oracles.vlm import Budget
+    from prefenvs.oracles.vlm import Budget
 
     server = serve(say("FIRST"))
     for total, asked in ((4, 10), (6, 10)):
@@ -451,7 +451,7 @@ def test_the_budget_of_a_run_counts_what_former_processes_spent(make_queries, se
 
 @pytest.mark.parametrize("limit", [{"tokens": 5_000}, {"cost": 5e-3, "price_in": 1.0, "price_out": 1.0}], ids=str)
 def test_calls_under_way_together_never_overspend(make_queries, serve, store, limit) -> None:
-    from oracles.vlm import Budget
+    from prefenvs.oracles.vlm import Budget
 
     usage = {"prompt_tokens": 400, "completion_tokens": 60}
     server = serve(lambda request: {"content": '{"verdict": "first"}', "usage": usage}, delay=0.02)

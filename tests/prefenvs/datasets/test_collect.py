@@ -18,7 +18,7 @@ from prefenvs.datasets import Plan, Source, collect, load_dataset, parse_mix, wr
 from prefenvs.datasets.collecting import count_episodes
 from prefenvs.datasets.sources import ScriptedPolicy, load_source
 from prefenvs.runs import Run
-from videos import Recorder
+from prefenvs.videos import Recorder
 
 COLUMNS = ("observations", "actions", "true_rewards", "states", "ends", "terminated", "final_observations")
 PENDULUM = Plan("InvertedPendulum-v5", (Source("random", 0.0, 0.0, 6), Source("random", 0.5, 0.5, 3)), seed=4)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import prefenvs
-from agents import BC
 from prefenvs import PrefenvsError
+from prefenvs.agents import BC
 from prefenvs.bench.results import _d4rl_score
 from prefenvs.bench.suite import Cell
 from prefenvs.datasets import find_d4rl, load_d4rl, load_dataset, read_d4rl, write_npz
 from prefenvs.datasets.d4rl import LOCOMOTION, TASKS, d4rl_entries
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.tasks import find_task
-from videos import Recorder
+from prefenvs.videos import Recorder
 
 h5py = pytest.importorskip("h5py")
 

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
-from agents import BC
-from agents.bc import BCConfig
-from agents.reward_model import RewardConfig, RewardEnsemble
+from prefenvs.agents import BC
+from prefenvs.agents.offline.bc import BCConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.datasets import load_dataset, write_imitation, write_minari, write_npz
 from prefenvs.datasets.collecting import count_episodes
 from prefenvs.datasets.human_labels import read_labels

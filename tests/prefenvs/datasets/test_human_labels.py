@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles.crowds import MEASURED
 from prefenvs.cli import main
 from prefenvs.datasets.human_labels import label_preferences, place, qlearning_rows, read_labels
 from prefenvs.datasets.label_report import report_labels
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.datasets.pickles import read_array_pickle
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.simulated.crowds import MEASURED
 from prefenvs.store import Store
 from prefenvs.trajectories import Trajectories
 

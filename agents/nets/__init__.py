@@ -1,0 +1,1 @@
+"""Networks and the products, kernels and optimisers they are made of."""

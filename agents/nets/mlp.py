@@ -1,0 +1,156 @@
+"""Ensembles of small networks as one set of batched weights; layers that multiply in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prefenvs.errors import PrefenvsError
+
+Output = Literal["tanh", "sigmoid", "relu", "identity"]
+Precision = Literal["float32", "bfloat16"]
+
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+}
+
+
+def check_precision(precision: str) -> None:
+    """Raise a PrefenvsError for a precision that there is not."""
+    if precision not in get_args(Precision):
+        raise PrefenvsError(f"precision must be float32 or bfloat16, got {precision!r}")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Tensor:
+    """Return [..., out] for inputs [..., in], weight [out, in] and bias [out].
+
+    rounded: multiply in bfloat16; what goes in and out, and all gradients, stay float32.
+    """
+    if rounded:
+        return functional.linear(*(part.to(torch.bfloat16) for part in (x, weight, bias))).float()
+    return functional.linear(x, weight, bias)
+
+
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Tensor:
+    """Return `linear` of K layers at once: [K, B, out] for inputs [K, B, in], weight [K, out, in] and bias [K, out]."""
+    if rounded:
+        x, weight, bias = (part.to(torch.bfloat16) for part in (x, weight, bias))
+    product = torch.baddbmm(bias[:, None], x, weight.mT)
+    return product.float() if rounded else product
+
+
+class InnerLinear(nn.Linear):
+    """A layer between others that multiplies in bfloat16; weights, inputs, outputs and gradients are float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [..., out] for inputs [..., in]."""
+        return linear(input, self.weight, self.bias, rounded=True)
+
+
+def round_inner(layers: nn.Sequential, last: bool = False) -> None:
+    """Let all linear layers but the first multiply in bfloat16, the last one only if said so; parameters stay.
+
+    The first layer sees observations, whose digits may matter; what comes after the last, such as Q, keeps its own.
+    """
+    found = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    for i, layer in found[1:] if last else found[1:-1]:
+        inner = InnerLinear(layer.in_features, layer.out_features, device="meta")
+        inner.weight, inner.bias = layer.weight, layer.bias
+        layers[i] = inner
+
+
+def rows_per_chunk(device: torch.device) -> int:
+    """Rows in one product: on a CPU few enough for activations to stay in its cache, else enough to fill the device."""
+    return 2_048 if device.type == "cpu" else 65_536
+
+
+class EnsembleMLP(nn.Module):
+    """M independent MLPs of equal shape with LeakyReLU(0.01); each layer's weights are one tensor [M, in, out].
+
+    Weights and biases start as those of `nn.Linear` do, uniform within 1 / sqrt(in). With `precision="bfloat16"` the
+    hidden layers compute in bfloat16 from float32 weights; the last layer, the optimiser and all sums stay float32.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        members: int,
+        output: Output = "tanh",
+        precision: Precision = "float32",
+        generator: torch.Generator | None = None,
+        normalised: bool = False,
+    ) -> None:
+        """`sizes`: input, hidden and output widths; `generator`: CPU generator for the initial weights.
+
+        normalised: keep an input's mean and deviation beside the weights, 0 and 1 until `normalise`.
+        """
+        super().__init__()
+        self.members, self.output = members, OUTPUTS[output]
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            for group, rows in ((self.weights, fan_in), (self.biases, 1)):
+                uniform = torch.rand(members, rows, fan_out, generator=generator)
+                group.append(nn.Parameter((2.0 * uniform - 1.0) * fan_in**-0.5))
+        self.normalised = normalised
+        if normalised:
+            self.register_buffer("mean", torch.zeros(sizes[0]))
+            self.register_buffer("std", torch.ones(sizes[0]))
+
+    def normalise(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Compute from (x - mean) / std in the place of inputs x; [in] each."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [M, ..., out] for inputs [..., in] that all members share."""
+        rows = x.reshape(1, -1, x.shape[-1]).expand(self.members, -1, -1)
+        return self._compute(rows).view(self.members, *x.shape[:-1], -1)
+
+    def forward_each(self, x: Tensor) -> Tensor:
+        """Return [M, ..., out] for inputs [M, ..., in], each member's own."""
+        return self._compute(x.reshape(self.members, -1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        if self.normalised:
+            x = (x - self.mean) / self.std
+        x = x.to(self.dtype)
+        hidden = [(self.weights[i].to(self.dtype), self.biases[i].to(self.dtype)) for i in range(len(self.weights) - 1)]
+        if x.device.type == "cpu":
+            # One member after another: on a CPU batched products are slower, and activations fall out of its cache.
+            pairs = [(w.unbind(), b.unbind()) for w, b in hidden]
+            x = torch.stack(
+                [self._last(self._hidden(x[m], [(w[m], b[m]) for w, b in pairs]), m) for m in range(self.members)]
+            )
+        else:
+            x = torch.baddbmm(self.biases[-1], self._hidden(x, hidden).float(), self.weights[-1])
+        return self.output(x)
+
+    @staticmethod
+    def _hidden(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        product = torch.addmm if x.dim() == 2 else torch.baddbmm
+        for weight, bias in layers:
+            x = functional.leaky_relu(product(bias, x, weight), 0.01, inplace=True)
+        return x
+
+    def _last(self, x: Tensor, member: int) -> Tensor:
+        return torch.addmm(self.biases[-1][member], x.float(), self.weights[-1][member])
+
+
+def initialise(module: nn.Module) -> None:
+    """Give every linear layer orthogonal weights and zero bias."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,242 @@
+"""Contrastive preference learning: a policy from preferences alone, without reward, value function or dynamics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from prefenvs.accuracy import credit, label_accuracy
+from prefenvs.agents.offline.actor import TanhActor, make_adam
+from prefenvs.agents.offline.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_scores
+from prefenvs.agents.offline.single_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
+from prefenvs.choices import check_choices
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.errors import PrefenvsError
+from prefenvs.preferences import Preference
+from prefenvs.segments import Segment
+
+
+@dataclass(frozen=True)
+class CPLConfig(OneLossConfig):
+    """Settings of CPL; the defaults are those published for Meta-World from states (Hejna et al. 2024)."""
+
+    alpha: float = 0.1
+    """Factor on log-probabilities; it and the segment length set the scale of the scores together."""
+    conservative: float = 0.5
+    """lambda in (0, 1]: factor on the score of the segment not preferred; below 1 it keeps the policy near the data."""
+    discount: float = 1.0
+    """Weight of step t is discount^t; the published code has 1, the paper's formula gamma."""
+    bc_coefficient: float = 0.0
+    """Weight of a behaviour-cloning loss on all labelled segments, beside the contrastive one (CPL-BC has 1)."""
+    kl: bool = False
+    """Score by log pi - log pi_ref, with the policy at the end of the cloning stage as pi_ref (CPL-KL)."""
+    pretrain_updates: int = 200_000
+    """Gradient steps of behaviour cloning at the beginning, of 500,000 in all as published."""
+    pretrain_batch: int | None = None
+    """Single steps of the whole data set in a batch of that stage; None clones the batch's labelled segments, as
+    published, which costs as much as a contrastive step."""
+    warmup_updates: int = 10_000
+    """Steps after that stage, whose optimiser is forgotten, in which the learning rate rises from 0."""
+    rate_factor: float = 1.0
+    """Factor on the learning rate after that stage (CPL-KL has 0.1)."""
+    learning_rate: float = 1e-4
+    """Adam's."""
+    batch_size: int = 96
+    """Pairs of segments in a gradient step; with ranked segments, twice as many segments, each compared with each."""
+    hidden: tuple[int, ...] = (512, 512)
+    """Widths of the actor's ReLU layers."""
+    dropout: float = 0.25
+    """Share of hidden units dropped while training."""
+    gaussian: bool = False
+    """Learn a Gaussian; otherwise log pi is minus the squared error of a deterministic actor, as published."""
+    flip_rate: float = 0.0
+    """Share of labels assumed to be flipped, below 0.5."""
+    correction: FlipCorrection = "unbiased"
+    """How the loss allows for flipped labels (see `prefenvs.agents.offline.cpl_loss.pair_loss`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self)
+        if not 0.0 < self.conservative <= 1.0:
+            raise PrefenvsError(f"conservative={self.conservative} must lie in (0, 1]: 1 is plain CPL")
+        if not 0.0 < self.discount <= 1.0:
+            raise PrefenvsError(f"discount={self.discount} must lie in (0, 1]")
+        if not 0.0 <= self.flip_rate < 0.5:
+            raise PrefenvsError(f"flip_rate={self.flip_rate} must lie in [0, 0.5): at 0.5 a label says nothing")
+        if not 0.0 <= self.dropout < 1.0:
+            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
+        for name in ("alpha", "batch_size", "learning_rate", "rate_factor"):
+            if not getattr(self, name) > 0:
+                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
+        if self.pretrain_updates < 0 or self.warmup_updates < 0:
+            raise PrefenvsError("pretrain_updates and warmup_updates must be at least 0")
+
+
+class CPL(OneLossLearner[CPLConfig]):
+    """Contrastive preference learning (Hejna et al. 2024, "Contrastive Preference Learning").
+
+    A segment's score is g = sum_t discount^t alpha log pi(a_t | s_t), and the loss of a pair is
+    -log(exp(g+) / (exp(g+) + exp(conservative g-))). A stage of behaviour cloning comes first.
+    """
+
+    name = "cpl"
+    config_type: ClassVar[type[CPLConfig]] = CPLConfig
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        preferences: Sequence[Preference] | None = None,
+        config: CPLConfig | None = None,
+        *,
+        ranking: RankedSegments | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        action_space: spaces.Box | None = None,
+    ) -> None:
+        """Make the learner.
+
+        preferences: pairs of segments of the data set ("sparse" labels); or ranking: segments with scores, every two of
+        which are compared ("dense" labels).
+        """
+        self._give(preferences, ranking)
+        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space)
+
+    def _give(self, preferences: Sequence[Preference] | None, ranking: RankedSegments | None = None) -> None:
+        if (preferences is None) == (ranking is None):
+            raise PrefenvsError("CPL needs preferences, or ranking=... in their place")
+        self._ranking = ranking
+
+    def _build(self) -> None:
+        c = self.config
+        sizes = self.observation_size, self.action_size
+        actor = TanhActor(*sizes, c.hidden, c.dropout, c.gaussian, orthogonal=True, precision=c.precision)
+        self.actor = actor.to(self.device)
+        self.reference = copy.deepcopy(self.actor).requires_grad_(False)
+        self.optimiser = make_adam([{"params": list(self.actor.parameters())}], c.learning_rate)
+
+    def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
+        data, ranking = dataset.trajectories, self._ranking
+        if preferences is not None:
+            self.pairs: PairTable | None = build_pair_table(preferences, data, self.device)
+            self.labels = len(self.pairs)
+            return
+        assert ranking is not None
+        if self.config.flip_rate:
+            raise PrefenvsError("flip_rate is for labels of pairs; a ranking has none: leave it at 0")
+        self.pairs, n, length = None, len(ranking.segments), ranking.segments.length
+        lengths = torch.full((n,), length).numpy()
+        starts = find_rows(data, ranking.segments.episodes, ranking.segments.starts, lengths)
+        self.starts = torch.from_numpy(starts).to(self.device)
+        self.scores = torch.from_numpy(ranking.scores).to(self.device)
+        self.length, self.labels = length, n
+
+    def _check_total(self, total_updates: int) -> None:
+        if self.config.pretrain_updates >= total_updates:
+            raise PrefenvsError(
+                f"behaviour cloning takes the first {self.config.pretrain_updates} updates, but only {total_updates} "
+                "are to be made: train for longer or lower pretrain_updates"
+            )
+
+    def _before_update(self) -> None:
+        c = self.config
+        since = self.num_timesteps - c.pretrain_updates
+        if since == 0:
+            self._end_pretraining()
+        if since >= 0:
+            rise = min(1.0, (since + 1) / c.warmup_updates) if c.warmup_updates else 1.0
+            self.optimiser.param_groups[0]["lr"] = c.learning_rate * c.rate_factor * rise
+
+    @property
+    def _cloning(self) -> bool:
+        """Whether the next update belongs to the cloning stage."""
+        return self.num_timesteps < self.config.pretrain_updates
+
+    def _draw(self) -> Drawn:
+        """Draw single steps [B] or segments: pairs of them [B, 2, T], of a ranking [2 B, T].
+
+        inside: which steps count, where some segment is shorter than T; targets: the chance that each segment of a pair
+        is preferred [B, 2], or scores in a ranking [2 B].
+        """
+        assert self.data is not None
+        if self._cloning and self.config.pretrain_batch is not None:
+            observations, actions = self.data.draw_steps(self.config.pretrain_batch, self.generator)
+            drawn: Drawn = {"observations": observations, "actions": actions}
+        else:
+            rows, drawn = self._draw_segments(len(self.data.actions))
+            drawn |= {"observations": self.data.observations[rows], "actions": self.data.actions[rows]}
+        drawn["dropped"] = self.actor.draw_dropped(drawn["actions"].shape[:-1], self.generator)
+        return drawn
+
+    def _draw_segments(self, limit: int) -> tuple[Tensor, Drawn]:
+        size, pairs = self.config.batch_size, self.pairs
+        if pairs is None:
+            chosen = torch.randint(len(self.starts), (2 * size,), device=self.device, generator=self.generator)
+            return window_rows(self.starts[chosen], self.length, limit), {"targets": self.scores[chosen]}
+        chosen = torch.randint(len(pairs), (size,), device=self.device, generator=self.generator)
+        drawn: Drawn = {"targets": pairs.targets[chosen]}
+        if pairs.ragged:
+            drawn["inside"] = torch.arange(pairs.length, device=self.device) < pairs.lengths[chosen][..., None]
+        return window_rows(pairs.starts[chosen], pairs.length, limit), drawn
+
+    def _loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
+        c, inside = self.config, drawn.get("inside")
+        observations, actions = drawn["observations"], drawn["actions"]
+        log_probs = self.actor.log_prob(observations, actions, drawn["dropped"])
+        bc_loss = -_mean_inside(log_probs, inside)
+        if self._cloning:
+            return bc_loss, {"bc_loss": bc_loss}
+        scored = log_probs
+        if c.kl:
+            with torch.no_grad():
+                reference = self.reference.log_prob(observations, actions)
+            scored = log_probs - reference
+        scores, targets = segment_scores(scored, c.alpha, c.discount, inside), drawn["targets"]
+        if self.pairs is None:
+            loss = ranking_loss(scores, targets, c.conservative)
+            shape = scores.shape[0], scores.shape[0]
+            compared = scores[:, None].expand(shape), scores.expand(shape)
+            preferred = targets[:, None] > targets
+        else:
+            loss = pair_loss(scores, targets, c.conservative, c.flip_rate, c.correction).mean()
+            compared, preferred = (scores, scores.flip(-1)), targets > targets.flip(-1)
+        # Over decided labels: the share of which the preferred segment has the higher score, without the bias.
+        credits = credit(torch.stack(compared, -1), compared[0][..., None])
+        accuracy = (credits * preferred).sum() / preferred.sum().clamp_min(1)
+        figures = {"contrastive_loss": loss, "bc_loss": bc_loss, "accuracy": accuracy}
+        return (loss + c.bc_coefficient * bc_loss if c.bc_coefficient else loss), figures
+
+    def _end_pretraining(self) -> None:
+        """Freeze the reference policy where it is used, and forget the optimiser's state."""
+        self.reference.load_state_dict(self.actor.state_dict())
+        self.optimiser = make_adam([{"params": list(self.actor.parameters())}], self.config.learning_rate)
+
+    @torch.no_grad()
+    def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
+        """Return the share of decided labels whose segment has the higher score, without bias; NaN without any."""
+        return label_accuracy(preferences, self._score)
+
+    def _score(self, segment: Segment) -> float:
+        steps = (torch.from_numpy(np.asarray(x, np.float32)) for x in (segment.observations, segment.actions))
+        observations, actions = self._scale(*steps)
+        log_probs = self.actor.log_prob(observations, actions)
+        if self.config.kl:
+            log_probs = log_probs - self.reference.log_prob(observations, actions)
+        return float(segment_scores(log_probs, self.config.alpha, self.config.discount))
+
+    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
+        return self.actor.act(observations, deterministic, self.generator)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"actor": self.actor, "reference": self.reference}
+
+
+def _mean_inside(log_probs: Tensor, inside: Tensor | None) -> Tensor:
+    return log_probs.mean() if inside is None else (log_probs * inside).sum() / inside.sum()

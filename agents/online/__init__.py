@@ -1,0 +1,1 @@
+"""Agents that learn online, with a rater in the loop."""

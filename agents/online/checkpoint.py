@@ -1,0 +1,113 @@
+"""Checkpoints from which preference learning goes on: all state of an agent in one folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from prefenvs.agents.online.feedback import Feedback
+from prefenvs.agents.rewards.ensemble import RewardEnsemble
+from prefenvs.errors import PrefenvsError
+from prefenvs.store import Store
+from prefenvs.tasks import is_same_task
+from prefenvs.trajectories import Trajectories, TrajectoryBuffer
+
+if TYPE_CHECKING:
+    from prefenvs.agents.online.learner import PreferenceLearner
+
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
+ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes", "terminated", "final_observations")
+
+# Name under which SURF's queries with their margins lie in the checkpoint's store.
+WIDE = "wide"
+
+
+def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
+    """Write a checkpoint beside the old one and put it in its place when it is complete."""
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    agent.save(new / "model.zip")
+    agent.reward_model.save(new / "reward.pt")
+    agent.save_memory(new)
+    _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
+    state: dict[str, Any] = {
+        "task": agent.recorder.buffer.task,
+        "reward_learned": agent.reward_learned,
+        "state_entropy": agent.state_entropy.state_dict(),
+        "counters": {name: getattr(agent, name) for name in COUNTERS},
+        "feedback": None,
+    }
+    if agent.feedback is not None:
+        state["feedback"] = agent.feedback.state_dict()
+        state["total_steps"] = agent.feedback.total_steps
+        with Store(new / "preferences.sqlite") as store:
+            store.add_preferences(agent.feedback.preferences)
+            # An answer to one of these may still come, or come anew.
+            store.add_queries(agent.feedback.wide, run=WIDE)
+    (new / "state.json").write_text(json.dumps(state))
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
+    """Put a checkpoint's state into an agent that was made with the same settings."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        # The writer was killed between its two renames.
+        old.rename(folder)
+    if not (folder / "state.json").is_file():
+        raise PrefenvsError(
+            f"{folder} is not a checkpoint: it holds no state.json; a run stopped before its first one starts anew"
+        )
+    state = json.loads((folder / "state.json").read_text())
+    if not is_same_task(state["task"], agent.recorder.buffer.task):
+        raise PrefenvsError(
+            f"the checkpoint {folder} is of task {state['task']!r}, but the environment is "
+            f"{agent.recorder.buffer.task!r}: make the environment of the checkpoint's task"
+        )
+    _, parameters, variables = load_from_zip_file(folder / "model.zip", device=agent.device)
+    agent.set_parameters(parameters, exact_match=True, device=agent.device)
+    for name, value in (variables or {}).items():
+        if value is not None:
+            getattr(agent, name).data = value.data
+    agent.reward_model = RewardEnsemble.load(folder / "reward.pt", device=agent.device)
+    agent.load_memory(folder)
+    buffer = agent.recorder.buffer
+    _restore_trajectories(buffer, folder / "trajectories.npz")
+    agent.reward_learned = state["reward_learned"]
+    agent.state_entropy.load_state_dict(state["state_entropy"])
+    for name, value in state["counters"].items():
+        setattr(agent, name, value)
+    if state["feedback"] is not None:
+        if agent.oracle is None:
+            raise PrefenvsError("the checkpoint asks an oracle: pass oracle=... to the agent before it resumes")
+        agent.feedback = Feedback(
+            agent.config, agent.oracle, agent.reward_model, buffer, 0, state["total_steps"], agent.seed
+        )
+        agent.feedback.load_state_dict(state["feedback"])
+        with Store(folder / "preferences.sqlite") as store:
+            agent.feedback.preferences = store.preferences(with_true_rewards=True)
+            agent.feedback.keep_margins(store.pending_queries(run=WIDE, with_true_rewards=True))
+
+
+def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
+    arrays = {name: getattr(trajectories, name) for name in ARRAYS if getattr(trajectories, name) is not None}
+    np.savez(path, first_episode=trajectories.first_episode, **arrays)
+
+
+def _restore_trajectories(buffer: TrajectoryBuffer, path: Path) -> None:
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in ARRAYS if name in file}
+        first = int(file["first_episode"])
+    buffer.extend(Trajectories(**arrays, task=buffer.task, source=buffer.source, first_episode=first))

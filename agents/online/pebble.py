@@ -1,0 +1,217 @@
+"""PEBBLE: off-policy preference learning with relabelling and unsupervised pre-training (Lee, Smith, Abbeel 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
+
+from prefenvs.agents.nets.flat import FlatAdam, own_memory
+from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.nets.policies import PebblePolicy
+from prefenvs.agents.nets.rng_state import RandomStreams
+from prefenvs.agents.online.compiled import GraphedUpdate
+from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
+from prefenvs.agents.online.replay import RelabelBuffer
+from prefenvs.agents.online.sac import squashed_sample, update
+from prefenvs.preferences import Oracle
+from prefenvs.segments import Array
+
+SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
+TakeStep = Callable[[ReplayBufferSamples, bool], dict[str, torch.Tensor]]
+"""Makes a gradient step of a batch, moving the target critics or not, and returns its metrics."""
+
+
+@dataclass(frozen=True)
+class PebbleConfig(LearnerConfig):
+    """PEBBLE's settings beside those of SAC; B-Pref's defaults."""
+
+    reset_updates: int = 100
+    """Updates right after the first session, when the critic starts afresh."""
+    bonus: float = 0.0
+    """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
+    bonus_decay: float = 1e-5
+    """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
+    cuda_graphs: bool = False
+    """On a CUDA device, replay each update as one recorded graph (see `online.compiled`); no effect on a CPU."""
+
+
+class PEBBLE(PreferenceLearner, SAC):
+    """SAC on a reward learned from preferences between segments of its own behaviour.
+
+    The environment must hide its reward (`prefenvs.make`); the oracle answers queries about recorded segments.
+    Arguments beside `oracle` and `config` are Stable-Baselines3's, with B-Pref's values for DeepMind Control.
+
+    Timeline (Lee et al. 2021, algorithm 2): random actions for `learning_starts` steps; SAC on the state-entropy reward
+    for `unsupervised_steps`; the first session, of uniform queries, then relabelling and a fresh critic; from there SAC
+    on the learned reward, with a session every `interact` steps until the budget is spent.
+    """
+
+    name = "pebble"
+    takes = ("bounded",)
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy}
+    policy: PebblePolicy
+    config: PebbleConfig
+    replay_buffer: RelabelBuffer
+
+    def __init__(
+        self,
+        policy: str | type[PebblePolicy],
+        env: GymEnv | str | None,
+        oracle: Oracle | None = None,
+        config: PebbleConfig | None = None,
+        learning_rate: float | Schedule = 5e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1_000,
+        batch_size: int = 1_024,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        gradient_steps: int = -1,
+        ent_coef: str | float = "auto_0.1",
+        ent_coef_learning_rate: float = 1e-4,
+        target_update_interval: int = 2,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.oracle = oracle
+        self.config = config or PebbleConfig()
+        self.ent_coef_learning_rate = ent_coef_learning_rate
+        self.feedback = None
+        self.reward_learned = False
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            gradient_steps=gradient_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            policy_kwargs={"net_arch": [1024, 1024]} | (policy_kwargs or {}),
+            replay_buffer_class=RelabelBuffer,
+            **kwargs,
+        )
+        # Where the global generators stand that the seed has set: in a group of seeds each agent goes on from its own.
+        self.streams = RandomStreams.now()
+        self.take_step_together: TakeStep | None = None
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.graphs = GraphedUpdate(self.device)
+        if self.config.precision == "bfloat16":
+            self.policy.round_inner()
+        if self.log_ent_coef is not None:
+            self.ent_coef_optimizer = FlatAdam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
+
+    @property
+    def first_session(self) -> int:
+        """Environment steps of random actions and of state-entropy exploration."""
+        return self.learning_starts + self.config.unsupervised_steps
+
+    def learn(
+        self: SelfPEBBLE,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "PEBBLE",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPEBBLE:
+        """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
+        self.start_feedback(total_timesteps)
+        with products():
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._fill()
+        return self
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Hold a feedback session if one is due and take gradient steps; new transitions get rewards when drawn."""
+        if self.hold_session():
+            self.replay_buffer.relabel(self.learned_reward)
+            if not self.reward_learned:
+                self.reward_learned = True
+                self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+                self._update(self.config.reset_updates, batch_size)
+        if self.config.true_reward:
+            self.replay_buffer.keep_rewards()
+        elif self.reward_learned:
+            self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
+        self._update(gradient_steps, batch_size)
+
+    def save_memory(self, folder: Path) -> None:
+        """Write the replay buffer."""
+        self._fill()
+        self.replay_buffer.save(folder / "replay.npz")
+
+    def load_memory(self, folder: Path) -> None:
+        """Read the replay buffer."""
+        self.replay_buffer.restore(folder / "replay.npz")
+        # The weights and moments that were read with it lie elsewhere than those recorded.
+        self.graphs.forget()
+
+    def _fill(self) -> None:
+        """Give all transitions their learned reward."""
+        if self.reward_learned:
+            self.replay_buffer.fill(self.learned_reward)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[Array, Array]:
+        """Return actions for the environments and, scaled to [-1, 1], for the buffer; quicker than by `predict`."""
+        if self.num_timesteps < learning_starts or action_noise is not None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        with torch.no_grad():
+            observations = torch.as_tensor(np.asarray(self._last_obs), device=self.device)
+            scaled: Array = squashed_sample(self.actor, observations).actions.cpu().numpy()
+        scaled = scaled.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
+        return self.policy.unscale_action(scaled), scaled
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        buffer, seen = self.replay_buffer, None
+        if not (self.reward_learned or self.config.true_reward):
+            ring = buffer.all_observations
+            seen = self.state_entropy.seen.update(ring, buffer.added * buffer.n_envs, self.device)
+        metrics: dict[str, torch.Tensor] = {}
+        for _ in range(gradient_steps):
+            batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None)
+            if seen is not None:
+                batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
+            metrics = self._take_step(batch)
+            self._n_updates += 1
+        # Reading a metric waits for the device, so only every hundredth update is logged.
+        if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            for name, value in metrics.items():
+                self.logger.record(f"train/{name}", float(value))
+
+    def _take_step(self, batch: ReplayBufferSamples) -> dict[str, torch.Tensor]:
+        move_target = self._n_updates % self.target_update_interval == 0
+        if self.take_step_together is not None:
+            return self.take_step_together(batch, move_target)
+        if not self.config.cuda_graphs:
+            return update(self, batch, move_target)
+        # A critic that starts afresh has a new optimiser, whose moments lie elsewhere.
+        rate = self.lr_schedule(self._current_progress_remaining)
+        key = move_target, rate, id(self.critic.optimizer)
+        return self.graphs(lambda parts: update(self, ReplayBufferSamples(*parts), move_target), tuple(batch[:5]), key)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Return the state of policy and optimisers, as Stable-Baselines3 does; `save` writes it."""
+        parameters: dict[str, dict[str, Any]] = own_memory(super().get_parameters())
+        return parameters
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "graphs", "streams", "take_step_together"]

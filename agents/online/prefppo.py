@@ -1,0 +1,192 @@
+"""PrefPPO: on-policy preference learning (Christiano et al. 2017), on PPO and with B-Pref's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from prefenvs.agents.nets.flat import FlatAdam
+from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.nets.mlp import round_inner
+from prefenvs.agents.online import ppo
+from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
+from prefenvs.agents.online.normalised import NormalisedObservations
+from prefenvs.preferences import Oracle
+from prefenvs.segments import Array
+
+SelfPrefPPO = TypeVar("SelfPrefPPO", bound="PrefPPO")
+
+
+@dataclass(frozen=True)
+class PrefPPOConfig(LearnerConfig):
+    """PrefPPO's settings beside those of PPO; B-Pref's defaults."""
+
+    unsupervised_steps: int = 32_000
+    """Environment steps of state-entropy exploration before the first session."""
+    entropy_states: int | None = 32_000
+    """Compare with the newest so many states."""
+    unsupervised_epochs: int = 50
+    """PPO epochs for each rollout during exploration."""
+    normalise_observations: bool = True
+    """Normalise what the policy sees; recorded segments, reward model and exploration see observations as they are."""
+
+
+class PrefPPO(PreferenceLearner, PPO):
+    """PPO on a reward learned from preferences; every rollout is rewarded by the reward model as it stands.
+
+    Works for continuous and discrete actions. Arguments beside `oracle` and `config` are Stable-Baselines3's, with
+    B-Pref's values for walker-walk as defaults (32 environments of 500 steps there).
+    """
+
+    name = "prefppo"
+    takes = ("bounded", "discrete")
+    config: PrefPPOConfig
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str | None,
+        oracle: Oracle | None = None,
+        config: PrefPPOConfig | None = None,
+        learning_rate: float | Schedule = 5e-5,
+        n_steps: int = 500,
+        batch_size: int = 64,
+        n_epochs: int = 20,
+        gae_lambda: float = 0.92,
+        clip_range: float | Schedule = 0.4,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.oracle = oracle
+        self.config = config or PrefPPOConfig()
+        self.feedback = None
+        self.reward_learned = False
+        self.states_seen: Array = np.zeros((0, 0), np.float32)
+        adam = {"optimizer_class": FlatAdam, "optimizer_kwargs": {"eps": 1e-5}}
+        policy_kwargs = {"net_arch": [256, 256, 256]} | adam | (policy_kwargs or {})
+        if self.config.normalise_observations:
+            policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            policy_kwargs=policy_kwargs,
+            **kwargs,
+        )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.config.precision == "bfloat16":
+            extractor = self.policy.mlp_extractor
+            for layers in (extractor.policy_net, extractor.value_net):
+                round_inner(layers, last=True)
+
+    @property
+    def first_session(self) -> int:
+        """Environment steps of state-entropy exploration."""
+        return self.config.unsupervised_steps
+
+    @property
+    def exploring(self) -> bool:
+        """True until the first answers are learned from."""
+        return not (self.reward_learned or self.config.true_reward)
+
+    def learn(
+        self: SelfPrefPPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "PrefPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPrefPPO:
+        """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
+        self.start_feedback(total_timesteps)
+        with products():
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return self
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Roll the policy out, hold a feedback session if one is due, and reward the rollout."""
+        if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
+            return False
+        if self.config.true_reward:
+            return True
+        if self.hold_session() and not self.reward_learned:
+            self.reward_learned = True
+            self._reset_value_head()
+        observations = rollout_buffer.observations.reshape(-1, spaces.flatdim(self.observation_space))
+        rewards = (
+            self._intrinsic(observations) if self.exploring else self.learned_reward(observations, self._actions())[0]
+        )
+        # The environment paid nothing, so what the buffer holds is the bootstrap value at time limits; keep it.
+        rollout_buffer.rewards += rewards.reshape(rollout_buffer.rewards.shape)
+        with torch.no_grad():
+            last_values = self.policy.predict_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
+        return True
+
+    def train(self) -> None:
+        """Take PPO's epochs on the rollout, more of them while exploring."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        metrics = ppo.train(self, self.config.unsupervised_epochs if self.exploring else self.n_epochs)
+        buffer = self.rollout_buffer
+        metrics["explained_variance"] = float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        for name, value in metrics.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        extractor = self.policy.features_extractor
+        if isinstance(extractor, NormalisedObservations):
+            # After the update, which has to see this rollout as it was collected.
+            extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
+
+    def save_memory(self, folder: Path) -> None:
+        """Write the states that exploration compares with."""
+        np.save(folder / "states_seen.npy", self.states_seen)
+
+    def load_memory(self, folder: Path) -> None:
+        """Read the states that exploration compares with."""
+        self.states_seen = np.load(folder / "states_seen.npy")
+
+    def _intrinsic(self, observations: Array) -> Array:
+        seen = np.concatenate([self.states_seen.reshape(-1, observations.shape[1]), observations])
+        keep = max(self.config.entropy_states or len(seen), len(observations))
+        self.states_seen = seen[-keep:]
+        everything = torch.from_numpy(self.states_seen).to(self.device)
+        parts = torch.split(torch.from_numpy(observations).to(self.device), 1024)
+        rewards: Array = torch.cat([self.state_entropy(part, everything) for part in parts]).cpu().numpy()
+        return rewards
+
+    def _actions(self) -> Array:
+        """Return the rollout's actions as the environment got them: clipped, or one-hot where they are discrete."""
+        actions = self.rollout_buffer.actions
+        if isinstance(self.action_space, spaces.Box):
+            flat = actions.reshape(-1, *self.action_space.shape)
+            clipped: Array = np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
+            return clipped
+        one_hot: Array = np.eye(spaces.flatdim(self.action_space), dtype=np.float32)[actions.reshape(-1).astype(int)]
+        return one_hot
+
+    def _reset_value_head(self) -> None:
+        """Start the value head afresh, as the scale of the reward changes with the first session."""
+        self.policy.value_net.reset_parameters()

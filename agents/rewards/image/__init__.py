@@ -1,0 +1,1 @@
+"""Reward ensembles on rendered frames."""

@@ -1,0 +1,1 @@
+"""Training runs: learn, evaluate, checkpoint, resume."""

@@ -1,0 +1,151 @@
+"""Stable-Baselines3 callbacks for preference learning: evaluation by the hidden reward, and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from prefenvs.agents.runs.evaluation_process import EvaluationProcess, Order
+from prefenvs.evaluate import Env, Evaluation
+from prefenvs.runs import Run
+
+if TYPE_CHECKING:
+    from prefenvs.agents.offline.learner import OfflineLearner
+    from prefenvs.agents.online.learner import LearnedReturns, PreferenceLearner
+    from prefenvs.agents.online.pebble import PEBBLE
+
+
+FIRST = 30.0
+"""Seconds after which the first checkpoint is written."""
+
+
+class EvaluationCallback(BaseCallback):
+    """Measure the policy by the true return in environments of its own, and add a row to the run's evaluations.csv.
+
+    Columns: steps, labels, mean_return, std_return, success (share of episodes; empty where there is none), seconds,
+    learned_return and learned_return_min: the same episodes' mean return by the learned reward, of the ensemble's mean
+    and of its most pessimistic member (empty before a reward is learned, and where none is).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        task: str,
+        every: int,
+        episodes: int = 5,
+        seed: int = 0,
+        envs: list[Env] | None = None,
+        beside: EvaluationProcess | None = None,
+    ) -> None:
+        """Measure after every so many steps, before the first and after the last.
+
+        envs: environments to evaluate in, or an empty list to keep them in; callbacks of one task may share it. beside:
+        evaluates there while training goes on; callbacks may share it too.
+        """
+        super().__init__()
+        self.run, self.task, self.every, self.episodes, self.seed = run, task, every, episodes, seed
+        self.beside = beside
+        # Making environments takes longer than an episode, so they stay open from one evaluation to the next.
+        self.envs = [] if envs is None else envs
+        self._next = 0
+        self._measured = -1.0
+        self._begin = 0.0
+
+    def _on_training_start(self) -> None:
+        self.run.drop_rows_after("evaluations", self.num_timesteps)
+        rows = self.run.rows("evaluations")
+        self._begin = time.time() - (rows[-1]["seconds"] if rows else 0.0)
+        self._measured = rows[-1]["steps"] if rows else -1
+        self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
+        if not rows and not self.num_timesteps:
+            self.measure()
+
+    def _on_rollout_start(self) -> None:
+        # Between two rollouts the agent is whole, should something have gone wrong.
+        if self.beside is not None:
+            self.beside.poll()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._next:
+            self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
+            self.measure()
+        return True
+
+    def _on_training_end(self) -> None:
+        if self._measured < self.num_timesteps:
+            self.measure()
+        if self.beside is not None:
+            self.beside.drain()
+        while self.envs:
+            self.envs.pop().close()
+
+    def measure(self) -> None:
+        """Evaluate the present policy, and write the row when the result is there."""
+        self._measured = self.num_timesteps
+        feedback, learned = getattr(self.model, "feedback", None), getattr(self.model, "reward_learned", False)
+        horizon = getattr(self.model, "horizon", None)
+        order = Order(self.task, self.episodes, self.seed, record=learned, horizon=horizon)
+        row = {
+            "steps": self.num_timesteps,
+            "labels": getattr(self.model, "labels", 0) if feedback is None else feedback.labels,
+            "seconds": round(time.time() - self._begin, 1),
+        }
+        learner = cast("PreferenceLearner", self.model)
+        returns: LearnedReturns | None
+        if self.beside is None:
+            returns = learner.learned_returns if learned else None
+            self._write(row, returns, order.carry_out(self.model, self.envs))
+        else:
+            # The reward as it is now, not as it will be when the result comes.
+            returns = learner.keep_learned_returns() if learned else None
+            self.beside.submit(self.model, order, partial(self._write, row, returns))
+
+    def _write(self, row: dict[str, Any], learned_returns: LearnedReturns | None, result: Evaluation) -> None:
+        learned = None
+        if learned_returns is not None and result.trajectories is not None:
+            learned = learned_returns(result.trajectories)
+        figures = {
+            "steps": row["steps"],
+            "labels": row["labels"],
+            "mean_return": round(float(result.returns.mean()), 4),
+            "std_return": round(float(result.returns.std()), 4),
+            "success": "" if result.success is None else float(result.success.mean()),
+            "seconds": row["seconds"],
+            "learned_return": "" if learned is None else round(float(learned.mean()), 4),
+            "learned_return_min": "" if learned is None else round(float(learned.min()), 4),
+        }
+        self.run.append("evaluations", figures)
+        self.logger.record("evaluation/true_return", figures["mean_return"])
+        if result.success is not None:
+            self.logger.record("evaluation/success", figures["success"])
+        if learned is not None:
+            self.logger.record("evaluation/learned_return", figures["learned_return"])
+
+
+class CheckpointCallback(BaseCallback):
+    """Write the run's checkpoint every so many seconds of wall-clock time, and sooner at first.
+
+    The first one comes after `FIRST` seconds, each of the next ones after twice the time, up to `seconds`.
+
+    What is being evaluated `beside` is waited for, since a resumed run does not evaluate it again.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 600.0, beside: EvaluationProcess | None = None) -> None:
+        super().__init__()
+        self.folder, self.seconds, self.beside = folder, seconds, beside
+        self._last, self._wait = time.monotonic(), min(FIRST, seconds)
+
+    def _on_rollout_start(self) -> None:
+        # Between two rollouts: within one, the newest step is recorded but not yet in the replay buffer.
+        if time.monotonic() - self._last >= self._wait:
+            if self.beside is not None:
+                self.beside.drain()
+            cast("PEBBLE | OfflineLearner[Any]", self.model).save_checkpoint(self.folder)
+            self._last, self._wait = time.monotonic(), min(2.0 * self._wait, self.seconds)
+
+    def _on_step(self) -> bool:
+        return True

@@ -1,0 +1,109 @@
+"""DQN on the true reward: an expert with values of actions for tasks whose actions are discrete."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3 import DQN
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from prefenvs.agents.nets.spaces import action_kind, check_spaces
+from prefenvs.agents.runs.callbacks import EvaluationCallback
+from prefenvs.curves import draw_learning_curve
+from prefenvs.envs import make
+from prefenvs.envs.recording import TrajectoryRecorder
+from prefenvs.errors import PrefenvsError
+from prefenvs.runs import Run
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Settings of Stable-Baselines3's DQN, for boards and other small tasks on a CPU."""
+
+    learning_rate: float = 1e-3
+    """Learning rate."""
+    buffer_size: int = 100_000
+    """Transitions kept."""
+    learning_starts: int = 1_000
+    """Steps of random actions at the beginning."""
+    batch_size: int = 128
+    """Transitions in a gradient step."""
+    gamma: float = 0.99
+    """Discount."""
+    train_freq: int = 4
+    """Environment steps between two gradient steps."""
+    target_update_interval: int = 500
+    """Environment steps between two copies of the network into the target."""
+    exploration_fraction: float = 0.5
+    """Share of the run over which random actions become rarer."""
+    exploration_final: float = 0.1
+    """Share of random actions from then on."""
+    width: int = 128
+    """Units in each of the two hidden layers."""
+
+
+def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> DQN:
+    """Return an untrained DQN agent that is shown the true reward of a task with discrete actions."""
+    venv = DummyVecEnv([lambda: make(task)])
+    if action_kind(venv.action_space) == "bounded":
+        raise PrefenvsError(
+            f"DQN needs discrete actions, and those of {task} are not: train an expert by "
+            f"`prefenvs train pebble --true-reward --task {task}`"
+        )
+    check_spaces("DQN", ("discrete",), venv)
+    recorder = TrajectoryRecorder(venv)
+    recorder.reveal = True
+    return DQN(
+        "MlpPolicy",
+        recorder,
+        learning_rate=config.learning_rate,
+        buffer_size=config.buffer_size,
+        learning_starts=config.learning_starts,
+        batch_size=config.batch_size,
+        gamma=config.gamma,
+        train_freq=config.train_freq,
+        target_update_interval=config.target_update_interval,
+        exploration_fraction=config.exploration_fraction,
+        exploration_final_eps=config.exploration_final,
+        policy_kwargs={"net_arch": [config.width, config.width]},
+        seed=seed,
+    )
+
+
+def train_dqn(
+    agent: DQN, task: str, run: Run, steps: int, evaluate_every: int, episodes: int = 10, progress: bool = True
+) -> dict[str, Any]:
+    """Train for `steps` environment steps, and write model, evaluations, learning curve and summary to a run folder.
+
+    The upper bound for learners from preferences, and an expert for raters that judge by regret. After Ctrl-C the
+    model is written as it stands.
+    """
+    begin = time.time()
+    agent.set_logger(configure(str(run.path("log")), ["csv", "tensorboard"]))
+    evaluation = EvaluationCallback(run, task, evaluate_every, episodes, seed=agent.seed or 0)
+    try:
+        agent.learn(steps, callback=evaluation, progress_bar=progress)
+    finally:
+        run.checkpoint.mkdir(parents=True, exist_ok=True)
+        agent.save(run.checkpoint / "model.zip")
+    rows = run.rows("evaluations")
+    summary = {
+        "task": task,
+        "algorithm": "dqn",
+        "learns_from": "true reward (upper bound)",
+        "seed": agent.seed,
+        "steps": agent.num_timesteps,
+        "labels": 0,
+        "queries": 0,
+        "first": rows[0],
+        "last": rows[-1],
+        "best_mean_return": max(row["mean_return"] for row in rows),
+        "seconds": round(time.time() - begin, 1),
+    }
+    run.summarise(summary)
+    curve = {"true reward (upper bound)": rows}
+    draw_learning_curve(curve, run.path("learning_curve.png"), f"{task}, seed {agent.seed}")
+    return summary

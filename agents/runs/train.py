@@ -1,0 +1,134 @@
+"""Training runs in run folders: learn, evaluate, keep checkpoints, stop and resume, and sum up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from prefenvs.agents.offline.files import read_state
+from prefenvs.agents.offline.learner import OfflineLearner
+from prefenvs.agents.online.learner import PreferenceLearner
+from prefenvs.agents.online.pebble import PEBBLE
+from prefenvs.agents.online.pebble_seeds import PebbleGroup
+from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
+from prefenvs.agents.runs.evaluation_process import EvaluationProcess
+from prefenvs.agents.runs.groups import checkpointed, choose_training
+from prefenvs.agents.runs.interrupt import StopOnInterrupt
+from prefenvs.curves import draw_learning_curve
+from prefenvs.errors import PrefenvsError
+from prefenvs.protocols import Policy
+from prefenvs.runs import Run
+
+
+def train(
+    agents: Sequence[PreferenceLearner],
+    runs: Sequence[Run],
+    total_steps: int,
+    evaluate_every: int,
+    episodes: int = 10,
+    progress: bool = True,
+    evaluate_beside: bool = False,
+) -> list[dict[str, Any]]:
+    """Train until `total_steps` environment steps and return the summaries that are written to the run folders.
+
+    Several agents, of PEBBLE, train side by side. A folder then holds evaluations.csv, log/ (CSV and TensorBoard), the
+    newest checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
+    KeyboardInterrupt goes on, so a run can be resumed. evaluate_beside: in a process of its own, on another core.
+    """
+    first, begin = agents[0], time.time()
+    learn = training_of(agents)
+    stop, beside = StopOnInterrupt(first.oracle), EvaluationProcess() if evaluate_beside else None
+    callbacks: list[MaybeCallback] = []
+    for agent, run in zip(agents, runs, strict=True):
+        # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
+        agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
+        evaluation = EvaluationCallback(
+            run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0, beside=beside
+        )
+        callbacks.append(
+            [evaluation, CheckpointCallback(run.checkpoint, beside=beside), stop if agent is first else stop.follower()]
+        )
+    with checkpointed(agents, runs, stop, beside, "steps"):
+        learn(
+            total_steps - first.num_timesteps if first.num_timesteps else total_steps,
+            callbacks,
+            reset_num_timesteps=first.num_timesteps == 0,
+            progress_bar=progress,
+        )
+    seconds = round(time.time() - begin, 1)
+    return [_sum_up(agent, run, seconds) for agent, run in zip(agents, runs, strict=True)]
+
+
+def training_of(agents: Sequence[PreferenceLearner]) -> Callable[..., object]:
+    """Return `learn` of one agent, or of a group, with a callback for each; raises PrefenvsError if none can be."""
+    return choose_training(agents, PEBBLE, PebbleGroup, "pebble")
+
+
+def task_of(agent: PreferenceLearner) -> str:
+    """Return the id of the task that an agent is trained on."""
+    return agent.recorder.buffer.task
+
+
+def _sum_up(agent: PreferenceLearner, run: Run, seconds: float) -> dict[str, Any]:
+    """Write what a finished run leaves beside its checkpoint, and return its summary."""
+    summary = summarise(agent, run) | {"seconds": seconds}
+    run.summarise(summary)
+    asked = agent.learns_from == "preferences"
+    learner = f"{agent.name}, {summary['labels']} labels" if asked else agent.learns_from
+    title = f"{task_of(agent)}, seed {agent.seed}"
+    draw_learning_curve({learner: run.rows("evaluations")}, run.path("learning_curve.png"), title)
+    return summary
+
+
+def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
+    """Return first and last evaluation, labels and learning signal of a run."""
+    rows = run.rows("evaluations")
+    return {
+        "task": task_of(agent),
+        "algorithm": agent.name,
+        "learns_from": agent.learns_from,
+        "seed": agent.seed,
+        "steps": agent.num_timesteps,
+        "labels": 0 if agent.feedback is None else agent.feedback.labels,
+        "queries": 0 if agent.feedback is None else agent.feedback.asked,
+        "first": rows[0],
+        "last": rows[-1],
+        "best_mean_return": max(row["mean_return"] for row in rows),
+    }
+
+
+def load_policy(run: Run) -> Policy:
+    """Return the policy of a run's newest checkpoint, ready to predict."""
+    from stable_baselines3 import DQN
+
+    from prefenvs.agents import PrefPPO, StateRewardSAC
+
+    path = run.checkpoint / "model.zip"
+    if not path.is_file():
+        raise PrefenvsError(
+            f"{run.folder} holds no checkpoint yet (no {path.name} in {path.parent.name}/); train it further first"
+        )
+    algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[DQN]] = {
+        "train pebble": PEBBLE,
+        "demo": PEBBLE,
+        "train prefppo": PrefPPO,
+        "train clip": StateRewardSAC,
+        "train dqn": DQN,
+    }
+    command = run.record["command"]
+    if command in algorithms:
+        return algorithms[command].load(path, device="cpu")
+    return load_offline(path)
+
+
+def load_offline(path: Path, device: str = "cpu") -> OfflineLearner[Any]:
+    """Return the learner from fixed data that a file holds, whichever it is; it can act, but has no data."""
+    from prefenvs.agents import BC, CPL, DPPO, IPL, IQL, OPPO
+
+    kinds: dict[str, type[OfflineLearner[Any]]] = {kind.name: kind for kind in (BC, CPL, DPPO, IPL, IQL, OPPO)}
+    return kinds[read_state(path)["algorithm"]].load(path, device=device)

@@ -1,0 +1,1 @@
+"""CLIP as a rater and as a reward."""

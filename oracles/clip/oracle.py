@@ -1,0 +1,58 @@
+"""The rater that compares segments by their CLIP reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.simulated.synthetic import SyntheticOracle
+from prefenvs.oracles.simulated.teachers import Teacher
+from prefenvs.segments import Array, Segment
+from prefenvs.state_rewards import StateReward
+from prefenvs.trajectories import Trajectories
+
+
+class CLIPOracle(SyntheticOracle):
+    """Prefer the segment whose states have the larger sum of CLIP rewards (or of any other reward of states).
+
+    A segment's states are those that its observations were made from. All states of a call are scored together, each
+    once. It answers at once, in the time that rendering and the model take, and reads no true reward; the
+    irrationalities of a teacher can be put on top, as on every simulated rater.
+    """
+
+    kind = "clip"
+
+    def __init__(
+        self,
+        reward: StateReward,
+        teacher: str | Teacher = "oracle",
+        seed: int | None = None,
+        soft: bool = False,
+        annotator: str = "clip",
+    ) -> None:
+        """`reward`: an `oracles.CLIPReward` of the task; the rest as in `SyntheticOracle`."""
+        super().__init__(teacher, seed, soft, annotator)
+        if max(self.teacher.skip, self.teacher.equal) > 0 and self.teacher.threshold_scale == "policy":
+            raise PrefenvsError(
+                "a CLIP reward has no scale that a share of the policy's return could mean: give the teacher "
+                'threshold_scale="quantile" or a number'
+            )
+        self.reward = reward
+
+    def observe(self, trajectories: Trajectories) -> None:
+        """Ignore the policy: it would tell the true return."""
+
+    def worth(self, segments: Sequence[Segment]) -> Array:
+        """Return the rewards [N, T] of the segments' states; raises PrefenvsError where one has no states."""
+        bare = next((segment for segment in segments if segment.states is None), None)
+        if bare is not None:
+            raise PrefenvsError(
+                f"a segment of task {bare.task!r}, source {bare.source!r}, carries no simulator states to render: "
+                "collect it with prefenvs.make, or ask another oracle"
+            )
+        states = np.concatenate([segment.states for segment in segments if segment.states is not None])
+        scenes = [np.repeat(s.scene[None], len(s), 0) for s in segments if s.scene is not None]
+        rewards = self.reward.score(states, np.concatenate(scenes) if len(scenes) == len(segments) else None)
+        return np.asarray(rewards, np.float64).reshape(len(segments), -1)

@@ -1,0 +1,1 @@
+"""A cheap and a costly rater together."""

@@ -1,0 +1,1 @@
+"""Whole policies compared and ranked."""

@@ -1,0 +1,1 @@
+"""Simulated raters, by partial return and by regret."""

@@ -1,0 +1,247 @@
+"""What simulated raters share: from the worth of each step to answers, through a teacher's irrationalities."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS, Teacher, find_teacher
+from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.seeding import sequence
+from prefenvs.segments import Array, Segment
+from prefenvs.trajectories import Trajectories
+
+EPISODES = 10
+"""Episodes that the mean return of the policy is taken over."""
+POOL = 2000
+"""Segment scores kept for quantiles, and differences likewise, for each segment length."""
+ROUNDING = 1e-9
+"""Scores that differ by less, relative to the sum of absolute worths, are equal."""
+
+
+class SyntheticOracle(Oracle):
+    """A rater that answers at once, by a worth of each step that its subclass computes.
+
+    Answers depend on the seed and on the order of the calls. Queries that are asked together may have different
+    numbers K of segments and different segment lengths T, but the segments of one query have the same T.
+    """
+
+    kind = "synthetic"
+
+    def __init__(
+        self, teacher: str | Teacher = "oracle", seed: int | None = None, soft: bool = False, annotator: str = ""
+    ) -> None:
+        """Make a rater.
+
+        teacher: a `Teacher`, one of B-Pref's (oracle, mistake, noisy, skip, myopic, equal), or one of `CROWDS`.
+        soft: answer with the chance that each segment would have been preferred, mistakes included, instead of a draw.
+        annotator: name of the simulated person, so that several can be told apart; the teacher's name if empty.
+        """
+        self.teacher = find_teacher(teacher) if isinstance(teacher, str) else teacher
+        preset = next((name for name, known in (TEACHERS | CROWDS).items() if known == self.teacher), "teacher")
+        self.name = f"{self.kind}-{preset}"
+        self.annotator = annotator or preset
+        self.soft = soft
+        # A stream of its own: with the plain seed a rater would err by the numbers that its queries are drawn with.
+        self._rng = np.random.default_rng(None if seed is None else sequence(seed, "rater"))
+        self._answers: list[Preference] = []
+        self._sessions = 0
+        # Mean true reward per step of the recent episodes; None before the first look.
+        self._reward_rate: float | None = None
+        # Scores and differences asked so far by segment length; count, sum and sum of squares of all steps' worths.
+        self._scores: dict[int, Array] = {}
+        self._differences: dict[int, Array] = {}
+        self._moments = np.zeros(3)
+        self._warned = False
+
+    @abstractmethod
+    def worth(self, segments: Sequence[Segment]) -> Array:
+        """Return what each step is worth, [N, T] float64, for N segments of one length.
+
+        T may be smaller than the segments' length where a rater cannot judge their last steps.
+        """
+
+    @property
+    def pending(self) -> int:
+        """Always 0: answers are there as soon as a query is asked."""
+        return 0
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Answer; raises PrefenvsError if a segment lacks what the rater needs, and then answers none of them."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, query in enumerate(queries):
+            lengths = {len(segment) for segment in query.segments}
+            if len(lengths) > 1:
+                raise PrefenvsError(f"a simulated rater compares segments of one length, got {sorted(lengths)} steps")
+            groups.setdefault((len(query.segments), lengths.pop()), []).append(i)
+        worths = []
+        for (count, _), members in groups.items():
+            flat = np.asarray(self.worth([s for i in members for s in queries[i].segments]), np.float64)
+            if not np.all(np.isfinite(flat)):
+                raise PrefenvsError(
+                    f"{self.name}: a step of a queried segment is worth NaN or infinity; it must be finite"
+                )
+            worths.append(flat.reshape(len(members), count, -1))
+        answers: list[Preference | None] = [None] * len(queries)
+        for members, worth in zip(groups.values(), worths, strict=True):
+            skipped, probabilities = self._judge(worth)
+            for i, skip, row in zip(members, skipped, probabilities, strict=True):
+                answers[i] = Preference(queries[i], None if skip else row, self.annotator, self.name)
+        self._answers.extend(answer for answer in answers if answer is not None)
+
+    def collect(self) -> list[Preference]:
+        """Return the answers since the last call, in the order of the queries."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def observe(self, trajectories: Trajectories) -> None:
+        """Take the mean reward per step of the last 10 episodes as the scale of thresholds, before a session."""
+        self._sessions += 1
+        if trajectories.true_rewards is None or not len(trajectories):
+            return
+        returns, lengths = trajectories.returns[-EPISODES:], trajectories.lengths[-EPISODES:]
+        self._reward_rate = float(returns.sum() / lengths.sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that later answers depend on, as plain numbers, lists and dicts that JSON can hold.
+
+        Raises PrefenvsError while answers wait to be collected, since they would be lost.
+        """
+        if self._answers:
+            raise PrefenvsError(
+                f"{self.name} holds {len(self._answers)} answers: collect() them before saving its state"
+            )
+        return {
+            "rng": self._rng.bit_generator.state,
+            "sessions": self._sessions,
+            "reward_rate": self._reward_rate,
+            "scores": {str(length): pool.tolist() for length, pool in self._scores.items()},
+            "differences": {str(length): pool.tolist() for length, pool in self._differences.items()},
+            "moments": self._moments.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; the teacher must be the same."""
+        self._rng.bit_generator.state = state["rng"]
+        self._sessions, self._reward_rate = state["sessions"], state["reward_rate"]
+        self._scores = {int(length): np.array(pool) for length, pool in state["scores"].items()}
+        self._differences = {int(length): np.array(pool) for length, pool in state["differences"].items()}
+        self._moments = np.array(state["moments"])
+
+    def _judge(self, worth: Array) -> tuple[Array, Array]:
+        """Return skipped [Q] bool and probabilities [Q, K] for step worths [Q, K, T]."""
+        teacher, length = self.teacher, worth.shape[2]
+        scores = worth.sum(axis=2)
+        best = scores.max(axis=1)
+        self._remember(worth, scores)
+        skip_below, tie_below = self._thresholds(length)
+        skipped = best <= skip_below if teacher.skip > 0 and skip_below is not None else np.zeros(len(best), bool)
+        probabilities = self._prefer(worth)
+        if teacher.equal > 0 and tie_below is not None:
+            near = best[:, None] - scores < tie_below
+            if teacher.exact_ties == "guess" and teacher.threshold_scale == "quantile" and not self.soft:
+                near |= self._fill_quantile(worth, scores, tie_below)
+            tied = near.sum(axis=1) > 1
+            probabilities[tied] = near[tied] / near[tied].sum(axis=1, keepdims=True)
+        return skipped, probabilities
+
+    def _fill_quantile(self, worth: Array, scores: Array, tie_below: float) -> Array:
+        """Which segments [Q, K] are tied with the best although their difference is the threshold itself, by chance.
+
+        Where many differences are equal (a sparse reward's are mostly 0), fewer than the share `equal` lie below it.
+        """
+        pool, ranked = self._differences[worth.shape[2]], np.sort(scores, axis=1)
+        reach = ROUNDING * float(np.abs(worth).sum(axis=2).max())
+        below, here = np.mean(pool < tie_below - reach), np.mean(np.abs(pool - tie_below) <= reach)
+        chance = (self.teacher.equal - below) / here if here > 0 else 0.0
+        drawn = self._rng.random(len(scores)) < chance
+        level: Array = (np.abs(ranked[:, -1] - ranked[:, -2] - tie_below) <= reach) & drawn
+        return level[:, None] & (ranked[:, -1:] - scores <= tie_below + reach)
+
+    def _prefer(self, worth: Array) -> Array:
+        """Myopia, rationality and mistakes: probabilities [Q, K], one-hot unless soft or exactly tied."""
+        teacher, (queries, count, length) = self.teacher, worth.shape
+        scores: Array = worth @ teacher.gamma ** np.arange(length - 1, -1, -1.0)
+        chances: Array
+        if teacher.rational:
+            chances = _shares_of_best(scores, ROUNDING * np.abs(worth).sum(axis=2).max(axis=1), teacher.exact_ties)
+        else:
+            logits = teacher.beta / self._unit() * scores
+            chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+            chances /= chances.sum(axis=1, keepdims=True)
+        if self.soft:
+            # A mistake moves the preference to one of the K - 1 others, each alike.
+            chances = (1.0 - teacher.mistake) * chances + teacher.mistake * (1.0 - chances) / (count - 1)
+            return chances
+        if not teacher.rational or teacher.exact_ties == "guess":
+            draws: Array = self._rng.random((queries, 1))
+            chosen = (draws > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
+            chances = np.eye(count)[chosen]
+        if teacher.mistake > 0:
+            mistaken: Array = self._rng.random((queries, 1)) <= teacher.mistake
+            others: Array = self._rng.integers(1, count, (queries, 1))
+            moved = np.take_along_axis(chances, (np.arange(count) - others) % count, axis=1)
+            chances = np.where(mistaken, moved, chances)
+        return chances
+
+    def _thresholds(self, length: int) -> tuple[float | None, float | None]:
+        """Skip and tie thresholds for segments of `length` steps; None where they do nothing."""
+        teacher = self.teacher
+        if teacher.threshold_scale == "quantile":
+            return (
+                float(np.quantile(self._scores[length], teacher.skip)),
+                float(np.quantile(self._differences[length], teacher.equal)),
+            )
+        if max(teacher.skip, teacher.equal) == 0:
+            return None, None
+        scale = teacher.threshold_scale if isinstance(teacher.threshold_scale, float | int) else self._policy(length)
+        if scale <= 0:
+            return None, None
+        power = 2 if teacher.double_scale and self._sessions > 1 else 1
+        return scale * teacher.skip**power or None, scale * teacher.equal**power or None
+
+    def _policy(self, length: int) -> float:
+        """Score of a segment that is as good as the recent policy."""
+        rate = self._reward_rate
+        if rate is None:
+            rate = float(self._moments[1] / self._moments[0])
+            self._warn("observe() was never called with true rewards, so the queried segments stand for the policy")
+        if rate <= 0:
+            self._warn("the policy's mean return is not above 0, so nothing is skipped or tied")
+        return rate * length
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            warnings.warn(f'{self.name}: {reason}; threshold_scale="quantile" needs neither', stacklevel=6)
+        self._warned = True
+
+    def _remember(self, worth: Array, scores: Array) -> None:
+        """Add to the pools that quantiles and standard units are taken from; the present queries count."""
+        self._moments += (worth.size, worth.sum(), np.square(worth).sum())
+        if self.teacher.threshold_scale != "quantile":
+            return
+        length, ranked = worth.shape[2], np.sort(scores, axis=1)
+        for pools, new in ((self._scores, scores.ravel()), (self._differences, ranked[:, -1] - ranked[:, -2])):
+            pools[length] = np.concatenate([pools.get(length, np.zeros(0)), new])[-POOL:]
+
+    def _unit(self) -> float:
+        """Size of one unit of score."""
+        if self.teacher.units == "raw":
+            return 1.0
+        count, total, squares = self._moments
+        deviation = float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
+        return deviation or 1.0
+
+
+def _shares_of_best(scores: Array, rounding: Array, exact_ties: str) -> Array:
+    """One-hot of the best score [Q, K]; among equal ones the shares are equal, or all for the first."""
+    best = scores >= (scores.max(axis=1) - rounding)[:, None]
+    if exact_ties == "first":
+        best &= best.cumsum(axis=1) == 1
+    shares: Array = best / best.sum(axis=1, keepdims=True)
+    return shares

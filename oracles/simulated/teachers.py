@@ -1,0 +1,114 @@
+"""Simulated teachers: how a rater departs from always preferring what is worth more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.oracles.simulated.crowds import crowd_rates
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The irrationalities of a simulated rater (Lee et al. 2021, "B-Pref"), applied in the order of that benchmark.
+
+    Each segment k of a query has a score G_k, the sum of what its T steps are worth. The query is skipped unless the
+    best G_k exceeds the skip threshold. Segments whose G_k lies less than the tie threshold below the best are tied
+    with it. Otherwise one is preferred by G'_k = sum_t gamma^(T - t) worth_t: the best, or with beta > 0 a draw with
+    probabilities in proportion to exp(beta G'_k), and by mistake another one. Ties overwrite mistakes.
+    """
+
+    beta: float = -1.0
+    """Inverse temperature; at or below 0, or infinite, the best is always preferred. Its unit is one over `units`."""
+    gamma: float = 1.0
+    """Discount of early steps: below 1, the rater weighs the last steps of a segment most."""
+    mistake: float = 0.0
+    """Chance of preferring another segment than the one found best."""
+    skip: float = 0.0
+    """Skip threshold in units of `threshold_scale`; a query of poor segments only is skipped."""
+    equal: float = 0.0
+    """Tie threshold in units of `threshold_scale`."""
+    threshold_scale: Literal["policy", "quantile"] | float = "policy"
+    """What the thresholds are multiples of.
+
+    "policy": the mean return of the last 10 episodes observed, times T over their mean length (B-Pref). Where that is
+    0 or negative nothing is skipped and nothing tied, and a warning says so.
+    "quantile": no multiple, but a share: a query is skipped if all its segments are among the worst `skip` of those
+    asked so far, and tied if its difference is among the smallest `equal` of the differences so far. Needs no sign.
+    A number: a fixed segment score, above 0.
+    """
+    units: Literal["raw", "standardised"] = "raw"
+    """Unit of the scores that beta multiplies: the task's own, or the standard deviation over steps asked so far."""
+    exact_ties: Literal["half", "first", "guess"] = "half"
+    """A rational rater's answer where G'_k are equal: a tie; the first segment, as in B-Pref's code; or one at random.
+
+    With "guess" and threshold_scale="quantile", the share `equal` of queries is tied even where more of them have equal
+    segments: which of those is drawn.
+    """
+    double_scale: bool = False
+    """From the second session on, multiply policy-scaled thresholds by `skip` and `equal` twice.
+
+    B-Pref's PEBBLE code does so, which makes its Skip and Equal teachers about ten times weaker after the first
+    session; set it to compare with figures made by that code.
+    """
+
+    def __post_init__(self) -> None:
+        for name in ("mistake", "skip", "equal"):
+            value = getattr(self, name)
+            if not (0.0 <= value < math.inf) or (name == "mistake" and value > 1.0):
+                bound = "a chance between 0 and 1" if name == "mistake" else "a number of at least 0"
+                raise PrefenvsError(f"a teacher's {name} is {bound}, got {value}")
+        if not 0.0 <= self.gamma <= 1.0 or math.isnan(self.beta):
+            raise PrefenvsError(f"a teacher has gamma in [0, 1] and a number beta, got {self.gamma} and {self.beta}")
+        scale = self.threshold_scale
+        if isinstance(scale, str):
+            if scale not in ("policy", "quantile"):
+                raise PrefenvsError(
+                    f'threshold_scale is "policy", "quantile" or a number above 0, got {scale!r}.'
+                    f"{near_matches(scale, ('policy', 'quantile'))}"
+                )
+            if scale == "quantile" and max(self.skip, self.equal) > 1.0:
+                raise PrefenvsError(f"as quantiles, skip and equal are at most 1, got {self.skip} and {self.equal}")
+        elif not 0.0 < scale < math.inf:
+            raise PrefenvsError(f"a fixed threshold_scale is a segment score above 0, got {scale}")
+        for name, known in (("units", ("raw", "standardised")), ("exact_ties", ("half", "first", "guess"))):
+            if getattr(self, name) not in known:
+                raise PrefenvsError(f"a teacher's {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.double_scale and scale != "policy":
+            raise PrefenvsError(f'double_scale belongs to threshold_scale="policy", got {scale!r}')
+
+    @property
+    def rational(self) -> bool:
+        """True if the rater finds the better segment without fail, before mistakes."""
+        return self.beta <= 0.0 or math.isinf(self.beta)
+
+
+TEACHERS = {
+    "oracle": Teacher(),
+    "mistake": Teacher(mistake=0.1),
+    "noisy": Teacher(beta=1.0),
+    "skip": Teacher(skip=0.1),
+    "myopic": Teacher(gamma=0.9),
+    "equal": Teacher(equal=0.1),
+}
+"""B-Pref's six teachers, by its names in lower case."""
+
+CROWDS = {
+    name: Teacher(mistake=1.0 - agreement, equal=ties, threshold_scale="quantile", exact_ties="guess")
+    for name, (agreement, ties) in crowd_rates().items()
+}
+"""Raters that agree with the true return, and call segments equal, as often as the people of `simulated.crowds` do."""
+
+
+def find_teacher(name: str) -> Teacher:
+    """Return one of `TEACHERS` or `CROWDS`; raises PrefenvsError for an unknown name."""
+    known = TEACHERS | CROWDS
+    if name not in known:
+        domains = [crowd for crowd in CROWDS if crowd.count("-") == 1]
+        raise PrefenvsError(
+            f"unknown teacher {name!r}: choose one of {', '.join([*TEACHERS, *domains])}, or a single data set's crowd."
+            f"{near_matches(name, known)}"
+        )
+    return known[name]
