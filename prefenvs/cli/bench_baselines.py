@@ -32,7 +32,7 @@ class Random:
     """Seed."""
     episodes: PositiveInt = 20
     """Episodes."""
-    horizon: int | None = None
+    horizon: PositiveInt | None = None
     """Steps after which an episode is cut off, for data sets whose time limit is earlier than the task's."""
     still: bool = False
     """Standing still, the middle of each action's range, in the place of random actions."""

@@ -18,7 +18,7 @@ from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
 from prefenvs.evaluate import evaluate
 
-from ..awkward import Awkward, task_with
+from ...awkward import Awkward, task_with
 from ..conftest import Rater
 
 REWARD = RewardConfig(width=8, layers=1, epochs=1)
