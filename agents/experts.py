@@ -211,8 +211,9 @@ def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
         raise PrefenvsError(f"there is no expert at {path}: name a run folder with a checkpoint, or a .zip of SB3")
     try:
         data, _, _ = load_from_zip_file(path, device=device)
-    except ValueError as error:
-        raise PrefenvsError(f"{path} is no saved model: {str(error).splitlines()[0]}") from error
+    # What damaged bytes and pickles of modules that are gone raise has no common class.
+    except Exception as error:
+        raise PrefenvsError(f"{path} is no saved model: {' '.join(str(error).split())[:200]}") from error
     policy = (data or {}).get("policy_class")
     kinds: tuple[tuple[type, type[SAC] | type[DQN]], ...] = ((SACPolicy, SAC), (DQNPolicy, DQN))
     kind = next(

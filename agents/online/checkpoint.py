@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError
+from prefenvs.file_sizes import check_npz
 from prefenvs.store import Store
 from prefenvs.tasks import is_same_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
@@ -25,6 +27,7 @@ ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes",
 
 # Name under which SURF's queries with their margins lie in the checkpoint's store.
 WIDE = "wide"
+WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another folder"
 
 
 def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
@@ -46,6 +49,7 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
     if agent.feedback is not None:
         state["feedback"] = agent.feedback.state_dict()
         state["total_steps"] = agent.feedback.total_steps
+        state["answers"] = len(agent.feedback.preferences)
         with Store(new / "preferences.sqlite") as store:
             store.add_preferences(agent.feedback.preferences)
             # An answer to one of these may still come, or come anew.
@@ -70,35 +74,60 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
         raise PrefenvsError(
             f"{folder} is not a checkpoint: it holds no state.json; a run stopped before its first one starts anew"
         )
-    state = json.loads((folder / "state.json").read_text())
-    if not is_same_task(state["task"], agent.recorder.buffer.task):
+    with damage_told(folder / "state.json", WAY_OUT):
+        state = json.loads((folder / "state.json").read_text())
+        same = is_same_task(state["task"], agent.recorder.buffer.task)
+    if not same:
         raise PrefenvsError(
             f"the checkpoint {folder} is of task {state['task']!r}, but the environment is "
             f"{agent.recorder.buffer.task!r}: make the environment of the checkpoint's task"
         )
-    _, parameters, variables = load_from_zip_file(folder / "model.zip", device=agent.device)
-    agent.set_parameters(parameters, exact_match=True, device=agent.device)
-    for name, value in (variables or {}).items():
-        if value is not None:
-            getattr(agent, name).data = value.data
-    agent.reward_model = RewardEnsemble.load(folder / "reward.pt", device=agent.device)
+    _load_model(agent, folder / "model.zip")
+    with damage_told(folder / "reward.pt", WAY_OUT, always=True):
+        agent.reward_model = RewardEnsemble.load(folder / "reward.pt", device=agent.device)
     agent.load_memory(folder)
     buffer = agent.recorder.buffer
-    _restore_trajectories(buffer, folder / "trajectories.npz")
-    agent.reward_learned = state["reward_learned"]
-    agent.state_entropy.load_state_dict(state["state_entropy"])
-    for name, value in state["counters"].items():
-        setattr(agent, name, value)
-    if state["feedback"] is not None:
-        if agent.oracle is None:
-            raise PrefenvsError("the checkpoint asks an oracle: pass oracle=... to the agent before it resumes")
-        agent.feedback = Feedback(
-            agent.config, agent.oracle, agent.reward_model, buffer, 0, state["total_steps"], agent.seed
-        )
-        agent.feedback.load_state_dict(state["feedback"])
-        with Store(folder / "preferences.sqlite") as store:
-            agent.feedback.preferences = store.preferences(with_true_rewards=True)
-            agent.feedback.keep_margins(store.pending_queries(run=WIDE, with_true_rewards=True))
+    with damage_told(folder / "trajectories.npz", WAY_OUT):
+        _restore_trajectories(buffer, folder / "trajectories.npz")
+    with damage_told(folder / "state.json", WAY_OUT):
+        agent.reward_learned = bool(state["reward_learned"])
+        agent.state_entropy.load_state_dict(state["state_entropy"])
+        for name in COUNTERS:
+            setattr(agent, name, int(state["counters"][name]))
+    if state.get("feedback") is not None:
+        _load_feedback(agent, folder, state)
+
+
+def _load_model(agent: PreferenceLearner, path: Path) -> None:
+    """Read weights and optimisers; the pickled settings beside them are left alone, so no module has to be found."""
+    with damage_told(path, WAY_OUT):
+        _, parameters, variables = load_from_zip_file(path, load_data=False, device=agent.device)
+        agent.set_parameters(parameters, exact_match=True, device=agent.device)
+        for name, value in (variables or {}).items():
+            if value is not None:
+                getattr(agent, name).data = value.data
+
+
+def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]) -> None:
+    if agent.oracle is None:
+        raise PrefenvsError("the checkpoint asks an oracle: pass oracle=... to the agent before it resumes")
+    buffer = agent.recorder.buffer
+    with damage_told(folder / "state.json", WAY_OUT):
+        total_steps = int(state["total_steps"])
+        feedback = Feedback(agent.config, agent.oracle, agent.reward_model, buffer, 0, total_steps, agent.seed)
+        feedback.load_state_dict(state["feedback"])
+    path = folder / "preferences.sqlite"
+    with damage_told(path, WAY_OUT, always=True):
+        # A store that is not there would be made, empty, and every answer forgotten.
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        with Store(path) as store:
+            feedback.preferences = store.preferences(with_true_rewards=True)
+            feedback.keep_margins(store.pending_queries(run=WIDE, with_true_rewards=True))
+    expected = state.get("answers", len(feedback.preferences))
+    if len(feedback.preferences) < expected:
+        raise PrefenvsError(f"{path} holds {len(feedback.preferences)} answers of {expected}: {WAY_OUT}")
+    agent.feedback = feedback
 
 
 def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
@@ -107,6 +136,7 @@ def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
 
 
 def _restore_trajectories(buffer: TrajectoryBuffer, path: Path) -> None:
+    check_npz(path)
     with np.load(path) as file:
         arrays = {name: file[name] for name in ARRAYS if name in file}
         first = int(file["first_episode"])

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.mlp import Precision, check_precision
+from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.nets.spaces import check_spaces
 from prefenvs.agents.online.exploration import StateEntropy
 from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
@@ -89,6 +90,14 @@ class PreferenceLearner(BaseAlgorithm):
         venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
 
+    @classmethod
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Read an agent that `save` wrote, to act or to explore on; arguments are Stable-Baselines3's."""
+        way_out = "save it again with this version, and load it with an environment of the same spaces"
+        with damage_told(path, way_out):
+            agent: Self = super().load(path, *args, **kwargs)
+        return agent
+
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
         sizes = spaces.flatdim(self.observation_space), spaces.flatdim(self.action_space)
@@ -142,6 +151,11 @@ class PreferenceLearner(BaseAlgorithm):
         self.recorder.reveal = self.config.true_reward
         if self.config.true_reward or self.feedback is not None:
             return
+        if self.reward_learned:
+            raise PrefenvsError(
+                "a saved agent has no reward model, replay or answers to learn on from: make the agent as before and "
+                "call resume(folder) with a checkpoint"
+            )
         self.check_run(total_steps)
         assert self.oracle is not None
         self.feedback = Feedback(

@@ -18,6 +18,8 @@ from prefenvs.agents.nets.flat import FlatAdam, own_memory
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.policies import PebblePolicy
 from prefenvs.agents.nets.rng_state import RandomStreams
+from prefenvs.agents.nets.saved import damage_told
+from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.compiled import GraphedUpdate
 from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
@@ -156,7 +158,8 @@ class PEBBLE(PreferenceLearner, SAC):
 
     def load_memory(self, folder: Path) -> None:
         """Read the replay buffer."""
-        self.replay_buffer.restore(folder / "replay.npz")
+        with damage_told(folder / "replay.npz", WAY_OUT):
+            self.replay_buffer.restore(folder / "replay.npz")
         # The weights and moments that were read with it lie elsewhere than those recorded.
         self.graphs.forget()
 

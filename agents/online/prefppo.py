@@ -20,7 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from prefenvs.agents.nets.flat import FlatAdam
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.mlp import round_inner
+from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online import ppo
+from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.normalised import NormalisedObservations
 from prefenvs.preferences import Oracle
@@ -166,7 +168,12 @@ class PrefPPO(PreferenceLearner, PPO):
 
     def load_memory(self, folder: Path) -> None:
         """Read the states that exploration compares with."""
-        self.states_seen = np.load(folder / "states_seen.npy")
+        path = folder / "states_seen.npy"
+        with damage_told(path, WAY_OUT):
+            seen: Array = np.load(path)
+            if seen.ndim != 2 or seen.shape[1] not in (0, spaces.flatdim(self.observation_space)):
+                raise ValueError(f"states of shape {seen.shape}")
+        self.states_seen = seen
 
     def _intrinsic(self, observations: Array) -> Array:
         seen = np.concatenate([self.states_seen.reshape(-1, observations.shape[1]), observations])

@@ -10,6 +10,7 @@ from typing import Any
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.offline.files import read_state
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.online.learner import PreferenceLearner
@@ -40,6 +41,8 @@ def train(
     newest checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
     KeyboardInterrupt goes on, so a run can be resumed. evaluate_beside: in a process of its own, on another core.
     """
+    for run in runs:
+        _check_evaluations(run)
     first, begin = agents[0], time.time()
     learn = training_of(agents)
     stop, beside = StopOnInterrupt(first.oracle), EvaluationProcess() if evaluate_beside else None
@@ -102,6 +105,15 @@ def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
     }
 
 
+def _check_evaluations(run: Run) -> None:
+    """Raise a PrefenvsError now where the rows of a resumed run could not be summed up at its end."""
+    if any(not {"steps", "mean_return", "seconds"} <= row.keys() for row in run.rows("evaluations")):
+        raise PrefenvsError(
+            f"{run.path('evaluations.csv')} is damaged (its header lacks mean_return or seconds): "
+            "put it back from a copy, or remove the file"
+        )
+
+
 def load_policy(run: Run) -> Policy:
     """Return the policy of a run's newest checkpoint, ready to predict."""
     from stable_baselines3 import DQN
@@ -122,7 +134,8 @@ def load_policy(run: Run) -> Policy:
     }
     command = run.record["command"]
     if command in algorithms:
-        return algorithms[command].load(path, device="cpu")
+        with damage_told(path, "put it back from a copy, or resume the run with this version, which saves it anew"):
+            return algorithms[command].load(path, device="cpu")
     return load_offline(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.trajectories import TrajectoryBuffer
 
+# What a pipe to a process that is gone raises.
+WORKER_ERRORS = (EOFError, BrokenPipeError, ConnectionResetError)
 # What an `info` may carry on to a learner; everything else is privileged or of no use to it.
 PUBLIC_KEYS = ("terminal_observation", "TimeLimit.truncated", "episode")
 
@@ -54,7 +57,10 @@ class TrajectoryRecorder(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; their unfinished episodes are forgotten."""
-        observations = self.venv.reset()
+        try:
+            observations = self.venv.reset()
+        except WORKER_ERRORS as error:
+            raise _worker_died(error) from error
         if isinstance(observations, dict | tuple):
             raise PrefenvsError("prefenvs learns from flat observations; wrap the environment in FlattenObservation")
         self.buffer.drop_open()
@@ -74,11 +80,17 @@ class TrajectoryRecorder(VecEnvWrapper):
             )
         space = self.action_space
         self._actions = one_hot(space, actions) if isinstance(space, spaces.Discrete) else np.array(actions)
-        self.venv.step_async(actions)
+        try:
+            self.venv.step_async(actions)
+        except WORKER_ERRORS as error:
+            raise _worker_died(error) from error
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return observations, rewards (0 unless `reveal`), dones, and infos without the privileged keys."""
-        observations, rewards, dones, infos = self.venv.step_wait()
+        try:
+            observations, rewards, dones, infos = self.venv.step_wait()
+        except WORKER_ERRORS as error:
+            raise _worker_died(error) from error
         if "true_reward" not in infos[0]:
             raise PrefenvsError('the environment does not hide its reward: make it with prefenvs.make("<task>")')
         for i, info in enumerate(infos):
@@ -99,6 +111,19 @@ class TrajectoryRecorder(VecEnvWrapper):
         rewards = np.asarray([info["true_reward"] if self.reveal else 0.0 for info in infos], np.float32)
         self._observations = np.array(observations)
         return observations, rewards, dones, [_public(info) for info in infos]
+
+    def close(self) -> None:
+        """Close all environments, those too whose worker has died."""
+        # Stable-Baselines3 waits here for the answer of a step that is under way.
+        with contextlib.suppress(*WORKER_ERRORS):
+            self.venv.close()
+
+
+def _worker_died(error: Exception) -> PrefenvsError:
+    return PrefenvsError(
+        f"the process of an environment has died ({type(error).__name__}), for want of memory perhaps, or by an error "
+        "that it printed above: mend the task or use fewer environments, and resume from the last checkpoint"
+    )
 
 
 def _refuse_wrappers(venv: VecEnv) -> None:
