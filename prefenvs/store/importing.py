@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -322,14 +321,17 @@ def _read_lines(path: Path, read: Callable[[dict[str, Any]], Any], expected: int
     count = 0
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
-            lines = iter(lambda: file.readline(_LINE + 1), "")
-            while part := list(itertools.islice(lines, rows.CHUNK)):
-                found = []
-                for line in part:
-                    count += 1
-                    if len(line) > _LINE:
-                        raise ValueError(f"more than {_LINE:,} characters")
-                    found.append(read(json.loads(line)))
+            found = []
+            # Line by line, so that one without an end is refused before more of it is read.
+            for line in iter(lambda: file.readline(_LINE + 1), ""):
+                count += 1
+                if len(line) > _LINE:
+                    raise ValueError(f"more than {_LINE:,} characters")
+                found.append(read(json.loads(line)))
+                if len(found) == rows.CHUNK:
+                    yield found
+                    found = []
+            if found:
                 yield found
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         _fail(path, f"line {count}: {type(error).__name__} {error}")

@@ -12,7 +12,8 @@ from ..line_data import ACTIONS, drive, make_data, make_labels
 
 DATA = make_data()
 LABELS = make_labels(DATA, 150, 12)
-CONFIG = IQLConfig(hidden=(64, 64), batch_size=64, learning_rate=1e-3)
+# Episodes of 25 steps: rewards scaled to their time limit are too small to learn from in 400 steps.
+CONFIG = IQLConfig(hidden=(64, 64), batch_size=64, learning_rate=1e-3, return_range=1000)
 MODELS = [
     PreferenceTransformer(2, 1, TransformerConfig(width=16, heads=2, epochs=40, batch_size=50), device="cpu"),
     GaussianReward(2, 1, GaussianRewardConfig(width=32, backbone="mlp", epochs=40, batch_size=50), device="cpu"),

@@ -109,7 +109,7 @@ def test_answers_become_preferences_as_they_were_shown(store: Store, tmp_path: P
         assert {event.reason for event in store.events_after()} == {"<b>&"}
         status = page.http.get("/api/status").json()
         assert (status["done"], status["budget"], status["pending"], status["mine"]["done"]) == (4, 4, 0, 4)
-        assert page.http.get("/api/next").json() == {"questions": [], "waiting": False, "closed": []}
+        assert page.http.get("/api/next").json() == {"questions": [], "waiting": False, "closed": [], "problem": ""}
 
 
 def test_clip_is_an_mp4_with_the_frames_that_were_announced(store: Store, tmp_path: Path) -> None:

@@ -15,12 +15,19 @@ from fastapi.testclient import TestClient
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling.server import Desk
 from prefenvs.store import Event, Plan, Store, StoreUnavailable, issue_token
 
 from .test_server import answer, make_queries
 
 HOST = "http://127.0.0.1:8765"
-READING = ["/api/session", "/api/next?count=2", "/api/status", "/api/report", "/report", f"/clips/{'0' * 64}.mp4"]
+READING = ["/api/session", "/api/next?count=2", "/api/status", "/api/report", "/report", "/clips/a-clip"]
+
+
+def address(client: TestClient, path: str) -> str:
+    """The path, or that of a clip as this server's pages have it."""
+    desk: Desk = client.app.state.desk  # type: ignore[attr-defined]
+    return path.replace("/clips/a-clip", desk.clips.url("0" * 64))
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def test_trouble_is_503_without_particulars_and_the_log_has_them(
     item = answer(next_questions(client, 1)[0])
     csrf = {"X-CSRF": client.get("/api/session").json()["csrf"]}
     break_store(store, error)
-    replies = [client.get(path) for path in READING]
+    replies = [client.get(address(client, path)) for path in READING]
     replies.append(client.post("/api/answers", json={"answers": [item]}, headers=csrf))
     for reply in replies:
         assert (reply.status_code, set(reply.json())) == (503, {"error"}), reply.url
@@ -99,14 +106,15 @@ def test_trouble_is_503_without_particulars_and_the_log_has_them(
 
 def test_a_link_that_is_opened_in_trouble_is_not_taken_for_a_wrong_one(store: Store, clips: Clips) -> None:
     token = issue_token(store, "ann")
-    client = TestClient(create_app(store, Access(store), clips), base_url=HOST)
+    access = Access(store)
+    client = TestClient(create_app(store, access, clips), base_url=HOST)
     break_store(store, ERRORS[0])
     for _ in range(30):
         reply = client.get(f"/?token={token}", headers={"Accept": "text/html"})
         assert reply.status_code == 503
         assert "tries again by itself" in reply.text
         assert int(reply.headers["refresh"]) > 0
-    assert client.get("/api/session", cookies={"prefenvs_session": token}).status_code == 503
+    assert client.get("/api/session", cookies={access.cookie: token}).status_code == 503
 
 
 def test_a_failure_of_the_server_itself_says_nothing_but_that(store: Store, clips: Clips) -> None:
@@ -123,7 +131,7 @@ def test_a_clip_that_cannot_be_made_names_no_path(
     failed: Future[Path] = Future()
     failed.set_exception(PrefenvsError("cannot write /secret/clips: no space left"))
     monkeypatch.setattr(Clips, "path", lambda clips, key: failed)
-    reply = client.get(f"/clips/{'0' * 64}.mp4")
+    reply = client.get(address(client, "/clips/a-clip"))
     assert reply.status_code == 404
     assert "secret" not in reply.text
     assert "/secret/clips" in caplog.text
@@ -131,6 +139,7 @@ def test_a_clip_that_cannot_be_made_names_no_path(
 
 @pytest.mark.parametrize("path", READING)
 def test_a_request_meant_for_another_store_is_409(client: TestClient, store: Store, path: str) -> None:
+    path = address(client, path)
     assert client.get(path, headers={"X-Store": "0badf00d"}).status_code == 409
     assert client.get(path, headers={"X-Store": store.identity}).status_code != 409
 

@@ -110,7 +110,7 @@ def test_methods_and_tasks_of_ones_own_join_by_their_path(own) -> None:
     ends = [env.step(env.action_space.sample())[3] for _ in range(20)]
     assert ends == [False] * 19 + [True]
     env.close()
-    assert prefenvs.make("OwnPendulum-v0").spec.id == "prefenvs/OwnPendulum-v0"
+    assert prefenvs.make("own_parts:TASK").spec.id == "prefenvs/own_parts.TASK"
 
 
 def test_an_installed_package_offers_suites_methods_and_tasks(own, tmp_path, monkeypatch) -> None:

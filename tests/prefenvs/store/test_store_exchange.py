@@ -22,10 +22,12 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store import Call, Event, Imported, Store, add_calls, export_store, import_store, list_calls, sum_calls
+from prefenvs.store.events import LATEST
 from prefenvs.store.schema import tables
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+TIMES = st.floats(0, LATEST)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | NUMBERS | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
@@ -78,7 +80,7 @@ def logs(draw: st.DrawFn) -> tuple[list[tuple[Query, str, float, str]], list[Eve
         about: dict[str, Any] = {
             "query": query.id,
             "id": str(draw(st.uuids())),
-            "time": draw(NUMBERS),
+            "time": draw(TIMES),
             "seconds": draw(st.none() | NUMBERS),
             "shown": draw(st.none() | st.permutations(range(len(query.segments)))),
             "extra": draw(st.dictionaries(st.text(max_size=3), JSON, max_size=2)),
