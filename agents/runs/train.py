@@ -40,6 +40,7 @@ def train(
     Several agents, of PEBBLE, train side by side. A folder then holds evaluations.csv, log/ (CSV and TensorBoard), the
     newest checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
     KeyboardInterrupt goes on, so a run can be resumed. evaluate_beside: in a process of its own, on another core.
+    Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
         _check_evaluations(run)
@@ -64,7 +65,31 @@ def train(
             progress_bar=progress,
         )
     seconds = round(time.time() - begin, 1)
-    return [_sum_up(agent, run, seconds) for agent, run in zip(agents, runs, strict=True)]
+    labelled = [(agent, run) for agent, run in zip(agents, runs, strict=True) if not lacks_labels(agent)]
+    summaries = [_sum_up(agent, run, seconds) for agent, run in labelled]
+    for agent, run in zip(agents, runs, strict=True):
+        _check_labels(agent, run)
+    return summaries
+
+
+def lacks_labels(agent: PreferenceLearner) -> bool:
+    """Tell whether an agent was to learn from labels and has none, so that its reward was never learned."""
+    return agent.learns_from == "preferences" and (agent.feedback is None or not agent.feedback.labels)
+
+
+def _check_labels(agent: PreferenceLearner, run: Run) -> None:
+    """Raise a PrefenvsError for a run that was to learn from labels and got none, with what can be done."""
+    if not lacks_labels(agent):
+        return
+    asked = 0 if agent.feedback is None else agent.feedback.asked
+    if not asked:
+        length, task = agent.config.segment_length, task_of(agent)
+        why = f"no two segments of {length} steps were recorded in {task}: lower --segment-length or raise --steps"
+    elif agent.oracle is not None and agent.oracle.pending:
+        why = f"its {asked} queries still wait for an answer: train with --wait, or raise --steps"
+    else:
+        why = f"all {asked} queries were skipped: choose another rater, or raise --labels"
+    raise PrefenvsError(f"{run.folder} learned nothing, since it got no label; {why}")
 
 
 def training_of(agents: Sequence[PreferenceLearner]) -> Callable[..., object]:

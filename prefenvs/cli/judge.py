@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Port, PositiveFloat, PositiveInt, Seed
-from prefenvs.runs import Run
+from prefenvs.runs import Run, to_json
 from prefenvs.segments import Segment
 from prefenvs.store import Store
 from prefenvs.tasks import find_task
@@ -184,9 +183,9 @@ class Judge:
 
         returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
         result = {"task": run.config["task"], **report(tournament, returns)}
-        (run.folder / "ranking.json").write_text(json.dumps(result, indent=2) + "\n")
+        (run.folder / "ranking.json").write_text(to_json(result, indent=2) + "\n")
         if self.json:
-            print(json.dumps(result))
+            print(to_json(result))
             return
         _print(result)
         if result["waiting"]:

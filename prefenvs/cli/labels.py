@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +14,7 @@ from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, PositiveFloat
+from prefenvs.runs import to_json
 
 if TYPE_CHECKING:
     from prefenvs.datasets.label_report import LabelReport
@@ -62,7 +61,7 @@ class LabelsReport:
         ]
         if self.json:
             for report in reports:
-                print(json.dumps(dataclasses.asdict(report)))
+                print(to_json(report))
         else:
             _print(reports)
         if any(report.faults for report in reports):

@@ -16,6 +16,7 @@ from prefenvs.cli.offline_labels import Labels, LabelSource, RegretForm
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.train import has_checkpoint
+from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.datasets.offline import OfflineDataset, load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
@@ -154,7 +155,10 @@ class TrainOffline(RunOptions, ABC):
             if training.labels.held_out:
                 accuracy = training.learner.preference_accuracy(training.labels.held_out)
                 summary["held_out_accuracy"] = None if math.isnan(accuracy) else accuracy
-                run.summarise(summary)
+            if scores_hold(dataset):
+                last = summary["last"]["mean_return"]
+                summary["normalised_score"] = float(dataset.normalised_score(last))
+            run.summarise(summary)
             report(summary, dataset, run)
 
     @property
@@ -238,6 +242,16 @@ class _Training:
         return facts | ({"held_out_labels": len(held_out)} if held_out else {})
 
 
+def scores_hold(dataset: OfflineDataset) -> bool:
+    """Tell whether a data set has reference scores for its task, over the episodes by which policies are evaluated."""
+    if dataset.reference_scores is None:
+        return False
+    if not dataset.name.startswith("d4rl/"):
+        return True
+    entry = find_d4rl(dataset.name)
+    return entry.horizon is not None and entry.horizon == dataset.horizon and entry.task == dataset.task
+
+
 def report(summary: dict[str, Any], dataset: OfflineDataset, run: Run) -> None:
     """Print the figures of a finished run, the final policy's and the best one's apart."""
     print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
@@ -252,4 +266,8 @@ def report(summary: dict[str, Any], dataset: OfflineDataset, run: Run) -> None:
         solved = "" if math.isnan(row["success"]) else f", success {row['success']:.0%}"
         note = f" (chosen by this very evaluation, at step {row['steps']:.0f})" if name == "best" else ""
         print(f"true return, {name:6} {row['mean_return']:.1f} +- {row['std_return']:.1f}{solved}{note}")
+    if "normalised_score" in summary:
+        differs = find_d4rl(dataset.name).differs if dataset.name.startswith("d4rl/") else ""
+        caution = f" (not quite D4RL's: {differs})" if differs else ""
+        print(f"normalised score, final {summary['normalised_score']:.1f}{caution}")
     print(f"run folder: {run.folder}")

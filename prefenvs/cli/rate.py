@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import arg
 
-from prefenvs.cli.vlm import VLMOptions
+from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, Limits, PositiveFloat, PositiveInt, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
@@ -145,6 +145,9 @@ class Rate:
     def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
         from prefenvs.oracles import PartialReturnOracle
 
+        given = given_flags(self.vlm)
+        if given and self.oracle != "vlm":
+            raise PrefenvsError(f"{given[0]} goes with --oracle vlm, not with --oracle {self.oracle}: leave it out")
         if self.oracle == "vlm":
             return self.vlm.make(find_task(task or self.task or ""), store, run)
         return PartialReturnOracle(self.oracle, seed=self.seed)

@@ -17,7 +17,7 @@ from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
-from prefenvs.cli.vlm import VLMOptions
+from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
 from prefenvs.runs import Run
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from prefenvs.agents.online.presets import PebbleSettings
     from prefenvs.preferences import Oracle
 
+# What has no effect where no rater is asked.
+LABEL_OPTIONS = ("oracle", "expert", "labels", "per_session", "interact", "segment_length", "selector", "schedule")
 AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
 
 
@@ -193,6 +195,7 @@ class TrainOptions(RunOptions):
             raise PrefenvsError(f"--cheap, --costly and --route go with --oracle hybrid, not with {self.oracle!r}")
         if self.regret_form != "advantage" and not any(name.split("-")[0] == "regret" for name in names):
             raise PrefenvsError(f"--regret-form goes with --oracle regret, not with {self.oracle!r}")
+        self._check_models(() if self.true_reward else names)
         if self.true_reward:
             return None
         if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
@@ -200,6 +203,20 @@ class TrainOptions(RunOptions):
         if self.oracle == "hybrid":
             return self.hybrid.make(lambda name, seed: self._make_rater(task, name, seed), self.seed)
         return self._make_rater(task, self.oracle, self.seed)
+
+    def _check_models(self, names: Sequence[str]) -> None:
+        """Raise a PrefenvsError for options of a model that none of these raters is, and of labels where none rates."""
+        rater = f"--oracle {self.oracle}" if names else "--true-reward"
+        for kind, options in (("vlm", self.vlm), ("clip", self.clip)):
+            given = given_flags(options)
+            if given and not any(name.split("-")[0] == kind for name in names):
+                raise PrefenvsError(f"{given[0]} goes with --oracle {kind}, not with {rater}: leave it out")
+        if not names:
+            for flag in LABEL_OPTIONS:
+                if getattr(self, flag) not in (None, "oracle"):
+                    raise PrefenvsError(
+                        f"--{flag.replace('_', '-')} is about labels, of which --true-reward needs none: leave it out"
+                    )
 
     def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
         """Return the people behind a store, a model, or the simulated teacher of that name."""

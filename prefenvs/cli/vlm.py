@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import arg
 
@@ -114,3 +114,13 @@ class VLMOptions:
         if self.prompts is not None:
             settings["prompts"] = Path(self.prompts)
         return settings
+
+
+def given_flags(options: Any) -> list[str]:
+    """Return the flags of a group of options whose values are not their defaults, as they are written."""
+    hints = get_type_hints(type(options), include_extras=True)
+    return [
+        f"--{next(part.name for part in hints[field.name].__metadata__ if getattr(part, 'name', None))}"
+        for field in dataclasses.fields(options)
+        if getattr(options, field.name) != field.default
+    ]

@@ -323,3 +323,13 @@ def test_wrong_settings_are_refused_with_a_way_out() -> None:
         Selector("uniform").select(pool, 0, 5, None, [], rng)
     with pytest.raises(PrefenvsError, match="longest has 20 steps"):
         Selector("uniform").select(pool, 2, 21, None, [], rng)
+
+
+@pytest.mark.parametrize("selector", [lambda pool: pool, 3, None, ["uniform"]], ids=["function", "3", "None", "list"])
+def test_a_selector_that_is_no_name_is_refused(selector):
+    from prefenvs.agents import PebbleConfig
+
+    for make in (lambda: Selector.named(selector), lambda: PebbleConfig(selector=selector)):
+        with pytest.raises(PrefenvsError, match=r"is named, .* choose one of uniform") as error:
+            make()
+        assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
 import numpy as np
@@ -12,6 +13,7 @@ from prefenvs import PrefenvsError
 from prefenvs.agents import BC
 from prefenvs.bench.results import _d4rl_score
 from prefenvs.bench.suite import Cell
+from prefenvs.cli import main
 from prefenvs.datasets import find_d4rl, load_d4rl, load_dataset, read_d4rl, write_npz
 from prefenvs.datasets.d4rl import LOCOMOTION, TASKS, d4rl_entries
 from prefenvs.evaluate import evaluate, random_policy
@@ -287,3 +289,23 @@ def test_the_horizon_goes_with_the_data(tmp_path) -> None:
 def test_a_score_of_episodes_of_another_length_is_none(dataset, steps, scored) -> None:
     cell = Cell("bc", "AdroitHandPen-v1", dataset=f"d4rl/{dataset}")
     assert np.isfinite(_d4rl_score(cell, 3076.8331017826877, steps)) == scored
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "scored"),
+    [("hopper-medium-v2", None, True), ("own", "Hopper-v5", False), ("hopper-medium-v2", "InvertedPendulum-v5", False)],
+)
+def test_training_tells_the_normalised_score_where_one_holds(name, task, scored, tmp_path, capsys) -> None:
+    path, run = tmp_path / f"{name}.hdf5", tmp_path / "run"
+    sizes = (4, 1) if task == "InvertedPendulum-v5" else (11, 3)
+    write(path, make_arrays(60, *sizes))
+    options = ["--preset", "small", "--steps", "2", "--evaluate-every", "2", "--episodes", "1", "--no-progress"]
+    named = [] if task is None else ["--task", task]
+    main(["train", "bc", "--dataset", str(path), *named, *options, "--folder", str(run)])
+    summary = json.loads((run / "summary.json").read_text())
+    assert ("normalised_score" in summary) == scored
+    assert ("normalised score" in capsys.readouterr().out) == scored
+    if scored:
+        random, expert = find_d4rl(name).scores
+        share = (summary["last"]["mean_return"] - random) / (expert - random)
+        assert summary["normalised_score"] == pytest.approx(100 * share)

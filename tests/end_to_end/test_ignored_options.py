@@ -1,0 +1,46 @@
+"""Options that would have no effect on a training run are refused in one line, and no folder is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefenvs.cli import main
+from prefenvs.cli.clip import ClipOptions
+from prefenvs.cli.vlm import VLMOptions, given_flags
+
+TASK = ["--task", "InvertedPendulum-v5", "--no-progress"]
+VLM = [["--vlm-model", "m"], ["--vlm-url", "http://localhost:1/v1"], ["--vlm-size", "64"], ["--vlm-replay"]]
+CLIP = [["--clip-model", "m"], ["--clip-goal", "a pole"], ["--clip-alpha", "0.5"], ["--clip-hide-robot"]]
+LABELS = [
+    ["--oracle", "mistake"], ["--labels", "100"], ["--per-session", "10"], ["--interact", "100"],
+    ["--segment-length", "5"], ["--selector", "uniform"], ["--schedule", "decreasing"],
+]  # fmt: skip
+CASES = [([], option) for option in (*VLM, *CLIP)] + [(["--oracle", "mistake"], option) for option in (*VLM, *CLIP)]
+CASES += [(["--true-reward"], option) for option in (*VLM, *CLIP, *LABELS, ["--expert", "run"])]
+CASES += [(["--oracle", "hybrid", "--cheap", "mistake", "--costly", "oracle"], option) for option in (*VLM, *CLIP)]
+
+
+@pytest.mark.parametrize("algorithm", ["pebble", "prefppo"])
+@pytest.mark.parametrize(("rater", "option"), CASES)
+def test_an_option_of_another_rater_is_refused(
+    algorithm: str, rater: list[str], option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", algorithm, *TASK, *rater, *option, "--folder", str(run)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert option[0] in line
+    assert "leave it out" in line
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("options", [VLMOptions(), ClipOptions()])
+def test_defaults_are_not_taken_for_given(options: Any) -> None:
+    assert given_flags(options) == []
+    for field in dataclasses.fields(options):
+        assert len(given_flags(dataclasses.replace(options, **{field.name: "other"}))) == 1
