@@ -81,7 +81,7 @@ def logs(draw: st.DrawFn) -> tuple[list[tuple[Query, str, float, str]], list[Eve
             "query": query.id,
             "id": str(draw(st.uuids())),
             "time": draw(TIMES),
-            "seconds": draw(st.none() | NUMBERS),
+            "seconds": draw(st.none() | TIMES),
             "shown": draw(st.none() | st.permutations(range(len(query.segments)))),
             "extra": draw(st.dictionaries(st.text(max_size=3), JSON, max_size=2)),
         }
