@@ -156,7 +156,8 @@ class TrajectoryBuffer:
             raise PrefenvsError(f"max_episodes must be at least 1 or None, got {max_episodes}")
         self.task, self.source, self.max_episodes = task, source, max_episodes
         self.episodes_seen = 0
-        self._open: dict[int, list[tuple[Any, ...]]] = {}
+        # Steps of the episodes under way, by environment.
+        self.open_steps: dict[int, list[tuple[Any, ...]]] = {}
         self._flat: dict[str, Array] = {}
         self._begin = self._end = 0
         self._ends: list[int] = []
@@ -187,17 +188,17 @@ class TrajectoryBuffer:
         after this last step. Arrays are copied, so the caller may reuse them. An episode with a NaN or infinite value
         is refused when it ends.
         """
-        steps = self._open.setdefault(env, [])
+        steps = self.open_steps.setdefault(env, [])
         kept = None if state is None else np.array(state, np.float64)
         steps.append((np.array(observation, np.float32), np.array(action, np.float32), true_reward, kept))
         if done:
             scene = None if scene is None else np.array(scene, np.float64)
             final = None if final_observation is None else np.array(final_observation, np.float32)
-            self._close(self._open.pop(env), terminated, scene, final)
+            self._close(self.open_steps.pop(env), terminated, scene, final)
 
     def drop_open(self) -> None:
         """Forget the unfinished episodes, as after a reset in the middle of one."""
-        self._open.clear()
+        self.open_steps.clear()
 
     def trajectories(self) -> Trajectories:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""

@@ -25,6 +25,31 @@ class RandomStreams:
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states as plain values, which JSON holds."""
+        kind, keys, *rest = self.numpy
+        version, words, normal = self.python
+        cuda = None if self.torch_cuda is None else self.torch_cuda.tolist()
+        return {
+            "python": [version, list(words), normal],
+            "numpy": [kind, keys.tolist(), *rest],
+            "torch_cpu": self.torch_cpu.tolist(),
+            "torch_cuda": cuda,
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> RandomStreams:
+        """Make streams of what `state_dict` returned; without a CUDA device, its stream is left out."""
+        kind, keys, *rest = state["numpy"]
+        version, words, normal = state["python"]
+        cuda = state["torch_cuda"] if torch.cuda.is_available() else None
+        return cls(
+            (version, tuple(words), normal),
+            (kind, np.asarray(keys, np.uint32), *rest),
+            torch.tensor(state["torch_cpu"], dtype=torch.uint8),
+            None if cuda is None else torch.tensor(cuda, dtype=torch.uint8),
+        )
+
     def resume(self) -> None:
         """Let the generators go on from here."""
         random.setstate(self.python)

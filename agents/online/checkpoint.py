@@ -11,7 +11,9 @@ import numpy as np
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from prefenvs.agents.nets.saved import damage_told
+from prefenvs.agents.online.environments import go_on_drawing, random_state, read_episodes, save_episodes
 from prefenvs.agents.online.feedback import Feedback
+from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_npz
@@ -45,7 +47,10 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
         "state_entropy": agent.state_entropy.state_dict(),
         "counters": {name: getattr(agent, name) for name in COUNTERS},
         "feedback": None,
+        "random": random_state(agent),
+        "seen": agent.state_entropy.seen.state_dict(),
     }
+    save_episodes(agent.recorder, new / "episodes.pickle")
     if agent.feedback is not None:
         state["feedback"] = agent.feedback.state_dict()
         state["total_steps"] = agent.feedback.total_steps
@@ -96,6 +101,28 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
             setattr(agent, name, int(state["counters"][name]))
     if state.get("feedback") is not None:
         _load_feedback(agent, folder, state)
+    # Checkpoints of an older version hold neither episodes nor random states.
+    if "random" in state:
+        _go_on_with_episodes(agent, folder / "episodes.pickle")
+    else:
+        print("the episodes under way and all random numbers start anew: the checkpoint is of an older version")
+    with damage_told(folder / "state.json", WAY_OUT):
+        if "seen" in state and isinstance(getattr(agent, "replay_buffer", None), RelabelBuffer):
+            agent.state_entropy.seen.restore(state["seen"], agent.replay_buffer.all_observations, agent.device)
+        # Last, so that nothing above draws from them.
+        if "random" in state:
+            go_on_drawing(agent, state["random"])
+
+
+def _go_on_with_episodes(agent: PreferenceLearner, path: Path) -> None:
+    """Put the environments where they were, or say that their episodes start anew."""
+    with damage_told(path, WAY_OUT):
+        kept = read_episodes(path)
+        if kept is not None and len(kept["environments"]) == agent.n_envs:
+            agent._last_obs = agent.recorder.go_on_with_episodes(kept)
+            agent._last_episode_starts = np.array([i not in kept["steps"] for i in range(agent.n_envs)])
+            return
+    print("the episodes under way start anew: the task cannot tell its state, or the number of environments differs")
 
 
 def _load_model(agent: PreferenceLearner, path: Path) -> None:

@@ -111,6 +111,24 @@ class SeenStates:
         end = round_rows(held)
         return Candidates(self._rows.centred[:end], self._rows.norms[:end], self._rows.centre, held)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the centre, the room and the count of rows taken in; the states themselves are in the ring."""
+        rows = self._rows
+        return {"centre": rows.centre.tolist(), "room": len(rows.centred), "added": self._added}
+
+    def restore(self, state: dict[str, Any], ring: Array, device: torch.device) -> None:
+        """Take up what `state_dict` returned, with the states of `ring`, which holds the same rows as then."""
+        held = min(state["added"], len(ring))
+        self._added = int(state["added"])
+        if not held:
+            return
+        centre = torch.tensor(state["centre"], dtype=torch.float32, device=device)
+        centred = torch.zeros(state["room"], len(centre), device=device)
+        norms = torch.full((state["room"],), torch.inf, device=device)
+        centred[:held] = torch.from_numpy(ring[:held]).to(device, torch.float32) - centre
+        norms[:held] = centred[:held].square().sum(1)
+        self._rows = Candidates(centred, norms, centre, held)
+
 
 class RunningStd:
     """Standard deviation of a stream of batches (Chan et al.'s parallel update)."""
@@ -150,8 +168,15 @@ class StateEntropy:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep."""
-        return {"count": self.std.count, "mean": self.std.mean, "sum_of_squares": self.std.sum_of_squares}
+        return {
+            "count": self.std.count,
+            "mean": self.std.mean,
+            "sum_of_squares": self.std.sum_of_squares,
+            "generator": self._generator.get_state().tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.std.count, self.std.mean, self.std.sum_of_squares = state["count"], state["mean"], state["sum_of_squares"]
+        if "generator" in state:
+            self._generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))

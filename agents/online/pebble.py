@@ -152,8 +152,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self._update(gradient_steps, batch_size)
 
     def save_memory(self, folder: Path) -> None:
-        """Write the replay buffer."""
-        self._fill()
+        """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""
         self.replay_buffer.save(folder / "replay.npz")
 
     def load_memory(self, folder: Path) -> None:

@@ -128,7 +128,7 @@ class RelabelBuffer(ReplayBuffer):
         names = ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts")
         rows = {name: getattr(self, name)[: self.size()] for name in names}
         with open(path, "wb") as file:
-            np.savez(file, pos=self.pos, full=self.full, unfilled=self._unfilled, **rows)
+            np.savez(file, pos=self.pos, full=self.full, unfilled=self._unfilled, added=self.added, **rows)
 
     def restore(self, path: str | Path) -> None:
         """Read what `save` wrote into a buffer of the same shape."""
@@ -142,4 +142,5 @@ class RelabelBuffer(ReplayBuffer):
                 target[: len(stored)] = stored
             self.pos, self.full = int(rows["pos"]), bool(rows["full"])
             self._unfilled = int(rows["unfilled"])
-        self.added = self.pos + self.full * self.buffer_size
+            held = self.pos + self.full * self.buffer_size
+            self.added = int(rows["added"]) if "added" in rows else held

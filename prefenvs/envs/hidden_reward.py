@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -13,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.spaces import flatten_actions
-from prefenvs.envs.states import Snapshot, States
+from prefenvs.envs.states import Snapshot, States, plain_variables
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
@@ -133,6 +135,23 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         """Go back to a snapshot; the environment must have been reset once before."""
         self._states.resume(snapshot)
         self._scene = snapshot.scene
+
+    def keep_episode(self) -> tuple[Snapshot, list[dict[str, Any]]]:
+        """Return the snapshot and the variables of the wrappers below, `TimeLimit`'s counter among them."""
+        return self.snapshot(), [plain_variables(wrapper) for wrapper in self._wrappers_below()]
+
+    def go_on_with_episode(self, kept: tuple[Snapshot, list[dict[str, Any]]]) -> None:
+        """Go on as the environment would have done that `keep_episode` was called of."""
+        snapshot, variables = kept
+        self.resume(snapshot)
+        for wrapper, values in zip(self._wrappers_below(), variables, strict=True):
+            vars(wrapper).update(copy.deepcopy(values))
+
+    def _wrappers_below(self) -> Iterator[gymnasium.Env[Any, Any]]:
+        env = self.env
+        while isinstance(env, gymnasium.Wrapper):
+            yield env
+            env = env.env
 
     def render(self) -> Any:
         """Return a picture [H, W, 3] uint8 of the present state, for the mode "rgb_array".

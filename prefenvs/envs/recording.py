@@ -112,6 +112,34 @@ class TrajectoryRecorder(VecEnvWrapper):
         self._observations = np.array(observations)
         return observations, rewards, dones, [_public(info) for info in infos]
 
+    def keep_episodes(self) -> dict[str, Any] | None:
+        """Return all that `go_on_with_episodes` needs, or None where an environment cannot tell its state."""
+        if not self.venv.has_attr("keep_episode"):
+            return None
+        try:
+            environments = self.venv.env_method("keep_episode")
+        except PrefenvsError:
+            return None
+        return {
+            "environments": environments,
+            "observations": self._observations,
+            "states": self._states,
+            "steps": self.buffer.open_steps,
+        }
+
+    def go_on_with_episodes(self, kept: dict[str, Any]) -> Array:
+        """Put the environments into the episodes that `keep_episodes` saw under way; returns their observations."""
+        environments = kept["environments"]
+        if len(environments) != self.num_envs:
+            raise PrefenvsError(f"{len(environments)} episodes were under way, but there are {self.num_envs} envs")
+        # A simulator is ready for a state after its first reset.
+        self.reset()
+        for i, environment in enumerate(environments):
+            self.venv.env_method("go_on_with_episode", environment, indices=i)
+        self._observations, self._states = kept["observations"], kept["states"]
+        self.buffer.open_steps = kept["steps"]
+        return np.array(self._observations)
+
     def close(self) -> None:
         """Close all environments, those too whose worker has died."""
         # Stable-Baselines3 waits here for the answer of a step that is under way.

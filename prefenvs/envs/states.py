@@ -163,7 +163,7 @@ class States:
 
     def snapshot(self) -> Snapshot:
         """Return what `resume` needs."""
-        variables = [_plain_variables(owner) for owner in _owners(self._env.unwrapped)]
+        variables = [plain_variables(owner) for owner in _owners(self._env.unwrapped)]
         if not self.uses_mujoco:
             return Snapshot(self.read(), None, {}, variables)
         state = np.empty(self._mujoco.mj_stateSize(self._model, self._integration))
@@ -191,7 +191,8 @@ class States:
             vars(owner).update(copy.deepcopy(variables))
 
 
-def _plain_variables(owner: Any) -> dict[str, Any]:
+def plain_variables(owner: Any) -> dict[str, Any]:
+    """Return copies of an object's attributes that are numbers, text, arrays, generators or containers of them."""
     return copy.deepcopy({name: value for name, value in vars(owner).items() if _is_plain(value)})
 
 

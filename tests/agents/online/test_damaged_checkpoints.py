@@ -45,7 +45,7 @@ def make_prefppo() -> PrefPPO:
 
 
 MAKERS: dict[str, Callable[[], Any]] = {"pebble": make_pebble, "prefppo": make_prefppo}
-COMMON = ("model.zip", "reward.pt", "trajectories.npz", "state.json", "preferences.sqlite")
+COMMON = ("model.zip", "reward.pt", "trajectories.npz", "state.json", "preferences.sqlite", "episodes.pickle")
 FILES = [("pebble", name) for name in (*COMMON, "replay.npz")]
 FILES += [("prefppo", name) for name in (*COMMON, "states_seen.npy")]
 
