@@ -118,8 +118,9 @@ class Selector:
     last_episodes: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            given = "a function" if callable(self.name) else repr(self.name)
+        name: object = self.name  # whatever a caller without types has given
+        if not isinstance(name, str):
+            given = "a function" if callable(name) else repr(name)
             raise PrefenvsError(f"a query selector is named, not given as {given}: choose one of {', '.join(NAMES)}")
         if self.name not in NAMES:
             known = f"choose one of {', '.join(NAMES)}.{near_matches(self.name, NAMES)}"

@@ -107,8 +107,9 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
     else:
         print("the episodes under way and all random numbers start anew: the checkpoint is of an older version")
     with damage_told(folder / "state.json", WAY_OUT):
-        if "seen" in state and isinstance(getattr(agent, "replay_buffer", None), RelabelBuffer):
-            agent.state_entropy.seen.restore(state["seen"], agent.replay_buffer.all_observations, agent.device)
+        replay = getattr(agent, "replay_buffer", None)
+        if "seen" in state and isinstance(replay, RelabelBuffer):
+            agent.state_entropy.seen.restore(state["seen"], replay.all_observations, agent.device)
         # Last, so that nothing above draws from them.
         if "random" in state:
             go_on_drawing(agent, state["random"])

@@ -78,7 +78,7 @@ def test_labels_of_a_run_are_in_its_store(run_folder: Path, capsys: pytest.Captu
 
 def test_tasks_are_listed_as_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     main(["tasks", "--family", "metaworld", "--json"])
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 50
     assert all(row["horizon"] == 500 and row["sentence"].endswith(".") for row in rows)
     main(["tasks"])
