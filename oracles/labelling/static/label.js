@@ -449,7 +449,10 @@ async function start() {
     await fill();
     refreshStatus();
   } catch {
-    if (!page.outbox) kept.readOthers(); // nobody is signed in, so all that lies here is another's
+    if (!page.outbox) {
+      kept.readOthers(); // nobody is signed in, so all that lies here is another's
+      render();
+    }
     // Asking again signs nobody in; whoever comes back to this tab may have opened a new link in another one.
     if (!isSignedOut()) page.timers.start = setTimeout(start, 2000);
   }
