@@ -200,7 +200,7 @@ def group_lives(group):
 def test_a_script_without_a_main_guard_is_told(tmp_path):
     script = tmp_path / "careless.py"
     script.write_text(
-        "import numpy as np\nfrom prefenvs import Segment\nfrom videos import render_many\n"
+        "import numpy as np\nfrom prefenvs import Segment\nfrom prefenvs.videos import render_many\n"
         "segment = Segment(np.zeros((2, 3)), np.zeros((2, 1)), states=np.zeros((2, 2)), task='Pendulum-v1')\n"
         "render_many([segment], 'clips', workers=1, progress=False)\n"
     )
