@@ -17,7 +17,8 @@ from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.train import has_checkpoint
 from prefenvs.datasets.d4rl import find_d4rl
-from prefenvs.datasets.offline import OfflineDataset, load_dataset
+from prefenvs.datasets.load import load_dataset
+from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run

@@ -15,7 +15,6 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import Store
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
@@ -128,6 +127,8 @@ class LabelSource:
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
         """Return the preferences of a store or of label files, and how many of the latter cross an episode's end."""
         if "://" in self.preferences or Path(self.preferences).suffix in (".sqlite", ".db"):
+            from prefenvs.store import Store
+
             with Store(self.preferences, create=False) as store:
                 return store.preferences(), 0
         path = Path(self.preferences)
@@ -174,6 +175,8 @@ def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
 
 def keep(run: Run, labels: Labels) -> None:
     """Write the preferences of a run into its folder, with what was left out: all of them or none."""
+    from prefenvs.store import Store
+
     run.path(LEFT_OUT).write_text(json.dumps(labels.left_out, indent=2) + "\n")
     part = run.path("preferences.sqlite.new")
     part.unlink(missing_ok=True)
@@ -185,6 +188,8 @@ def keep(run: Run, labels: Labels) -> None:
 
 def kept(run: Run) -> Labels:
     """Return what `keep` wrote, without true rewards."""
+    from prefenvs.store import Store
+
     path = run.path(LEFT_OUT)
     left_out = json.loads(path.read_text()) if path.is_file() else {}
     with Store(run.path("preferences.sqlite"), create=False) as store:

@@ -21,7 +21,6 @@ from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
 from prefenvs.runs import Run
-from prefenvs.store import Recorded, Store
 from prefenvs.tasks import Task, find_task, has_reward
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
     from prefenvs.agents.online.presets import PebbleSettings
     from prefenvs.preferences import Oracle
+    from prefenvs.store import Store
 
 # What has no effect where no rater is asked.
 LABEL_OPTIONS = ("oracle", "expert", "labels", "per_session", "interact", "segment_length", "selector", "schedule")
@@ -157,6 +157,7 @@ class TrainOptions(RunOptions):
     def _attach(self, agent: PreferenceLearner, run: Run, stack: contextlib.ExitStack) -> None:
         """Let what the rater is asked and answers go into the run's store."""
         from prefenvs.oracles import HumanOracle, HybridOracle
+        from prefenvs.store import Recorded, Store
 
         store = stack.enter_context(Store(run.path("preferences.sqlite")))
         rater = agent.oracle
@@ -222,6 +223,7 @@ class TrainOptions(RunOptions):
         """Return the people behind a store, a model, or the simulated teacher of that name."""
         from prefenvs.cli.critic import make_regret_oracle
         from prefenvs.oracles import CLIPOracle, HumanOracle, PartialReturnOracle, RatingOracle
+        from prefenvs.store import Store
 
         if name == "vlm":
             self.vlm.check()
