@@ -30,8 +30,7 @@ FULL = 12
 CROWDED: dict[str, int] = {
     "agents/offline": 15,
     "agents/online": 16,
-    "prefenvs": 30,
-    "prefenvs/bench": 21,
+    "prefenvs": 29,
     "prefenvs/cli": 27,
     "prefenvs/datasets": 19,
     "prefenvs/envs": 16,

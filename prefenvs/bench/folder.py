@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from prefenvs.bench.cells import Cell, Data, Limits
 from prefenvs.bench.methods import find_method
-from prefenvs.bench.suite import Cell, Data, Limits, Suite
+from prefenvs.bench.suite import Suite
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import to_json
 

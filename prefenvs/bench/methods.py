@@ -12,7 +12,7 @@ from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
 
 if TYPE_CHECKING:
-    from prefenvs.bench.suite import Cell, Option
+    from prefenvs.bench.cells import Cell, Option
 
 OURS = (sys.executable, "-P", "-m", "prefenvs")
 """Our own command line; -P keeps the present folder out of the import path."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome, read_json, read_suite
-from prefenvs.bench.suite import Cell
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task

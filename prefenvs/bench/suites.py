@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prefenvs.bench.suite import Data, Grid, Limits, Option, Suite
+from prefenvs.bench.cells import Data, Limits, Option
+from prefenvs.bench.suite import Grid, Suite
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object

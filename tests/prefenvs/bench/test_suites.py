@@ -10,7 +10,7 @@ import prefenvs
 from prefenvs.bench import Cell, Grid, Suite, find_method, find_suite, list_methods, list_suites
 from prefenvs.bench.folder import cell_from, select
 from prefenvs.bench.methods import OURS
-from prefenvs.bench.published import published_figures
+from prefenvs.bench.report.published import published_figures
 from prefenvs.cli import Command
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task

@@ -7,12 +7,12 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefenvs.bench import figures, tables
-from prefenvs.bench.progress import duration
-from prefenvs.bench.published import published_table
+from prefenvs.bench.report import figures, tables
+from prefenvs.bench.report.published import published_table
+from prefenvs.bench.report.scores import Scores
+from prefenvs.bench.report.statistics import FEWEST
 from prefenvs.bench.results import Results
-from prefenvs.bench.scores import Scores
-from prefenvs.bench.statistics import FEWEST
+from prefenvs.bench.runner.progress import duration
 from prefenvs.errors import PrefenvsError
 
 STYLE = """
