@@ -37,7 +37,8 @@ class Grid:
         for task in self.tasks:
             for name in self.methods:
                 method = find_method(name)
-                teachers = [(oracle, labels) for oracle in self.oracles for labels in self.labels]
+                oracles = (method.rater,) if method.rater else self.oracles
+                teachers = [(oracle, labels) for oracle in oracles for labels in self.labels]
                 for oracle, labels in teachers if method.asks else [("none", 0)]:
                     for seed in self.seeds if method.seeded else self.seeds[:1]:
                         yield self._cell(method, task, oracle, labels, seed)

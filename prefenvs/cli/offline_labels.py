@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -47,7 +47,7 @@ class LabelSource:
     preferences: oracle[:teacher], regret:EXPERT[:teacher], a store, or a label file; see `TrainOffline`.
     labels: how many, None for all there are (500 from an oracle); segment_length: in steps, for oracles.
     held_out: share of the episodes whose labels are kept for measuring. form, discount: of regret, see
-    `oracles.RegretOracle`.
+    `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the control without knowledge.
     """
 
     preferences: str
@@ -57,6 +57,7 @@ class LabelSource:
     seed: int
     form: RegretForm = "advantage"
     discount: float = 1.0
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels < 1:
@@ -74,6 +75,10 @@ class LabelSource:
 
     def read(self, dataset: OfflineDataset) -> Labels:
         """Return training and held-out preferences that share no episode, and what was left out."""
+        labels = self._read(dataset)
+        return labels._replace(train=permute(labels.train, self.seed)) if self.shuffle and labels.train else labels
+
+    def _read(self, dataset: OfflineDataset) -> Labels:
         if self.kind != "given":
             oracle = self.make_oracle(dataset)
             sides = split_episodes(dataset.trajectories, self.held_out, self.seed)
@@ -171,6 +176,15 @@ def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
     """Return the rater's answers to pairs of these segments, skips included."""
     oracle.ask(make_pairs(segments))
     return oracle.collect()
+
+
+def permute(preferences: list[Preference], seed: int) -> list[Preference]:
+    """Return the queries in their order, each with the answer to another one; as many ties and skips as before."""
+    order = np.random.default_rng([seed, 2]).permutation(len(preferences))
+    return [
+        replace(preference, probabilities=preferences[other].probabilities)
+        for preference, other in zip(preferences, order, strict=True)
+    ]
 
 
 def keep(run: Run, labels: Labels) -> None:
