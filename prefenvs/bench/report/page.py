@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,22 +14,10 @@ from prefenvs.bench.report.statistics import FEWEST
 from prefenvs.bench.results import Results
 from prefenvs.bench.runner.progress import duration
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.templates import render
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 70rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.note { color: #555; max-width: 50rem; }
-.warning { background: #fff4d6; padding: .6rem .9rem; border-left: 4px solid #e69f00; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th { border-bottom: 2px solid #444; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; } .missing { color: #a33; font-style: italic; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; max-width: 50rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: 13px; } dt { color: #555; }
-dd { margin: 0; overflow-wrap: anywhere; }
-details pre { font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
-"""
+WARNINGS = ("Reduced", "These", "A single", "No control", "On ")
+"""How notes begin that the page sets apart."""
 
 
 def write_report(results: Results, out: Path, resamples: int = 2_000, against: Sequence[str] = ()) -> str:
@@ -127,48 +114,25 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
 def _page(
     results: Results, made: Sequence[tables.Table], drawn: dict[str, tuple[bytes, str]], notes: Sequence[str]
 ) -> str:
-    suite = results.suite
-    blocks = [
-        f"<h1>{html.escape(suite['name'])}</h1>\n<p>{html.escape(suite['sentence'])}</p>",
-        "<ul>" + "".join(f"<li{_warns(note)}>{html.escape(note)}</li>" for note in notes) + "</ul>",
-        made[0].html(),
-        *(_figure(name, *drawing) for name, drawing in drawn.items()),
-        *(table.html() for table in made[1:]),
-        _commands(results),
+    titles = {"hacking": "True against learned return", "profiles": "Performance profiles"}
+    pictures = [
+        {
+            "title": titles.get(name, name.replace("_", " ").capitalize()),
+            "caption": caption,
+            "picture": base64.b64encode(picture).decode(),
+        }
+        for name, (picture, caption) in drawn.items()
     ]
-    body = "\n".join(blocks)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(suite['name'])}: benchmark report</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _figure(name: str, picture: bytes, caption: str) -> str:
-    encoded = base64.b64encode(picture).decode()
-    title = {"hacking": "True against learned return", "profiles": "Performance profiles"}.get(name, "")
-    heading = f"<h2>{title or name.replace('_', ' ').capitalize()}</h2>\n"
-    return (
-        f'{heading}<figure><img alt="{html.escape(caption)}" src="data:image/svg+xml;base64,{encoded}">\n'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _commands(results: Results) -> str:
-    """Every command line that made a figure above, and the packages it ran with."""
     cells = results.finished.drop_duplicates("cell")
-    lines = "\n".join(f"{row['cell']}\n{row['command']}\n" for _, row in cells.iterrows())
-    versions = "\n".join(sorted(cells["versions"].unique()))
-    return (
-        f"<details><summary>Command lines of all {len(cells)} runs</summary><pre>{html.escape(lines)}</pre></details>\n"
-        f"<details><summary>Packages</summary><pre>{html.escape(versions)}</pre></details>"
-    )
-
-
-def _warns(note: str) -> str:
-    return (
-        ' class="warning"'
-        if note.startswith(("Reduced", "These", "A single", "No control", "On ")) or "bounds nothing" in note
-        else ""
+    return render(
+        "prefenvs.bench.report",
+        "report.html",
+        suite=results.suite,
+        notes=notes,
+        warnings=WARNINGS,
+        tables=made,
+        missing=tables.MISSING,
+        figures=pictures,
+        cells=cells[["cell", "command"]].to_dict("records"),
+        versions=sorted(cells["versions"].unique()),
     )

@@ -1,9 +1,8 @@
-"""Tables in words: what stands in a report, as Markdown, LaTeX, HTML and CSV."""
+"""Tables in words: what stands in a report, as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 from dataclasses import dataclass
@@ -68,16 +67,6 @@ class Table:
                 r"\end{table}",
                 "",
             ]
-        )
-
-    def html(self) -> str:
-        """Write as HTML."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        rows = "".join("<tr>" + "".join(_html_cell(text) for text in row) + "</tr>\n" for row in self.rows)
-        note = f'<p class="note">{html.escape(self.note)}</p>\n' if self.note else ""
-        return (
-            f'<h2>{html.escape(self.title)}</h2>\n{note}<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{rows}</tbody></table></div>\n"
         )
 
 
@@ -360,8 +349,3 @@ def _latex(text: str) -> str:
     for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
         text = text.replace(plain, escaped)
     return text
-
-
-def _html_cell(text: str) -> str:
-    css = ' class="missing"' if text.startswith(MISSING) else ""
-    return f"<td{css}>{html.escape(text)}</td>"

@@ -54,6 +54,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
         assert kind == "data:image/svg+xml;base64"
         assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
     assert "Poor <&>" not in text
+    assert "Poor &lt;&amp;&gt;" in text
     assert "A processor" in text
     assert "commit abc" in text
     assert (tmp_path / "tables.md").read_text() == markdown

@@ -1,0 +1,1 @@
+"""Parts that every package uses and none is about."""
