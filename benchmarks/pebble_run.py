@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.presets import PebbleSettings, fit_schedule, pebble_settings
-from prefenvs.cli.demo import Demo
+from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.train import make_envs
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.segments import Array

@@ -31,7 +31,7 @@ CROWDED: dict[str, int] = {
     "agents/offline": 15,
     "agents/online": 16,
     "prefenvs": 29,
-    "prefenvs/cli": 27,
+    "prefenvs/cli": 20,
     "prefenvs/datasets": 19,
     "prefenvs/envs": 16,
     "prefenvs/store": 13,

@@ -14,20 +14,20 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
-from prefenvs.cli.bench import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
-from prefenvs.cli.bench_baselines import Comparisons, Random
+from prefenvs.cli.bench.baselines import Comparisons, Random
+from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.critic import Critic, TrainDQN
-from prefenvs.cli.demo import Demo
-from prefenvs.cli.doctor import Doctor
-from prefenvs.cli.evaluate import Evaluate
-from prefenvs.cli.judge import Judge
+from prefenvs.cli.data.labels import LabelsImport, LabelsReport
+from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.label import Label
-from prefenvs.cli.labels import LabelsImport, LabelsReport
+from prefenvs.cli.look.demo import Demo
+from prefenvs.cli.look.doctor import Doctor
+from prefenvs.cli.look.evaluate import Evaluate
+from prefenvs.cli.look.judge import Judge
+from prefenvs.cli.look.record import Record
+from prefenvs.cli.look.tasks import Tasks
 from prefenvs.cli.rate import Rate
-from prefenvs.cli.record import Record
-from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
-from prefenvs.cli.tasks import Tasks
 from prefenvs.cli.train import TrainPebble, TrainPrefPPO
 from prefenvs.cli.train_clip import TrainClip
 from prefenvs.cli.train_offline import TrainBC, TrainCPL, TrainIQL

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefenvs.cli.judge import Judge
+from prefenvs.cli.look.judge import Judge
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

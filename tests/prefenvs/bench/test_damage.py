@@ -13,7 +13,7 @@ import pytest
 from prefenvs.bench import find_suite, list_methods, list_suites
 from prefenvs.bench.methods import ONLINE, SESSIONS
 from prefenvs.bench.results import collect
-from prefenvs.cli.bench import BenchRun
+from prefenvs.cli.bench.suites import BenchRun
 from prefenvs.errors import PrefenvsError
 
 from .conftest import Bench

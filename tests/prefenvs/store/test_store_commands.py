@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefenvs.cli.store import StoreExport, StoreImport, StoreStats
+from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefenvs.cli.record import record_run
+from prefenvs.cli.look.record import record_run
 from prefenvs.cli.train import TrainPebble
 from prefenvs.envs.gl import gl_backend
 from prefenvs.limits import PositiveInt, Seed

@@ -229,7 +229,7 @@ def _episodes(run: Run, number: int) -> list[Segment]:
 
 
 def _roll_out(folder: Path, path: Path, episodes: int, seed: int) -> None:
-    from prefenvs.cli.evaluate import evaluate_run
+    from prefenvs.cli.look.evaluate import evaluate_run
 
     result, _ = evaluate_run(Run.open(folder), episodes, seed, record=episodes)
     trajectories = result.trajectories

@@ -1,0 +1,1 @@
+"""`prefenvs bench`."""

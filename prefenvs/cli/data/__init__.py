@@ -1,0 +1,1 @@
+"""Commands for stores of preferences and published label files."""

@@ -1,0 +1,1 @@
+"""Commands that look at what there is: tasks, agents, the installation."""
