@@ -115,7 +115,7 @@ class BenchFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runners out of the folder meanwhile."""
+        """Keep other runners out of the folder meanwhile; raises PrefenvsError if one is at work there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             try:
@@ -152,7 +152,10 @@ def describe(suite: Suite) -> dict[str, Any]:
 
 
 def read_suite(folder: Path) -> tuple[dict[str, Any], list[Cell]]:
-    """Read what `save_suite` wrote: the suite's description and all its cells."""
+    """Read what `save_suite` wrote: the suite's description and all its cells.
+
+    Raises PrefenvsError where there is nothing, and Damaged for what cannot be read.
+    """
     path = folder / "suite.json"
     if not path.is_file():
         raise PrefenvsError(f"{folder} holds no benchmark: there is no suite.json; `prefenvs bench run` writes one")

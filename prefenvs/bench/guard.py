@@ -89,7 +89,7 @@ def compare(results: Results, bands: Mapping[str, Any]) -> list[Verdict]:
 
 
 def read_bands(path: Path) -> dict[str, Any]:
-    """Read bands."""
+    """Read bands; raises PrefenvsError where there are none, or a damaged file."""
     try:
         bands: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:

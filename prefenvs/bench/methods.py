@@ -218,7 +218,7 @@ def list_methods() -> list[Method]:
 
 
 def find_method(name: str) -> Method:
-    """Return a method by its name, or one of your own by `module:NAME`."""
+    """Return a method by its name, or one of your own by `module:NAME`; raises PrefenvsError for an unknown one."""
     if ":" in name:
         method = load_object(name, Method)
         return replace(method, name=name, upper=name if method.upper_bound else method.upper)

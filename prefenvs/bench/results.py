@@ -62,7 +62,10 @@ class Results:
     folder: Path | None = None
 
     def write(self, path: Path | None = None) -> Path:
-        """Write one Parquet file, results.parquet in the benchmark's folder by default; read by `read_results`."""
+        """Write one Parquet file, results.parquet in the benchmark's folder by default; read by `read_results`.
+
+        Raises PrefenvsError where it cannot be written.
+        """
         import pyarrow
         from pyarrow import parquet
 
@@ -127,7 +130,7 @@ def collect(folder: Path) -> Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read what `Results.write` wrote."""
+    """Read what `Results.write` wrote; raises PrefenvsError for anything else."""
     from pyarrow import parquet
 
     if not path.is_file():

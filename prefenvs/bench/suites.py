@@ -292,7 +292,7 @@ def list_suites() -> list[Suite]:
 
 
 def find_suite(name: str) -> Suite:
-    """Return a suite by its name, or one of your own by `module:NAME`."""
+    """Return a suite by its name, or one of your own by `module:NAME`; raises PrefenvsError for an unknown one."""
     if ":" in name:
         return load_object(name, Suite)
     suites = {suite.name: suite for suite in list_suites()}

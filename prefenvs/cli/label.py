@@ -57,7 +57,7 @@ class Label:
     """Folder where clips are kept; beside the store by default."""
 
     def run(self) -> None:
-        """Serve until Ctrl-C."""
+        """Serve until Ctrl-C; raises PrefenvsError where a web server or the port is missing."""
         try:
             import uvicorn
         except ModuleNotFoundError:
@@ -122,7 +122,7 @@ class Label:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port now, so that a busy one is told before anything is done."""
+    """Take the port now; raises PrefenvsError, before anything is done, for one that cannot be had."""
     if not 0 <= port <= 65535:
         raise PrefenvsError(f"--port {port} is not between 0 and 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

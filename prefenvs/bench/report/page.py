@@ -23,7 +23,8 @@ WARNINGS = ("Reduced", "These", "A single", "No control", "On ")
 def write_report(results: Results, out: Path, resamples: int = 2_000, against: Sequence[str] = ()) -> str:
     """Write report.html, tables.md, tables.tex, scores.csv and the curves as SVG; return the tables as Markdown.
 
-    against: methods above whose true return the others' is told.
+    against: methods above whose true return the others' is told. Raises PrefenvsError if no cell has finished, or for
+    an unknown method in `against`.
     """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")

@@ -70,7 +70,8 @@ def mean_difference(first: Array, second: Array | None = None, resamples: int = 
 def probability_of_improvement(first: Array, second: Array, resamples: int = 500, seed: int = 0) -> Estimate:
     """Return how probably a run of the first method beats one of the second on a task drawn at random.
 
-    first, second: scores [runs, tasks] on the same tasks. Ties count one half (Agarwal et al. 2021, section 4.3).
+    first, second: scores [runs, tasks] on the same tasks; raises PrefenvsError for unequal numbers of tasks. Ties count
+    one half (Agarwal et al. 2021, section 4.3).
     """
     library, _ = _import_rliable()
     if first.shape[1] != second.shape[1]:

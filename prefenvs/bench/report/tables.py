@@ -91,7 +91,10 @@ def score_table(scores: Scores, resamples: int = 2_000) -> Table:
 
 
 def return_table(scores: Scores, against: str | None = None, resamples: int = 2_000) -> Table:
-    """Mean true return of every method on every task; with `against`, what it is above that method's."""
+    """Mean true return of every method on every task; with `against`, what it is above that method's.
+
+    Raises PrefenvsError if the results have no method `against`.
+    """
     base: Entry | None = None
     if against is not None:
         base = next((entry for entry in scores.entries if entry.method == against), None)

@@ -137,7 +137,10 @@ def _add(outcome: Outcome, end: Exit) -> Outcome:
 
 
 def prepare(data: Data, folder: BenchFolder, limits: Limits, stop: Stop, place: Place) -> Path:
-    """Make a shared data set unless it is there, one worker at a time; return its folder."""
+    """Make a shared data set unless it is there, one worker at a time; return its folder.
+
+    Raises PrefenvsError if one of its commands fails, and Stopped after Ctrl-C.
+    """
     made = folder.data(data)
     made.parent.mkdir(parents=True, exist_ok=True)
     with made.with_name(f"{data.name}.lock").open("w") as lock:

@@ -102,7 +102,10 @@ class Comparisons:
     """PyTorch threads; small networks are slower with more."""
 
     def run(self) -> None:
-        """Train, evaluate and write a run folder; an interrupted run starts anew, as imitation cannot resume."""
+        """Train, evaluate and write a run folder; an interrupted run starts anew, as imitation cannot resume.
+
+        Raises PrefenvsError for another rater than imitation's own.
+        """
         import torch
 
         from prefenvs.agents.baselines.imitation import ComparisonsConfig, train_preference_comparisons

@@ -58,7 +58,7 @@ class BenchRun:
     """Print the command lines and start nothing."""
 
     def run(self) -> None:
-        """Run what has not finished yet; fail at the end if a cell did."""
+        """Run what has not finished yet; raises PrefenvsError at the end if a cell failed."""
         from prefenvs.bench import find_suite
         from prefenvs.bench.folder import BenchFolder, select
 
@@ -195,7 +195,7 @@ class BenchGuard:
     """Use what has finished in the folder, as after an interruption."""
 
     def run(self) -> None:
-        """Run the suite, compare, and fail if a method got worse."""
+        """Run the suite and compare; raises PrefenvsError if a method got worse, or the folder holds something else."""
         import shutil
 
         from prefenvs.bench.guard import BANDS, compare, make_bands, read_bands, write_bands

@@ -47,7 +47,7 @@ class LabelsReport:
     """Print one JSON object for each file."""
 
     def run(self) -> None:
-        """Print a table, then faults and remarks."""
+        """Print a table, then faults and remarks; raises PrefenvsError if no folder is named."""
         from prefenvs.datasets.human_labels import read_labels
         from prefenvs.datasets.label_report import report_labels
         from prefenvs.datasets.load import load_dataset
@@ -112,7 +112,7 @@ class LabelsImport:
     """Memory in GiB that the data set may take; by default 4."""
 
     def run(self) -> None:
-        """Import all labels or none, and print how many."""
+        """Import all labels or none, and print how many; raises PrefenvsError if some cross an episode's end."""
         from prefenvs.datasets.human_labels import label_preferences, read_labels
         from prefenvs.datasets.load import load_dataset
         from prefenvs.store import Store

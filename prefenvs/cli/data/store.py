@@ -80,7 +80,7 @@ class StoreExport:
     """Include the hidden rewards; leave them out of an export for people or methods that must not know them."""
 
     def run(self) -> None:
-        """Export, and say what was written."""
+        """Export, and say what was written; raises PrefenvsError for a path that is no folder or zip."""
         from prefenvs.store import Store, export_store
 
         if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,7}", self.out.suffix) and self.out.suffix != ".zip":

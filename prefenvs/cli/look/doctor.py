@@ -31,7 +31,7 @@ class Doctor:
     """Task to check: determinism, state round trip, hidden reward, rendering."""
 
     def run(self) -> None:
-        """Print one line for each check; fail if one failed."""
+        """Print one line for each check; raises PrefenvsError if one failed."""
         failed = self._check_task(self.task) if self.task else self._check_installation()
         if failed:
             raise PrefenvsError(f"{failed} checks failed")

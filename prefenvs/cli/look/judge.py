@@ -69,7 +69,7 @@ class Judge:
     """Print the ranking as one JSON object."""
 
     def run(self) -> None:
-        """Roll the policies out, ask what is still to be asked, and print the ranking."""
+        """Roll the policies out, ask what is left to ask, and print the ranking; raises PrefenvsError for bad sizes."""
         from prefenvs.store import Store
 
         if self.matches < 1 or self.ahead < 1 or self.episodes < 1:
@@ -89,7 +89,7 @@ class Judge:
             self._conclude(tournament, run)
 
     def _open(self) -> Run:
-        """Open the folder of the judging, or make it."""
+        """Open the folder of the judging, or make it; raises PrefenvsError for runs that cannot be compared."""
         if not (self.folder / "run.json").exists():
             if self.report:
                 raise PrefenvsError(
@@ -203,7 +203,10 @@ class Judge:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Names that tell the runs apart: of their folders, with as much of the path as it takes."""
+    """Names that tell the runs apart: of their folders, with as much of the path as it takes.
+
+    Raises PrefenvsError for a run that is named twice.
+    """
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         raise PrefenvsError("the same run was given twice; an agent cannot meet itself")

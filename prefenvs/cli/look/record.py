@@ -35,7 +35,7 @@ class Record:
     """Video file; policy.mp4 or gallery.mp4 in the run folder by default."""
 
     def run(self) -> None:
-        """Roll the policy out and write the video."""
+        """Roll the policy out and write the video; raises PrefenvsError for less than one episode."""
         if self.episodes < 1:
             raise PrefenvsError(f"--episodes must be at least 1, got {self.episodes}")
         run = Run.open(self.run_folder)
