@@ -179,7 +179,7 @@ CHANGES: list[dict[str, Any]] = [
     {"reason": "other"},
     {"seconds": 9.0},
     {"replays": 3},
-    {"choice": None, "undo": str(uuid.uuid4())},
+    {"choice": None, "undo": str(uuid.UUID(int=1))},
 ]
 
 
