@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.gl import without_backend
@@ -21,6 +21,7 @@ from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
+from prefenvs.tasks.own import OWN, make_own
 
 # Python module, extra that installs it.
 _PACKAGES = {
@@ -51,6 +52,8 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
 
 def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    if task.family == OWN:
+        return OwnEnv(make_own(task, **kwargs))
     package = _import_package(task)
     if task.family == "dm_control":
         return DMControlEnv(package, task, **kwargs)
@@ -82,6 +85,15 @@ def _import_package(task: Task) -> Any:
     if task.family == "robotics":
         gymnasium.register_envs(package)
     return package
+
+
+class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A user's environment as it is; its wrappers are no part of the spec, by which Gymnasium would add them again."""
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The spec of the environment within its wrappers."""
+        return self.unwrapped.spec
 
 
 class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from prefenvs.tasks.task import Budget, Camera, Task, find_task, has_reward, is_same_task, list_tasks
+from prefenvs.tasks.finding import find_task, has_reward, is_same_task
+from prefenvs.tasks.task import Budget, Camera, Task, list_tasks
 
 __all__ = ["Budget", "Camera", "Task", "find_task", "has_reward", "is_same_task", "list_tasks"]
