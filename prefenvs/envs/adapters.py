@@ -91,7 +91,7 @@ class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A user's environment as it is; its wrappers are no part of the spec, by which Gymnasium would add them again."""
 
     @property
-    def spec(self) -> EnvSpec | None:
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
         """The spec of the environment within its wrappers."""
         return self.unwrapped.spec
 

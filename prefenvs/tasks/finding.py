@@ -19,8 +19,8 @@ def find_task(task_id: str) -> Task:
     task = rows.get(name) or find_own(name, rows)
     if task is None:
         raise PrefenvsError(
-            f"unknown task {task_id!r}.{near_matches(task_id, rows)} `prefenvs tasks` lists all; an environment of your "
-            "own is called module:NAME, or module:ID where importing the module registers it with Gymnasium"
+            f"unknown task {task_id!r}.{near_matches(task_id, rows)} `prefenvs tasks` lists all; an environment of "
+            "your own is called module:NAME, or module:ID where importing the module registers it with Gymnasium"
         )
     return task
 

@@ -147,10 +147,7 @@ def _infer(name: str, make: Make, source: str | None, horizon: int | None = None
 def _infer_registered(name: str, registered: str) -> Task:
     import gymnasium
 
-    def make(**kwargs: Any) -> gymnasium.Env[Any, Any]:
-        # The time limit is the one that every task gets.
-        return gymnasium.make(registered, max_episode_steps=-1, disable_env_checker=True, **kwargs)
-
+    make = _registered_maker(registered)
     try:
         env = make()
     except Exception as error:
@@ -159,6 +156,13 @@ def _infer_registered(name: str, registered: str) -> Task:
         return _remember(_describe(name, registered, env, gymnasium.spec(registered).max_episode_steps), make)
     finally:
         env.close()
+
+
+def _registered_maker(name: str) -> Make:
+    import gymnasium
+
+    # The time limit is the one that every task gets.
+    return lambda **kwargs: gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **kwargs)
 
 
 def _remember(task: Task, make: Make) -> Task:
@@ -175,12 +179,29 @@ def make_own(task: Task, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make the environment of an inferred task; `kwargs` are those that its class or function takes."""
     import inspect
 
-    make = _makers.get(task.id)
-    if make is None:
-        raise PrefenvsError(f"task {task.id!r} is known only to the process that it was made in")
+    make = _makers.get(task.id) or _maker(task)
     if "render_mode" in kwargs and not _takes(inspect.signature(make).parameters, "render_mode"):
         kwargs.pop("render_mode")
     return make(**kwargs)
+
+
+def _maker(task: Task) -> Make:
+    """What makes the environment of a row that its author wrote: its source, `module:NAME` or a registered id."""
+    import gymnasium
+
+    if ":" in task.source:
+        module, name = import_named(task.source, f"task {task.id!r}, source")
+        found = getattr(module, name, None)
+        if callable(found):
+            make: Make = found
+            return make
+    name = task.source.rpartition(":")[2]
+    if name in gymnasium.registry:
+        return _registered_maker(name)
+    raise PrefenvsError(
+        f"task {task.id!r} has the source {task.source!r}, which makes no environment: name a class or function as "
+        "module:NAME, or an id registered with Gymnasium"
+    )
 
 
 def _takes(parameters: Any, name: str) -> bool:

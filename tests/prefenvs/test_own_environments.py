@@ -119,6 +119,16 @@ def test_what_is_inferred(own: Any) -> None:
     assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
 
 
+@pytest.mark.parametrize("source", ["own_environments:Reach", "own_environments:OwnReach-v0", "OwnReach-v0"])
+def test_a_row_that_you_write(own: Any, source: str) -> None:
+    row = prefenvs.Task(f"mine-{source}", "own", "The point is in the middle.", 12, 6, 20, source)
+    env = prefenvs.make(row)
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[3] for _ in range(12)] == [False] * 11 + [True]
+    with pytest.raises(PrefenvsError, match="which makes no environment"):
+        prefenvs.make(prefenvs.Task(f"none-{source}", "own", "Nothing.", 12, 6, 20, source + "x"))
+
+
 def test_an_object_with_wrappers_stays_what_it_is(own: Any) -> None:
     given = gymnasium.wrappers.RescaleAction(gymnasium.make("OwnReach-v0", size=0.1), -0.5, 0.5)
     env = prefenvs.make(given)
