@@ -19,6 +19,7 @@ from prefenvs.cli.bench_baselines import Comparisons, Random
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.critic import Critic, TrainDQN
 from prefenvs.cli.demo import Demo
+from prefenvs.cli.diagnose import Diagnose
 from prefenvs.cli.doctor import Doctor
 from prefenvs.cli.evaluate import Evaluate
 from prefenvs.cli.judge import Judge
@@ -70,6 +71,7 @@ Command = (
     | Annotated[Collect, subcommand("collect")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
+    | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[Label, subcommand("label")]
     | Annotated[Critic, subcommand("critic")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
