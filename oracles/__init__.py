@@ -7,6 +7,7 @@ from prefenvs.oracles.clip.reward import CLIPReward
 from prefenvs.oracles.hybrid.oracle import HybridOracle
 from prefenvs.oracles.people.human import HumanOracle
 from prefenvs.oracles.people.rating import RatingOracle
+from prefenvs.oracles.simulated.coin import CoinOracle
 from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
 from prefenvs.oracles.simulated.regret import RegretOracle
 from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS, Teacher, find_teacher
@@ -17,6 +18,7 @@ __all__ = [
     "TEACHERS",
     "CLIPOracle",
     "CLIPReward",
+    "CoinOracle",
     "HumanOracle",
     "HybridOracle",
     "PartialReturnOracle",

@@ -13,7 +13,8 @@ import numpy as np
 from gymnasium import spaces
 
 from prefenvs.envs import make
-from prefenvs.envs.spaces import changing_wrapper, one_hot
+from prefenvs.envs.hidden_reward import changing_wrapper
+from prefenvs.envs.spaces import one_hot
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array

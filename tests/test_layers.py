@@ -23,6 +23,20 @@ ALLOWED = {
     "runs": REWARDS | {"online", "offline", "agents", "runs"},
     "agents": REWARDS | {"online", "offline", "agents"},
 }
+CIRCLES = [{"prefenvs.cli.critic", "prefenvs.cli.train"}]
+"""Files that import each other, a list that may only shrink."""
+FULL = 12
+"""Entries that a folder may have."""
+CROWDED: dict[str, int] = {
+    "agents/offline": 15,
+    "agents/online": 16,
+    "prefenvs": 29,
+    "prefenvs/cli": 27,
+    "prefenvs/datasets": 19,
+    "prefenvs/envs": 16,
+    "prefenvs/store": 13,
+}
+"""Folders with more, and how many; a list that may only shrink."""
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -54,7 +68,51 @@ def floor(module: str) -> str:
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
     return ".".join(parts if parts[0] == "prefenvs" else ("prefenvs", *parts))
+
+
+def imported_files(path: Path, modules: set[str]) -> set[str]:
+    """The modules among these that a file imports, in functions too, but not for types only."""
+    found, left = set(), [ast.parse(path.read_text())]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            left += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom):
+            # A name of a package may be a file of it.
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in modules else str(node.module) for name in inside}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        left += ast.iter_child_nodes(node)
+    return found & modules - {module_of(path)}
+
+
+def test_no_files_import_each_other() -> None:
+    modules = {module_of(path) for path in FILES}
+    graph = {module_of(path): imported_files(path, modules) for path in FILES}
+
+    def reachable(start: str) -> set[str]:
+        seen, left = set(), list(graph[start])
+        while left:
+            name = left.pop()
+            if name not in seen:
+                seen.add(name)
+                left += graph[name]
+        return seen
+
+    below = {name: reachable(name) for name in graph}
+    circles = {frozenset(other for other in below[name] if name in below[other]) for name in graph}
+    assert [set(circle) for circle in circles if circle and circle not in CIRCLES] == []
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=names)
+def test_no_folder_is_crowded(folder: Path) -> None:
+    apart = ("__init__.py", "__main__.py", "__pycache__", "py.typed")
+    entries = sorted(path.name for path in folder.iterdir() if path.name not in apart)
+    assert len(entries) <= CROWDED.get(names(folder), FULL), f"{names(folder)}: {', '.join(entries)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=names)

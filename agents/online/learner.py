@@ -44,6 +44,8 @@ class LearnerConfig(FeedbackConfig):
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
     true_reward: bool = False
     """Learn from the true reward instead: the upper bound, labelled as such wherever it appears."""
+    exploration_only: bool = False
+    """Explore for the whole run and ask nobody: the control without labels."""
     aggregate: Literal["mean", "min", "mean-std"] = "mean"
     """What the ensemble's members become for the agent: their mean, or against over-optimisation the worst case (min)
     or the mean less their spread (Coste et al. 2024, section 3, which subtracts the variance)."""
@@ -57,6 +59,8 @@ class LearnerConfig(FeedbackConfig):
     def __post_init__(self) -> None:
         check_precision(self.precision)
         super().__post_init__()
+        if self.true_reward and self.exploration_only:
+            raise PrefenvsError("true_reward and exploration_only are two controls: choose one")
         if self.aggregate not in AGGREGATES:
             raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose one of {', '.join(AGGREGATES)}")
         if not self.std_weight >= 0.0:
@@ -116,6 +120,8 @@ class PreferenceLearner(BaseAlgorithm):
     @property
     def learns_from(self) -> str:
         """What the agent learns from, in words."""
+        if self.config.exploration_only:
+            return "state entropy alone (no labels)"
         return "true reward (upper bound)" if self.config.true_reward else "preferences"
 
     @property
@@ -128,6 +134,8 @@ class PreferenceLearner(BaseAlgorithm):
         if self.config.true_reward:
             if not has_reward(self.recorder.buffer.task):
                 raise PrefenvsError(f"task {self.recorder.buffer.task!r} has no true reward that could be learned from")
+            return
+        if self.config.exploration_only:
             return
         if self.oracle is None:
             raise PrefenvsError(f"{self.name} needs a rater: pass oracle=..., or set true_reward for the upper bound")
@@ -149,7 +157,10 @@ class PreferenceLearner(BaseAlgorithm):
     def start_feedback(self, total_steps: int) -> None:
         """Get ready to ask the rater; called at the start of `learn`."""
         self.recorder.reveal = self.config.true_reward
-        if self.config.true_reward or self.feedback is not None:
+        if self.config.true_reward or self.config.exploration_only:
+            self.check_run(total_steps)
+            return
+        if self.feedback is not None:
             return
         if self.reward_learned:
             raise PrefenvsError(

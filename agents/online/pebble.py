@@ -24,6 +24,7 @@ from prefenvs.agents.online.compiled import GraphedUpdate
 from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.online.sac import squashed_sample, update
+from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 
@@ -38,6 +39,8 @@ class PebbleConfig(LearnerConfig):
 
     reset_updates: int = 100
     """Updates right after the first session, when the critic starts afresh."""
+    explore_first: bool = False
+    """With true_reward: explore for `unsupervised_steps` before it, and start with a fresh critic, as with labels."""
     bonus: float = 0.0
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: float = 1e-5
@@ -121,6 +124,13 @@ class PEBBLE(PreferenceLearner, SAC):
         """Environment steps of random actions and of state-entropy exploration."""
         return self.learning_starts + self.config.unsupervised_steps
 
+    @property
+    def exploring(self) -> bool:
+        """Whether state entropy is the reward now."""
+        if self.config.true_reward:
+            return self.config.explore_first and self.num_timesteps < self.first_session
+        return not self.reward_learned
+
     def learn(
         self: SelfPEBBLE,
         total_timesteps: int,
@@ -143,13 +153,28 @@ class PEBBLE(PreferenceLearner, SAC):
             self.replay_buffer.relabel(self.learned_reward)
             if not self.reward_learned:
                 self.reward_learned = True
-                self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
-                self._update(self.config.reset_updates, batch_size)
+                self._start_afresh(batch_size)
         if self.config.true_reward:
             self.replay_buffer.keep_rewards()
+            if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < self.n_envs:
+                self._start_afresh(batch_size)
         elif self.reward_learned:
             self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
         self._update(gradient_steps, batch_size)
+
+    def check_run(self, total_steps: int) -> None:
+        """As every learner; raises PrefenvsError too where the true reward would come after the run's end."""
+        super().check_run(total_steps)
+        if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:
+            raise PrefenvsError(
+                f"the true reward comes after {self.first_session} steps of exploration, but the run ends after "
+                f"{total_steps}: train for longer or lower unsupervised_steps"
+            )
+
+    def _start_afresh(self, batch_size: int) -> None:
+        """Replace the critic that valued state entropy, and fit the new one."""
+        self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+        self._update(self.config.reset_updates, batch_size)
 
     def save_memory(self, folder: Path) -> None:
         """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""
@@ -183,7 +208,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         buffer, seen = self.replay_buffer, None
-        if not (self.reward_learned or self.config.true_reward):
+        if self.exploring:
             ring = buffer.all_observations
             seen = self.state_entropy.seen.update(ring, buffer.added * buffer.n_envs, self.device)
         metrics: dict[str, torch.Tensor] = {}

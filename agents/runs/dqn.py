@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
 from prefenvs.agents.runs.callbacks import EvaluationCallback
-from prefenvs.curves import draw_learning_curve
+from prefenvs.bench.curves import draw_learning_curve
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError

@@ -18,7 +18,7 @@ from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallbac
 from prefenvs.agents.runs.evaluation_process import EvaluationProcess
 from prefenvs.agents.runs.groups import checkpointed, choose_training
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
-from prefenvs.curves import draw_learning_curve
+from prefenvs.bench.curves import draw_learning_curve
 from prefenvs.evaluate import Env
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task

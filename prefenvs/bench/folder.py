@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from prefenvs.bench.cells import Cell, Data, Limits
 from prefenvs.bench.methods import find_method
-from prefenvs.bench.suite import Cell, Data, Limits, Suite
+from prefenvs.bench.suite import Suite
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import to_json
 
@@ -140,7 +141,10 @@ def describe(suite: Suite) -> dict[str, Any]:
     cells = suite.cells()
     methods = {name: find_method(name) for name in dict.fromkeys(cell.method for cell in cells)}
     shown = {
-        name: {key: getattr(method, key) for key in ("title", "upper", "upper_bound", "asks", "offline")}
+        name: {
+            key: getattr(method, key)
+            for key in ("title", "upper", "upper_bound", "controls", "bound", "asks", "offline")
+        }
         for name, method in methods.items()
     }
     measures = {cell.problem: suite.measure_of(cell) for cell in cells}

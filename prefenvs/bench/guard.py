@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from prefenvs.bench.folder import write_json
+from prefenvs.bench.report.scores import Scores
+from prefenvs.bench.report.tables import show
 from prefenvs.bench.results import Results
-from prefenvs.bench.scores import Scores
-from prefenvs.bench.tables import show
 from prefenvs.errors import PrefenvsError
 
 BANDS = Path(__file__).with_name("bands.json")

@@ -12,7 +12,7 @@ from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
 
 if TYPE_CHECKING:
-    from prefenvs.bench.suite import Cell, Option
+    from prefenvs.bench.cells import Cell, Option
 
 OURS = (sys.executable, "-P", "-m", "prefenvs")
 """Our own command line; -P keeps the present folder out of the import path."""
@@ -29,10 +29,12 @@ class Method:
 
     title: how tables call it; options: the method's own; ignores: options of a grid that it does not know; only: the
     only ones that it knows; upper: name of the method on the true reward by which it is normalised, its own if it is
-    that; offline: learns from a data set; seeded: chance plays a part in training; checkpoints: continues with
-    `<command> --resume FOLDER` where the folder holds a checkpoint; rewards: keeps a reward model that
-    `prefenvs bench measure` can judge; seeds_together: trains several seeds in one program, by `--seeds 0 1 2` in the
-    place of --seed, with {seed} in --folder; program: what is run.
+    that; controls: names of methods like it that know nothing, the first of which is label lift's 0; bound: name of the
+    one on the true reward with the same exploration, its 1; rater: its own, whatever a grid asks; offline: learns from
+    a data set; seeded: chance plays a part in training; checkpoints: continues with `<command> --resume FOLDER` where
+    the folder holds a checkpoint; rewards: keeps a reward model that `prefenvs bench measure` can judge;
+    seeds_together: trains several seeds in one program, by `--seeds 0 1 2` in the place of --seed, with {seed} in
+    --folder; program: what is run.
     """
 
     name: str
@@ -42,6 +44,9 @@ class Method:
     ignores: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     upper: str = ""
+    controls: tuple[str, ...] = ()
+    bound: str = ""
+    rater: str = ""
     asks: bool = True
     offline: bool = False
     seeded: bool = True
@@ -100,6 +105,7 @@ SMALL_NETS = ("preset",)
 
 def _online(name: str, title: str, algorithm: str, ignores: tuple[str, ...] = (), **options: Option) -> Method:
     upper = bool(options.get("true_reward"))
+    labelled = algorithm == "pebble" and not upper
     return Method(
         name,
         title,
@@ -107,6 +113,8 @@ def _online(name: str, title: str, algorithm: str, ignores: tuple[str, ...] = ()
         QUIET | options,
         ignores + (SESSIONS if upper else ()),
         upper=f"{algorithm}-true-reward",
+        controls=("pebble-coin", "pebble-no-labels") if labelled else (),
+        bound="pebble-true-reward-explored" if labelled else "",
         asks=not upper,
         checkpoints=True,
         rewards=not upper,
@@ -114,10 +122,40 @@ def _online(name: str, title: str, algorithm: str, ignores: tuple[str, ...] = ()
     )
 
 
+PEBBLE = _online("pebble", "PEBBLE", "pebble")
+_CONTROL = replace(PEBBLE, controls=(), bound="", seeds_together=False)
+CONTROLS = (
+    replace(_CONTROL, name="pebble-coin", title="PEBBLE on coin flips (control)", rater="coin"),
+    replace(
+        _CONTROL,
+        name="pebble-no-labels",
+        title="exploration alone (control)",
+        options=QUIET | {"exploration_only": True},
+        ignores=SESSIONS,
+        asks=False,
+        rewards=False,
+    ),
+    replace(
+        _CONTROL,
+        name="pebble-true-reward-explored",
+        title="SAC on the true reward after exploration (upper bound)",
+        options=QUIET | {"true_reward": True, "explore_first": True},
+        ignores=tuple(name for name in SESSIONS if name != "unsupervised_steps"),
+        upper="pebble-true-reward-explored",
+        asks=False,
+        rewards=False,
+    ),
+)
+"""What PEBBLE's figures are held against: the same steps, seeds and exploration."""
+
+
 ONLINE = ("per_session", "interact", "selector", "unsupervised_steps", "schedule", "learning_starts", "envs")
 
 
-def _offline(name: str, title: str, algorithm: str, rewards: bool = False, **options: Option) -> Method:
+def _offline(
+    name: str, title: str, algorithm: str, rewards: bool = False, controls: tuple[str, ...] = (), **options: Option
+) -> Method:
+    unlabelled = bool(options.get("true_reward") or options.get("constant_reward")) or name == "bc"
     return Method(
         name,
         title,
@@ -125,7 +163,9 @@ def _offline(name: str, title: str, algorithm: str, rewards: bool = False, **opt
         QUIET | options,
         ONLINE,
         upper="iql-true-reward",
-        asks=not options.get("true_reward") and name != "bc",
+        controls=controls,
+        bound="iql-true-reward" if controls else "",
+        asks=not unlabelled,
         offline=True,
         checkpoints=True,
         rewards=rewards,
@@ -134,12 +174,13 @@ def _offline(name: str, title: str, algorithm: str, rewards: bool = False, **opt
 
 
 METHODS = (
-    _online("pebble", "PEBBLE", "pebble"),
+    PEBBLE,
     _online("pebble-surf", "PEBBLE + SURF", "pebble", surf=True),
     _online("pebble-rune", "PEBBLE + RUNE", "pebble", rune=True),
     _online("pebble-min", "PEBBLE, worst case of the ensemble", "pebble", aggregate="min"),
     _online("pebble-mean-std", "PEBBLE, mean less one standard deviation", "pebble", aggregate="mean-std"),
     _online("pebble-true-reward", "SAC on the true reward (upper bound)", "pebble", true_reward=True),
+    *CONTROLS,
     _online("prefppo", "PrefPPO", "prefppo", SMALL_NETS),
     _online("prefppo-true-reward", "PPO on the true reward (upper bound)", "prefppo", SMALL_NETS, true_reward=True),
     Method(
@@ -149,8 +190,11 @@ METHODS = (
         only=("steps", "episodes"),
         upper="prefppo-true-reward",
     ),
-    _offline("iql", "IQL on a learned reward", "iql", rewards=True),
-    _offline("cpl", "CPL", "cpl"),
+    _offline("iql", "IQL on a learned reward", "iql", rewards=True, controls=("iql-shuffled", "iql-constant")),
+    _offline("iql-shuffled", "IQL on shuffled labels (control)", "iql", rewards=True, shuffle_labels=True),
+    _offline("iql-constant", "IQL on a constant reward (control)", "iql", constant_reward=True),
+    _offline("cpl", "CPL", "cpl", controls=("cpl-shuffled",)),
+    _offline("cpl-shuffled", "CPL on shuffled labels (control)", "cpl", shuffle_labels=True),
     _offline("oppo", "OPPO", "oppo"),
     _offline("ipl", "IPL", "ipl"),
     _offline("dppo", "DPPO", "dppo"),

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome, read_json, read_suite
-from prefenvs.bench.suite import Cell
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
@@ -53,7 +53,8 @@ class Results:
     what was measured (MEASURED, NaN where there is nothing), JUDGED, cost (wall_seconds, cpu_seconds, peak_gb,
     attempts) and provenance (version, commit, python, machine, processor, processors, threads, gpu, finished; versions,
     config and command as JSON and text).
-    suite: its name, sentence, reduced, published, measures by task, and methods with title, upper, asks and offline.
+    suite: its name, sentence, reduced, published, measures by task, and methods with title, upper, upper_bound,
+    controls, bound, asks and offline.
     """
 
     frame: pd.DataFrame

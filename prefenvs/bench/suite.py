@@ -2,75 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from prefenvs.bench.cells import Cell, Data, Limits, Options
 from prefenvs.bench.methods import Method, find_method
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
 
-Option = str | int | float | bool
-Options = Mapping[str, Option]
-
 MEASURES = {"success": "success", "return": "mean_return", "d4rl": "normalised_score"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one cell may take: wall-clock seconds in all its attempts' longest, and gigabytes of resident memory."""
-
-    seconds: float = 48 * 3600.0
-    memory_gb: float = 32.0
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set that cells share; it is made once, before the first of them.
-
-    commands: command lines after the word `prefenvs`, in which {data} is the folder to be made. An empty tuple stands
-    for data that are loaded by name and need no making.
-    """
-
-    name: str
-    commands: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: a method on a task, taught by a rater within a label budget, from one seed.
-
-    oracle: the rater's name, "none" for methods that ask nobody; labels: 0 for those. options: further options of the
-    method's command line. dataset: what methods that learn from fixed data get as --dataset; in it and in options,
-    {data} is the folder of `data`.
-    """
-
-    method: str
-    task: str
-    oracle: str = "none"
-    labels: int = 0
-    seed: int = 0
-    options: Options = field(default_factory=dict)
-    dataset: str = ""
-    data: Data | None = None
-    limits: Limits = Limits()
-
-    @property
-    def problem(self) -> str:
-        """Column of a table: the data set where that has a name of its own, else the task."""
-        return self.task if "{data}" in self.dataset or not self.dataset else self.dataset.partition("/")[2]
-
-    @property
-    def name(self) -> str:
-        """Name of the cell's folder: unique in a suite, and safe in any file system."""
-        parts = (self.problem, self.method, f"{self.oracle}-{self.labels}", str(self.seed))
-        return "--".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        """All that decides the result, as JSON holds it; limits do not."""
-        return {name: value for name, value in asdict(self).items() if name != "limits"}
 
 
 @dataclass(frozen=True)
@@ -90,14 +30,15 @@ class Grid:
     method_options: Mapping[str, Options] = field(default_factory=dict)
     dataset: str = ""
     data: Data | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def cells(self) -> Iterator[Cell]:
         """Yield the combinations."""
         for task in self.tasks:
             for name in self.methods:
                 method = find_method(name)
-                teachers = [(oracle, labels) for oracle in self.oracles for labels in self.labels]
+                oracles = (method.rater,) if method.rater else self.oracles
+                teachers = [(oracle, labels) for oracle in oracles for labels in self.labels]
                 for oracle, labels in teachers if method.asks else [("none", 0)]:
                     for seed in self.seeds if method.seeded else self.seeds[:1]:
                         yield self._cell(method, task, oracle, labels, seed)

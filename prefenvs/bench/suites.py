@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prefenvs.bench.suite import Data, Grid, Limits, Option, Suite
+from prefenvs.bench.cells import Data, Limits, Option
+from prefenvs.bench.suite import Grid, Suite
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
@@ -29,6 +30,9 @@ DOOR_CLOSE = PEBBLE_SMALL | {
 REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10, "unsupervised_steps": 1_500}
 HOUR = Limits(seconds=3_600, memory_gb=6)
 ENSEMBLES = ("pebble", "pebble-min", "pebble-mean-std")
+CONTROLS = ("pebble-coin", "pebble-no-labels", "pebble-true-reward-explored")
+OFFLINE_CONTROLS = ("cpl-shuffled", "iql-shuffled", "iql-constant")
+"""What shows whether labels teach: the same steps, seeds and exploration without knowledge, and on the true reward."""
 IQL_SMALL: dict[str, Option] = {
     "preset": "small",
     "normalise_observations": "True",
@@ -82,7 +86,7 @@ SMOKE = Suite(
     "Every online learner, its upper bound and the ensemble options on one small task: does the machinery work?",
     (
         Grid(
-            methods=("random", "pebble", "pebble-min", "pebble-mean-std", "pebble-true-reward"),
+            methods=("random", "pebble", *CONTROLS, "pebble-min", "pebble-mean-std", "pebble-true-reward"),
             tasks=("Reacher-v5",),
             labels=(100,),
             seeds=(0, 1),
@@ -96,7 +100,7 @@ SMOKE = Suite(
 
 def _bpref(task: str, labels: tuple[int, ...], teachers: tuple[str, ...] = TEACHERS) -> Grid:
     return Grid(
-        methods=("random", "pebble", "prefppo", "pebble-true-reward", "prefppo-true-reward"),
+        methods=("random", "pebble", *CONTROLS, "prefppo", "pebble-true-reward", "prefppo-true-reward"),
         tasks=(task,),
         oracles=teachers,
         labels=labels,
@@ -123,7 +127,7 @@ OFFLINE_TASKS = tuple(
 
 
 def _online(task: str, labels: int, options: dict[str, Option], *more: str) -> Grid:
-    methods = ("random", *ENSEMBLES, "pebble-true-reward", "imitation-pc", *more)
+    methods = ("random", *ENSEMBLES, *CONTROLS, "pebble-true-reward", "imitation-pc", *more)
     return Grid(methods, (task,), labels=(labels,), options=options, limits=HOUR)
 
 
@@ -138,14 +142,17 @@ PROXIMAL = Grid(
 """Not on Reacher: with rollouts as short as this PPO stays near random actions there, on the true reward too."""
 CPU = Suite(
     "cpu",
-    "What two processors do in an hour and a half: PEBBLE with three readings of its ensemble, learners with PPO, and "
+    "What two processors do in a few hours: PEBBLE with three readings of its ensemble, learners with PPO, and "
     "learners from fixed data.",
     (
         _online("metaworld-door-close-v3", 1_000, DOOR_CLOSE),
         PROXIMAL,
         _online("Reacher-v5", 500, REACHER, "prefppo-true-reward"),
         # All learners from regret labels, so that they can be compared; IQL from partial return besides.
-        *(_offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql", "iql-true-reward")) for task in OFFLINE_TASKS),
+        *(
+            _offline(task, 1_000, (0, 1, 2), ("random", *CLONERS, "iql", *OFFLINE_CONTROLS, "iql-true-reward"))
+            for task in OFFLINE_TASKS
+        ),
         *(_offline(task, 1_000, (0, 1, 2), ("iql",), "oracle") for task in OFFLINE_TASKS),
     ),
     reduced=(
@@ -161,7 +168,7 @@ DAY = Limits(seconds=24 * 3_600, memory_gb=32)
 def _cpl(task: str) -> Grid:
     """CPL's comparison with data at hand: its own come from a half-trained SAC, which takes a million steps a task."""
     return Grid(
-        methods=("random", "bc", "bc-10", "cpl", "iql", "iql-true-reward"),
+        methods=("random", "bc", "bc-10", "cpl", "iql", *OFFLINE_CONTROLS, "iql-true-reward"),
         tasks=(task,),
         oracles=(REGRET,),
         labels=(10_000,),
@@ -213,7 +220,7 @@ def _fixed(dataset: str, task: str, episodes: int) -> Grid:
     horizon = find_d4rl(dataset).horizon if dataset.startswith("d4rl/") else None
     cut = horizon is not None and horizon < find_task(task).horizon
     return Grid(
-        methods=("random", "bc", "cpl", "oppo", "ipl", "dppo", "iql", "iql-true-reward"),
+        methods=("random", "bc", "cpl", "oppo", "ipl", "dppo", "iql", *OFFLINE_CONTROLS, "iql-true-reward"),
         tasks=(task,),
         labels=(500,),
         seeds=(0, 1, 2, 3, 4),
@@ -242,7 +249,7 @@ VLM = Suite(
     "A vision-language model as rater, against simulated ones (tasks after RL-VLM-F, Wang et al. 2024).",
     tuple(
         Grid(
-            methods=("random", "pebble", "pebble-true-reward"),
+            methods=("random", "pebble", *CONTROLS, "pebble-true-reward"),
             tasks=(task,),
             oracles=("vlm", "oracle", "mistake"),
             labels=(labels,),

@@ -75,11 +75,11 @@ class BenchRun:
             self._run_cells(suite, cells, folder, gpus)
 
     def _run_cells(self, suite: Suite, cells: list[Cell], folder: BenchFolder, gpus: list[str]) -> None:
-        from prefenvs.bench.local_runner import run_local
-        from prefenvs.bench.progress import Progress
-        from prefenvs.bench.ray_runner import run_on_ray
         from prefenvs.bench.results import collect
-        from prefenvs.bench.runner import Plan, processors
+        from prefenvs.bench.runner.cell import Plan, processors
+        from prefenvs.bench.runner.local import run_local
+        from prefenvs.bench.runner.progress import Progress
+        from prefenvs.bench.runner.ray import run_on_ray
 
         workers = self.workers or processors()
         if workers < 1:
@@ -148,7 +148,7 @@ class BenchTable:
 
     def run(self) -> None:
         """Write report.html, table.md, table.tex, table.csv and the curves, and print the table."""
-        from prefenvs.bench.report import write_report
+        from prefenvs.bench.report.page import write_report
         from prefenvs.bench.results import collect, read_results
 
         results = read_results(self.source) if self.source.suffix == ".parquet" else collect(self.source)

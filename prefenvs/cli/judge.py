@@ -21,12 +21,12 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Port, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run, to_json
 from prefenvs.segments import Segment
-from prefenvs.store import Store
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from prefenvs.oracles.judging.tournament import Tournament
+    from prefenvs.store import Store
 
 # Seconds between two looks at whether the people at the page need further questions.
 LOOK_EVERY = 2.0
@@ -70,6 +70,8 @@ class Judge:
 
     def run(self) -> None:
         """Roll the policies out, ask what is still to be asked, and print the ranking."""
+        from prefenvs.store import Store
+
         if self.matches < 1 or self.ahead < 1 or self.episodes < 1:
             raise PrefenvsError("--matches, --ahead and --episodes must be at least 1")
         if self.seconds is not None and not self.seconds > 0:

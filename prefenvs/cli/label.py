@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, Pixels, Port, PositiveFloat, PositiveInt
-from prefenvs.store import Assignments, Plan, Store, issue_token
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from prefenvs.oracles.labelling import Clips
+    from prefenvs.store import Plan, Store
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Label:
         from prefenvs.envs.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding
+        from prefenvs.store import Plan, Store
 
         check_binding(self.host, bool(self.annotators))
         plan = Plan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
@@ -100,6 +101,8 @@ class Label:
                 print(f"prefenvs: questions cannot be shown: {error}", file=sys.stderr, flush=True)
 
     def _print_links(self, store: Store, plan: Plan, port: int) -> None:
+        from prefenvs.store import Assignments, issue_token
+
         waiting = Assignments(store, plan).count_open()
         print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
         url = f"http://{_named(self.host)}:{port}/"

@@ -50,7 +50,7 @@ class LabelsReport:
         """Print a table, then faults and remarks."""
         from prefenvs.datasets.human_labels import read_labels
         from prefenvs.datasets.label_report import report_labels
-        from prefenvs.datasets.offline import load_dataset
+        from prefenvs.datasets.load import load_dataset
 
         if not self.folders:
             raise PrefenvsError("name at least one folder of label files: prefenvs labels report FOLDER...")
@@ -114,7 +114,7 @@ class LabelsImport:
     def run(self) -> None:
         """Import all labels or none, and print how many."""
         from prefenvs.datasets.human_labels import label_preferences, read_labels
-        from prefenvs.datasets.offline import load_dataset
+        from prefenvs.datasets.load import load_dataset
         from prefenvs.store import Store
 
         labels = read_labels(self.folder)

@@ -17,7 +17,8 @@ from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
 from prefenvs.cli.train import has_checkpoint
 from prefenvs.datasets.d4rl import find_d4rl
-from prefenvs.datasets.offline import OfflineDataset, load_dataset
+from prefenvs.datasets.load import load_dataset
+from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run
@@ -60,6 +61,8 @@ class TrainOffline(RunOptions, ABC):
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
     segment_length: PositiveInt | None = None
     """Steps in a segment, for simulated raters."""
+    shuffle_labels: bool = False
+    """Control: permute the labels over their queries, so that they say nothing."""
     held_out: Fraction = 0.0
     """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
     preset: Literal["published", "small"] = "published"
@@ -112,6 +115,8 @@ class TrainOffline(RunOptions, ABC):
         import torch
 
         self._check_speed(len(each))
+        if self.shuffle_labels and not self._needs_preferences:
+            raise PrefenvsError("--shuffle-labels is about labels, of which this learner needs none: leave it out")
         torch.set_num_threads(self.threads)
         nothing = Labels(None, [], {})
         labels = [one._preferences(dataset, resumed) if one._needs_preferences else nothing for one in each]
@@ -186,6 +191,7 @@ class TrainOffline(RunOptions, ABC):
             self.seed,
             self.regret_form,
             self.regret_discount,
+            self.shuffle_labels,
         )
 
     def _make_learners(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -15,7 +15,6 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import Store
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
@@ -48,7 +47,7 @@ class LabelSource:
     preferences: oracle[:teacher], regret:EXPERT[:teacher], a store, or a label file; see `TrainOffline`.
     labels: how many, None for all there are (500 from an oracle); segment_length: in steps, for oracles.
     held_out: share of the episodes whose labels are kept for measuring. form, discount: of regret, see
-    `oracles.RegretOracle`.
+    `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the control without knowledge.
     """
 
     preferences: str
@@ -58,6 +57,7 @@ class LabelSource:
     seed: int
     form: RegretForm = "advantage"
     discount: float = 1.0
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels < 1:
@@ -75,6 +75,10 @@ class LabelSource:
 
     def read(self, dataset: OfflineDataset) -> Labels:
         """Return training and held-out preferences that share no episode, and what was left out."""
+        labels = self._read(dataset)
+        return labels._replace(train=permute(labels.train, self.seed)) if self.shuffle and labels.train else labels
+
+    def _read(self, dataset: OfflineDataset) -> Labels:
         if self.kind != "given":
             oracle = self.make_oracle(dataset)
             sides = split_episodes(dataset.trajectories, self.held_out, self.seed)
@@ -128,6 +132,8 @@ class LabelSource:
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
         """Return the preferences of a store or of label files, and how many of the latter cross an episode's end."""
         if "://" in self.preferences or Path(self.preferences).suffix in (".sqlite", ".db"):
+            from prefenvs.store import Store
+
             with Store(self.preferences, create=False) as store:
                 return store.preferences(), 0
         path = Path(self.preferences)
@@ -172,8 +178,19 @@ def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
     return oracle.collect()
 
 
+def permute(preferences: list[Preference], seed: int) -> list[Preference]:
+    """Return the queries in their order, each with the answer to another one; as many ties and skips as before."""
+    order = np.random.default_rng([seed, 2]).permutation(len(preferences))
+    return [
+        replace(preference, probabilities=preferences[other].probabilities)
+        for preference, other in zip(preferences, order, strict=True)
+    ]
+
+
 def keep(run: Run, labels: Labels) -> None:
     """Write the preferences of a run into its folder, with what was left out: all of them or none."""
+    from prefenvs.store import Store
+
     run.path(LEFT_OUT).write_text(json.dumps(labels.left_out, indent=2) + "\n")
     part = run.path("preferences.sqlite.new")
     part.unlink(missing_ok=True)
@@ -185,6 +202,8 @@ def keep(run: Run, labels: Labels) -> None:
 
 def kept(run: Run) -> Labels:
     """Return what `keep` wrote, without true rewards."""
+    from prefenvs.store import Store
+
     path = run.path(LEFT_OUT)
     left_out = json.loads(path.read_text()) if path.is_file() else {}
     with Store(run.path("preferences.sqlite"), create=False) as store:

@@ -18,11 +18,11 @@ from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, Limits, PositiveFloat, PositiveInt, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
-from prefenvs.store import Store, list_calls
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.oracles.calibration import Calibration
+    from prefenvs.store import Store
 
 # Queries loaded at a time, and how few may be left before more are loaded.
 CHUNK, FEW = 256, 64
@@ -75,6 +75,8 @@ class Rate:
 
             print("\n".join(str(path) for path in copy_prompts(self.copy_prompts)))
         elif self.audit:
+            from prefenvs.store import list_calls
+
             with self._open_store(create=False) as store:
                 for call in list_calls(store, self.task_run):
                     print(json.dumps(asdict(call) | {"prompt": json.loads(call.prompt)}))
@@ -93,6 +95,8 @@ class Rate:
                 for run in runs:
                     self._label_run(store, run)
             return
+        from prefenvs.store import Store
+
         self._check_server()
         queries = self._sample_dataset(self.pairs)
         name = f"rate {self.dataset}"
@@ -115,6 +119,7 @@ class Rate:
 
     def _check(self, count: int) -> None:
         from prefenvs.oracles.calibration import calibrate
+        from prefenvs.store import Store
 
         if count < 2:
             raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
@@ -158,12 +163,14 @@ class Rate:
             self.vlm.check()
 
     def _open_store(self, create: bool) -> Store:
+        from prefenvs.store import Store
+
         if self.store is None:
             raise PrefenvsError("say what to rate: --store FILE, --dataset NAME, or --check N --task ID")
         return Store(self.store, create=create)
 
     def _sample_dataset(self, count: int) -> list[Query]:
-        from prefenvs.datasets.offline import load_dataset
+        from prefenvs.datasets.load import load_dataset
 
         if count < 1:
             raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
@@ -182,6 +189,8 @@ class Rate:
         return [query for rng in seeds for query in make_pairs(trajectories.sample(2 * BLOCK, length, rng))][:count]
 
     def _sample_store(self, count: int) -> list[Query]:
+        from prefenvs.store import Store
+
         assert self.store is not None
         with Store(self.store, create=False) as store:
             ids = sorted({event.query for event in store.events_after() if event.query is not None})

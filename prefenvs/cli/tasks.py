@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-from rich.table import Column, Table
-
 from prefenvs.tasks import list_tasks
+
+WIDTH = 100
+"""Columns that the table fits into, on a terminal and in a file alike."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,19 @@ class Tasks:
     """Print a JSON list instead of a table."""
 
     def run(self) -> None:
-        """Print the table."""
+        """Print the table. Raises PrefenvsError for an unknown family."""
         tasks = list_tasks(self.family)
         if self.json:
             print(json.dumps([asdict(task) for task in tasks], default=dict, indent=1))
             return
-        table = Table(Column("task", no_wrap=True), "horizon", "segment", "fps", "camera", "labels", "sentence")
+        print(_row("task", "horizon", "segment", "fps", "camera", "published labels"))
         for task in tasks:
-            labels = " / ".join(str(budget.labels) for budget in task.budgets)
             camera = task.camera.name or (f"tracks {task.camera.track}" if task.camera.track else "free")
-            table.add_row(
-                task.id, str(task.horizon), str(task.segment_length), str(task.fps), camera, labels, task.sentence
-            )
-        Console().print(table)
+            labels = " / ".join(str(budget.labels) for budget in task.budgets)
+            print(_row(task.id, task.horizon, task.segment_length, task.fps, camera, labels))
+            print(textwrap.fill(task.sentence, WIDTH, initial_indent="  ", subsequent_indent="  "))
         print(f"{len(tasks)} tasks")
+
+
+def _row(task: str, horizon: object, segment: object, fps: object, camera: str, labels: str) -> str:
+    return f"{task:<38} {horizon:>7} {segment:>7} {fps:>4}  {camera:<12}  {labels}".rstrip()

@@ -21,7 +21,6 @@ from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
 from prefenvs.runs import Run
-from prefenvs.store import Recorded, Store
 from prefenvs.tasks import Task, find_task, has_reward
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
     from prefenvs.agents.online.presets import PebbleSettings
     from prefenvs.preferences import Oracle
+    from prefenvs.store import Store
 
 # What has no effect where no rater is asked.
 LABEL_OPTIONS = ("oracle", "expert", "labels", "per_session", "interact", "segment_length", "selector", "schedule")
@@ -45,7 +45,7 @@ class TrainOptions(RunOptions):
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings, vlm, clip.
+    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings, vlm, clip, coin.
 
     regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities. hybrid: two of
     these, --cheap and --costly.
@@ -91,6 +91,8 @@ class TrainOptions(RunOptions):
     """
     true_reward: bool = False
     """Upper bound: learn from the true reward instead of preferences."""
+    exploration_only: bool = False
+    """Control: explore for the whole run, and ask nobody."""
     vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
     """With --oracle vlm: the model."""
     hybrid: Annotated[HybridOptions, arg(name="", prefix_name=False)] = field(default_factory=HybridOptions)
@@ -129,7 +131,7 @@ class TrainOptions(RunOptions):
             raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {self.oracle}: train one seed")
 
     def _create_run(self, task: Task) -> Run:
-        rater = "true-reward" if self.true_reward else self.oracle
+        rater = "true-reward" if self.true_reward else "no-labels" if self.exploration_only else self.oracle
         folder = self.folder or Path("runs") / f"{task.file_name}-{self.algorithm}-{rater}-{self.seed}"
         return Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self))
 
@@ -157,6 +159,7 @@ class TrainOptions(RunOptions):
     def _attach(self, agent: PreferenceLearner, run: Run, stack: contextlib.ExitStack) -> None:
         """Let what the rater is asked and answers go into the run's store."""
         from prefenvs.oracles import HumanOracle, HybridOracle
+        from prefenvs.store import Recorded, Store
 
         store = stack.enter_context(Store(run.path("preferences.sqlite")))
         rater = agent.oracle
@@ -189,14 +192,15 @@ class TrainOptions(RunOptions):
     def _make_oracle(self, task: Task) -> Oracle | None:
         """Return the rater of the name given, or two as one; none for the upper bound."""
         names = self.hybrid.raters if self.oracle == "hybrid" else (self.oracle,)
-        if (self.store is not None or self.wait) and (self.true_reward or not {"human", "ratings", "vlm"} & {*names}):
+        nobody = self.true_reward or self.exploration_only
+        if (self.store is not None or self.wait) and (nobody or not {"human", "ratings", "vlm"} & {*names}):
             raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
         if self.hybrid != HybridOptions() and self.oracle != "hybrid":
             raise PrefenvsError(f"--cheap, --costly and --route go with --oracle hybrid, not with {self.oracle!r}")
         if self.regret_form != "advantage" and not any(name.split("-")[0] == "regret" for name in names):
             raise PrefenvsError(f"--regret-form goes with --oracle regret, not with {self.oracle!r}")
-        self._check_models(() if self.true_reward else names)
-        if self.true_reward:
+        self._check_models(() if nobody else names)
+        if nobody:
             return None
         if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
             raise PrefenvsError(f"--expert goes with --oracle regret, not with {self.oracle!r}")
@@ -206,7 +210,8 @@ class TrainOptions(RunOptions):
 
     def _check_models(self, names: Sequence[str]) -> None:
         """Raise a PrefenvsError for options of a model that none of these raters is, and of labels where none rates."""
-        rater = f"--oracle {self.oracle}" if names else "--true-reward"
+        control = "--true-reward" if self.true_reward else "--exploration-only"
+        rater = f"--oracle {self.oracle}" if names else control
         for kind, options in (("vlm", self.vlm), ("clip", self.clip)):
             given = given_flags(options)
             if given and not any(name.split("-")[0] == kind for name in names):
@@ -215,13 +220,14 @@ class TrainOptions(RunOptions):
             for flag in LABEL_OPTIONS:
                 if getattr(self, flag) not in (None, "oracle"):
                     raise PrefenvsError(
-                        f"--{flag.replace('_', '-')} is about labels, of which --true-reward needs none: leave it out"
+                        f"--{flag.replace('_', '-')} is about labels, of which {control} needs none: leave it out"
                     )
 
     def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
         """Return the people behind a store, a model, or the simulated teacher of that name."""
         from prefenvs.cli.critic import make_regret_oracle
-        from prefenvs.oracles import CLIPOracle, HumanOracle, PartialReturnOracle, RatingOracle
+        from prefenvs.oracles import CLIPOracle, CoinOracle, HumanOracle, PartialReturnOracle, RatingOracle
+        from prefenvs.store import Store
 
         if name == "vlm":
             self.vlm.check()
@@ -231,6 +237,8 @@ class TrainOptions(RunOptions):
             if self.store is None:
                 raise PrefenvsError(f"--oracle {name} needs the store that people label: --store labels.sqlite")
             return raters[name](Store(self.store), wait=self.wait)
+        if name == "coin":
+            return CoinOracle(seed)
         if name.split("-")[0] == "clip":
             return CLIPOracle(self.clip.make(task), name.partition("-")[2] or "oracle", seed)
         if name.split("-")[0] == "regret":
@@ -242,7 +250,8 @@ class TrainOptions(RunOptions):
         names = ["per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate"]
         names += ["precision", "schedule"]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return dataclasses.replace(config, **given, true_reward=self.true_reward)
+        controls = {"true_reward": self.true_reward, "exploration_only": self.exploration_only}
+        return dataclasses.replace(config, **given, **controls)
 
     def _find_task(self) -> Task:
         if not self.task:
@@ -264,6 +273,8 @@ class TrainPebble(TrainOptions):
     """Semi-supervised reward learning with augmentation (SURF)."""
     rune: bool = False
     """Reward bonus for the ensemble's uncertainty (RUNE)."""
+    explore_first: bool = False
+    """With --true-reward: explore first, as a learner from labels does."""
     learning_starts: NonNegativeInt = 1_000
     """Steps of random actions at the beginning."""
     envs: PositiveInt = 1
@@ -279,6 +290,10 @@ class TrainPebble(TrainOptions):
         if steps < published.steps:
             given = {name for name in ("unsupervised_steps", "interact") if getattr(self, name) is not None}
             config = fit_schedule(config, steps, self.learning_starts, given)
+        if self.explore_first:
+            if not self.true_reward:
+                raise PrefenvsError("--explore-first goes with --true-reward: labels come after exploration anyway")
+            config = dataclasses.replace(config, explore_first=True)
         if self.rune:
             config = dataclasses.replace(config, bonus=0.05)
         if self.surf:

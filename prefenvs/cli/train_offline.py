@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline import TrainOffline
 from prefenvs.cli.offline_labels import LabelSource
@@ -33,6 +35,8 @@ class TrainIQL(TrainOffline):
 
     true_reward: bool = False
     """Upper bound: learn from the data's true rewards instead of preferences."""
+    constant_reward: bool = False
+    """Control: learn from a reward of 1 for every step instead of preferences."""
     reward_model: Literal["mlp", "transformer", "gaussian", "image"] = "mlp"
     """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
     an ensemble on frames rendered from the data set's states."""
@@ -48,10 +52,12 @@ class TrainIQL(TrainOffline):
 
     @property
     def _needs_preferences(self) -> bool:
-        return not self.true_reward
+        return not (self.true_reward or self.constant_reward)
 
     @property
     def _signal(self) -> str:
+        if self.constant_reward:
+            return "constant-reward"
         return "true-reward" if self.true_reward else super()._signal
 
     def _make_learners(
@@ -71,10 +77,14 @@ class TrainIQL(TrainOffline):
 
         if self.encoder is not None and self.reward_model != "image":
             raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
+        if self.true_reward and self.constant_reward:
+            raise PrefenvsError("--true-reward and --constant-reward are two controls: choose one")
         rewards = "true" if self.true_reward else self.reward_model
         config, steps = iql_settings(find_task(dataset.task), rewards, self.preset)
         given = {"expectile": self.expectile, "inv_temperature": self.inv_temperature}
-        config = self._override(config, **given, deterministic=self.deterministic or None)
+        # Equal returns have no range to be scaled by.
+        rule = "none" if self.constant_reward else None
+        config = self._override(config, **given, deterministic=self.deterministic or None, reward_rule=rule)
         return config, self.steps or steps
 
     def _make_learner(
@@ -91,6 +101,8 @@ class TrainIQL(TrainOffline):
             rewards = dataset.trajectories.true_rewards
             if rewards is None:
                 raise PrefenvsError(f"data set {dataset.name!r} holds no true rewards: leave --true-reward out")
+        if self.constant_reward:
+            rewards = np.ones(len(dataset.trajectories.observations), np.float32)
         model: Any
         model, figures = fitted or (None, {})
         if preferences is not None and model is None:
@@ -113,6 +125,8 @@ class TrainIQL(TrainOffline):
             learner.reward_figures = dict(figures)
         if self.true_reward:
             learner.learns_from = "true reward (upper bound)"
+        elif self.constant_reward:
+            learner.learns_from = "a constant reward (control)"
         return learner, steps
 
     def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
@@ -204,8 +218,6 @@ def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
     if source.held_out:
         raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
-    import numpy as np
-
     oracle, data = source.make_oracle(dataset), dataset.trajectories
     episodes, _ = offline_labels.split_episodes(data, 0.0, source.seed)
     rng = np.random.default_rng([source.seed, 1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from prefenvs.datasets.human_labels import LabelFile, Rows, miscounted, other_rows, place
 from prefenvs.datasets.offline import OfflineDataset
@@ -73,6 +72,9 @@ def report_labels(
     script: labels of the same pairs by a script, in any order, for agreement without the data.
     tie_below: true returns that differ by no more are a tie (Uni-RLHF's scripts: 10 on MuJoCo, else 0).
     """
+    # SciPy's statistics take most of a second to import, which every command would pay.
+    from scipy.stats import binomtest
+
     if dataset is not None and script is not None:
         raise PrefenvsError("agreement is measured with the true returns of a data set or with scripted labels: give 1")
     strict = labels.strict
@@ -175,6 +177,8 @@ def _agreement(labels: LabelFile, choices: Array) -> dict[str, object]:
 
 
 def _find_faults(report: LabelReport, labels: LabelFile) -> list[str]:
+    from scipy.stats import binomtest
+
     faults = []
     strict, shares = report.first + report.second, report.ties / max(report.pairs - report.skips, 1)
     if report.skips == report.pairs:

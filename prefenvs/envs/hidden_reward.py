@@ -202,6 +202,40 @@ class TrueReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArg
         return observation, info["true_reward"], terminated, truncated, info
 
 
+class _AboveHiddenReward(type):
+    """Makes `isinstance` true of wrappers above a `HiddenReward` that change observations or actions."""
+
+    def __instancecheck__(cls, env: Any) -> bool:
+        inner = getattr(env, "env", None)
+        if not isinstance(env, gymnasium.Wrapper) or isinstance(env, HiddenReward):
+            return False
+        while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, HiddenReward):
+            inner = inner.env
+        return isinstance(inner, HiddenReward) and (
+            isinstance(env, gymnasium.ObservationWrapper | gymnasium.ActionWrapper)
+            or env.observation_space != env.env.observation_space
+            or env.action_space != env.env.action_space
+        )
+
+
+class ChangingWrapper(metaclass=_AboveHiddenReward):
+    """A wrapper between `prefenvs.make` and a learner that shows it other observations or takes other actions.
+
+    No class of its own but a question, which vector environments can ask in their worker processes too:
+    `venv.env_is_wrapped(ChangingWrapper)`.
+    """
+
+
+def changing_wrapper(env: gymnasium.Env[Any, Any]) -> str | None:
+    """Return the name of the outermost `ChangingWrapper` around an environment, None if there is none."""
+    layer: Any = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, ChangingWrapper):
+            return type(layer).__name__
+        layer = layer.env
+    return None
+
+
 _warned_of_evaluation = False
 
 

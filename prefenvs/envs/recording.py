@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from prefenvs.envs.hidden_reward import TrueReward
-from prefenvs.envs.spaces import ChangingWrapper, changing_wrapper, one_hot
+from prefenvs.envs.hidden_reward import ChangingWrapper, TrueReward, changing_wrapper
+from prefenvs.envs.spaces import one_hot
 from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array

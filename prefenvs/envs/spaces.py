@@ -1,11 +1,10 @@
-"""Flat spaces: what a task's observations and actions become, and which wrappers above would undo that."""
+"""Flat spaces: what a task's observations and actions become."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -38,39 +37,3 @@ def one_hot(space: spaces.Discrete, actions: Any) -> Array:
     """Return discrete actions [...] as segments hold them, [..., n] float32."""
     rows: Array = np.eye(int(space.n), dtype=np.float32)[np.asarray(actions, np.int64) - int(space.start)]
     return rows
-
-
-class _AboveHiddenReward(type):
-    """Makes `isinstance` true of wrappers above a `HiddenReward` that change observations or actions."""
-
-    def __instancecheck__(cls, env: Any) -> bool:
-        from prefenvs.envs.hidden_reward import HiddenReward
-
-        inner = getattr(env, "env", None)
-        if not isinstance(env, gymnasium.Wrapper) or isinstance(env, HiddenReward):
-            return False
-        while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, HiddenReward):
-            inner = inner.env
-        return isinstance(inner, HiddenReward) and (
-            isinstance(env, gymnasium.ObservationWrapper | gymnasium.ActionWrapper)
-            or env.observation_space != env.env.observation_space
-            or env.action_space != env.env.action_space
-        )
-
-
-class ChangingWrapper(metaclass=_AboveHiddenReward):
-    """A wrapper between `prefenvs.make` and a learner that shows it other observations or takes other actions.
-
-    No class of its own but a question, which vector environments can ask in their worker processes too:
-    `venv.env_is_wrapped(ChangingWrapper)`.
-    """
-
-
-def changing_wrapper(env: gymnasium.Env[Any, Any]) -> str | None:
-    """Return the name of the outermost `ChangingWrapper` around an environment, None if there is none."""
-    layer: Any = env
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, ChangingWrapper):
-            return type(layer).__name__
-        layer = layer.env
-    return None

@@ -82,7 +82,26 @@ def test_tasks_are_listed_as_table_and_as_json(capsys: pytest.CaptureFixture[str
     assert len(rows) == 50
     assert all(row["horizon"] == 500 and row["sentence"].endswith(".") for row in rows)
     main(["tasks"])
-    assert "HalfCheetah-v5" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("HalfCheetah-v5 ") for line in lines)
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["train", "--help"]])
+def test_a_command_starts_without_what_it_does_not_use(arguments: list[str]) -> None:
+    """Each of these takes from a third of a second to several to import."""
+    heavy = {"torch", "mujoco", "stable_baselines3", "pandas", "sqlalchemy", "scipy", "matplotlib", "av"}
+    code = f"""
+import sys
+from prefenvs.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert not end.code, end.code
+print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
 
 
 def test_doctor_checks_the_installation_and_a_task(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from prefenvs.agents import RewardEnsemble
 from prefenvs.cli import main
 from prefenvs.cli.offline_labels import LabelSource
-from prefenvs.datasets.offline import load_dataset
+from prefenvs.datasets.load import load_dataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.store import Store
 
@@ -66,6 +66,8 @@ def test_a_run_reports_the_final_and_the_best_policy_apart(expert, capsys):
         ("cpl", ["--preferences", "oracle:noisy", "--held-out", "0.25"], 12, "preferences"),
         ("cpl", ["--variant", "cpl-kl", "--preferences", "regret:EXPERT"], 12, "preferences"),
         ("cpl", ["--dense"], 12, "preferences"),
+        ("cpl", ["--shuffle-labels"], 12, "preferences"),
+        ("iql", ["--constant-reward"], 0, "a constant reward (control)"),
         ("bc", ["--best-share", "0.5"], 12, "the best 50% of the labelled segments by preference"),
         ("bc", ["--best-share", "0.5", "--true-reward"], 0, "the best 50% of the episodes by true return"),
         ("bc", [], 0, "the data's actions"),
@@ -83,6 +85,24 @@ def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, 
     if "--held-out" in options:
         assert summary["held_out_labels"] == 3
         assert 0.0 <= summary["held_out_accuracy"] <= 1.0
+
+
+def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
+    dataset = load_dataset(data)
+    plain, shuffled = (
+        LabelSource("oracle", 60, 4, 0.0, seed=0, shuffle=shuffle).read(dataset).train for shuffle in (False, True)
+    )
+    assert [answer.query.id for answer in plain] == [answer.query.id for answer in shuffled]
+    answers = [[tuple(answer.probabilities) for answer in side] for side in (plain, shuffled)]
+    assert sorted(answers[0]) == sorted(answers[1])
+    assert answers[0] != answers[1]
+
+
+def test_a_control_of_labels_needs_labels(data, capsys):
+    told = run_failing(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--shuffle-labels")
+    assert "--shuffle-labels is about labels" in told
+    told = run_failing(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--true-reward")
+    assert "choose one" in told
 
 
 def test_held_out_labels_come_from_other_episodes(data, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prefenvs.cli import main
-from prefenvs.datasets.offline import load_dataset
+from prefenvs.datasets.load import load_dataset
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.store import Store

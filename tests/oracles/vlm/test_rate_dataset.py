@@ -9,7 +9,7 @@ import pytest
 from server import judge_by
 
 from prefenvs.cli import main
-from prefenvs.datasets.offline import load_dataset
+from prefenvs.datasets.load import load_dataset
 from prefenvs.store import Store, list_calls
 
 TASK = "Pendulum-v1"

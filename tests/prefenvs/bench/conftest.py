@@ -7,9 +7,9 @@ import pytest
 
 from prefenvs.bench import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome
-from prefenvs.bench.local_runner import run_local
-from prefenvs.bench.progress import Progress
-from prefenvs.bench.runner import Plan
+from prefenvs.bench.runner.cell import Plan
+from prefenvs.bench.runner.local import run_local
+from prefenvs.bench.runner.progress import Progress
 
 OWN = Path(__file__).parent / "own"
 

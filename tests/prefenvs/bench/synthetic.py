@@ -14,6 +14,8 @@ METHODS = {
     "good": {"title": "Good", "upper": "upper", "upper_bound": False, "asks": True, "offline": False},
     "poor": {"title": "Poor <&>", "upper": "upper", "upper_bound": False, "asks": True, "offline": False},
 }
+METHODS["coin"] = METHODS["poor"] | {"title": "Good on coin flips (control)"}
+METHODS["alone"] = METHODS["coin"] | {"title": "Exploration alone (control)", "asks": False}
 MEASURES = {"walk": "mean_return", "push": "success"}
 
 

@@ -1,6 +1,7 @@
 """Suites, methods and tasks: what is named exists, and what is one's own joins by its name."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tyro
@@ -10,7 +11,7 @@ import prefenvs
 from prefenvs.bench import Cell, Grid, Suite, find_method, find_suite, list_methods, list_suites
 from prefenvs.bench.folder import cell_from, select
 from prefenvs.bench.methods import OURS
-from prefenvs.bench.published import published_figures
+from prefenvs.bench.report.published import published_figures
 from prefenvs.cli import Command
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
@@ -151,3 +152,33 @@ def test_the_suite_cpl_has_cpls_labels() -> None:
             assert (cell.options["regret_form"], cell.options["segment_length"]) == ("visited", 64)
     told = {figure.differs for figure in published_figures() if figure.suite == "cpl"}
     assert not any("partial return" in text for text in told)
+
+
+def test_controls_get_the_steps_seeds_and_exploration_of_the_labelled_runs() -> None:
+    options = {"steps": 1_000, "unsupervised_steps": 100, "per_session": 10}
+    methods = ("pebble", *find_method("pebble").controls, find_method("pebble").bound)
+    cells = Suite("x", "x", (Grid(methods, ("Reacher-v5",), ("mistake", "skip"), (50,), (0,), options),)).cells()
+    assert [(cell.method, cell.oracle) for cell in cells] == [
+        ("pebble", "mistake"),
+        ("pebble", "skip"),
+        ("pebble-coin", "coin"),
+        ("pebble-no-labels", "none"),
+        ("pebble-true-reward-explored", "none"),
+    ]
+    assert all(cell.options["steps"] == 1_000 for cell in cells)
+    assert cells[2].options == cells[0].options
+    assert cells[4].options["unsupervised_steps"] == 100
+    lines = [find_method(cell.method).commands(cell, Path("run"), None)[0] for cell in cells]
+    assert lines[2][lines[2].index("--oracle") + 1] == "coin"
+    assert "--exploration-only" in lines[3]
+    assert {"--true-reward", "--explore-first"} <= set(lines[4])
+
+
+def test_every_method_that_asks_in_our_suites_stands_beside_its_controls() -> None:
+    for suite in list_suites():
+        if suite.name == "guard":  # which compares with its own figures of before
+            continue
+        for grid in suite.grids:
+            for method in map(find_method, grid.methods):
+                others = {name for other in suite.grids if set(other.tasks) & set(grid.tasks) for name in other.methods}
+                assert {*method.controls, method.bound} - {""} <= others, f"{suite.name}: {method.name}"

@@ -11,8 +11,8 @@ import pytest
 import prefenvs
 from prefenvs import PrefenvsError
 from prefenvs.agents import BC
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.results import _d4rl_score
-from prefenvs.bench.suite import Cell
 from prefenvs.cli import main
 from prefenvs.datasets import find_d4rl, load_d4rl, load_dataset, read_d4rl, write_npz
 from prefenvs.datasets.d4rl import LOCOMOTION, TASKS, d4rl_entries

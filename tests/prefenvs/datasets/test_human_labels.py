@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from prefenvs.cli import main
 from prefenvs.datasets.human_labels import label_preferences, place, qlearning_rows, read_labels
 from prefenvs.datasets.label_report import report_labels
-from prefenvs.datasets.offline import OfflineDataset, load_dataset
+from prefenvs.datasets.load import load_dataset
+from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.pickles import read_array_pickle
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.simulated.crowds import MEASURED

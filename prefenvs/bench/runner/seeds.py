@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome
 from prefenvs.bench.methods import find_method
-from prefenvs.bench.process import Exit, Place, Stop, supervise
-from prefenvs.bench.runner import Plan, Stopped, environment_of, prepare, run_cell
-from prefenvs.bench.suite import Cell
+from prefenvs.bench.runner.cell import Plan, Stopped, environment_of, prepare, run_cell
+from prefenvs.bench.runner.process import Exit, Place, Stop, supervise
 
 
 def group_seeds(cells: Sequence[Cell], folder: BenchFolder) -> list[list[Cell]]:

@@ -8,14 +8,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from prefenvs.bench.figures import learning_curves
-from prefenvs.bench.published import published_figures, published_table
-from prefenvs.bench.report import write_report
+from prefenvs.bench.report.figures import learning_curves
+from prefenvs.bench.report.page import write_report
+from prefenvs.bench.report.published import published_figures, published_table
+from prefenvs.bench.report.scores import Scores
 from prefenvs.bench.results import Results
-from prefenvs.bench.scores import Scores
 from prefenvs.errors import PrefenvsError
 
-from .synthetic import full, make_results
+from ..synthetic import full, make_results
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

@@ -7,9 +7,9 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from prefenvs.bench.scores import Entry, Scores
-from prefenvs.bench.statistics import interquartile_mean
-from prefenvs.bench.tables import MISSING, Table
+from prefenvs.bench.report.scores import Entry, Scores
+from prefenvs.bench.report.statistics import interquartile_mean
+from prefenvs.bench.report.tables import MISSING, Table
 
 
 class Figure(NamedTuple):
@@ -37,7 +37,7 @@ class Figure(NamedTuple):
 @cache
 def published_figures() -> tuple[Figure, ...]:
     """Return all published figures that the package knows."""
-    text = files("prefenvs.bench").joinpath("published.csv").read_text(encoding="utf-8")
+    text = files("prefenvs.bench.report").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(Figure(**row) for row in csv.DictReader(text.splitlines()))
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefenvs.bench.progress import duration
-from prefenvs.bench.scores import FLOOR, Entry, Scores
-from prefenvs.bench.statistics import (
+from prefenvs.bench.report.scores import FLOOR, Entry, Scores
+from prefenvs.bench.report.statistics import (
     FEWEST,
     Estimate,
     interquartile_mean,
@@ -21,6 +20,7 @@ from prefenvs.bench.statistics import (
     mean_difference,
     probability_of_improvement,
 )
+from prefenvs.bench.runner.progress import duration
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 

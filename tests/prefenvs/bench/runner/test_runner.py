@@ -11,12 +11,12 @@ import pytest
 
 from prefenvs.bench import Limits, find_suite
 from prefenvs.bench.folder import BenchFolder, DiskFull
-from prefenvs.bench.process import Stop
-from prefenvs.bench.runner import Plan, run_cell
+from prefenvs.bench.runner.cell import Plan, run_cell
+from prefenvs.bench.runner.process import Stop
 from prefenvs.errors import PrefenvsError
 
-from .conftest import Bench
-from .own import own_parts as parts
+from ..conftest import Bench
+from ..own import own_parts as parts
 
 
 def cells_of(*methods: str, **settings: object) -> list:
@@ -104,10 +104,10 @@ def test_gpus_are_dealt_and_threads_are_set(bench: Bench, monkeypatch: pytest.Mo
         time.sleep(0.3)
         return real(line, place, limits, stop)
 
-    from prefenvs.bench import runner
+    from prefenvs.bench.runner import cell
 
-    real = runner.supervise
-    monkeypatch.setattr(runner, "supervise", note)
+    real = cell.supervise
+    monkeypatch.setattr(cell, "supervise", note)
     bench.run(cells_of("STEADY", seeds=(0, 1, 2, 3)), workers=2, gpus=("4", "7"), threads=3)
     assert {environment["CUDA_VISIBLE_DEVICES"] for environment in seen} == {"4", "7"}
     assert {environment["OMP_NUM_THREADS"] for environment in seen} == {"3"}

@@ -82,10 +82,11 @@ class Scores:
     def cells(self) -> pd.DataFrame:
         """One row for each cell: `final`, the last evaluation by the task's measure, `best`, the greatest, and more.
 
-        Beside the columns of the results: measure; normalised and normalised_best, 0 for random actions and 1 for the
-        agent of the same stack on the true reward (NaN where one of these is missing or the second is not above the
-        first, or where a row that it should bound is above it); final and best are NaN for cells that have not
-        finished.
+        Beside the columns of the results: measure; curve, the mean of the whole learning curve over its steps;
+        unlabelled, the last evaluation before any label, NaN where there is none; normalised and normalised_best, 0 for
+        random actions and 1 for the agent of the same stack on the true reward (NaN where one of these is missing or
+        the second is not above the first, or where a row that it should bound is above it); all but measure are NaN for
+        cells that have not finished.
         """
         frame = self.results.frame
         last = frame.assign(level=self.levels).groupby("cell", sort=False).tail(1).set_index("cell")
@@ -93,11 +94,15 @@ class Scores:
         values = np.array(
             [frame[measure].to_numpy()[i] for i, measure in enumerate(frame["task"].map(self.suite["measures"]))]
         )
-        best = frame.assign(value=values).groupby("cell", sort=False)["value"].max()
+        measured = frame.assign(value=values)
         last["final"] = [row[row["measure"]] for _, row in last.iterrows()]
-        last["best"] = best.reindex(last.index)
+        last["best"] = measured.groupby("cell", sort=False)["value"].max().reindex(last.index)
+        curves = {name: _curve_mean(run) for name, run in measured.groupby("cell", sort=False)}
+        last["curve"] = [curves[name] for name in last.index]
+        before = measured[measured["labels"] == 0].groupby("cell", sort=False)["value"].last()
+        last["unlabelled"] = before.reindex(last.index)
         finished = last["status"] == "finished"
-        last.loc[~finished, ["final", "best"]] = math.nan
+        last.loc[~finished, ["final", "best", "curve", "unlabelled"]] = math.nan
         scale = [self.ends(row["task"], row["method"], last) for _, row in last.iterrows()]
         for name, source in (("normalised", "final"), ("normalised_best", "best")):
             last[name] = [_place(value, *ends) for value, ends in zip(last[source].to_numpy(float), scale, strict=True)]
@@ -148,6 +153,12 @@ class Scores:
         chosen &= cells["level"] == entry.level
         return cells[chosen if task is None else chosen & (cells["task"] == task)]
 
+    def by_seed(self, entry: Entry, task: str, column: str = "final") -> dict[int, float]:
+        """Return one figure of an entry's finished cells on a task by their seeds, without NaN."""
+        cells = self.of(entry, task)
+        figures = zip(cells["seed"], cells[column].to_numpy(float), strict=True)
+        return {int(seed): float(value) for seed, value in figures if not math.isnan(value)}
+
     def runs(self, entry: Entry, task: str, column: str = "final") -> Array:
         """Return one figure of an entry's finished cells on a task, [runs], without NaN."""
         values: Array = self.of(entry, task)[column].to_numpy(float)
@@ -165,6 +176,15 @@ class Scores:
     def scored_tasks(self, entry: Entry, column: str = "normalised") -> list[str]:
         """Tasks on which an entry has at least one such score."""
         return [task for task in self.tasks if len(self.runs(entry, task, column))]
+
+
+def _curve_mean(run: pd.DataFrame) -> float:
+    """Return the mean of `value` over `steps`, linear between evaluations; of a single evaluation its value."""
+    known = run[run["value"].notna()].sort_values("steps")
+    steps, values = known["steps"].to_numpy(float), known["value"].to_numpy(float)
+    if len(values) < 2 or steps[-1] == steps[0]:
+        return float(values[-1]) if len(values) else math.nan
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
 def _place(value: float, floor: float, upper: float) -> float:

@@ -7,12 +7,13 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefenvs.bench import figures, tables
-from prefenvs.bench.progress import duration
-from prefenvs.bench.published import published_table
+from prefenvs.bench.report import figures, tables
+from prefenvs.bench.report.lift import control_of, idle_labels, lift_table
+from prefenvs.bench.report.published import published_table
+from prefenvs.bench.report.scores import Scores
+from prefenvs.bench.report.statistics import FEWEST
 from prefenvs.bench.results import Results
-from prefenvs.bench.scores import Scores
-from prefenvs.bench.statistics import FEWEST
+from prefenvs.bench.runner.progress import duration
 from prefenvs.errors import PrefenvsError
 
 STYLE = """
@@ -42,6 +43,7 @@ def write_report(results: Results, out: Path, resamples: int = 2_000, against: S
     scores = Scores(results)
     made = [
         tables.score_table(scores, resamples),
+        lift_table(scores),
         tables.return_table(scores, None, resamples),
         *(tables.return_table(scores, method, resamples) for method in against),
         tables.improvement_table(scores),
@@ -80,6 +82,10 @@ def remarks(results: Results, scores: Scores) -> list[str]:
     few = f", too few for 95% intervals, which take {FEWEST}" if seeds < FEWEST else ""
     notes.append("A single seed, which shows nothing about chance." if seeds == 1 else f"{seeds} seeds{few}.")
     notes += scores.beaten_bounds.values()
+    entries = [entry for entry in scores.entries if scores.method(entry)["asks"]]
+    if not any(control_of(scores, entry, task) for entry in entries for task in scores.tasks):
+        notes.append("No control without knowledge was run, so nothing here shows that labels teach.")
+    notes += idle_labels(scores)
     commits = " and ".join(sorted(commit or "unknown" for commit in finished["commit"].unique()))
     versions = " and ".join(sorted(finished["version"].unique()))
     dirty = ", with changes that were not committed" if "dirty" in commits else ""
@@ -161,4 +167,8 @@ def _commands(results: Results) -> str:
 
 
 def _warns(note: str) -> str:
-    return ' class="warning"' if note.startswith(("Reduced", "These", "A single")) or "bounds nothing" in note else ""
+    return (
+        ' class="warning"'
+        if note.startswith(("Reduced", "These", "A single", "No control", "On ")) or "bounds nothing" in note
+        else ""
+    )

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rliable import library, metrics
 
-from prefenvs.bench import tables
-from prefenvs.bench.results import Results
-from prefenvs.bench.scores import Entry, Scores
-from prefenvs.bench.statistics import (
+from prefenvs.bench.report import tables
+from prefenvs.bench.report.scores import Entry, Scores
+from prefenvs.bench.report.statistics import (
     interquartile_mean,
     interquartile_means,
     mean_difference,
     performance_profile,
     probability_of_improvement,
 )
+from prefenvs.bench.results import Results
 from prefenvs.errors import PrefenvsError
 
-from .synthetic import full, make_results
+from ..synthetic import full, make_results
 
 GOOD, POOR, UPPER = Entry("good", "oracle", 0), Entry("poor", "oracle", 0), Entry("upper", "none", 0)
 

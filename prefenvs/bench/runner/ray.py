@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome
-from prefenvs.bench.process import Stop
-from prefenvs.bench.progress import Progress
-from prefenvs.bench.runner import Plan, run_cell
-from prefenvs.bench.suite import Cell
+from prefenvs.bench.runner.cell import Plan, run_cell
+from prefenvs.bench.runner.process import Stop
+from prefenvs.bench.runner.progress import Progress
 from prefenvs.errors import PrefenvsError
 
 SMALL = 20_000_000

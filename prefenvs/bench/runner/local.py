@@ -7,12 +7,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import Event
 
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, DiskFull, Outcome
-from prefenvs.bench.process import Stop
-from prefenvs.bench.progress import Progress
-from prefenvs.bench.runner import Plan
-from prefenvs.bench.seeds import group_seeds, run_seeds
-from prefenvs.bench.suite import Cell
+from prefenvs.bench.runner.cell import Plan
+from prefenvs.bench.runner.process import Stop
+from prefenvs.bench.runner.progress import Progress
+from prefenvs.bench.runner.seeds import group_seeds, run_seeds
 
 Futures = dict[Future[list[Outcome]], list[Cell]]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import TextIO
 
+from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome
-from prefenvs.bench.suite import Cell
 
 QUIET_SECONDS = 60.0
 """Where the output is no terminal, how often the state is printed while nothing happens."""

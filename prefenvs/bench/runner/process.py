@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from prefenvs.bench.suite import Limits
+from prefenvs.bench.cells import Limits
 from prefenvs.errors import PrefenvsError
 
 try:

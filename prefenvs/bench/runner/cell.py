@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import prefenvs
+from prefenvs.bench.cells import Cell, Data, Limits
 from prefenvs.bench.folder import BenchFolder, DiskFull, Outcome
 from prefenvs.bench.methods import OURS, Method, find_method
-from prefenvs.bench.process import Exit, Place, Stop, end_orphan, last_lines, supervise
-from prefenvs.bench.suite import Cell, Data, Limits
+from prefenvs.bench.runner.process import Exit, Place, Stop, end_orphan, last_lines, supervise
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import provenance
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefenvs.bench.scores import FLOOR, Entry, Scores
-from prefenvs.bench.statistics import FEWEST, performance_profile
+from prefenvs.bench.report.scores import FLOOR, Entry, Scores
+from prefenvs.bench.report.statistics import FEWEST, performance_profile
 from prefenvs.segments import Array
 
 if TYPE_CHECKING:

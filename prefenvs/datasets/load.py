@@ -1,0 +1,56 @@
+"""A data set by its name or path, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefenvs.datasets.d4rl import d4rl_entries, load_d4rl, read_d4rl
+from prefenvs.datasets.imitation import imitation_action_space, read_imitation
+from prefenvs.datasets.minari import read_minari
+from prefenvs.datasets.npz import read_npz
+from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.datasets.sizes import check_actions, check_fit
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.file_sizes import size_limit
+from prefenvs.tasks import find_task
+
+FORMS = (
+    "a D4RL name (d4rl/halfcheetah-medium-v2) or .hdf5 file, a Minari name (minari/mujoco/hopper/medium-v0) or folder, "
+    "or a folder of imitation's trajectories or of .npz files"
+)
+
+
+def load_dataset(name_or_path: str | Path, task: str | None = None, *, max_gib: float | None = None) -> OfflineDataset:
+    """Load a data set by name or path.
+
+    name_or_path: a D4RL name (`d4rl/halfcheetah-medium-v2`) or .hdf5 file, a Minari name (`minari/...`) or folder, or
+    a folder of imitation's trajectories or of .npz files. task: id of the task it was made in, where the data do not
+    tell it. max_gib: memory that the data may take, by what the files say of their sizes (default 4 GiB), see
+    `prefenvs.file_sizes`. Raises PrefenvsError for anything else.
+    """
+    with size_limit(max_gib):
+        dataset = _load(str(name_or_path), Path(name_or_path), task)
+    check_fit(dataset.trajectories, dataset.name)
+    if dataset.action_space is not None:
+        check_actions(dataset.trajectories.actions, dataset.action_space, dataset.name)
+    return dataset
+
+
+def _load(name: str, path: Path, task: str | None) -> OfflineDataset:
+    if path.is_dir() and (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        trajectories = read_imitation(path, find_task(task).id if task else "")
+        return OfflineDataset(name, trajectories, action_space=imitation_action_space(path, trajectories))
+    if path.is_dir() and any((path / file).is_file() for file in ("metadata.json", "data/metadata.json")):
+        return read_minari(path, task)
+    if path.is_dir() and any(path.glob("*.npz")):
+        return read_npz(path, task)
+    if path.is_file() or path.suffix in (".hdf5", ".h5"):
+        return read_d4rl(path, task)
+    if path.exists():
+        raise PrefenvsError(f"the folder {path} holds no data set: name {FORMS}")
+    if name.startswith("minari/"):
+        return read_minari(name, task)
+    if name.startswith("d4rl/") or name in d4rl_entries():
+        return load_d4rl(name, task)
+    near = near_matches(name, [f"d4rl/{known}" for known in d4rl_entries()])
+    raise PrefenvsError(f"there is no data set {name!r}: name {FORMS}.{near}")

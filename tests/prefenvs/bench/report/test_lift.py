@@ -1,0 +1,78 @@
+"""Label lift by arithmetic done here, and what is said where it cannot be had or labels teach nothing."""
+
+import math
+
+import pytest
+
+from prefenvs.bench.report.lift import find_lift, idle_labels, lift_of, lift_table
+from prefenvs.bench.report.page import remarks
+from prefenvs.bench.report.scores import Entry, Scores
+from prefenvs.bench.results import Results
+
+from ..synthetic import METHODS, full, make_results
+
+GOOD = Entry("good", "oracle", 0)
+
+
+def held(**finals: list[float | None]) -> Scores:
+    """Results of one task with a control that asks, one that does not, and an upper bound."""
+    results = make_results({(name, "walk"): values for name, values in finals.items()}, {"walk": "mean_return"})
+    methods = {name: METHODS[name] for name in finals}
+    methods["good"] = methods["good"] | {"controls": ("coin", "alone"), "bound": "upper"}
+    return Scores(Results(results.frame, results.suite | {"methods": methods}))
+
+
+def test_lift_is_the_share_of_the_true_reward_above_the_control() -> None:
+    scores = held(good=[600.0, 900.0, 300.0], coin=[200.0, 100.0], alone=[250.0], upper=[1_000.0, 900.0, 1_100.0])
+    lift = lift_of(scores, GOOD, "walk")
+    assert lift is not None
+    assert lift.bounds
+    assert lift.each == {0: pytest.approx(400 / 800), 1: pytest.approx(800 / 800)}  # seed 2 has no control
+    assert lift.mean == pytest.approx((600 - 150) / (1_000 - 150))
+    # Evaluations at 0, 100 and 200 steps are 0, the last one plus 5, and the last one.
+    curve = lift_of(scores, GOOD, "walk", "curve")
+    assert curve is not None
+
+    def area(value: float) -> float:
+        return (0.5 * (value + 5) + 0.5 * (2 * value + 5)) / 2
+
+    assert curve.each[0] == pytest.approx((area(600) - area(200)) / (area(1_000) - area(200)))
+
+
+def test_the_table_prints_every_seed_and_the_row_at_no_labels() -> None:
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], alone=[250.0, 50.0], upper=[1_000.0, 900.0])
+    (row,) = lift_table(scores).rows
+    assert row[1:] == (
+        "walk",
+        "0.0 (0: 0.0, 1: 0.0)",
+        "750.0 (0: 600.0, 1: 900.0)",
+        "Good on coin flips (control): 150.0 (0: 200.0, 1: 100.0); "
+        "Exploration alone (control): 150.0 (0: 250.0, 1: 50.0)",
+        "950.0 (0: 1,000, 1: 900.0)",
+        "0.75 (0: 0.50, 1: 1.00)",
+        row[-1],
+    )
+    assert idle_labels(scores) == []
+
+
+def test_an_upper_bound_below_labels_or_control_normalises_nothing() -> None:
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[500.0, 400.0])
+    (row,) = lift_table(scores).rows
+    assert row[-2] == "the true reward bounds nothing; difference 600.0 (0: 400.0, 1: 800.0)"
+    below = find_lift({0: 1.0}, {0: 3.0}, {0: 2.0})
+    assert not below.bounds
+    assert math.isnan(below.mean)
+    assert below.difference == -2.0
+
+
+def test_wrong_rewards_that_do_as_well_are_told() -> None:
+    scores = held(good=[300.0, 300.0], coin=[290.0, 280.0], alone=[400.0, 300.0], upper=[1_000.0, 900.0])
+    (sentence,) = idle_labels(scores)
+    assert sentence.startswith("On walk, Exploration alone (control) does as well (350.0) as Good")
+    assert sentence in remarks(scores.results, scores)
+
+
+def test_results_without_a_control_say_so() -> None:
+    results = full()
+    assert lift_table(Scores(results)).rows == ()
+    assert any(note.startswith("No control") for note in remarks(results, Scores(results)))
