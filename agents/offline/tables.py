@@ -208,12 +208,6 @@ def _check_content(trajectories: Trajectories, rows: Array, observations: Array)
         )
 
 
-def window_rows(starts: Tensor, length: int, limit: int) -> Tensor:
-    """Return the rows [..., length] of the windows that begin at `starts` [...], none past `limit` - 1."""
-    rows = starts[..., None] + torch.arange(length, device=starts.device)
-    return rows.clamp_max(limit - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class RankedSegments:
     """N segments of a data set and a score for each, by which every two of them are compared ("dense" labels).
