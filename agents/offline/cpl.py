@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from prefenvs.accuracy import credit, label_accuracy
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
-from prefenvs.agents.offline.single_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
 from prefenvs.agents.rewards.losses import LOWEST
 from prefenvs.choices import check_choices
@@ -29,7 +29,7 @@ FlipCorrection = Literal["unbiased", "forward", "smoothing"]
 
 
 @dataclass(frozen=True)
-class CPLConfig(OneLossConfig):
+class CPLConfig(SingleLossConfig):
     """Settings of CPL; the defaults are those published for Meta-World from states (Hejna et al. 2024)."""
 
     alpha: float = 0.1
@@ -84,7 +84,7 @@ class CPLConfig(OneLossConfig):
             raise PrefenvsError("pretrain_updates and warmup_updates must be at least 0")
 
 
-class CPL(OneLossLearner[CPLConfig]):
+class CPL(SingleLossLearner[CPLConfig]):
     """Contrastive preference learning (Hejna et al. 2024, "Contrastive Preference Learning").
 
     A segment's score is g = sum_t discount^t alpha log pi(a_t | s_t), and the loss of a pair is

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prefenvs.accuracy import label_accuracy
-from prefenvs.agents.nets.batched import BatchedMLP
-from prefenvs.agents.nets.mlp import initialise
+from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.iql import advantage_weights, expectile_loss

@@ -15,10 +15,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from prefenvs.accuracy import label_accuracy
-from prefenvs.agents.nets.batched import BatchedMLP
-from prefenvs.agents.nets.mlp import initialise
+from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.offline.actor import TanhActor, make_adam
-from prefenvs.agents.offline.single_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import check_answers
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.agents.rewards.image.ensemble import ImageRewardEnsemble
@@ -37,7 +36,7 @@ RewardRule = Literal["none", "range", "range_from_min"]
 
 
 @dataclass(frozen=True)
-class IQLConfig(OneLossConfig):
+class IQLConfig(SingleLossConfig):
     """Settings of IQL; the defaults are those of Kostrikov et al. (2022) for locomotion."""
 
     expectile: float = 0.7
@@ -91,7 +90,7 @@ class IQLConfig(OneLossConfig):
             raise PrefenvsError(f"return_range={self.return_range} must be above 0")
 
 
-class IQL(OneLossLearner[IQLConfig]):
+class IQL(SingleLossLearner[IQLConfig]):
     """Implicit Q-learning (Kostrikov et al. 2022, "Offline RL with Implicit Q-Learning").
 
     With u = min of the target critics at (s, a) - V(s), r the reward and d = 1 where the task ended the episode:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from prefenvs.agents.nets.mlp import stacked_linear
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
@@ -77,8 +78,8 @@ def test_batched_path_equals_the_loop_over_members() -> None:
     """What other devices compute by batched products is what the CPU computes one member at a time."""
     network = make_model().network
     x = torch.randn(3, 6, 5)
-    hidden = list(zip(network.weights, network.biases, strict=True))
-    expected = network.output(torch.baddbmm(network.biases[-1], network._hidden(x, hidden[:-1]), network.weights[-1]))
+    layers = [(weight.mT, bias.squeeze(1)) for weight, bias in zip(network.weights, network.biases, strict=True)]
+    expected = network.output(network._chain(stacked_linear, x, layers))
     torch.testing.assert_close(network.forward_each(x), expected)
     torch.testing.assert_close(network(x[0])[1], network.forward_each(x[0].expand(3, 6, 5))[1])
 
