@@ -80,30 +80,36 @@ class Trajectories:
         return int(self._valid_starts(length, last_episodes).sum())
 
     def sample(
-        self, count: int, length: int, rng: np.random.Generator, last_episodes: int | None = None
+        self,
+        count: int,
+        length: int,
+        rng: np.random.Generator,
+        last_episodes: int | None = None,
+        episodes: Array | None = None,
     ) -> SegmentBatch:
         """Draw `count` segments of `length` steps, with replacement and uniformly over all valid starts.
 
-        A segment never crosses an episode's end. `last_episodes` restricts the draw to the newest ones.
+        A segment never crosses an episode's end. `last_episodes` restricts the draw to the newest ones, `episodes` [N]
+        to those at these positions. Raises PrefenvsError where no segment fits.
         """
-        total = self.count_segments(length, last_episodes)
+        valid = self._valid_starts(length, last_episodes)
+        if episodes is not None:
+            valid[np.setdiff1d(np.arange(len(self)), episodes)] = 0
+        total = int(valid.sum())
         if total == 0:
             longest = int(self.lengths.max(initial=0))
             raise PrefenvsError(
                 f"no segment of {length} steps fits into the {len(self)} episodes at hand, of which the longest has "
                 f"{longest} steps; choose a shorter segment or collect more steps first"
             )
-        return self.cut(*self.locate(rng.integers(total, size=count), length, last_episodes), length)
+        return self.cut(*_locate(valid, rng.integers(total, size=count)), length)
 
     def locate(self, numbers: Array, length: int, last_episodes: int | None = None) -> tuple[Array, Array]:
         """Return the episode positions and first steps, [N] each, of segments numbered 0 to `count_segments` - 1.
 
         Segments are numbered in the order of time. With `cut` this lets a caller choose first and copy arrays later.
         """
-        valid = self._valid_starts(length, last_episodes)
-        cumulative = np.cumsum(valid)
-        episodes = np.searchsorted(cumulative, numbers, side="right")
-        return episodes, numbers - (cumulative[episodes] - valid[episodes])
+        return _locate(self._valid_starts(length, last_episodes), numbers)
 
     def cut(self, episodes: Array, starts: Array, length: int) -> SegmentBatch:
         """Cut the segments that begin at step `starts[i]` of the episode at position `episodes[i]`."""
@@ -145,6 +151,13 @@ class Trajectories:
         if last_episodes is not None:
             valid[: max(len(valid) - last_episodes, 0)] = 0
         return valid
+
+
+def _locate(valid: Array, numbers: Array) -> tuple[Array, Array]:
+    """Return the episode and start, [N] each, of numbered segments, given how many begin in each episode, [E]."""
+    cumulative = np.cumsum(valid)
+    episodes = np.searchsorted(cumulative, numbers, side="right")
+    return episodes, numbers - (cumulative[episodes] - valid[episodes])
 
 
 class TrajectoryBuffer:

@@ -213,18 +213,12 @@ class IQL(SingleLossLearner[IQLConfig]):
 
     def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
         """Return the share of decided labels whose segment has the higher sum of learned rewards; NaN without any."""
-        if self.reward_model is None:
-            return math.nan
         model = self.reward_model
+        if model is None:
+            return math.nan
         if isinstance(model, ImageRewardEnsemble):
             return label_accuracy(preferences, model.score_one)
-        right = [
-            int(np.argmax([model.predict(s.observations, s.actions).mean(0).sum() for s in preference.query.segments]))
-            == preference.best
-            for preference in preferences
-            if preference.best is not None
-        ]
-        return float(np.mean(right)) if right else math.nan
+        return label_accuracy(preferences, lambda s: float(model.predict(s.observations, s.actions).mean(0).sum()))
 
     @property
     def gamma(self) -> float:

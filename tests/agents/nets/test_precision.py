@@ -20,7 +20,7 @@ from prefenvs.agents.offline.actor import TanhActor
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.online.sac import update
 from prefenvs.agents.online.sac_stack import SACStack, Step
-from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.errors import PrefenvsError
 
 from ..conftest import Point, Rater
