@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, Pixels, Port, PositiveFloat, PositiveInt
-from prefenvs.store import Assignments, Plan, Store, issue_token
+from prefenvs.store import AssignmentPlan, Assignments, Store, issue_token
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Label:
         from prefenvs.oracles.labelling.access import check_binding
 
         check_binding(self.host, bool(self.annotators))
-        plan = Plan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
+        plan = AssignmentPlan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
         gl_backend()  # a machine that cannot render says so before anybody waits for a clip
         listening = contextlib.closing(_listen(self.host, self.port))
         with (
@@ -82,7 +82,7 @@ class Label:
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
 
-    def _make_app(self, store: Store, plan: Plan, clips: Clips) -> FastAPI:
+    def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
         from prefenvs.oracles.labelling import Access, create_app, fill_demo
 
         if self.demo:
@@ -99,7 +99,7 @@ class Label:
             except PrefenvsError as error:
                 print(f"prefenvs: questions cannot be shown: {error}", file=sys.stderr, flush=True)
 
-    def _print_links(self, store: Store, plan: Plan, port: int) -> None:
+    def _print_links(self, store: Store, plan: AssignmentPlan, port: int) -> None:
         waiting = Assignments(store, plan).count_open()
         print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
         url = f"http://{_named(self.host)}:{port}/"
