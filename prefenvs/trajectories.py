@@ -175,7 +175,7 @@ class TrajectoryBuffer:
         self._begin = self._end = 0
         self._ends: list[int] = []
         self._scenes: list[Array | None] = []
-        self._terminated: list[bool] = []
+        self._terminated: list[bool | None] = []
         self._finals: list[Array | None] = []
 
     def __len__(self) -> int:
@@ -223,7 +223,8 @@ class TrajectoryBuffer:
         return Trajectories(
             ends=np.asarray(self._ends, np.int64) - self._begin,
             scenes=np.stack([scene for scene in self._scenes if scene is not None]) if has_scenes else None,
-            terminated=np.asarray(self._terminated, bool),
+            # Where the end of one episode is unknown, the whole is treated as unknown.
+            terminated=None if None in self._terminated else np.asarray(self._terminated, bool),
             task=self.task,
             source=self.source,
             first_episode=self.episodes_seen - len(self._ends),
@@ -258,13 +259,15 @@ class TrajectoryBuffer:
         for i, (begin, end) in enumerate(zip(trajectories.begins, trajectories.ends, strict=True)):
             names = ("observations", "actions", "true_rewards", "states")
             arrays = {name: array[begin:end] for name in names if (array := getattr(trajectories, name)) is not None}
-            terminated = False if trajectories.terminated is None else bool(trajectories.terminated[i])
+            terminated = None if trajectories.terminated is None else bool(trajectories.terminated[i])
             scene, final = (
                 None if rows is None else rows[i] for rows in (trajectories.scenes, trajectories.final_observations)
             )
             self._append(arrays, terminated, scene, final)
 
-    def _append(self, arrays: dict[str, Array], terminated: bool, scene: Array | None, final: Array | None) -> None:
+    def _append(
+        self, arrays: dict[str, Array], terminated: bool | None, scene: Array | None, final: Array | None
+    ) -> None:
         had = self._flat.keys() | ({"scenes"} if self._scenes and self._scenes[0] is not None else set())
         has = arrays.keys() | ({"scenes"} if scene is not None else set())
         if len(self) and had != has:
