@@ -27,7 +27,7 @@ from prefenvs.oracles.labelling.answers import parse_answers, to_event
 from prefenvs.oracles.labelling.clips import Clips
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
-from prefenvs.store import Assignment, Assignments, Event, Plan, Store, StoreUnavailable, Undo
+from prefenvs.store import Assignment, AssignmentPlan, Assignments, Event, Store, StoreUnavailable, Undo
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
@@ -49,7 +49,7 @@ _COOKIE_SECONDS = 90 * 24 * 3600
 class Desk:
     """What the routes share: questions out, answers in."""
 
-    def __init__(self, store: Store, access: Access, clips: Clips, plan: Plan, seed: int | None) -> None:
+    def __init__(self, store: Store, access: Access, clips: Clips, plan: AssignmentPlan, seed: int | None) -> None:
         self.store, self.access, self.clips = store, access, clips
         self.assignments = Assignments(store, plan, seed)
         # Of the first question that was open; each question names its own.
@@ -201,14 +201,14 @@ Who = Annotated[Visitor, Depends(_identify)]
 
 
 def create_app(
-    store: Store, access: Access, clips: Clips, plan: Plan | None = None, seed: int | None = None
+    store: Store, access: Access, clips: Clips, plan: AssignmentPlan | None = None, seed: int | None = None
 ) -> FastAPI:
     """Return the application.
 
     access: who may label; clips: where clips come from, closed with the application; plan: how questions are spread
     over annotators; seed: of sides and repetitions.
     """
-    desk = Desk(store, access, clips, plan or Plan(), seed)
+    desk = Desk(store, access, clips, plan or AssignmentPlan(), seed)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -26,7 +26,7 @@ from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.agents.offline.learner import OfflineLearner
-    from prefenvs.agents.offline.single_loss import OneLossLearner
+    from prefenvs.agents.offline.single_loss import SingleLossLearner
     from prefenvs.preferences import Preference
 
 
@@ -124,7 +124,7 @@ class TrainOffline(RunOptions, ABC):
         for learner, steps in made:
             learner._check_total(steps)
             if self.compile:
-                cast("OneLossLearner[Any]", learner).compile()
+                cast("SingleLossLearner[Any]", learner).compile()
             if resumed is not None and has_checkpoint(resumed):
                 learner.resume(resumed.checkpoint)
         return [

@@ -12,11 +12,11 @@ import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.holdout import hold_out_episodes, split_preferences
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
 from prefenvs.tasks import find_task
-from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from prefenvs.oracles.simulated.synthetic import SyntheticOracle
@@ -81,19 +81,17 @@ class LabelSource:
     def _read(self, dataset: OfflineDataset) -> Labels:
         if self.kind != "given":
             oracle = self.make_oracle(dataset)
-            sides = split_episodes(dataset.trajectories, self.held_out, self.seed)
+            data, held = dataset.trajectories, hold_out_episodes(len(dataset), self.held_out, self.seed)
             count = self.labels or 500
             counts = count, math.ceil(count * self.held_out)
             rng = np.random.default_rng([self.seed, 1])
             train, held_out = (
-                ask(oracle, sample(dataset.trajectories, side, 2 * n, self.length(dataset), rng)) if n else []
-                for side, n in zip(sides, counts, strict=True)
+                ask(oracle, data.sample(2 * n, self.length(dataset), rng, episodes=np.flatnonzero(side))) if n else []
+                for side, n in zip((~held, held), counts, strict=True)
             )
             return Labels(train, held_out, _count({"skipped": _skips(train)}))
-        from prefenvs.agents.offline.tables import split_by_episode
-
         preferences, crossing = self._read_given(dataset)
-        train, held_out, between = split_by_episode(preferences, self.held_out, self.seed)
+        train, held_out, between = split_preferences(preferences, self.held_out, self.seed)
         taken = train[: self.labels]
         left_out = {
             "across an episode's end": crossing,
@@ -147,29 +145,6 @@ class LabelSource:
         labels = read_labels(path)
         preferences = label_preferences(labels, dataset)
         return preferences, len(labels) - len(preferences)
-
-
-def split_episodes(data: Trajectories, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of training and of held-out episodes."""
-    order = np.random.default_rng(seed).permutation(len(data))
-    count = round(share * len(data))
-    if share and not 0 < count < len(data):
-        raise PrefenvsError(f"--held-out {share} of {len(data)} episodes leaves nothing on one side; choose another")
-    return np.sort(order[count:]), np.sort(order[:count])
-
-
-def sample(data: Trajectories, episodes: np.ndarray, count: int, length: int, rng: np.random.Generator) -> SegmentBatch:
-    """Draw segments from these episodes, uniformly over all of their valid starts."""
-    room = np.maximum(data.lengths[episodes] - length + 1, 0)
-    if not room.sum():
-        raise PrefenvsError(
-            f"no segment of {length} steps fits into the episodes, of which the longest has {data.lengths.max()}: "
-            "choose a smaller --segment-length"
-        )
-    total = np.cumsum(room)
-    numbers = rng.integers(total[-1], size=count)
-    which = np.searchsorted(total, numbers, side="right")
-    return data.cut(episodes[which], numbers - (total - room)[which], length)
 
 
 def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:

@@ -250,7 +250,7 @@ class TrainOptions(RunOptions):
         names = ["per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate"]
         names += ["precision", "schedule"]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        controls = {"true_reward": self.true_reward, "exploration_only": self.exploration_only}
+        controls: dict[str, Any] = {"true_reward": self.true_reward, "exploration_only": self.exploration_only}
         return dataclasses.replace(config, **given, **controls)
 
     def _find_task(self) -> Task:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from prefenvs.cli import offline_labels
 from prefenvs.cli.offline import TrainOffline
 from prefenvs.cli.offline_labels import LabelSource
 from prefenvs.cli.train_reward import fit_image_reward, fit_reward
@@ -218,8 +217,6 @@ def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
     if source.held_out:
         raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
-    oracle, data = source.make_oracle(dataset), dataset.trajectories
-    episodes, _ = offline_labels.split_episodes(data, 0.0, source.seed)
-    rng = np.random.default_rng([source.seed, 1])
-    segments = offline_labels.sample(data, episodes, source.labels or 500, source.length(dataset), rng)
+    oracle, rng = source.make_oracle(dataset), np.random.default_rng([source.seed, 1])
+    segments = dataset.trajectories.sample(source.labels or 500, source.length(dataset), rng)
     return RankedSegments(segments, oracle.worth(list(segments)).sum(1))

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from prefenvs.tasks.finding import find_task, has_reward, is_same_task
-from prefenvs.tasks.task import Budget, Camera, Task, list_tasks
+from prefenvs.tasks.task import Camera, LabelBudget, Task, list_tasks
 
-__all__ = ["Budget", "Camera", "Task", "find_task", "has_reward", "is_same_task", "list_tasks"]
+__all__ = ["Camera", "LabelBudget", "Task", "find_task", "has_reward", "is_same_task", "list_tasks"]

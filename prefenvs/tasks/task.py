@@ -16,7 +16,7 @@ FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "r
 
 
 @dataclass(frozen=True)
-class Budget:
+class LabelBudget:
     """A published label budget: `labels` in all, `per_session` of them every `interact` environment steps.
 
     steps: length of the published run in environment steps; epochs: reward epochs per session;
@@ -73,7 +73,7 @@ class Task:
     camera: Camera = Camera()
     scene: tuple[str, ...] = ()
     success_key: str | None = None
-    budgets: tuple[Budget, ...] = ()
+    budgets: tuple[LabelBudget, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     has_reward: bool = True
     goal: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from prefenvs.agents.offline.iql import IQLConfig
 from prefenvs.agents.online.feedback import FeedbackConfig
 from prefenvs.agents.online.pebble import PebbleConfig
 from prefenvs.agents.online.prefppo import PrefPPOConfig
-from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig
 from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.train import TrainPebble

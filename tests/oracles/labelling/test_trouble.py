@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
 from prefenvs.oracles.labelling.server import Desk
-from prefenvs.store import Event, Plan, Store, StoreUnavailable, issue_token
+from prefenvs.store import AssignmentPlan, Event, Store, StoreUnavailable, issue_token
 
 from .test_server import answer, make_queries
 
@@ -45,7 +45,7 @@ def clips(store: Store, tmp_path: Path) -> Iterator[Clips]:
 
 @pytest.fixture
 def client(store: Store, clips: Clips) -> TestClient:
-    return TestClient(create_app(store, Access(store, "ann"), clips, Plan(repeats=0)), base_url=HOST)
+    return TestClient(create_app(store, Access(store, "ann"), clips, AssignmentPlan(repeats=0)), base_url=HOST)
 
 
 def next_questions(client: TestClient, count: int) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def test_the_same_id_undoes_one_answer_only(client: TestClient, store: Store) ->
 @pytest.mark.parametrize("kind", ["comparison", "rating"])
 def test_one_answer_per_person_and_question(store: Store, clips: Clips, kind: Any) -> None:
     """Given anew after its lease, a question is the same one; another person's late answer is a further opinion."""
-    plan = Plan(kind=kind, repeats=0, lease=0.3)
+    plan = AssignmentPlan(kind=kind, repeats=0, lease=0.3)
     tokens = {name: issue_token(store, name) for name in ("ann", "bob")}
     app = create_app(store, Access(store), clips, plan)
     pages = {name: TestClient(app, base_url=HOST) for name in tokens}
@@ -238,7 +238,7 @@ def test_one_answer_per_person_and_question(store: Store, clips: Clips, kind: An
 
 
 def test_a_question_that_was_answered_by_another_after_its_lease_is_closed(store: Store, clips: Clips) -> None:
-    app = create_app(store, Access(store, "ann"), clips, Plan(repeats=0, lease=0.3))
+    app = create_app(store, Access(store, "ann"), clips, AssignmentPlan(repeats=0, lease=0.3))
     ann, assignments = TestClient(app, base_url=HOST), app.state.desk.assignments
     first, second = next_questions(ann, 2)
     time.sleep(0.4)

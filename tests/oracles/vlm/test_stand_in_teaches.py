@@ -58,7 +58,7 @@ def teach(store, serve, steps, seed=0, **config):
 def test_a_reward_model_learns_what_the_server_prefers(store, serve) -> None:
     agent = teach(store, serve, 850, labels=40, interact=200, unsupervised_steps=200)
     fresh = agent.recorder.buffer.trajectories().sample(300, 25, np.random.default_rng(1))
-    predicted = np.array([agent.reward_model.mean_reward(s.observations, s.actions).sum() for s in fresh])
+    predicted = np.array([agent.reward_model.predict(s.observations, s.actions).mean(0).sum() for s in fresh])
     true = fresh.true_rewards.sum(1)
     right = (predicted[:150] > predicted[150:]) == (true[:150] > true[150:])
     assert right.mean() > 0.7
