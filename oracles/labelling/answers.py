@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time as clock
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
@@ -18,6 +20,31 @@ SHORTEST_LOOK = 0.3
 
 class Refused(PrefenvsError):
     """An answer that cannot be stored; the message tells the annotator why."""
+
+
+class Pace:
+    """The server's own measure of the time that an annotator can have looked: a page may say any `seconds`.
+
+    Questions are looked at one after another, each for `least` seconds from when it was handed out. Time is that of a
+    clock that is never set back.
+    """
+
+    least: ClassVar[float] = SHORTEST_LOOK
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._done: dict[str, float] = {}
+
+    def check(self, annotator: str, age: float) -> None:
+        """Take an answer to a question that was handed out `age` seconds ago; raises Refused where it came too soon."""
+        now = clock.monotonic()
+        with self._turn:
+            begun = self._done.get(annotator, -float("inf"))
+            # Below 0 the clock by which it was handed out has been set back since, and tells nothing.
+            begun = max(begun, now - age) if age >= 0 else begun
+            if now - begun < self.least:
+                raise Refused(f"the question was handed out, or another one answered, {now - begun:.2f} s before this answer")
+            self._done[annotator] = max(begun, now - 3600.0) + self.least
 
 
 class Answer(BaseModel):

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
-from prefenvs.oracles.labelling.answers import parse_answers, to_event
+from prefenvs.oracles.labelling.answers import Pace, parse_answers, to_event
 from prefenvs.oracles.labelling.clips import Clips
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
@@ -55,6 +55,7 @@ class Desk:
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
+        self.pace = Pace()
         self._unknown: dict[str, str] = {}
         self._told: tuple[str, float] = ("", 0.0)
 
@@ -122,9 +123,16 @@ class Desk:
         answers, refused = parse_answers(body)
         given = self.assignments.find([answer.question for answer in answers], annotator)
         items: list[Event | Undo] = []
+        seen: set[str] = set()
         for answer in answers:
+            assignment = given.get(answer.question)
             try:
-                items.append(to_event(answer, given.get(answer.question), annotator, PAGE_VERSION, clock.time()))
+                item = to_event(answer, assignment, annotator, PAGE_VERSION, clock.time())
+                # One that is sent again has been measured already.
+                if assignment and answer.undo is None and answer.uuid not in {*seen, assignment.answer}:
+                    self.pace.check(annotator, self.assignments.now() - assignment.created)
+                seen.add(answer.uuid)
+                items.append(item)
             except PrefenvsError as error:
                 refused.append({"uuid": answer.uuid, "reason": str(error)})
         reasons = self._record(annotator, items)

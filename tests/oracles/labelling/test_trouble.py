@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling.answers import Pace, Refused
 from prefenvs.oracles.labelling.server import Desk
 from prefenvs.store import Event, Plan, Store, StoreUnavailable, issue_token
 
@@ -269,3 +270,32 @@ def test_writing_into_a_store_in_trouble_is_told_from_bad_input(store: Store) ->
     for use in (store.stats, store.events_after, lambda: store.add_queries(make_queries(1))):
         with pytest.raises(StoreUnavailable, match=r"labels.sqlite: .*full"):
             use()
+
+
+def test_the_server_measures_by_its_own_clock(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a page says: 20 s with a question that was handed out this moment, or three of them at once."""
+    monkeypatch.setattr(Pace, "least", 0.2)
+    questions = next_questions(client, 4)
+    items = [answer(question, seconds=20.0) for question in questions]
+    reply = post(client, items[0]).json()
+    assert reply["accepted"] == []
+    assert "s before this answer" in reply["rejected"][0]["reason"]
+    time.sleep(0.25)
+    # Only one of them can have been looked at by now.
+    reply = post(client, items[0], items[0], items[1], items[2]).json()
+    assert set(reply["accepted"]) == {items[0]["uuid"]}
+    assert {item["uuid"] for item in reply["rejected"]} == {items[1]["uuid"], items[2]["uuid"]}
+    # One that is sent again, because the reply was lost, is no new one.
+    assert post(client, items[0]).json() == {"accepted": [items[0]["uuid"]], "rejected": []}
+    time.sleep(0.7)
+    # What was collected while the server could not be reached comes at once.
+    assert len(post(client, *items[1:]).json()["accepted"]) == 3
+
+
+def test_a_clock_that_is_set_back_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "least", 0.1)
+    pace = Pace()
+    pace.check("ann", -3600.0)
+    with pytest.raises(Refused, match="before this answer"):
+        pace.check("ann", 0.0)
+    pace.check("ben", 5.0)
