@@ -256,7 +256,9 @@ def test_random_actions_earn_what_d4rl_publishes_of_them(hand, tolerance) -> Non
     """Gymnasium-Robotics' own rewards are 11 and 8 above it: there distance from the handle or the hammer pays."""
     task, published = f"d4rl-{hand}-v1", find_d4rl(f"{hand}-human-v1").scores[0]
     env = prefenvs.make(task)
-    assert evaluate(random_policy(env.action_space), task, episodes=3).mean_return == pytest.approx(published, abs=tolerance)
+    assert evaluate(random_policy(env.action_space), task, episodes=3).mean_return == pytest.approx(
+        published, abs=tolerance
+    )
     env.close()
 
 
