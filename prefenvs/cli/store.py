@@ -98,8 +98,8 @@ class StoreExport:
 class StoreImport:
     """Add an export to a store, which is made if there is none; importing twice changes nothing.
 
-    A .json file that the labelling page exported, with answers that it could not send, goes into the store that the page
-    belonged to.
+    A .json file that the labelling page exported, with answers that it could not send, goes into the store to which the
+    page belonged.
     """
 
     store: Annotated[str, Positional]
@@ -140,9 +140,8 @@ class StoreImport:
             new = store.stats().events - before
         for reason in reasons:
             print(f"not taken: {reason}")
-        print(
-            f"imported {self.source}: {taken:,} answers are in the store, {new:,} of them new; {len(reasons):,} not taken"
-        )
+        about = f"{taken:,} answers are in the store, {new:,} of them new; {len(reasons):,} not taken"
+        print(f"imported {self.source}: {about}")
 
 
 def _print_agreement(agreement: Agreement) -> None:

@@ -303,13 +303,15 @@ def test_a_clock_that_is_set_back_refuses_nothing(monkeypatch: pytest.MonkeyPatc
     pace.check("ben", 5.0)
 
 
-def exported(store: Store, folder: Path, *contents: Any, **about: Any) -> Path:
+def exported(store: Store, folder: Path, *contents: Any, about: dict[str, str] | None = None) -> Path:
     """What the page's "Export" saves, in the order of the browser's storage, which is none."""
     kept = [
         {"store": store.identity, "annotator": "ann", "state": "answer", "content": content} for content in contents
     ]
     path = folder / "prefenvs-answers.json"
-    path.write_text(json.dumps({"format": "prefenvs.answers", "answers": [item | about for item in kept][::-1]}))
+    path.write_text(
+        json.dumps({"format": "prefenvs.answers", "answers": [item | (about or {}) for item in kept][::-1]})
+    )
     return path
 
 
@@ -334,9 +336,13 @@ def test_what_the_page_exported_can_be_imported(
     main(["store", "import", str(store.engine.url.database), str(path)])
     assert "4 answers are in the store, 0 of them new; 2 not taken" in capsys.readouterr().out
     assert store.events_after() == before
-    _, reasons = import_answers(store, exported(store, tmp_path, {"order": 1, "answer": good}, store="another"))
+    _, reasons = import_answers(
+        store, exported(store, tmp_path, {"order": 1, "answer": good}, about={"store": "another"})
+    )
     assert reasons == [f"answer {good['uuid']}: it belongs to another store"]
-    _, reasons = import_answers(store, exported(store, tmp_path, {"order": 1, "answer": good}, annotator="eve"))
+    _, reasons = import_answers(
+        store, exported(store, tmp_path, {"order": 1, "answer": good}, about={"annotator": "eve"})
+    )
     assert "never given" in reasons[0]
 
 
