@@ -69,6 +69,8 @@ class PreferenceLearner(BaseAlgorithm):
     name: ClassVar[str]
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
+    # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
+    sees_raw_observations: ClassVar[bool] = True
     oracle: Oracle | None
     config: LearnerConfig
     feedback: Feedback | None
