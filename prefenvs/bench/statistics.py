@@ -15,7 +15,7 @@ FEWEST = 10
 """Runs from which on a table gives an interval. The bootstrap draws from the runs at hand: with few its "95%" is less.
 
 Simulated, an interval of an interquartile mean holds the true one in 74% of cases with 3 normal runs (exponential 71%,
-log-normal 74%), 90% with 5 (88%, 89%), 93% with 10 (92%, 93%) and 94% with 20; an interval of a mean in 90% of cases with
+log-normal 74%), 90% with 5 (88%, 89%), 93% with 10 (92%, 93%) and 94% with 20; an interval of a mean in 90% with
 10 normal runs, 84% with exponential and 80% with log-normal ones."""
 
 
