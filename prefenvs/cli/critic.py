@@ -197,11 +197,21 @@ class TrainDQN:
     """PyTorch threads; small networks are slower with more."""
     folder: Path | None = None
     """Run folder; runs/<task>-dqn-true-reward-<seed> by default."""
+    resume: Path | None = None
+    """Continue the run in this folder; every other option is then taken from it, --progress apart."""
     progress: bool = True
     """Show a progress bar with an ETA."""
 
     def run(self) -> None:
-        """Train, and print the returns before and after."""
+        """Train, or continue to train, and print the returns before and after."""
+        if self.resume is not None:
+            run = Run.resume(self.resume, "train dqn")
+            config = {name: value for name, value in run.config.items() if name not in ("true_reward", "folder")}
+            dataclasses.replace(self, **config | {"progress": self.progress, "resume": None})._train(run)
+            return
+        self._train(None)
+
+    def _train(self, resumed: Run | None) -> None:
         import torch
 
         from prefenvs.agents.runs.dqn import DQNConfig, make_dqn, train_dqn
@@ -214,6 +224,9 @@ class TrainDQN:
         agent = make_dqn(task.id, DQNConfig(gamma=self.gamma), self.seed)
         folder = self.folder or Path("runs") / f"{task.file_name}-dqn-true-reward-{self.seed}"
         config = dataclasses.asdict(self) | {"true_reward": True}
-        run = Run.create(folder, "train dqn", config, resumable=False)
-        summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
+        run = resumed or Run.create(folder, "train dqn", config)
+        with run.locked():
+            if resumed and run.has_checkpoint:
+                agent.resume(run.checkpoint)
+            summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
         report(summary, run, None)

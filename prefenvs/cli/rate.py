@@ -18,6 +18,7 @@ from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, Limits, PositiveFloat, PositiveInt, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
+from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Rate:
 
             with self._open_store(create=False) as store:
                 for call in list_calls(store, self.task_run):
-                    print(json.dumps(asdict(call) | {"prompt": json.loads(call.prompt)}))
+                    print(to_json(asdict(call) | {"prompt": json.loads(call.prompt)}))
         elif self.check is not None:
             self._check(self.check)
         else:
@@ -207,6 +208,10 @@ class Rate:
 
         task = find_task(self.task or "")
         length = self.segment_length or task.segment_length
+        if length > task.horizon:
+            raise PrefenvsError(
+                f"--segment-length {length} is longer than an episode of {task.id}, {task.horizon} steps: lower it"
+            )
         trajectories = wander(task, episodes=min(20, 4 + count // 10), seed=self.seed)
         return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
 

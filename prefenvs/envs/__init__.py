@@ -63,6 +63,8 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     wrappers = []
     if task.source.startswith("Fetch"):
         wrappers.append(wrapper("ShowTarget", "adapters"))
+    if task.id.startswith("d4rl-"):
+        wrappers.append(wrapper("D4RLHand", "adapters", hand=task.id.split("-")[1]))
     # The others' own classes are flat: prefenvs.envs.adapters.
     if task.family not in ("dm_control", "metaworld"):
         wrappers.append(wrapper("FlatObservation", "adapters"))

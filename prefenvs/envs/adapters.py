@@ -189,6 +189,31 @@ class ShowTarget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return result
 
 
+class D4RLHand(gymnasium.Wrapper[Array, Array, Array, Array], RecordConstructorArgs):
+    """An Adroit task of Gymnasium-Robotics with the reward and the ends of D4RL's.
+
+    On door, hammer and relocate Gymnasium-Robotics 1.4.2 adds 0.1 times the distance from the palm to what it has to
+    reach, D4RL subtracts it; D4RL's pen ends where it was dropped. Both are read from the observation.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Array], hand: str) -> None:
+        RecordConstructorArgs.__init__(self, hand=hand)
+        gymnasium.Wrapper.__init__(self, env)
+        self.hand = hand
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Advance by one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self.hand == "pen":
+            # The height of the pen, below which Gymnasium-Robotics and D4RL both take it for dropped.
+            return observation, float(reward), bool(observation[26] < 0.075), truncated, info
+        if self.hand == "hammer":
+            reach = observation[-13:-10] - observation[-10:-7]
+        else:
+            reach = observation[-4:-1] if self.hand == "door" else observation[-9:-6]
+        return observation, float(reward) - 0.2 * float(np.linalg.norm(reach)), terminated, truncated, info
+
+
 class DMControlEnv(gymnasium.Env[Array, Array]):
     """A task of the DeepMind Control Suite.
 

@@ -36,6 +36,14 @@ def is_same_task(one: str, other: str) -> bool:
         return False
 
 
+def ends_by_time_alone(task_id: str) -> bool:
+    """Tell whether a task surely has no other end than its time limit; of most tasks nothing tells it."""
+    try:
+        return find_task(task_id).family in ("dm_control", "metaworld")
+    except PrefenvsError:
+        return False
+
+
 def has_reward(task_id: str) -> bool:
     """Tell whether a task has a true reward; one that is in no table is taken to have."""
     try:

@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
@@ -245,6 +246,30 @@ def test_runs_that_cannot_work_are_refused_before_they_start() -> None:
         make_agent(None).learn(300)
     with pytest.raises(PrefenvsError, match="first session comes after 100 steps"):
         make_agent(Rater()).learn(100)
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "segment", "message"),
+    [
+        ("Pendulum-v1", 150, 60, "150 steps in 4 environments are 37 in each, too few for one segment"),
+        ("dmc-cartpole-swingup-v0", 3_900, 20, "975 in each, less than one episode of 1000 steps"),
+        ("metaworld-door-close-v3", 1_900, 20, "475 in each, less than one episode of 500 steps"),
+    ],
+)
+def test_steps_in_which_no_question_can_be_asked_are_refused_before_they_start(task, steps, segment, message) -> None:
+    venv = DummyVecEnv([lambda: prefenvs.make(task)] * 4)
+    agent = make_agent(Rater(), env=venv, config=make_config(segment_length=segment))
+    with pytest.raises(PrefenvsError, match=message) as error:
+        agent.check_run(steps)
+    assert "\n" not in str(error.value)
+    agent.check_run(4_000)
+    venv.close()
+
+
+def test_steps_in_which_a_question_may_be_asked_are_warned_of() -> None:
+    agent = make_agent(Rater(), env=prefenvs.make("Hopper-v5"))
+    with pytest.warns(UserWarning, match=r"less than one episode of 1000 steps.*ends episodes earlier"):
+        agent.check_run(900)
 
 
 def test_a_reward_that_is_not_hidden_is_refused() -> None:
