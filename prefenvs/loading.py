@@ -7,21 +7,46 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, near_matches
 
 Kind = TypeVar("Kind")
 
 
 def load_object(path: str, kind: type[Kind]) -> Kind:
-    """Import `module:NAME` and return it; the present folder is looked in as well as the installed packages."""
-    module_name, _, name = path.partition(":")
-    what = kind.__name__.lower()
+    """Import `module:NAME` and return it; the present folder is looked in as well as the installed packages.
+
+    Raises PrefenvsError if there is no such module, or nothing of that kind under the name.
+    """
+    module = _import_module(path, kind.__name__.lower())
+    found = getattr(module, path.partition(":")[2], None)
+    if not isinstance(found, kind):
+        held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
+        raise PrefenvsError(
+            f"{kind.__name__.lower()} {path!r}: {module.__name__} has no {kind.__name__} called "
+            f"{path.partition(':')[2]!r}; it holds {held}"
+        )
+    return found
+
+
+def import_object(path: str, what: str) -> Any:
+    """Import `module:NAME` and return what it is; raises PrefenvsError, which calls it `what`, if there is none."""
+    module = _import_module(path, what)
+    name = path.partition(":")[2]
+    if not hasattr(module, name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise PrefenvsError(f"{what} {path!r}: {module.__name__} holds no {name!r}.{near_matches(name, known)}")
+    return getattr(module, name)
+
+
+def _import_module(path: str, what: str) -> ModuleType:
+    module_name = path.partition(":")[0]
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module raises, a SyntaxError among them
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise PrefenvsError(
@@ -30,11 +55,6 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
         ) from error
     finally:
         sys.path.remove(here)
-    found = getattr(module, name, None)
-    if not isinstance(found, kind):
-        held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
-        raise PrefenvsError(f"{what} {path!r}: {module_name} has no {kind.__name__} called {name!r}; it holds {held}")
-    return found
 
 
 def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:

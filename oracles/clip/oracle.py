@@ -44,7 +44,7 @@ class CLIPOracle(SyntheticOracle):
     def observe(self, trajectories: Trajectories) -> None:
         """Ignore the policy: it would tell the true return."""
 
-    def worth(self, segments: Sequence[Segment]) -> Array:
+    def step_values(self, segments: Sequence[Segment]) -> Array:
         """Return the rewards [N, T] of the segments' states; raises PrefenvsError where one has no states."""
         bare = next((segment for segment in segments if segment.states is None), None)
         if bare is not None:

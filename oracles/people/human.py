@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
@@ -15,6 +17,16 @@ from prefenvs.store import MOST_SEGMENTS, Event, Store
 
 MAJORITY = "majority"
 POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class HumanOptions:
+    """People as raters, who label what a store holds."""
+
+    store: Annotated[str | None, arg(name="store")] = None
+    """The store that `prefenvs label --store` serves, a file or a postgresql:// URL."""
+    wait: Annotated[bool, arg(name="wait")] = False
+    """Stop at each session until all is answered; otherwise training goes on meanwhile."""
 
 
 class HumanOracle(Oracle):

@@ -76,7 +76,7 @@ class RegretOracle(SyntheticOracle):
     def observe(self, trajectories: Trajectories) -> None:
         """Ignore the policy: regret is measured against the best one."""
 
-    def worth(self, segments: Sequence[Segment]) -> Array:
+    def step_values(self, segments: Sequence[Segment]) -> Array:
         """Return what each step adds to the negative regret, [N, T], or [N, T - 1] in the form "visited"."""
         observations = np.stack([segment.observations for segment in segments])
         actions = np.stack([segment.actions for segment in segments])
@@ -84,8 +84,8 @@ class RegretOracle(SyntheticOracle):
             steps = self._call(self._advantage, observations, actions)
         else:
             steps = self._telescoped(segments, observations, actions)
-        worth: Array = steps * self.discount ** np.arange(steps.shape[1])
-        return worth
+        values: Array = steps * self.discount ** np.arange(steps.shape[1])
+        return values
 
     def _telescoped(self, segments: Sequence[Segment], observations: Array, actions: Array) -> Array:
         rewards = true_rewards(segments)

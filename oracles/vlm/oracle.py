@@ -14,8 +14,7 @@ from typing import Any
 
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
-from prefenvs.oracles.vlm.checking import check_server
-from prefenvs.oracles.vlm.client import import_openai
+from prefenvs.oracles.vlm.client import check_server, import_openai
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.oracles.vlm.prompts import read_prompts
 from prefenvs.oracles.vlm.rating import Rating

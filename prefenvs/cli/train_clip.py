@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.train import has_checkpoint, make_envs
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import DeviceName, NonNegativeInt, PositiveInt
+from prefenvs.oracles.clip.options import ClipOptions
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 

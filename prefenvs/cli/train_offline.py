@@ -197,7 +197,7 @@ class TrainBC(TrainOffline):
 
 
 def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
-    """Score segments of a data set by a simulated rater's worth of their steps, summed."""
+    """Score segments of a data set by a simulated rater's values of their steps, summed."""
     from prefenvs.agents.offline.tables import RankedSegments
 
     if source.kind == "given":
@@ -206,8 +206,12 @@ def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
         raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
     import numpy as np
 
+    from prefenvs.oracles.simulated.synthetic import SyntheticOracle
+
     oracle, data = source.make_oracle(dataset), dataset.trajectories
+    if not isinstance(oracle, SyntheticOracle):
+        raise PrefenvsError(f"--dense ranks segments by the values of their steps, which {oracle.name} does not give")
     episodes, _ = offline_labels.split_episodes(data, 0.0, source.seed)
     rng = np.random.default_rng([source.seed, 1])
     segments = offline_labels.sample(data, episodes, source.labels or 500, source.length(dataset), rng)
-    return RankedSegments(segments, oracle.worth(list(segments)).sum(1))
+    return RankedSegments(segments, oracle.step_values(list(segments)).sum(1))

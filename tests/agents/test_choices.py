@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prefenvs.cli.hybrid import HybridOptions
 
 from prefenvs import PrefenvsError, find_task
 from prefenvs.agents.baselines.imitation import ComparisonsConfig
@@ -15,7 +16,6 @@ from prefenvs.agents.online.pebble import PebbleConfig
 from prefenvs.agents.online.prefppo import PrefPPOConfig
 from prefenvs.agents.rewards.config import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig
-from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.train import TrainPebble
 from prefenvs.oracles import Teacher
 from prefenvs.oracles.hybrid.config import HybridConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from prefenvs.cli import main
 from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.vlm import VLMOptions, given_flags
+
+from prefenvs.cli import main
 
 TASK = ["--task", "InvertedPendulum-v5", "--no-progress"]
 VLM = [["--vlm-model", "m"], ["--vlm-url", "http://localhost:1/v1"], ["--vlm-size", "64"], ["--vlm-replay"]]

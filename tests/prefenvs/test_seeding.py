@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefenvs.cli.hybrid import HybridOptions
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
@@ -13,7 +14,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 import prefenvs
 from prefenvs.agents import PEBBLE, PrefPPO
 from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
-from prefenvs.cli.hybrid import HybridOptions
 from prefenvs.cli.train import TrainPebble, make_envs
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.evaluate import FIRST_SEED, evaluation_seeds
