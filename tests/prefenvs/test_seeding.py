@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefenvs.cli.hybrid import HybridOptions
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
@@ -132,8 +131,7 @@ def overlap(first: Array, second: Array) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1, 17])
 def test_two_erring_raters_of_a_hybrid_err_independently(queries: list[Query], seed: int) -> None:
-    hybrid = HybridOptions("mistake", "noisy", route="random")
-    options = TrainPebble(task=TASK, oracle="hybrid", hybrid=hybrid, seed=seed)
+    options = TrainPebble(task=TASK, oracle="hybrid:cheap=mistake,costly=noisy,route=random", seed=seed)
     rater = options._make_oracle(prefenvs.find_task(TASK))
     assert isinstance(rater, HybridOracle)
     assert isinstance(rater.cheap, PartialReturnOracle)
