@@ -73,7 +73,10 @@ def test_rate_tells_of_a_failing_clip(monkeypatch: pytest.MonkeyPatch, capsys: p
     ("script", "seen"),
     [
         (lambda request: (500, {"error": {"message": "boom"}}), "answered none of the queries"),
-        (lambda request: {"refusal": "I cannot judge people.", "content": None}, "abstention: 100.0% (refused 2)"),
+        (
+            lambda request: {"refusal": "I cannot judge people.", "content": None},
+            "abstention: 100.0% (refused to answer 2)",
+        ),
         (lambda request: "I see two pendulums." if hashes(request) else "Sorry, no.", "abstention: 100.0%"),
         (lambda request: b"<html>", "answered none of the queries"),
     ],

@@ -143,7 +143,7 @@ def test_check_on_a_store_of_known_returns(make_queries, serve, tmp_path: Path, 
 
 
 def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: Path, capsys) -> None:
-    """The stand-in cannot know returns of segments it has not seen, so it prefers the greater hash."""
+    """The simulated model cannot know returns of segments it has not seen, so it prefers the greater hash."""
     server = serve(judge_by(lambda key: int(key[:8], 16)))
     command = ["train", "pebble", "--task", TASK, "--oracle", "vlm", "--wait", "--preset", "small", "--no-progress",
                "--steps", "420", "--labels", "8", "--per-session", "4", "--interact", "100", "--segment-length", "10",
