@@ -1,4 +1,4 @@
-"""From a data set to a policy: collect, let a model label, learn. The server is a simulated model that reads true returns."""
+"""From a data set to a policy: collect, let a simulated model that reads true returns label, learn."""
 
 from __future__ import annotations
 
