@@ -45,7 +45,7 @@ def look_at(arguments: Sequence[str]) -> None:
     Raises PrefenvsError for an option of another rater.
     """
     ARGUMENTS[:] = arguments
-    asking = next((asking for command, asking in ASKING.items() if " ".join(arguments).startswith(f"{command} ")), None)
+    asking = _asking(arguments)
     if asking is not None:
         check_flags(arguments, asking, "--true-reward" if "--true-reward" in arguments else None)
 
@@ -66,7 +66,7 @@ def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]
             hint = hints[option.name]
             bare, extras = getattr(hint, "__origin__", hint), getattr(hint, "__metadata__", ())
             kept = tuple(extra for extra in extras if not getattr(extra, "name", None))
-            named: Any = Annotated[(bare, *kept, arg(name=flag, help=helps.get(option.name)))]
+            named: Any = Annotated[(bare, *kept, arg(name=flag, prefix_name=False, help=helps.get(option.name)))]
             fields.setdefault(_field(flag), (_field(flag), named, dataclasses.field(default=option.default)))
     made = dataclasses.make_dataclass("RaterOptions", fields.values(), frozen=True)
     made.__doc__ = f"Options of --oracle {spec}."
@@ -122,13 +122,15 @@ def rater_field(asking: Asking = ONLINE) -> Any:
     """
 
     def factory() -> type[Any]:
+        if _asking(ARGUMENTS) is None:  # the parser of a command that is not run
+            return dataclasses.make_dataclass("RaterOptions", (), frozen=True)
         try:
             spec, parts = rater_on(ARGUMENTS, asking.default)
             return rater_options(spec, asking.own, **parts)
         except PrefenvsError:  # told when the rater is made
             return rater_options(asking.default, asking.own)
 
-    return arg(name="", prefix_name=False, constructor_factory=factory)
+    return arg(name="rater", constructor_factory=factory)
 
 
 def rater_on(arguments: Sequence[str], default: str = "oracle") -> tuple[str, dict[str, str]]:
@@ -183,6 +185,13 @@ def load_expert_values(task: str, expert: Path) -> Any:
             if known.shape != needed.shape or type(known) is not type(needed):
                 raise PrefenvsError(f"the expert {expert} has the {name} {known}, but {task} has {needed}")
     return values
+
+
+def _asking(arguments: Sequence[str]) -> Asking | None:
+    """The command of a command line, if it is one that asks a rater."""
+    return next(
+        (asking for command, asking in ASKING.items() if f"{' '.join(arguments)} ".startswith(f"{command} ")), None
+    )
 
 
 def _asked(spec: str, parts: Mapping[str, str]) -> list[Rater]:
