@@ -27,6 +27,8 @@ def check_oracle(
 ) -> None:
     """Run an oracle through its contract; raises ContractBroken at the first part that does not hold.
 
+    Raises PrefenvsError for too few queries.
+
     make_oracle: returns a fresh oracle, nothing asked yet.
     queries: at least 4 different ones that it can answer, each of 2 segments; skipping some is an answer.
     settle: for raters that answer late, called after each `ask`: play the person or model and answer what is open.

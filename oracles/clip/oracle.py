@@ -32,7 +32,10 @@ class CLIPOracle(SyntheticOracle):
         soft: bool = False,
         annotator: str = "clip",
     ) -> None:
-        """`reward`: an `oracles.CLIPReward` of the task; the rest as in `SyntheticOracle`."""
+        """`reward`: an `oracles.CLIPReward` of the task; the rest as in `SyntheticOracle`.
+
+        Raises PrefenvsError for a teacher whose thresholds are a share of the policy's return.
+        """
         super().__init__(teacher, seed, soft, annotator)
         if max(self.teacher.skip, self.teacher.equal) > 0 and self.teacher.threshold_scale == "policy":
             raise PrefenvsError(

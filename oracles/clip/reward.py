@@ -54,7 +54,7 @@ class CLIPReward(Closing):
         capacity: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        """Read the model and embed the prompts.
+        """Read the model and embed the prompts; raises PrefenvsError for what it cannot read or embed.
 
         model: see `prefenvs.clip_models.load_clip`, or an object of that form. goal, baseline: prompts; the task's own
         by default. alpha: in [0, 1]; 0 needs no baseline. batch_size: frames that the model is given at once.

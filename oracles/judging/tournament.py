@@ -55,7 +55,7 @@ class Tournament:
 
         episodes: the E episodes of each agent, [N][E]. run: name of the judging in the store. matches: file of the
         matches, one JSON object a line. pairing: "balanced" lets all pairs meet equally often; "informative" prefers
-        the pair whose next answer is expected to tell most.
+        the pair whose next answer is expected to tell most. Raises PrefenvsError for agents that cannot be compared.
         """
         if len(names) < 2:
             raise PrefenvsError(f"a judging takes at least 2 agents, got {len(names)}")

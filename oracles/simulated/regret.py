@@ -49,6 +49,9 @@ class RegretOracle(SyntheticOracle):
         values: an expert's: an object with `advantage(observations, actions)`, and for the other forms also
         `value(observations)`; or a callable for the advantage. Both take [N, T, ...] and return [N, T].
         discount: weight of step t is discount^t; 1 as in the study, and in CPL's labels.
+
+        Raises PrefenvsError for values that the form needs and does not get, and for a teacher whose thresholds are a
+        share of the policy's return.
         """
         super().__init__(teacher, seed, soft, annotator)
         if form not in FORMS:

@@ -211,7 +211,10 @@ class _Labelling:
         )
 
     def finish(self) -> None:
-        """Answer all queries; what has been answered is stored whatever ends it."""
+        """Answer all queries; what has been answered is stored whatever ends it.
+
+        Raises PrefenvsError where some are left unanswered.
+        """
         try:
             with self._bar, warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
