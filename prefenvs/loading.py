@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, near_matches
 
 Kind = TypeVar("Kind")
 
@@ -49,6 +49,15 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
             f"{what} {path!r}: {module.__name__} has no {kind.__name__} called {name!r}; it holds {held}"
         )
     return found
+
+
+def import_object(path: str, what: str) -> Any:
+    """Import `module:NAME` and return what it is; raises PrefenvsError, which calls it `what`, if there is none."""
+    module, name = import_named(path, what)
+    if not hasattr(module, name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise PrefenvsError(f"{what} {path!r}: {module.__name__} holds no {name!r}.{near_matches(name, known)}")
+    return getattr(module, name)
 
 
 def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:

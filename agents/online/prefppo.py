@@ -25,7 +25,7 @@ from prefenvs.agents.online import ppo
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.normalised import NormalisedObservations
-from prefenvs.preferences import Oracle
+from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 
 SelfPrefPPO = TypeVar("SelfPrefPPO", bound="PrefPPO")
@@ -60,7 +60,7 @@ class PrefPPO(PreferenceLearner, PPO):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str | None,
-        oracle: Oracle | None = None,
+        oracle: AnyRater | None = None,
         config: PrefPPOConfig | None = None,
         learning_rate: float | Schedule = 5e-5,
         n_steps: int = 500,
@@ -71,7 +71,7 @@ class PrefPPO(PreferenceLearner, PPO):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.oracle = oracle
+        self.oracle = None if oracle is None else as_oracle(oracle)
         self.config = config or PrefPPOConfig()
         self.feedback = None
         self.reward_learned = False

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from prefenvs.cli import raters
 from prefenvs.cli.bench import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.bench_baselines import Comparisons, Random
 from prefenvs.cli.collect import Collect
@@ -94,6 +95,11 @@ class Runnable(Protocol):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        raters.look_at(words)
+    except PrefenvsError as error:
+        _fail(str(error), 2)
     command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
     try:
         check_limits(command)

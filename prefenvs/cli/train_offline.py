@@ -210,13 +210,17 @@ class TrainBC(TrainOffline):
 
 
 def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
-    """Score segments of a data set by a simulated rater's worth of their steps, summed."""
+    """Score segments of a data set by a simulated rater's values of their steps, summed."""
     from prefenvs.agents.offline.tables import RankedSegments
 
     if source.kind == "given":
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
     if source.held_out:
         raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
+    from prefenvs.oracles.simulated.synthetic import SyntheticOracle
+
     oracle, rng = source.make_oracle(dataset), np.random.default_rng([source.seed, 1])
+    if not isinstance(oracle, SyntheticOracle):
+        raise PrefenvsError(f"--dense ranks segments by the values of their steps, which {oracle.name} does not give")
     segments = dataset.trajectories.sample(source.labels or 500, source.length(dataset), rng)
-    return RankedSegments(segments, oracle.worth(list(segments)).sum(1))
+    return RankedSegments(segments, oracle.step_values(list(segments)).sum(1))

@@ -1,4 +1,4 @@
-"""From a server's replies to a policy. The server is a stand-in for a model: it reads the true returns."""
+"""From a server's replies to a policy. The server is a simulated model: it reads the true returns."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def teach(store, serve, steps, seed=0, **config):
         return float(store.find_segments([key], with_true_rewards=True)[key].true_rewards.sum())
 
     judge = judge_by(worth)
-    rater = VLMOracle(TASK, "stand-in", base_url=server.url, store=store, wait=True, stages="one", view=View(size=32))
+    rater = VLMOracle(TASK, "simulated", base_url=server.url, store=store, wait=True, stages="one", view=View(size=32))
     config = PebbleConfig(
         per_session=20,
         segment_length=25,
