@@ -23,12 +23,12 @@ from pebble_profile import product_rate
 
 from prefenvs.agents import CPL, IQL, CPLConfig, IQLConfig
 from prefenvs.agents.nets.kernels import products
-from prefenvs.agents.offline.single_loss import OneLossLearner
+from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.preferences import Preference, make_pairs
 
 
-def profile(learner: OneLossLearner[Any], steps: int) -> Counter[str]:
-    """Return the seconds of each part of `OneLossLearner._update`, whose lines these are."""
+def profile(learner: SingleLossLearner[Any], steps: int) -> Counter[str]:
+    """Return the seconds of each part of `SingleLossLearner._update`, whose lines these are."""
     seconds: Counter[str] = Counter()
 
     def timed(part: str, function: Callable[[], Any]) -> Any:

@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import configure
 import prefenvs
 from prefenvs.agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
 from prefenvs.agents.offline.seeds import SeedGroup
-from prefenvs.agents.offline.single_loss import OneLossLearner
+from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.agents.online.pebble_seeds import PebbleGroup
 from prefenvs.agents.online.presets import pebble_settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
@@ -27,7 +27,7 @@ from prefenvs.preferences import Preference, make_pairs
 from prefenvs.tasks import find_task
 
 
-def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[OneLossLearner[Any]]], int]]:
+def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[SingleLossLearner[Any]]], int]]:
     """Return three sets of K learners by what they are, and how many updates make a round."""
     dataset = make_data(20_000)
     rewards = dataset.trajectories.true_rewards
@@ -36,10 +36,10 @@ def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[OneLossL
     stages = {"pretrain_updates": 0, "warmup_updates": 0}
     small = CPLConfig(hidden=(128, 128), batch_size=16, dropout=0.1, **stages)
 
-    def three(make: Callable[[int], OneLossLearner[Any]]) -> list[list[OneLossLearner[Any]]]:
+    def three(make: Callable[[int], SingleLossLearner[Any]]) -> list[list[SingleLossLearner[Any]]]:
         return [[make(seed) for seed in range(seeds)] for _ in range(3)]
 
-    def iql(config: IQLConfig) -> list[list[OneLossLearner[Any]]]:
+    def iql(config: IQLConfig) -> list[list[SingleLossLearner[Any]]]:
         return three(lambda seed: IQL(dataset, config=config, rewards=rewards, seed=seed, device=device))
 
     return {
@@ -62,12 +62,12 @@ def measure(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> list[Row]:
             group.learn(updates, reset_num_timesteps=False)
             _wait(device)
 
-        def in_turn(learners: list[OneLossLearner[Any]] = apart, updates: int = updates) -> None:
+        def in_turn(learners: list[SingleLossLearner[Any]] = apart, updates: int = updates) -> None:
             for learner in learners:
                 learner.learn(updates, reset_num_timesteps=False)
             _wait(device)
 
-        def alone(learner: OneLossLearner[Any] = single[0], updates: int = updates) -> None:
+        def alone(learner: SingleLossLearner[Any] = single[0], updates: int = updates) -> None:
             learner.learn(updates, reset_num_timesteps=False)
             _wait(device)
 

@@ -36,7 +36,7 @@ from prefenvs import Trajectories
 from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
 from prefenvs.agents.nets.kernels import onednn_is_exact, products
 from prefenvs.agents.nets.mlp import Precision
-from prefenvs.agents.offline.single_loss import OneLossLearner
+from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.envs.gl import gl_backend
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.queries import k_center
@@ -79,12 +79,12 @@ def offline(quick: bool) -> list[Row]:
     preferences = [Preference(query, np.array([1.0, 0.0])) for query in pairs]
     rounds, rows = 3 if quick else 9, []
 
-    def three(make: Callable[[Precision], OneLossLearner[Any]]) -> dict[str, OneLossLearner[Any]]:
+    def three(make: Callable[[Precision], SingleLossLearner[Any]]) -> dict[str, SingleLossLearner[Any]]:
         name = type(make("float32")).__name__
         ways = {"": make("float32"), ", compiled": make("float32").compile(), ", bfloat16": make("bfloat16")}
         return {f"agents.{name}{way}": learner.learn(3) for way, learner in ways.items()}
 
-    def learn(learner: OneLossLearner[Any], count: int) -> Callable[[], object]:
+    def learn(learner: SingleLossLearner[Any], count: int) -> Callable[[], object]:
         return lambda: learner.learn(count, reset_num_timesteps=False)
 
     def step(plain: Any, count: int) -> Callable[[], object]:

@@ -93,7 +93,7 @@ def calibrate(oracle: Oracle, queries: Sequence[Query], bins: int = 4, patience:
 
 
 def true_differences(queries: Sequence[Query]) -> Array:
-    """Return R_1 - R_2 of each query, [Q] float64, from true rewards."""
+    """Return R_1 - R_2 of each query of two segments, [Q] float64; raises PrefenvsError for any other query."""
     if any(len(query.segments) != 2 for query in queries):
         raise PrefenvsError("raters are measured on queries of 2 segments")
     returns = [[float(true_rewards([segment]).sum()) for segment in query.segments] for query in queries]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time as clock
 from collections.abc import Callable, Sequence
 
@@ -22,12 +23,16 @@ def check_oracle(
     queries: Sequence[Query],
     settle: Settle | None = None,
     patience: float = 10.0,
+    repeatable: bool = True,
 ) -> None:
     """Run an oracle through its contract; raises ContractBroken at the first part that does not hold.
+
+    Raises PrefenvsError for too few queries.
 
     make_oracle: returns a fresh oracle, nothing asked yet.
     queries: at least 4 different ones that it can answer, each of 2 segments; skipping some is an answer.
     settle: for raters that answer late, called after each `ask`: play the person or model and answer what is open.
+    repeatable: two that `make_oracle` returns answer alike, as with a fixed seed, and so does one that is resumed.
     patience: seconds that answers may take after `settle`; `ask` and `collect` themselves may take a tenth of it.
     """
     if len({query.id for query in queries}) < 4 or any(len(query.segments) != 2 for query in queries):
@@ -37,6 +42,8 @@ def check_oracle(
     check_parts(make_oracle(), queries, settle, patience)
     check_repeated_collect(make_oracle(), queries, settle, patience)
     check_three(make_oracle(), queries, settle, patience)
+    if repeatable:
+        check_resumed(make_oracle(), make_oracle(), make_oracle(), queries, settle, patience)
 
 
 def check_silence(oracle: Oracle) -> None:
@@ -99,6 +106,22 @@ def check_three(oracle: Oracle, queries: Sequence[Query], settle: Settle | None,
         return
     for answer in _drain(oracle, [triple], settle, patience):
         check_probabilities(answer)
+
+
+def check_resumed(
+    whole: Oracle, stopped: Oracle, resumed: Oracle, queries: Sequence[Query], settle: Settle | None, patience: float
+) -> None:
+    """The same queries in the same order get the same answers, also across a `state_dict` that went through JSON."""
+    middle = len(queries) // 2
+    parts = queries[:middle], queries[middle:]
+    expected = [_exchange(whole, part, settle, patience) for part in parts]
+    first = _exchange(stopped, parts[0], settle, patience)
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    for told, found in zip(expected, (first, _exchange(resumed, parts[1], settle, patience)), strict=True):
+        known = {(answer.query.id, answer.annotator): answer.probabilities for answer in told}
+        for answer in found:
+            same = np.array_equal(known.get((answer.query.id, answer.annotator)), answer.probabilities)  # type: ignore[arg-type]
+            _require(same, f"query {answer.query.id} is answered differently when it is asked again")
 
 
 def _exchange(oracle: Oracle, queries: Sequence[Query], settle: Settle | None, patience: float) -> list[Preference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
@@ -248,6 +249,7 @@ def _as_trained(policy: Policy, env: Env) -> Callable[[Array], Array]:
 
     Raises PrefenvsError if its observations or actions are not those of the environment. What a file of a
     Stable-Baselines3 agent does not tell, such as the statistics of its VecNormalize, has to be attached: `set_env`.
+    That of an off-policy agent does not even tell that there were any: a warning says so.
     """
     for what in ("observation_space", "action_space"):
         theirs, ours = getattr(policy, what, None), getattr(env, what)
@@ -272,6 +274,7 @@ def _as_trained(policy: Policy, env: Env) -> Callable[[Array], Array]:
             "the policy was trained behind a VecNormalize, whose statistics its file does not hold: attach it first, "
             'with policy.set_env(VecNormalize.load("statistics.pkl", venv))'
         )
+    _warn_of_statistics(policy)
     trained_in = getattr(policy, "get_env", lambda: None)()
     names = [changing_wrapper(inner) for inner in getattr(getattr(trained_in, "unwrapped", None), "envs", ())]
     for name in names:
@@ -280,6 +283,21 @@ def _as_trained(policy: Policy, env: Env) -> Callable[[Array], Array]:
                 f"the policy was trained behind {name}, which the environment lacks: pass envs=[...] that have it too"
             )
     return np.asarray if normalise is None else normalise.normalize_obs
+
+
+def _warn_of_statistics(policy: Policy) -> None:
+    """Warn of a loaded off-policy agent of Stable-Baselines3, whose file looks the same behind a VecNormalize.
+
+    Agents of this package see raw observations, and say so in `sees_raw_observations`.
+    """
+    loaded = hasattr(policy, "replay_buffer") and getattr(policy, "get_env", lambda: 0)() is None
+    if loaded and not getattr(policy, "sees_raw_observations", False):
+        warnings.warn(
+            f"the file of a {type(policy).__name__} does not tell whether it was trained behind a VecNormalize: if it "
+            'was, these returns are wrong until policy.set_env(VecNormalize.load("statistics.pkl", venv)); if not, set '
+            "policy.sees_raw_observations = True",
+            stacklevel=4,
+        )
 
 
 def _play(

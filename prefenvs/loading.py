@@ -7,21 +7,24 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, near_matches
 
 Kind = TypeVar("Kind")
 
 
-def load_object(path: str, kind: type[Kind]) -> Kind:
-    """Import `module:NAME` and return it; the present folder is looked in as well as the installed packages."""
+def import_named(path: str, what: str) -> tuple[ModuleType, str]:
+    """Import the module of `module:NAME` and return it with the name; the present folder is looked in too.
+
+    what: the kind of thing that is named, for the error. Raises PrefenvsError where the module cannot be imported.
+    """
     module_name, _, name = path.partition(":")
-    what = kind.__name__.lower()
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name), name
     except Exception as error:  # whatever a user's module raises, a SyntaxError among them
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise PrefenvsError(
@@ -30,11 +33,31 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
         ) from error
     finally:
         sys.path.remove(here)
+
+
+def load_object(path: str, kind: type[Kind]) -> Kind:
+    """Import `module:NAME` and return the object of that kind.
+
+    Raises PrefenvsError where the module cannot be imported or holds no such object.
+    """
+    what = kind.__name__.lower()
+    module, name = import_named(path, what)
     found = getattr(module, name, None)
     if not isinstance(found, kind):
         held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
-        raise PrefenvsError(f"{what} {path!r}: {module_name} has no {kind.__name__} called {name!r}; it holds {held}")
+        raise PrefenvsError(
+            f"{what} {path!r}: {module.__name__} has no {kind.__name__} called {name!r}; it holds {held}"
+        )
     return found
+
+
+def import_object(path: str, what: str) -> Any:
+    """Import `module:NAME` and return what it is; raises PrefenvsError, which calls it `what`, if there is none."""
+    module, name = import_named(path, what)
+    if not hasattr(module, name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise PrefenvsError(f"{what} {path!r}: {module.__name__} holds no {name!r}.{near_matches(name, known)}")
+    return getattr(module, name)
 
 
 def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:

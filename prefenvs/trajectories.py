@@ -80,30 +80,36 @@ class Trajectories:
         return int(self._valid_starts(length, last_episodes).sum())
 
     def sample(
-        self, count: int, length: int, rng: np.random.Generator, last_episodes: int | None = None
+        self,
+        count: int,
+        length: int,
+        rng: np.random.Generator,
+        last_episodes: int | None = None,
+        episodes: Array | None = None,
     ) -> SegmentBatch:
         """Draw `count` segments of `length` steps, with replacement and uniformly over all valid starts.
 
-        A segment never crosses an episode's end. `last_episodes` restricts the draw to the newest ones.
+        A segment never crosses an episode's end. `last_episodes` restricts the draw to the newest ones, `episodes` [N]
+        to those at these positions. Raises PrefenvsError where no segment fits.
         """
-        total = self.count_segments(length, last_episodes)
+        valid = self._valid_starts(length, last_episodes)
+        if episodes is not None:
+            valid[np.setdiff1d(np.arange(len(self)), episodes)] = 0
+        total = int(valid.sum())
         if total == 0:
             longest = int(self.lengths.max(initial=0))
             raise PrefenvsError(
                 f"no segment of {length} steps fits into the {len(self)} episodes at hand, of which the longest has "
                 f"{longest} steps; choose a shorter segment or collect more steps first"
             )
-        return self.cut(*self.locate(rng.integers(total, size=count), length, last_episodes), length)
+        return self.cut(*_locate(valid, rng.integers(total, size=count)), length)
 
     def locate(self, numbers: Array, length: int, last_episodes: int | None = None) -> tuple[Array, Array]:
         """Return the episode positions and first steps, [N] each, of segments numbered 0 to `count_segments` - 1.
 
         Segments are numbered in the order of time. With `cut` this lets a caller choose first and copy arrays later.
         """
-        valid = self._valid_starts(length, last_episodes)
-        cumulative = np.cumsum(valid)
-        episodes = np.searchsorted(cumulative, numbers, side="right")
-        return episodes, numbers - (cumulative[episodes] - valid[episodes])
+        return _locate(self._valid_starts(length, last_episodes), numbers)
 
     def cut(self, episodes: Array, starts: Array, length: int) -> SegmentBatch:
         """Cut the segments that begin at step `starts[i]` of the episode at position `episodes[i]`."""
@@ -147,6 +153,13 @@ class Trajectories:
         return valid
 
 
+def _locate(valid: Array, numbers: Array) -> tuple[Array, Array]:
+    """Return the episode and start, [N] each, of numbered segments, given how many begin in each episode, [E]."""
+    cumulative = np.cumsum(valid)
+    episodes = np.searchsorted(cumulative, numbers, side="right")
+    return episodes, numbers - (cumulative[episodes] - valid[episodes])
+
+
 class TrajectoryBuffer:
     """The most recent finished episodes, kept in flat arrays; several environments may write side by side."""
 
@@ -162,7 +175,7 @@ class TrajectoryBuffer:
         self._begin = self._end = 0
         self._ends: list[int] = []
         self._scenes: list[Array | None] = []
-        self._terminated: list[bool] = []
+        self._terminated: list[bool | None] = []
         self._finals: list[Array | None] = []
 
     def __len__(self) -> int:
@@ -210,7 +223,8 @@ class TrajectoryBuffer:
         return Trajectories(
             ends=np.asarray(self._ends, np.int64) - self._begin,
             scenes=np.stack([scene for scene in self._scenes if scene is not None]) if has_scenes else None,
-            terminated=np.asarray(self._terminated, bool),
+            # Where the end of one episode is unknown, the whole is treated as unknown.
+            terminated=None if None in self._terminated else np.asarray(self._terminated, bool),
             task=self.task,
             source=self.source,
             first_episode=self.episodes_seen - len(self._ends),
@@ -245,13 +259,15 @@ class TrajectoryBuffer:
         for i, (begin, end) in enumerate(zip(trajectories.begins, trajectories.ends, strict=True)):
             names = ("observations", "actions", "true_rewards", "states")
             arrays = {name: array[begin:end] for name in names if (array := getattr(trajectories, name)) is not None}
-            terminated = False if trajectories.terminated is None else bool(trajectories.terminated[i])
+            terminated = None if trajectories.terminated is None else bool(trajectories.terminated[i])
             scene, final = (
                 None if rows is None else rows[i] for rows in (trajectories.scenes, trajectories.final_observations)
             )
             self._append(arrays, terminated, scene, final)
 
-    def _append(self, arrays: dict[str, Array], terminated: bool, scene: Array | None, final: Array | None) -> None:
+    def _append(
+        self, arrays: dict[str, Array], terminated: bool | None, scene: Array | None, final: Array | None
+    ) -> None:
         had = self._flat.keys() | ({"scenes"} if self._scenes and self._scenes[0] is not None else set())
         has = arrays.keys() | ({"scenes"} if scene is not None else set())
         if len(self) and had != has:

@@ -1,4 +1,4 @@
-"""Ensembles of small networks as one set of batched weights; layers that multiply in bfloat16."""
+"""Multi-layer perceptrons: several of one shape as one set of batched weights, and layers that multiply in bfloat16."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prefenvs.errors import PrefenvsError
 
 Output = Literal["tanh", "sigmoid", "relu", "identity"]
 Precision = Literal["float32", "bfloat16"]
+Initialise = Callable[[nn.Linear], object]
 
 OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -67,6 +68,67 @@ def round_inner(layers: nn.Sequential, last: bool = False) -> None:
         layers[i] = inner
 
 
+class BatchedLinear(nn.Module):
+    """K affine maps in one `torch.baddbmm`: x [K, B, in] -> [K, B, out].
+
+    `weight` [K, out, in] and `bias` [K, out] are K `nn.Linear` stacked, so that member k of a saved state is the state
+    of a plain layer; each member starts as `nn.Linear` does, or as `initialise` leaves one.
+    """
+
+    def __init__(
+        self, members: int, inputs: int, outputs: int, initialise: Initialise | None = None, rounded: bool = False
+    ) -> None:
+        """`rounded`: multiply in bfloat16; `initialise`: called with each member's layer."""
+        super().__init__()
+        self.rounded = rounded
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+        self.reset_parameters(initialise)
+
+    @torch.no_grad()
+    def reset_parameters(self, initialise: Initialise | None = None) -> None:
+        """Draw new weights, member after member, from PyTorch's global generator."""
+        members, outputs, inputs = self.weight.shape
+        for k in range(members):
+            layer = nn.Linear(inputs, outputs)
+            if initialise is not None:
+                initialise(layer)
+            self.weight[k], self.bias[k] = layer.weight, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [K, B, out] for inputs [K, B, in], or for inputs [B, in] that all members share."""
+        if x.dim() == 2:
+            x = x.expand(len(self.weight), -1, -1)
+        return stacked_linear(x, self.weight, self.bias, self.rounded)
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        members, outputs, inputs = self.weight.shape
+        return f"members={members}, inputs={inputs}, outputs={outputs}"
+
+
+class BatchedMLP(nn.Sequential):
+    """K multi-layer perceptrons of equal sizes: x [K, B, in] or shared [B, in] -> [K, B, out]."""
+
+    def __init__(
+        self,
+        members: int,
+        sizes: Sequence[int],
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        initialise: Initialise | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        """`sizes`: input, hidden and output widths; `activation`: between layers; `initialise`: see `BatchedLinear`.
+
+        precision: bfloat16 multiplies in that type between the first and the last layer.
+        """
+        layers: list[nn.Module] = []
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+            rounded = precision == "bfloat16" and 0 < i < len(sizes) - 2
+            layers += [BatchedLinear(members, inputs, outputs, initialise, rounded), activation()]
+        super().__init__(*layers[:-1])
+
+
 def rows_per_chunk(device: torch.device) -> int:
     """Rows in one product: on a CPU few enough for activations to stay in its cache, else enough to fill the device."""
     return 2_048 if device.type == "cpu" else 65_536
@@ -75,8 +137,7 @@ def rows_per_chunk(device: torch.device) -> int:
 class EnsembleMLP(nn.Module):
     """M independent MLPs of equal shape with LeakyReLU(0.01); each layer's weights are one tensor [M, in, out].
 
-    Weights and biases start as those of `nn.Linear` do, uniform within 1 / sqrt(in). With `precision="bfloat16"` the
-    hidden layers compute in bfloat16 from float32 weights; the last layer, the optimiser and all sums stay float32.
+    Weights and biases start as those of `nn.Linear` do, uniform within 1 / sqrt(in).
     """
 
     mean: torch.Tensor
@@ -93,11 +154,12 @@ class EnsembleMLP(nn.Module):
     ) -> None:
         """`sizes`: input, hidden and output widths; `generator`: CPU generator for the initial weights.
 
-        normalised: keep an input's mean and deviation beside the weights, 0 and 1 until `normalise`.
+        precision: bfloat16 multiplies in that type between the first and the last layer. normalised: keep an input's
+        mean and deviation beside the weights, 0 and 1 until `normalise`.
         """
         super().__init__()
         self.members, self.output = members, OUTPUTS[output]
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.rounded = precision == "bfloat16"
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             for group, rows in ((self.weights, fan_in), (self.biases, 1)):
@@ -125,27 +187,22 @@ class EnsembleMLP(nn.Module):
     def _compute(self, x: Tensor) -> Tensor:
         if self.normalised:
             x = (x - self.mean) / self.std
-        x = x.to(self.dtype)
-        hidden = [(self.weights[i].to(self.dtype), self.biases[i].to(self.dtype)) for i in range(len(self.weights) - 1)]
+        layers = [(weight.mT, bias.squeeze(1)) for weight, bias in zip(self.weights, self.biases, strict=True)]
         if x.device.type == "cpu":
             # One member after another: on a CPU batched products are slower, and activations fall out of its cache.
-            pairs = [(w.unbind(), b.unbind()) for w, b in hidden]
-            x = torch.stack(
-                [self._last(self._hidden(x[m], [(w[m], b[m]) for w, b in pairs]), m) for m in range(self.members)]
-            )
+            each = zip(*(zip(weight.unbind(), bias.unbind(), strict=True) for weight, bias in layers), strict=True)
+            x = torch.stack([self._chain(linear, part, own) for part, own in zip(x.unbind(), each, strict=True)])
         else:
-            x = torch.baddbmm(self.biases[-1], self._hidden(x, hidden).float(), self.weights[-1])
+            x = self._chain(stacked_linear, x, layers)
         return self.output(x)
 
-    @staticmethod
-    def _hidden(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        product = torch.addmm if x.dim() == 2 else torch.baddbmm
-        for weight, bias in layers:
-            x = functional.leaky_relu(product(bias, x, weight), 0.01, inplace=True)
+    def _chain(self, product: Callable[..., Tensor], x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        last = len(layers) - 1
+        for i, (weight, bias) in enumerate(layers):
+            x = product(x, weight, bias, self.rounded and 0 < i < last)
+            if i < last:
+                x = functional.leaky_relu(x, 0.01, inplace=True)
         return x
-
-    def _last(self, x: Tensor, member: int) -> Tensor:
-        return torch.addmm(self.biases[-1][member], x.float(), self.weights[-1][member])
 
 
 def initialise(module: nn.Module) -> None:

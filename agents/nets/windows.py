@@ -28,13 +28,13 @@ def window_batches(inputs: Tensor, begins: Tensor, ends: Tensor, length: int) ->
 
 
 def ragged_rows(starts: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return the rows [B, length] of windows from `starts` [B], and which lie before `ends` [B], as bool.
+    """Return the rows [..., length] of windows from `starts` [...], and which lie before `ends` [...], as bool.
 
     Rows that do not lie there are `starts` once more, so that they can be gathered too.
     """
-    rows = starts[:, None] + torch.arange(length, device=starts.device)
-    inside = rows < ends[:, None]
-    return torch.where(inside, rows, starts[:, None]), inside
+    rows = starts[..., None] + torch.arange(length, device=starts.device)
+    inside = rows < ends[..., None]
+    return torch.where(inside, rows, starts[..., None]), inside
 
 
 def cut_windows(inputs: Tensor, starts: Tensor, length: int) -> Tensor:

@@ -15,7 +15,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from prefenvs.agents.offline.actor import TanhActor, make_adam
-from prefenvs.agents.offline.single_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
 from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
@@ -27,7 +27,7 @@ BestBy = Literal["win_rate", "bradley_terry"]
 
 
 @dataclass(frozen=True)
-class BCConfig(OneLossConfig):
+class BCConfig(SingleLossConfig):
     """Settings of behaviour cloning; networks, batch and learning rate are those of IQL's actor."""
 
     loss: Literal["nll", "mse"] = "nll"
@@ -57,7 +57,7 @@ class BCConfig(OneLossConfig):
                 raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
 
 
-class BC(OneLossLearner[BCConfig]):
+class BC(SingleLossLearner[BCConfig]):
     """Behaviour cloning; the losses are -log pi(a | s), or |pi(s) - a|^2 summed over actions, means over the batch.
 
     With `best_share` below 1 only the best segments by preference are cloned (the top share of Chen et al. 2021 with

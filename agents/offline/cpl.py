@@ -5,27 +5,31 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from prefenvs.accuracy import credit, label_accuracy
+from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
-from prefenvs.agents.offline.cpl_loss import FlipCorrection, pair_loss, ranking_loss, segment_scores
-from prefenvs.agents.offline.single_loss import Drawn, OneLossConfig, OneLossLearner
-from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows, window_rows
+from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
+from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
+from prefenvs.agents.rewards.losses import LOWEST
 from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
 
+FlipCorrection = Literal["unbiased", "forward", "smoothing"]
+
 
 @dataclass(frozen=True)
-class CPLConfig(OneLossConfig):
+class CPLConfig(SingleLossConfig):
     """Settings of CPL; the defaults are those published for Meta-World from states (Hejna et al. 2024)."""
 
     alpha: float = 0.1
@@ -60,7 +64,7 @@ class CPLConfig(OneLossConfig):
     flip_rate: float = 0.0
     """Share of labels assumed to be flipped, below 0.5."""
     correction: FlipCorrection = "unbiased"
-    """How the loss allows for flipped labels (see `prefenvs.agents.offline.cpl_loss.pair_loss`)."""
+    """How the loss allows for flipped labels (see `pair_loss`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +84,7 @@ class CPLConfig(OneLossConfig):
             raise PrefenvsError("pretrain_updates and warmup_updates must be at least 0")
 
 
-class CPL(OneLossLearner[CPLConfig]):
+class CPL(SingleLossLearner[CPLConfig]):
     """Contrastive preference learning (Hejna et al. 2024, "Contrastive Preference Learning").
 
     A segment's score is g = sum_t discount^t alpha log pi(a_t | s_t), and the loss of a pair is
@@ -170,21 +174,24 @@ class CPL(OneLossLearner[CPLConfig]):
             observations, actions = self.data.draw_steps(self.config.pretrain_batch, self.generator)
             drawn: Drawn = {"observations": observations, "actions": actions}
         else:
-            rows, drawn = self._draw_segments(len(self.data.actions))
+            rows, drawn = self._draw_segments()
             drawn |= {"observations": self.data.observations[rows], "actions": self.data.actions[rows]}
         drawn["dropped"] = self.actor.draw_dropped(drawn["actions"].shape[:-1], self.generator)
         return drawn
 
-    def _draw_segments(self, limit: int) -> tuple[Tensor, Drawn]:
+    def _draw_segments(self) -> tuple[Tensor, Drawn]:
         size, pairs = self.config.batch_size, self.pairs
         if pairs is None:
             chosen = torch.randint(len(self.starts), (2 * size,), device=self.device, generator=self.generator)
-            return window_rows(self.starts[chosen], self.length, limit), {"targets": self.scores[chosen]}
+            starts = self.starts[chosen]
+            return ragged_rows(starts, starts + self.length, self.length)[0], {"targets": self.scores[chosen]}
         chosen = torch.randint(len(pairs), (size,), device=self.device, generator=self.generator)
         drawn: Drawn = {"targets": pairs.targets[chosen]}
+        starts, lengths = pairs.starts[chosen], pairs.lengths[chosen]
+        rows, inside = ragged_rows(starts, starts + lengths, pairs.length)
         if pairs.ragged:
-            drawn["inside"] = torch.arange(pairs.length, device=self.device) < pairs.lengths[chosen][..., None]
-        return window_rows(pairs.starts[chosen], pairs.length, limit), drawn
+            drawn["inside"] = inside
+        return rows, drawn
 
     def _loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
         c, inside = self.config, drawn.get("inside")
@@ -240,3 +247,50 @@ class CPL(OneLossLearner[CPLConfig]):
 
 def _mean_inside(log_probs: Tensor, inside: Tensor | None) -> Tensor:
     return log_probs.mean() if inside is None else (log_probs * inside).sum() / inside.sum()
+
+
+def segment_scores(log_probs: Tensor, alpha: float, discount: float = 1.0, inside: Tensor | None = None) -> Tensor:
+    """Return sum_t discount^t alpha log pi(a_t | s_t), [...], for [..., T]; steps outside a segment count nothing."""
+    weights = alpha * discount ** torch.arange(log_probs.shape[-1], device=log_probs.device, dtype=log_probs.dtype)
+    if inside is not None:
+        log_probs = log_probs * inside
+    return log_probs @ weights
+
+
+def pair_loss(
+    scores: Tensor,
+    targets: Tensor,
+    bias: float = 1.0,
+    flip_rate: float = 0.0,
+    correction: FlipCorrection = "unbiased",
+) -> Tensor:
+    """Return the loss [B] of scores [B, 2] under targets [B, 2], the chance that each segment is preferred.
+
+    Of one side it is l_k = -log(exp(g_k) / (exp(g_k) + exp(bias g_other))) (Hejna et al. 2024, eq. 5 and 10), and the
+    two are weighted by the targets; bias 1 is Bradley-Terry's cross entropy. flip_rate e corrects for labels that name
+    the other segment: "unbiased" weighs l_k by (p_k - e) / (1 - 2e) and stops the negatively weighted term at
+    -log p = 10 (Natarajan et al. 2013, used for preferences by Chowdhury et al. 2024), "forward" takes
+    -log((1 - e) p + e (1 - p)) (Patrini et al. 2017), "smoothing" weighs l_k by (1 - e) p_k + e (1 - p_k).
+    """
+    margins = scores - bias * scores.flip(-1)
+    log_chance = logsigmoid(margins)
+    if flip_rate and correction == "forward":
+        chance = log_chance.exp()
+        return -(targets * torch.log((1.0 - flip_rate) * chance + flip_rate * (1.0 - chance))).sum(-1)
+    if flip_rate and correction == "smoothing":
+        targets = (1.0 - flip_rate) * targets + flip_rate * (1.0 - targets)
+    elif flip_rate:
+        targets = (targets - flip_rate) / (1.0 - 2.0 * flip_rate)
+        log_chance = torch.where(targets < 0, log_chance.clamp_min(LOWEST), log_chance)
+    return -(targets * log_chance).sum(-1)
+
+
+def ranking_loss(scores: Tensor, ranks: Tensor, bias: float = 1.0) -> Tensor:
+    """Return the mean of `pair_loss` over all pairs of n segments, scores [n], the higher of `ranks` [n] preferred.
+
+    n forward passes give n (n - 1) / 2 comparisons; segments of equal rank are tied.
+    """
+    margins = scores[:, None] - bias * scores[None, :]
+    preferred = (ranks[:, None] > ranks[None, :]).to(scores.dtype) + 0.5 * (ranks[:, None] == ranks[None, :])
+    preferred = preferred.fill_diagonal_(0.0)
+    return -(preferred * logsigmoid(margins)).sum() / preferred.sum()

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prefenvs.accuracy import label_accuracy
-from prefenvs.agents.nets.batched import BatchedMLP
-from prefenvs.agents.nets.mlp import initialise
+from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.iql import advantage_weights, expectile_loss
@@ -160,8 +159,8 @@ class IPL(OfflineLearner[IPLConfig]):
         offsets = torch.rand(room.shape, device=self.device, generator=self.generator) * room
         first = starts + offsets.long()
         # The last step of a window is the next one of the step before it.
-        rows, inside = ragged_rows(first.flatten(), (starts + lengths).flatten() - 1, steps - 1)
-        inside, labelled = inside.view(*first.shape, -1), rows.flatten()
+        rows, inside = ragged_rows(first, starts + lengths - 1, steps - 1)
+        labelled = rows.flatten()
         numbers = torch.randint(len(data.rows), (c.batch_size,), device=self.device, generator=self.generator)
         rows = torch.cat([labelled, data.rows[numbers]])
         next_rows = torch.cat([labelled + 1, data.next_rows[numbers]])

@@ -15,10 +15,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from prefenvs.accuracy import label_accuracy
-from prefenvs.agents.nets.batched import BatchedMLP
-from prefenvs.agents.nets.mlp import initialise
+from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.offline.actor import TanhActor, make_adam
-from prefenvs.agents.offline.single_loss import Drawn, OneLossConfig, OneLossLearner
+from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import check_answers
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.agents.rewards.image.ensemble import ImageRewardEnsemble
@@ -37,7 +36,7 @@ RewardRule = Literal["none", "range", "range_from_min"]
 
 
 @dataclass(frozen=True)
-class IQLConfig(OneLossConfig):
+class IQLConfig(SingleLossConfig):
     """Settings of IQL; the defaults are those of Kostrikov et al. (2022) for locomotion."""
 
     expectile: float = 0.7
@@ -91,7 +90,7 @@ class IQLConfig(OneLossConfig):
             raise PrefenvsError(f"return_range={self.return_range} must be above 0")
 
 
-class IQL(OneLossLearner[IQLConfig]):
+class IQL(SingleLossLearner[IQLConfig]):
     """Implicit Q-learning (Kostrikov et al. 2022, "Offline RL with Implicit Q-Learning").
 
     With u = min of the target critics at (s, a) - V(s), r the reward and d = 1 where the task ended the episode:
@@ -214,18 +213,12 @@ class IQL(OneLossLearner[IQLConfig]):
 
     def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
         """Return the share of decided labels whose segment has the higher sum of learned rewards; NaN without any."""
-        if self.reward_model is None:
-            return math.nan
         model = self.reward_model
+        if model is None:
+            return math.nan
         if isinstance(model, ImageRewardEnsemble):
             return label_accuracy(preferences, model.score_one)
-        right = [
-            int(np.argmax([model.predict(s.observations, s.actions).mean(0).sum() for s in preference.query.segments]))
-            == preference.best
-            for preference in preferences
-            if preference.best is not None
-        ]
-        return float(np.mean(right)) if right else math.nan
+        return label_accuracy(preferences, lambda s: float(model.predict(s.observations, s.actions).mean(0).sum()))
 
     @property
     def gamma(self) -> float:

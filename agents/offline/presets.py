@@ -8,7 +8,7 @@ from typing import Any, Literal
 from prefenvs.agents.offline.bc import BCConfig
 from prefenvs.agents.offline.cpl import CPLConfig
 from prefenvs.agents.offline.iql import IQLConfig
-from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.tasks import Task
 
 Variant = Literal["cpl", "cpl-kl", "cpl-bc"]

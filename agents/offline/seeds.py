@@ -15,7 +15,7 @@ from tqdm import tqdm
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.members import check_members
 from prefenvs.agents.offline.actor import make_adam
-from prefenvs.agents.offline.single_loss import Drawn, OneLossLearner
+from prefenvs.agents.offline.single_loss import Drawn, SingleLossLearner
 from prefenvs.errors import PrefenvsError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -29,7 +29,7 @@ class SeedGroup:
     stacked parameters (`torch.func.vmap`) and one Adam make the step of all.
     """
 
-    def __init__(self, learners: Sequence[OneLossLearner[Any]]) -> None:
+    def __init__(self, learners: Sequence[SingleLossLearner[Any]]) -> None:
         """Raises PrefenvsError for learners that cannot share a pass."""
         check_members(learners, lambda one: (type(one), one.config, one.observation_size, one.action_size, one.device))
         self.learners = list(learners)
@@ -155,7 +155,7 @@ class SeedGroup:
 class _Loss(nn.Module):
     """A learner's loss as a module of its networks, whose parameters a call can replace."""
 
-    def __init__(self, learner: OneLossLearner[Any]) -> None:
+    def __init__(self, learner: SingleLossLearner[Any]) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(learner._modules())
         self._learner = learner

@@ -21,7 +21,7 @@ Loss = Callable[[Drawn], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class OneLossConfig(OfflineConfig):
+class SingleLossConfig(OfflineConfig):
     """Settings that all these learners have."""
 
     precision: Precision = "float32"
@@ -31,10 +31,10 @@ class OneLossConfig(OfflineConfig):
         check_precision(self.precision)
 
 
-Config = TypeVar("Config", bound=OneLossConfig)
+Config = TypeVar("Config", bound=SingleLossConfig)
 
 
-class OneLossLearner(OfflineLearner[Config]):
+class SingleLossLearner(OfflineLearner[Config]):
     """A learner with one optimiser, in which an update draws a batch, and then lowers its loss.
 
     A subclass leaves all chance to `_draw`, and computes `_loss` from what was drawn and the networks of `_modules`

@@ -208,12 +208,6 @@ def _check_content(trajectories: Trajectories, rows: Array, observations: Array)
         )
 
 
-def window_rows(starts: Tensor, length: int, limit: int) -> Tensor:
-    """Return the rows [..., length] of the windows that begin at `starts` [...], none past `limit` - 1."""
-    rows = starts[..., None] + torch.arange(length, device=starts.device)
-    return rows.clamp_max(limit - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class RankedSegments:
     """N segments of a data set and a score for each, by which every two of them are compared ("dense" labels).
@@ -230,25 +224,3 @@ class RankedSegments:
                 f"a ranking needs at least 2 segments and a score for each, got {len(self.segments)} and "
                 f"scores of shape {list(self.scores.shape)}"
             )
-
-
-def split_by_episode(
-    preferences: Sequence[Preference], share: float, seed: int = 0
-) -> tuple[list[Preference], list[Preference], int]:
-    """Split into training and held-out preferences that share no episode, and count those left out in between.
-
-    `share` of the episodes is held out. A query with segments from both sides belongs to neither.
-    """
-    if not 0.0 <= share < 1.0:
-        raise PrefenvsError(f"the share of episodes to hold out must lie in [0, 1), got {share}")
-    episodes = sorted({(s.source, s.episode) for preference in preferences for s in preference.query.segments})
-    chosen = np.random.default_rng(seed).permutation(len(episodes))[: round(share * len(episodes))]
-    held = {episodes[i] for i in chosen}
-    train, held_out = [], []
-    for preference in preferences:
-        sides = {(s.source, s.episode) in held for s in preference.query.segments}
-        if sides == {False}:
-            train.append(preference)
-        elif sides == {True}:
-            held_out.append(preference)
-    return train, held_out, len(preferences) - len(train) - len(held_out)

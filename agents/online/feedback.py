@@ -173,6 +173,7 @@ class Feedback:
         for name, value in state.items():
             setattr(self, name, value)
         if unlabelled:
+            print(f"not number for number the unbroken run: SURF's {unlabelled} unlabelled queries are drawn anew")
             self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))
 
     def keep_margins(self, queries: Iterable[Query]) -> list[Query]:

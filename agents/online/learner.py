@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
-from prefenvs.tasks import has_reward
+from prefenvs.tasks import ends_by_time_alone, has_reward
 from prefenvs.trajectories import Trajectories
 
 AGGREGATES = ("mean", "min", "mean-std")
@@ -73,6 +74,8 @@ class PreferenceLearner(BaseAlgorithm):
     name: ClassVar[str]
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
+    # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
+    sees_raw_observations: ClassVar[bool] = True
     oracle: Oracle | None
     config: LearnerConfig
     feedback: Feedback | None
@@ -152,6 +155,26 @@ class PreferenceLearner(BaseAlgorithm):
             raise PrefenvsError(
                 f"the first session comes after {self.first_session} steps, but the run ends after {total_steps}: "
                 "train for longer or lower unsupervised_steps"
+            )
+        self._check_episodes(total_steps, length)
+
+    def _check_episodes(self, total_steps: int, length: int) -> None:
+        """Refuse a run in which no episode of `length` steps can end, since segments are cut from finished ones."""
+        horizon, task = self.recorder.horizon, self.recorder.buffer.task
+        steps = total_steps // self.recorder.num_envs
+        too_few = (
+            f"{total_steps} steps in {self.recorder.num_envs} environments are {steps} in each, "
+            f"{{}} of {task}: no segment of {length} steps could be asked about; raise the steps"
+        )
+        if steps < length:
+            raise PrefenvsError(too_few.format("too few for one segment"))
+        if horizon is not None and steps < horizon:
+            if ends_by_time_alone(task):
+                raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
+            warnings.warn(
+                f"{steps} steps in each environment are less than one episode of {horizon} steps of {task}: questions "
+                "are asked only if the task ends episodes earlier",
+                stacklevel=4,
             )
 
     def start_feedback(self, total_steps: int) -> None:

@@ -25,7 +25,7 @@ from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.online.sac import squashed_sample, update
 from prefenvs.errors import PrefenvsError
-from prefenvs.preferences import Oracle
+from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 
 SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
@@ -52,7 +52,8 @@ class PebbleConfig(LearnerConfig):
 class PEBBLE(PreferenceLearner, SAC):
     """SAC on a reward learned from preferences between segments of its own behaviour.
 
-    The environment must hide its reward (`prefenvs.make`); the oracle answers queries about recorded segments.
+    The environment must hide its reward (`prefenvs.make`); the oracle answers queries about recorded segments; a
+    function of two segments will do (see `prefenvs.raters`).
     Arguments beside `oracle` and `config` are Stable-Baselines3's, with B-Pref's values for DeepMind Control.
 
     Timeline (Lee et al. 2021, algorithm 2): random actions for `learning_starts` steps; SAC on the state-entropy reward
@@ -71,7 +72,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self,
         policy: str | type[PebblePolicy],
         env: GymEnv | str | None,
-        oracle: Oracle | None = None,
+        oracle: AnyRater | None = None,
         config: PebbleConfig | None = None,
         learning_rate: float | Schedule = 5e-4,
         buffer_size: int = 1_000_000,
@@ -86,7 +87,7 @@ class PEBBLE(PreferenceLearner, SAC):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.oracle = oracle
+        self.oracle = None if oracle is None else as_oracle(oracle)
         self.config = config or PebbleConfig()
         self.ent_coef_learning_rate = ent_coef_learning_rate
         self.feedback = None

@@ -25,7 +25,7 @@ from prefenvs.agents.online import ppo
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.normalised import NormalisedObservations
-from prefenvs.preferences import Oracle
+from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 
 SelfPrefPPO = TypeVar("SelfPrefPPO", bound="PrefPPO")
@@ -60,7 +60,7 @@ class PrefPPO(PreferenceLearner, PPO):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str | None,
-        oracle: Oracle | None = None,
+        oracle: AnyRater | None = None,
         config: PrefPPOConfig | None = None,
         learning_rate: float | Schedule = 5e-5,
         n_steps: int = 500,
@@ -71,7 +71,7 @@ class PrefPPO(PreferenceLearner, PPO):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.oracle = oracle
+        self.oracle = None if oracle is None else as_oracle(oracle)
         self.config = config or PrefPPOConfig()
         self.feedback = None
         self.reward_learned = False
@@ -163,8 +163,10 @@ class PrefPPO(PreferenceLearner, PPO):
             extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
 
     def save_memory(self, folder: Path) -> None:
-        """Write the states that exploration compares with."""
+        """Write the states that exploration compares with, and whether a rollout was cut off."""
         np.save(folder / "states_seen.npy", self.states_seen)
+        if self.rollout_buffer.pos and not self.rollout_buffer.full:
+            (folder / "rollout-cut-off").touch()
 
     def load_memory(self, folder: Path) -> None:
         """Read the states that exploration compares with."""
@@ -174,6 +176,8 @@ class PrefPPO(PreferenceLearner, PPO):
             if seen.ndim != 2 or seen.shape[1] not in (0, spaces.flatdim(self.observation_space)):
                 raise ValueError(f"states of shape {seen.shape}")
         self.states_seen = seen
+        if (folder / "rollout-cut-off").is_file():
+            print("not number for number the unbroken run: it was stopped within a rollout, which begins anew")
 
     def _intrinsic(self, observations: Array) -> Array:
         seen = np.concatenate([self.states_seen.reshape(-1, observations.shape[1]), observations])

@@ -16,7 +16,7 @@ from prefenvs.agents.online.prefppo import PrefPPOConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
-from prefenvs.tasks import Budget, Task
+from prefenvs.tasks import LabelBudget, Task
 
 Preset = Literal["published", "small"]
 
@@ -34,8 +34,8 @@ def pebble_settings(
 ) -> PebbleSettings:
     """Return B-Pref's settings for a task (its scripts, 2021), or smaller networks and batches for a CPU.
 
-    Of a budget that comes from another paper's scripts (`Budget.source`) the numbers in it are taken, and networks,
-    batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
+    Of a budget that comes from another paper's scripts (`LabelBudget.source`) the numbers in it are taken, and
+    networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
@@ -149,13 +149,15 @@ def _acts_continuously(task: Task) -> bool:
         return isinstance(env.action_space, spaces.Box)
 
 
-def _budget(task: Task, labels: int | None) -> Budget:
+def _budget(task: Task, labels: int | None) -> LabelBudget:
     """The published budget of that size; else the task's first one, or walker-walk's, with `labels` in its place."""
     if labels is not None and labels < 1:
         raise PrefenvsError(f"labels must be at least 1, got {labels}")
     for budget in task.budgets:
         if labels in (None, budget.labels):
             return budget
-    walker = Budget(labels=500, per_session=50, interact=20_000, steps=500_000, epochs=50, lr=5e-4, source="B-Pref")
+    walker = LabelBudget(
+        labels=500, per_session=50, interact=20_000, steps=500_000, epochs=50, lr=5e-4, source="B-Pref"
+    )
     nearest = task.budgets[0] if task.budgets else walker
     return dataclasses.replace(nearest, labels=labels or nearest.labels)

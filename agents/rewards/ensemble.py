@@ -15,8 +15,7 @@ from torch import Tensor
 
 from prefenvs.agents.nets.kernels import round_rows
 from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
-from prefenvs.agents.rewards.config import RewardConfig
-from prefenvs.agents.rewards.fit import RewardTrainer, fit_together
+from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_zip
@@ -75,11 +74,6 @@ class RewardEnsemble:
         mean, std = result.cpu().numpy()
         return mean.reshape(shape), std.reshape(shape)
 
-    def mean_reward(self, observations: Array, actions: Array, std: float = 0.0) -> Array:
-        """Return mean + std * standard deviation over members, [...] float32; RUNE (Liang et al. 2022) uses std > 0."""
-        mean, spread = self.mean_and_std(observations, actions)
-        return mean + np.float32(std) * spread if std else mean
-
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
         beliefs: Array = self.trainer.beliefs(queries).cpu().numpy()
@@ -94,7 +88,7 @@ class RewardEnsemble:
         """Train on all preferences given; skips are ignored, ties and other soft labels count as they are.
 
         weights: [len(preferences)] factors on each preference's loss. unlabelled: queries for SURF's pseudo-labels.
-        Queries already uploaded, known by identity, are not uploaded again. Returns
+        Queries that are on the device already, known by identity, are not copied again. Returns
         labels, skipped, decided: how many preferences are not skipped, are, and name one best segment;
         epochs: passes made, 0 if there is nothing to learn from; loss, accuracy: of the last pass, mean of the members;
         new_accuracy: of the members' mean reward on decided labels never seen before, measured before training on them;

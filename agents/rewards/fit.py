@@ -1,25 +1,92 @@
-"""Fitting reward ensembles to preferences: what is held out, what is trained on, and what came of it."""
+"""Fitting reward ensembles to preferences: the settings, what is learned from, the passes over it, and when to stop."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
-from prefenvs.agents.rewards.config import RewardConfig
-from prefenvs.agents.rewards.joint_fit import Lesson, learn
-from prefenvs.agents.rewards.losses import ABSENT, credit_labels, is_decided, preference_loss
-from prefenvs.agents.rewards.surf import centre_returns
-from prefenvs.agents.rewards.tables import Labels, QueryTable, assign_sides
+from prefenvs.agents.nets.mlp import OUTPUTS, EnsembleMLP, Output, Precision, check_precision, rows_per_chunk
+from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss
+from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
+from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
+from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
+
+Stop = Literal["train", "validation", "never"]
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Settings of the reward ensemble; the defaults are those of B-Pref's PEBBLE (Lee et al. 2021)."""
+
+    members: int = 3
+    """Networks in the ensemble."""
+    layers: int = 3
+    """Hidden layers of each."""
+    width: int = 256
+    """Units of each hidden layer."""
+    normalise: bool = False
+    """Give observations mean 0 and standard deviation 1 over the labelled steps, anew at each fit.
+
+    Where observations vary less than actions, as positions in metres do, a reward model otherwise explains labels by
+    actions first.
+    """
+    output: Output = "tanh"
+    """Function on the last layer; tanh keeps each step's reward in [-1, 1]."""
+    learning_rate: float = 3e-4
+    """Adam's, for all members."""
+    batch_size: int = 128
+    """Labelled queries in one gradient step."""
+    epochs: int = 50
+    """Passes over the labels in one fit, at most (50 on the DeepMind Control tasks, 10 on Meta-World)."""
+    stop: Stop | None = None
+    """When to end a fit early; None means "train", and with SURF "never", as published.
+
+    train: after the first pass whose accuracy exceeds `stop_accuracy`; validation: once the held-out loss has not
+    fallen for `patience` passes, going back to the best weights.
+    """
+    stop_accuracy: float = 0.97
+    """Mean accuracy of the members during a pass, over decided labels."""
+    patience: int = 5
+    """Passes without a better held-out loss before stopping on it."""
+    validation_share: float = 0.0
+    """Share of the labels held out, by episode where possible."""
+    bootstrap: bool = False
+    """Give each member its own resample of the labels, drawn with replacement at each fit."""
+    flip_rate: float = 0.0
+    """Share of labels assumed to be flipped at random, below 0.5."""
+    correction: Correction = "unbiased"
+    """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""
+    precision: Precision = "float32"
+    """bfloat16 runs the hidden layers in that type: faster where the processor has it, to two or three digits."""
+    surf: SurfConfig | None = None
+    """Semi-supervised learning with cropping; None is plain PEBBLE."""
+
+    def __post_init__(self) -> None:
+        for name in ("members", "layers", "width", "batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
+        check_precision(self.precision)
+        if self.output not in tuple(OUTPUTS):
+            raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
+        if not 0.0 <= self.flip_rate < 0.5:
+            raise PrefenvsError(f"flip_rate={self.flip_rate} must lie in [0, 0.5): at 0.5 a label says nothing")
+        if not 0.0 <= self.validation_share < 1.0:
+            raise PrefenvsError(f"validation_share={self.validation_share} must lie in [0, 1)")
+        if self.stop == "validation" and not self.validation_share:
+            raise PrefenvsError('stop="validation" needs held-out labels: set validation_share, for instance to 0.1')
+        if not self.learning_rate > 0.0:
+            raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
+        check_choices(self)
 
 
 class RewardTrainer:
@@ -49,44 +116,30 @@ class RewardTrainer:
 
     def prepare(
         self, preferences: Sequence[Preference], weights: Array | None, unlabelled: Sequence[Query]
-    ) -> Lesson | dict[str, float]:
-        """Hold the queries and return what there is to learn, or the metrics of a fit to no label at all."""
-        if weights is not None and np.shape(weights) != (len(preferences),):
-            raise PrefenvsError(
-                f"weights have shape {np.shape(weights)}, expected one for each of {len(preferences)} preferences"
-            )
-        chosen = [i for i, preference in enumerate(preferences) if not preference.skipped]
-        metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen)), "decided": 0.0}
-        if not chosen:
-            nothing = dict.fromkeys(("loss", "accuracy", "new_accuracy"), math.nan)
-            return metrics | nothing | {"epochs": 0.0, "new": 0.0}
-        queries = [preferences[i].query for i in chosen]
-        rows = self.labelled.hold(queries)
+    ) -> FitJob | dict[str, float]:
+        """Put the queries on the device and return what there is to learn, or the metrics of a fit to no label at all.
+
+        Raises PrefenvsError as `prepare_labels` does, and for unlabelled queries that SURF cannot crop.
+        """
+        labels, metrics = prepare_labels(
+            preferences, self.labelled, self._sides, self.config.validation_share, self.generator, weights
+        )
+        if labels is None:
+            return metrics | {"new_accuracy": math.nan, "new": 0.0}
         if self.config.normalise:
             self._normalise()
         pool = self._hold_unlabelled(unlabelled)
-        new = torch.tensor([query.id not in self._sides for query in queries], device=self.device)
-        seed = int(torch.randint(2**31, (), generator=self.generator))
-        by_episode = assign_sides(queries, self._sides, self.config.validation_share, np.random.default_rng(seed))
-        labels = self._label([preferences[i] for i in chosen], rows, None if weights is None else weights[chosen])
+        metrics["new_accuracy"] = self.evaluate(labels, labels.new.nonzero().squeeze(1))[1]
+        metrics["new"] = float((labels.decided & labels.new).sum())
         held_out, train = (index.nonzero().squeeze(1) for index in (labels.held_out, ~labels.held_out))
-        if not len(train):
-            raise PrefenvsError(
-                f"all {len(chosen)} labels are held out: lower validation_share={self.config.validation_share}"
-            )
-        metrics["decided"] = float(labels.decided.sum())
-        metrics["new_accuracy"] = self.evaluate(labels, new.nonzero().squeeze(1))[1]
-        metrics["new"] = float((labels.decided & new).sum())
-        if self.config.validation_share:
-            metrics["validation_by_episode"] = float(by_episode)
-        return Lesson(self, labels, self._draw(train), held_out, pool, metrics)
+        return FitJob(self, labels, self._draw(train), held_out, pool, metrics)
 
-    def conclude(self, lesson: Lesson) -> dict[str, float]:
-        """Return the metrics of a lesson that has been learned."""
+    def conclude(self, job: FitJob) -> dict[str, float]:
+        """Return the metrics of a job that has been learned."""
         if self.config.validation_share:
-            loss, accuracy = self.evaluate(lesson.labels, lesson.held_out)
-            lesson.metrics |= {"validation_loss": loss, "validation_accuracy": accuracy}
-        return lesson.metrics
+            loss, accuracy = self.evaluate(job.labels, job.held_out)
+            job.metrics |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        return job.metrics
 
     def _normalise(self) -> None:
         """Scale observations by the labelled steps; actions, which are bounded, stay as they are."""
@@ -128,16 +181,6 @@ class RewardTrainer:
         returns, present = self.predict_returns(table, table.hold(queries))
         return (returns if present is None else returns.masked_fill(~present, ABSENT)).softmax(-1)
 
-    def _label(self, preferences: Sequence[Preference], rows: Tensor, weights: Array | None) -> Labels:
-        targets = np.zeros((len(preferences), self.labelled.inputs.shape[1]), np.float32)
-        for row, preference in enumerate(preferences):
-            assert preference.probabilities is not None
-            targets[row, : len(preference.probabilities)] = preference.probabilities
-        factors = np.ones(len(preferences), np.float32) if weights is None else np.asarray(weights, np.float32)
-        held_out = torch.tensor([self._sides[preference.query.id] for preference in preferences], device=self.device)
-        target = torch.from_numpy(targets).to(self.device)
-        return Labels(rows, target, torch.from_numpy(factors).to(self.device), is_decided(target), held_out)
-
     def _hold_unlabelled(self, queries: Sequence[Query]) -> Tensor:
         surf = self.config.surf
         if surf is None:
@@ -172,13 +215,201 @@ def fit_together(
 
     Returns metrics, or what went wrong with an ensemble, which does not stop the others.
     """
-    results: list[dict[str, float] | PrefenvsError | Lesson] = []
+    results: list[dict[str, float] | PrefenvsError | FitJob] = []
     for trainer, own, factors, queries in zip(trainers, preferences, weights, unlabelled, strict=True):
         try:
             results.append(trainer.prepare(own, factors, queries))
         except PrefenvsError as error:
             results.append(error)
-    lessons = [one for one in results if isinstance(one, Lesson)]
-    for _, group in groupby(sorted(lessons, key=lambda one: repr(one.shape)), key=lambda one: one.shape):
-        learn(list(group))
-    return [one.error or one.trainer.conclude(one) if isinstance(one, Lesson) else one for one in results]
+    jobs = [one for one in results if isinstance(one, FitJob)]
+    for _, group in groupby(sorted(jobs, key=lambda one: repr(one.shape)), key=lambda one: one.shape):
+        run_jobs(list(group))
+    return [one.error or one.trainer.conclude(one) if isinstance(one, FitJob) else one for one in results]
+
+
+@dataclass
+class FitJob:
+    """What one ensemble of M members learns from in one fit, and how far it has come.
+
+    drawn: each member's labels [M, N]; held_out, pool: indices of labels held out and of unlabelled queries.
+    """
+
+    trainer: RewardTrainer
+    labels: Labels
+    drawn: Tensor
+    held_out: Tensor
+    pool: Tensor
+    metrics: dict[str, float]
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_loss: float = math.inf
+    waited: int = 0
+    error: PrefenvsError | None = None
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Jobs of equal shape can be learned together."""
+        tables = [(table.inputs.shape[1:], table.uniform) for table in (self.trainer.labelled, self.trainer.unlabelled)]
+        return self.trainer.config, self.trainer.sizes, self.trainer.device, self.drawn.shape, len(self.pool), *tables
+
+    def end_pass(self, number: int, loss: float, accuracy: float) -> bool:
+        """Note what a pass brought, and tell whether another one is to follow; none does after an error."""
+        config = self.trainer.config
+        if not math.isfinite(loss):
+            self.error = PrefenvsError(
+                f"the reward loss became {loss} in pass {number}: lower learning_rate={config.learning_rate}"
+            )
+            return False
+        self.metrics |= {"epochs": float(number), "loss": loss, "accuracy": accuracy}
+        stop = config.stop or ("never" if config.surf else "train")
+        done = number == self.passes or (stop == "train" and accuracy > config.stop_accuracy)
+        if stop == "validation":
+            held_loss = self.trainer.evaluate(self.labels, self.held_out)[0]
+            self.waited = 0 if held_loss < self.best_loss else self.waited + 1
+            if held_loss < self.best_loss:
+                weights = self.trainer.network.state_dict()
+                self.best, self.best_loss = {name: value.clone() for name, value in weights.items()}, held_loss
+            done = done or self.waited >= config.patience
+        if done and self.best:
+            self.trainer.network.load_state_dict(self.best)
+        return not done
+
+    @property
+    def passes(self) -> int:
+        """Passes at most; SURF counts gradient steps, ceil(epochs * labels / batch_size), not passes."""
+        config, labels = self.trainer.config, self.drawn.shape[1]
+        if config.surf is None:
+            return config.epochs
+        return math.ceil(math.ceil(config.epochs * labels / config.batch_size) / math.ceil(labels / config.batch_size))
+
+
+def run_jobs(jobs: Sequence[FitJob]) -> None:
+    """Train each job's ensemble until it has enough; all are of one `shape`, and each learns as it would alone."""
+    left, number = list(jobs), 0
+    while left:
+        fit, running = JointFit(left), left
+        try:
+            while len(running) == len(left):
+                number += 1
+                results = zip(left, fit.run(), strict=True)
+                running = [job for job, result in results if job.end_pass(number, *result)]
+        finally:
+            fit.release()
+        left = running
+
+
+class JointFit:
+    """S jobs as one: S * M members learn from all their labels, in the order and by the Adam that each has alone."""
+
+    def __init__(self, jobs: Sequence[FitJob]) -> None:
+        trainers = [job.trainer for job in jobs]
+        self.trainers, self.config, self.device = trainers, trainers[0].config, trainers[0].device
+        self.network = _stack([trainer.network for trainer in trainers])
+        self.labelled = QueryTable.join([trainer.labelled for trainer in trainers])
+        self.unlabelled = QueryTable.join([trainer.unlabelled for trainer in trainers])
+        self.labels = Labels.join([job.labels for job in jobs], [len(trainer.labelled.inputs) for trainer in trainers])
+        self.drawn = _shift([job.drawn for job in jobs], [len(job.labels.rows) for job in jobs])
+        pools = [job.pool.expand(self.config.members, -1) for job in jobs]
+        self.pools = _shift(pools, [len(trainer.unlabelled.inputs) for trainer in trainers])
+
+    def run(self) -> list[tuple[float, float]]:
+        """Go once through the labels of each member and return each job's mean loss and accuracy."""
+        count = len(self.trainers)
+        order, extra = self._shuffle(self.drawn), self._draw_unlabelled()
+        totals = torch.zeros(3, count, device=self.device)
+        for batch in torch.split(order, self.config.batch_size, dim=1):
+            self.network.zero_grad()
+            for part in torch.split(batch, self._queries_per_chunk(self.labelled), dim=1):
+                losses, returns, present = self._losses(part)
+                (losses.sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
+                decided = self.labels.decided[part]
+                correct = credit_labels(returns.detach(), self.labels.targets[part], present) * decided
+                figures = torch.stack([losses.detach(), correct, decided.float()])
+                totals += figures.view(3, count, -1).sum(-1)
+            if self.pools.shape[1]:
+                self._add_pseudo_labels(next(extra))
+            self._step()
+        # Read once a pass, since reading waits for the device.
+        loss, right, decisions = totals.tolist()
+        return [
+            (loss[k] * count / self.drawn.numel(), right[k] / decisions[k] if decisions[k] else math.nan)
+            for k in range(count)
+        ]
+
+    def release(self) -> None:
+        """Give every ensemble weights in memory of its own again."""
+        if len(self.trainers) > 1:
+            for trainer in self.trainers:
+                for parameter in trainer.network.parameters():
+                    parameter.data, parameter.grad = parameter.data.clone(), None
+
+    def _step(self) -> None:
+        for k, trainer in enumerate(self.trainers):
+            if len(self.trainers) > 1:
+                mine = slice(k * self.config.members, (k + 1) * self.config.members)
+                for own, stacked in zip(trainer.network.parameters(), self.network.parameters(), strict=True):
+                    own.grad = None if stacked.grad is None else stacked.grad[mine]
+            trainer.optimizer.step()
+
+    def _losses(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the weighted losses [S * M, B] and the returns [S * M, B, K] of each member's labels [S * M, B]."""
+        labels, config = self.labels, self.config
+        rows = labels.rows[part]
+        rewards = self.network.forward_each(self.labelled.inputs[rows]).squeeze(-1)
+        inside, present = self.labelled.steps(rows)
+        if config.surf is not None:
+            each = zip(torch.split(rewards, config.members), self.trainers, strict=True)
+            returns = torch.cat([crop_returns(own, config.surf.margin, trainer.generator) for own, trainer in each])
+        else:
+            returns = (rewards if inside is None else rewards * inside).sum(-1)
+        losses = preference_loss(returns, labels.targets[part], present, config.flip_rate, config.correction)
+        return losses * labels.weights[part], returns, present
+
+    def _shuffle(self, index: Tensor) -> Tensor:
+        """Return each member's indices [S * M, N] in an order of its own."""
+        shape = self.config.members, index.shape[1]
+        orders = [torch.rand(shape, generator=trainer.generator).argsort(1) for trainer in self.trainers]
+        return index.gather(1, torch.cat(orders).to(self.device))
+
+    def _draw_unlabelled(self) -> Iterator[Tensor]:
+        """Yield batches [S * M, ratio * batch] of unlabelled rows, each member's in its own order, over and over."""
+        if self.config.surf is None or not self.pools.shape[1]:
+            return
+        size = self.config.surf.ratio * min(self.config.batch_size, self.drawn.shape[1])
+        while True:
+            yield from torch.split(self._shuffle(self.pools), size, dim=1)
+
+    def _add_pseudo_labels(self, batch: Tensor) -> None:
+        surf = self.config.surf
+        assert surf is not None
+        for part in torch.split(batch, self._queries_per_chunk(self.unlabelled), dim=1):
+            rewards = self.network.forward_each(self.unlabelled.inputs[part]).squeeze(-1)
+            each = zip(torch.split(rewards, self.config.members), self.trainers, strict=True)
+            losses = [pseudo_label_loss(own, surf, trainer.generator) for own, trainer in each]
+            (torch.cat(losses).sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
+
+    def _queries_per_chunk(self, table: QueryTable) -> int:
+        return table.queries_per_chunk(rows_per_chunk(self.device))
+
+
+def _stack(networks: Sequence[EnsembleMLP]) -> EnsembleMLP:
+    """Return one network of all members, whose weights the given networks become views of; a single one stays."""
+    if len(networks) == 1:
+        return networks[0]
+    stacked = copy.deepcopy(networks[0])
+    stacked.members = sum(network.members for network in networks)
+    columns = [list(network.parameters()) for network in networks]
+    for parameter, *own in zip(stacked.parameters(), *columns, strict=True):
+        parameter.data = torch.cat([one.data for one in own])
+        for one, part in zip(own, torch.split(parameter.data, [len(one) for one in own]), strict=True):
+            one.data = part
+    if stacked.normalised:
+        for name in ("mean", "std"):
+            each = [getattr(network, name).expand(network.members, 1, -1) for network in networks]
+            setattr(stacked, name, torch.cat(each))
+    return stacked
+
+
+def _shift(parts: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Join indices [M, N] into tables of these sizes to indices [S * M, N] into the joined table."""
+    begins = [sum(sizes[:k]) for k in range(len(sizes))]
+    return torch.cat([part + begin for part, begin in zip(parts, begins, strict=True)])

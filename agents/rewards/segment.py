@@ -21,7 +21,7 @@ from tqdm import trange
 
 from prefenvs.agents.nets.windows import window_batches
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss
-from prefenvs.agents.rewards.tables import QueryTable, assign_sides
+from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_zip
 from prefenvs.preferences import Preference, Query
@@ -188,32 +188,19 @@ class SegmentReward(ABC, Generic[C]):
         validation_accuracy, validation_by_episode, as `RewardEnsemble.fit` does. progress: show a bar of passes;
         None does so in a terminal.
         """
-        chosen = [preference for preference in preferences if not preference.skipped]
-        metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen)), "decided": 0.0}
-        if not chosen:
-            return metrics | {"epochs": 0.0, "loss": math.nan, "accuracy": math.nan}
-        queries = [preference.query for preference in chosen]
-        rows = self.table.hold(queries)
-        targets = np.zeros((len(chosen), self.table.inputs.shape[1]), np.float32)
-        for row, preference in enumerate(chosen):
-            assert preference.probabilities is not None
-            targets[row, : len(preference.probabilities)] = preference.probabilities
-        target = torch.from_numpy(targets).to(self.device)
-        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=self.generator)))
-        by_episode = assign_sides(queries, self._sides, self.config.validation_share, rng)
-        held = torch.tensor([self._sides[query.id] for query in queries], device=self.device)
-        if held.all():
-            share = self.config.validation_share
-            raise PrefenvsError(f"all {len(chosen)} labels are held out: lower validation_share={share}")
+        labels, metrics = prepare_labels(
+            preferences, self.table, self._sides, self.config.validation_share, self.generator
+        )
+        if labels is None:
+            return metrics
+        rows, targets, held = labels.rows, labels.targets, labels.held_out
         self.context = self._context(int(self.table.inputs.shape[2]))
-        metrics |= {"decided": float(is_decided(target).sum()), "epochs": float(self.config.epochs)}
+        metrics["epochs"] = float(self.config.epochs)
         with self._own_randomness():
-            loss, accuracy = self._train(rows[~held], target[~held], progress)
-        metrics |= {"loss": loss, "accuracy": accuracy}
+            metrics["loss"], metrics["accuracy"] = self._train(rows[~held], targets[~held], progress)
         if self.config.validation_share:
-            loss, accuracy = self._evaluate(rows[held], target[held])
+            loss, accuracy = self._evaluate(rows[held], targets[held])
             metrics |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            metrics["validation_by_episode"] = float(by_episode)
         return metrics
 
     def _context(self, steps: int) -> int:

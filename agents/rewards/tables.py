@@ -1,30 +1,36 @@
-"""Labelled queries as device arrays that grow by what is new, and which of them are held out."""
+"""Labelled queries as arrays on the training device, and the labels on them as a model learns from them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableMapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
+from prefenvs.agents.rewards.losses import is_decided
 from prefenvs.errors import PrefenvsError
-from prefenvs.preferences import Query
+from prefenvs.holdout import hold_out_queries
+from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 
 
 class Labels(NamedTuple):
-    """N labels on the device: table rows [N], targets [N, K], weights [N], and whether decided, held out [N]."""
+    """N labels on the device: table rows [N, ...], targets [N, K], weights [N], and three of [N] bool.
+
+    decided: one segment is preferred over all others; held_out: not to be trained on; new: the query was not among the
+    labels of an earlier fit.
+    """
 
     rows: Tensor
     targets: Tensor
     weights: Tensor
     decided: Tensor
     held_out: Tensor
+    new: Tensor
 
     @classmethod
     def join(cls, parts: Sequence[Labels], sizes: Sequence[int]) -> Labels:
@@ -49,11 +55,15 @@ class QueryTable:
         self.inputs = torch.zeros(0, 0, 0, observation_size + action_size, device=device)
         self.lengths = torch.zeros(0, 0, dtype=torch.int64, device=device)
         self.uniform = True
-        self.uploaded = 0
         self._rows: dict[Query, int] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def most_segments(self) -> int:
+        """K, the largest number of segments to a query."""
+        return self.inputs.shape[1]
 
     def hold(self, queries: Sequence[Query]) -> Tensor:
         """Hold exactly these queries and return the row [N] of each, in order; one given twice has one row."""
@@ -71,7 +81,6 @@ class QueryTable:
                 inputs = torch.cat([_pad(self.inputs, k, t), _pad(inputs, k, t)])
                 lengths = torch.cat([functional.pad(part, (0, k - part.shape[1])) for part in (self.lengths, lengths)])
             self.inputs, self.lengths = inputs, lengths
-            self.uploaded += len(new)
         self._rows = {query: row for row, query in enumerate(kept + new)}
         self.uniform = bool((self.lengths == self.inputs.shape[2]).all())
         return torch.tensor([self._rows[query] for query in queries], dtype=torch.int64, device=self.device)
@@ -133,52 +142,60 @@ def _pad(inputs: Tensor, k: int, t: int) -> Tensor:
     return functional.pad(inputs, (0, 0, 0, t - inputs.shape[2], 0, k - inputs.shape[1]))
 
 
-def assign_sides(
-    queries: Sequence[Query], sides: MutableMapping[str, bool], share: float, rng: np.random.Generator
-) -> bool:
-    """Decide for each new query whether it is held out: True in `sides`, keyed by query id; old ones stay as they are.
+class Table(Protocol):
+    """Queries on a device, such as `QueryTable`."""
 
-    Queries that share an episode, directly or through others, form a component. Whole components are held out as far
-    as the share allows. If that gives less than half the share (one component usually holds nearly all queries of a
-    short run), the rest is drawn query by query. Returns whether no held-out query shares an episode with the others.
+    device: torch.device
+
+    @property
+    def most_segments(self) -> int:
+        """K, the largest number of segments to a query."""
+
+    def hold(self, queries: Sequence[Query]) -> Tensor:
+        """Put these queries on the device and return their rows [N, ...]."""
+
+
+def prepare_labels(
+    preferences: Sequence[Preference],
+    table: Table,
+    sides: MutableMapping[str, bool],
+    share: float,
+    generator: torch.Generator,
+    weights: Array | None = None,
+) -> tuple[Labels | None, dict[str, float]]:
+    """Put the answered preferences into a table and hold out a share of them; return labels and the first metrics.
+
+    sides: which query ids are held out; new ones are added (see `prefenvs.holdout.hold_out_queries`). generator: CPU
+    generator, which gives one number. weights: [len(preferences)] factors on the losses, 1 by default. The metrics are
+    labels, skipped, decided, and with a share validation_by_episode; without any label there are None, and the metrics
+    hold epochs, loss and accuracy too. Raises PrefenvsError for weights of another length, for segments that do not fit
+    the table, and where all labels are held out.
     """
-    if not share:
-        sides.update({query.id: False for query in queries if query.id not in sides})
-        return False
-    component = _components(queries)
-    members: dict[int, list[str]] = {}
-    for label, query in zip(component.tolist(), queries, strict=True):
-        members.setdefault(label, []).append(query.id)
-    new = list(dict.fromkeys(query.id for query in queries if query.id not in sides))
-    wanted = round(share * len({query.id for query in queries}))
-    held = sum(sides.get(query_id, False) for query_id in {query.id for query in queries})
-    for label in rng.permutation(list(members)).tolist():
-        ids = set(members[label])
-        old = {sides[query_id] for query_id in ids if query_id in sides}
-        side = old == {True} if old else held + len(ids) <= wanted
-        held += side * sum(query_id not in sides for query_id in ids)
-        sides.update({query_id: side for query_id in ids if query_id not in sides})
-    if held < wanted / 2:
-        free = [query_id for query_id in new if not sides[query_id]]
-        # At least one query stays for training.
-        for i in rng.permutation(len(free))[: min(wanted - held, max(len(free) - 1, 0))]:
-            sides[free[i]] = True
-    known = all(segment.episode >= 0 for query in queries for segment in query.segments)
-    return known and all(len({sides[query_id] for query_id in ids}) == 1 for ids in members.values())
-
-
-def _components(queries: Sequence[Query]) -> Array:
-    """Return the component [N] of each query; a segment of unknown episode links to nothing, equal queries link."""
-    nodes: dict[object, int] = {}
-    edges = []
-    for i, query in enumerate(queries):
-        edges.append((i, nodes.setdefault(query.id, len(nodes))))
-        for segment in query.segments:
-            if segment.episode >= 0:
-                key = (segment.source, segment.task, segment.episode)
-                edges.append((i, nodes.setdefault(key, len(nodes))))
-    first, second = np.asarray(edges).T
-    size = len(queries) + len(nodes)
-    graph = coo_matrix((np.ones(len(edges)), (first, second + len(queries))), shape=(size, size))
-    labels: Array = connected_components(graph, directed=False)[1]
-    return labels[: len(queries)]
+    if weights is not None and np.shape(weights) != (len(preferences),):
+        raise PrefenvsError(
+            f"weights have shape {np.shape(weights)}, expected one for each of {len(preferences)} preferences"
+        )
+    chosen = [i for i, preference in enumerate(preferences) if not preference.skipped]
+    metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen)), "decided": 0.0}
+    if not chosen:
+        return None, metrics | {"epochs": 0.0, "loss": math.nan, "accuracy": math.nan}
+    queries = [preferences[i].query for i in chosen]
+    rows = table.hold(queries)
+    targets = np.zeros((len(chosen), table.most_segments), np.float32)
+    for row, i in enumerate(chosen):
+        probabilities = preferences[i].probabilities
+        assert probabilities is not None
+        targets[row, : len(probabilities)] = probabilities
+    factors = np.ones(len(chosen), np.float32) if weights is None else np.asarray(weights, np.float32)[chosen]
+    new = [query.id not in sides for query in queries]
+    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+    by_episode = hold_out_queries(queries, sides, share, rng)
+    held_out = [sides[query.id] for query in queries]
+    if all(held_out):
+        raise PrefenvsError(f"all {len(chosen)} labels are held out: lower validation_share={share}")
+    arrays = np.asarray(factors), np.asarray(held_out), np.asarray(new)
+    factor, held, fresh = (torch.from_numpy(array).to(table.device) for array in arrays)
+    target = torch.from_numpy(targets).to(table.device)
+    labels = Labels(rows, target, factor, is_decided(target), held, fresh)
+    metrics["decided"] = float(labels.decided.sum())
+    return labels, metrics | ({"validation_by_episode": float(by_episode)} if share else {})

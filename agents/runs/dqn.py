@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import DQN
@@ -11,7 +12,10 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
-from prefenvs.agents.runs.callbacks import EvaluationCallback
+from prefenvs.agents.online.dqn_checkpoint import load_dqn, save_dqn
+from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
+from prefenvs.agents.runs.groups import checkpointed
+from prefenvs.agents.runs.interrupt import StopOnInterrupt
 from prefenvs.bench.curves import draw_learning_curve
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -45,7 +49,22 @@ class DQNConfig:
     """Units in each of the two hidden layers."""
 
 
-def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> DQN:
+class TrueRewardDQN(DQN):
+    """Stable-Baselines3's DQN, which can be stopped and resumed."""
+
+    name = "dqn"
+    sees_raw_observations = True
+
+    def save_checkpoint(self, folder: str | Path) -> Path:
+        """Write all that `resume` needs."""
+        return save_dqn(self, Path(folder))
+
+    def resume(self, folder: Path) -> None:
+        """Continue from a checkpoint of the same settings; `learn(..., reset_num_timesteps=False)` follows."""
+        load_dqn(self, folder)
+
+
+def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> TrueRewardDQN:
     """Return an untrained DQN agent that is shown the true reward of a task with discrete actions."""
     venv = DummyVecEnv([lambda: make(task)])
     if action_kind(venv.action_space) == "bounded":
@@ -56,7 +75,7 @@ def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> DQN:
     check_spaces("DQN", ("discrete",), venv)
     recorder = TrajectoryRecorder(venv)
     recorder.reveal = True
-    return DQN(
+    return TrueRewardDQN(
         "MlpPolicy",
         recorder,
         learning_rate=config.learning_rate,
@@ -74,21 +93,31 @@ def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> DQN:
 
 
 def train_dqn(
-    agent: DQN, task: str, run: Run, steps: int, evaluate_every: int, episodes: int = 10, progress: bool = True
+    agent: TrueRewardDQN,
+    task: str,
+    run: Run,
+    steps: int,
+    evaluate_every: int,
+    episodes: int = 10,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Train for `steps` environment steps, and write model, evaluations, learning curve and summary to a run folder.
+    """Train until `steps` environment steps, and write checkpoint, evaluations, learning curve and summary.
 
     The upper bound for learners from preferences, and an expert for raters that judge by regret. After Ctrl-C the
-    model is written as it stands.
+    checkpoint is written before KeyboardInterrupt goes on, so a run can be resumed.
     """
     begin = time.time()
-    agent.set_logger(configure(str(run.path("log")), ["csv", "tensorboard"]))
+    done = agent.num_timesteps
+    agent.set_logger(configure(str(run.path(f"log/from-{done}")), ["csv", "tensorboard"]))
+    stop = StopOnInterrupt()
     evaluation = EvaluationCallback(run, task, evaluate_every, episodes, seed=agent.seed or 0)
-    try:
-        agent.learn(steps, callback=evaluation, progress_bar=progress)
-    finally:
-        run.checkpoint.mkdir(parents=True, exist_ok=True)
-        agent.save(run.checkpoint / "model.zip")
+    with checkpointed([agent], [run], stop, None, "steps"):
+        agent.learn(
+            max(steps - done, 0),
+            callback=[evaluation, CheckpointCallback(run.checkpoint), stop],
+            reset_num_timesteps=done == 0,
+            progress_bar=progress,
+        )
     rows = run.rows("evaluations")
     summary = {
         "task": task,

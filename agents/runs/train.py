@@ -141,21 +141,20 @@ def _check_evaluations(run: Run) -> None:
 
 def load_policy(run: Run) -> Policy:
     """Return the policy of a run's newest checkpoint, ready to predict."""
-    from stable_baselines3 import DQN
-
     from prefenvs.agents import PrefPPO, StateRewardSAC
+    from prefenvs.agents.runs.dqn import TrueRewardDQN
 
     path = run.checkpoint / "model.zip"
     if not path.is_file():
         raise PrefenvsError(
             f"{run.folder} holds no checkpoint yet (no {path.name} in {path.parent.name}/); train it further first"
         )
-    algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[DQN]] = {
+    algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[TrueRewardDQN]] = {
         "train pebble": PEBBLE,
         "demo": PEBBLE,
         "train prefppo": PrefPPO,
         "train clip": StateRewardSAC,
-        "train dqn": DQN,
+        "train dqn": TrueRewardDQN,
     }
     command = run.record["command"]
     if command in algorithms:

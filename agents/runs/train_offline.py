@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.offline.seeds import SeedGroup
-from prefenvs.agents.offline.single_loss import OneLossLearner
+from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.evaluation_process import EvaluationProcess
@@ -63,7 +63,7 @@ def train_offline(
 
 def training_of(learners: Sequence[OfflineLearner[Any]]) -> Callable[..., object]:
     """Return `learn` of one learner, or of a group, with a callback for each; raises PrefenvsError if none can be."""
-    return choose_training(learners, OneLossLearner, SeedGroup, "iql, cpl and bc")
+    return choose_training(learners, SingleLossLearner, SeedGroup, "iql, cpl and bc")
 
 
 def _sum_up(learner: OfflineLearner[Any], run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,10 @@ class CLIPOracle(SyntheticOracle):
         soft: bool = False,
         annotator: str = "clip",
     ) -> None:
-        """`reward`: an `oracles.CLIPReward` of the task; the rest as in `SyntheticOracle`."""
+        """`reward`: an `oracles.CLIPReward` of the task; the rest as in `SyntheticOracle`.
+
+        Raises PrefenvsError for a teacher whose thresholds are a share of the policy's return.
+        """
         super().__init__(teacher, seed, soft, annotator)
         if max(self.teacher.skip, self.teacher.equal) > 0 and self.teacher.threshold_scale == "policy":
             raise PrefenvsError(
@@ -44,7 +47,7 @@ class CLIPOracle(SyntheticOracle):
     def observe(self, trajectories: Trajectories) -> None:
         """Ignore the policy: it would tell the true return."""
 
-    def worth(self, segments: Sequence[Segment]) -> Array:
+    def step_values(self, segments: Sequence[Segment]) -> Array:
         """Return the rewards [N, T] of the segments' states; raises PrefenvsError where one has no states."""
         bare = next((segment for segment in segments if segment.states is None), None)
         if bare is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class CLIPReward(Closing):
         capacity: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        """Read the model and embed the prompts.
+        """Read the model and embed the prompts; raises PrefenvsError for what it cannot read or embed.
 
         model: see `prefenvs.clip_models.load_clip`, or an object of that form. goal, baseline: prompts; the task's own
         by default. alpha: in [0, 1]; 0 needs no baseline. batch_size: frames that the model is given at once.
@@ -74,20 +74,42 @@ class CLIPReward(Closing):
         self.alpha, self.batch_size = alpha, batch_size
         self.model = load_clip(model, device) if isinstance(model, str | Path) else model
         self.frames = FrameCache(self.task, pixels or self.model.size, capacity, hide_robot)
-        self._goal = self.model.embed_texts(self.goal).mean(0)
-        self._baseline = self.model.embed_texts(self.baseline).mean(0) if alpha else self._goal
+        self._goal = self._embed(self.model.embed_texts, self.goal, "prompts").mean(0)
+        self._baseline = self._embed(self.model.embed_texts, self.baseline, "prompts").mean(0) if alpha else self._goal
+        if self._baseline.shape != self._goal.shape:
+            raise PrefenvsError(f"{self.model.name} embeds goal and baseline to vectors of different sizes")
         if alpha and float((self._goal - self._baseline).norm()) < 1e-6:
             raise PrefenvsError(
                 f"goal and baseline {self.goal} mean the same to {self.model.name}: alpha={alpha} needs two"
             )
 
     def score_frames(self, frames: Array) -> Array:
-        """Return the rewards [N] float32 of frames [N, H, W, 3] uint8."""
-        parts = [
-            projected_reward(self.model.embed_images(part), self._goal, self._baseline, self.alpha).cpu().numpy()
-            for part in (frames[i : i + self.batch_size] for i in range(0, len(frames), self.batch_size))
-        ]
+        """Return the rewards [N] float32 of frames [N, H, W, 3] uint8; raises PrefenvsError where the model fails."""
+        parts = []
+        for start in range(0, len(frames), self.batch_size):
+            images = self._embed(self.model.embed_images, frames[start : start + self.batch_size], "frames")
+            if images.shape[1:] != self._goal.shape:
+                raise PrefenvsError(
+                    f"{self.model.name} embeds a frame to {images.shape[1]} numbers, a prompt to {len(self._goal)}: "
+                    "both must be of one model"
+                )
+            parts.append(projected_reward(images, self._goal, self._baseline, self.alpha).cpu().numpy())
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
+
+    def _embed(self, embed: Callable[[Any], Tensor], inputs: Sequence[str] | Array, kind: str) -> Tensor:
+        """Return the vectors [N, d] of prompts or frames; raises PrefenvsError for whatever else the model does."""
+        name = getattr(self.model, "name", type(self.model).__name__)
+        try:
+            vectors = embed(inputs)
+            shape, finite = tuple(vectors.shape), bool(vectors.isfinite().all())
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PrefenvsError(f"{name} failed to embed {len(inputs)} {kind}: {reason}") from error
+        if len(shape) != 2 or shape[0] != len(inputs):
+            raise PrefenvsError(f"{name} embeds {len(inputs)} {kind} to shape {shape}, expected ({len(inputs)}, size)")
+        if not finite:
+            raise PrefenvsError(f"{name} embeds {kind} to NaN or infinity")
+        return vectors
 
     def score(self, states: Array, scenes: Array | None = None) -> Array:
         """Return the rewards [N] float32 of states [N, s], with the scenes [N, m] of their episodes where there are."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeInt
 from prefenvs.preferences import Preference, Query
 
 Route = Literal["disagreement", "uncertainty", "inconsistency", "learned", "random"]
@@ -21,15 +23,15 @@ AUDIT = "audit"
 class HybridConfig:
     """Who is asked what."""
 
-    route: Route = "disagreement"
+    route: Annotated[Route, arg(name="route")] = "disagreement"
     """What sends a query to the costly rater: disagreement of the reward ensemble; the cheap rater's own uncertainty
     (greatest for skips and ties); its verdict changing with the order (of a model asked in both); a router that learns
     where the two differ; or chance. All but disagreement and chance hear the cheap rater first."""
-    share: float = 0.25
+    share: Annotated[Fraction, arg(name="costly-share")] = 0.25
     """Largest share of the queries that the route sends to the costly rater."""
-    audit: float = 0.05
+    audit: Annotated[Fraction, arg(name="audit-share")] = 0.05
     """Chance that a query is put to both raters whatever it is like, to measure how far they agree."""
-    limit: int | None = None
+    limit: Annotated[NonNegativeInt | None, arg(name="costly-limit")] = None
     """Most queries for the costly rater in all, audits included."""
 
     def __post_init__(self) -> None:
@@ -40,6 +42,21 @@ class HybridConfig:
                 raise PrefenvsError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 0:
             raise PrefenvsError(f"limit is a number of queries, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class HybridOptions(HybridConfig):
+    """Two raters as one; either may be any that compares two segments, with options of its own in brackets."""
+
+    cheap: Annotated[str, arg(name="cheap")] = "vlm"
+    """Who answers most queries."""
+    costly: Annotated[str, arg(name="costly")] = "human"
+    """Who answers where it pays."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cheap == self.costly:
+            raise PrefenvsError(f"cheap and costly are both {self.cheap!r}: one rater needs no routing")
 
 
 @dataclass(frozen=True)

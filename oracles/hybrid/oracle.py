@@ -22,6 +22,7 @@ from prefenvs.oracles.hybrid.routing import (
 )
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import RewardModel
+from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.seeding import sequence
 from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories
@@ -41,8 +42,8 @@ class HybridOracle(Oracle, Closing):
 
     def __init__(
         self,
-        cheap: Oracle,
-        costly: Oracle,
+        cheap: AnyRater,
+        costly: AnyRater,
         config: HybridConfig | None = None,
         *,
         disagreement: Callable[[Sequence[Query]], Array] | None = None,
@@ -60,13 +61,13 @@ class HybridOracle(Oracle, Closing):
         if unknown:
             known = ", ".join(HybridConfig.__dataclass_fields__)
             raise PrefenvsError(f"a hybrid's setting {sorted(unknown)[0]!r} is unknown: choose from {known}")
-        self.cheap, self.costly = cheap, costly
+        self.cheap, self.costly = as_oracle(cheap), as_oracle(costly)
         self.config = dataclasses.replace(config or HybridConfig(), **settings)
-        order = getattr(getattr(cheap, "config", None), "order", None)
+        order = getattr(getattr(self.cheap, "config", None), "order", None)
         if self.config.route == "inconsistency" and order != "both":
             raise PrefenvsError(
-                f"routing by inconsistency needs a model that is asked in both orders, which {cheap.name} is not: set "
-                "its order to both (--vlm-order both), or choose another route"
+                f"routing by inconsistency needs a model that is asked in both orders, which {self.cheap.name} is not: "
+                "set its order to both (--vlm-order both), or choose another route"
             )
         self.disagreement = disagreement
         self.router = LearnedRouter()

@@ -97,6 +97,7 @@ def rank(names: Sequence[str], matches: Matches, draws: int = DRAWS, seed: int =
     has not lost yet is infinitely strong. The bootstrap is Rubin's Bayesian one (1981): each question, with all its
     answers, has a weight drawn from the exponential distribution, and the given half wins have gamma weights likewise.
     For two agents this is the Jeffreys interval of a proportion, which covers well even where all answers agree.
+    Raises PrefenvsError for fewer than two agents or without choix.
     """
     count = len(names)
     if count < 2:
@@ -126,7 +127,10 @@ def rank(names: Sequence[str], matches: Matches, draws: int = DRAWS, seed: int =
 
 
 def fit_strengths(wins: Array, start: Array | None = None) -> Array:
-    """Return the strengths [N], mean 0, that make wins [N, N] most likely; every entry off the diagonal is positive."""
+    """Return the strengths [N], mean 0, that make wins [N, N] most likely; every entry off the diagonal is positive.
+
+    Raises PrefenvsError where choix is not installed.
+    """
     try:
         import choix
     except ModuleNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.judging.ranking import DRAWS, Matches, Ranking, information, rank
+from prefenvs.oracles.make import RaterContext, make_rater, read_spec
 from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
 from prefenvs.preferences import Preference, Query
 from prefenvs.seeding import derive_seed, sequence
@@ -54,7 +55,7 @@ class Tournament:
 
         episodes: the E episodes of each agent, [N][E]. run: name of the judging in the store. matches: file of the
         matches, one JSON object a line. pairing: "balanced" lets all pairs meet equally often; "informative" prefers
-        the pair whose next answer is expected to tell most.
+        the pair whose next answer is expected to tell most. Raises PrefenvsError for agents that cannot be compared.
         """
         if len(names) < 2:
             raise PrefenvsError(f"a judging takes at least 2 agents, got {len(names)}")
@@ -104,10 +105,10 @@ class Tournament:
         self.matches += made
         return made
 
-    def answer(self, teacher: str, seed: int = 0) -> int:
-        """Have a simulated teacher answer all open questions by true return, and return how many it answered."""
+    def answer(self, rater: str, seed: int = 0) -> int:
+        """Have a rater answer all open questions (see `judge_by_rater`), and return how many it answered."""
         waiting = [self._query(match.first, match.second, match.episode) for match in self._waiting()]
-        answers = judge_by_return(waiting, teacher, derive_seed(seed, "answers", len(self.matches)))
+        answers = judge_by_rater(waiting, rater, derive_seed(seed, "answers", len(self.matches)))
         self.store.add_preferences(answers, run=self.run)
         return len(answers)
 
@@ -171,14 +172,25 @@ class Tournament:
         return still
 
 
-def judge_by_return(queries: Sequence[Query], teacher: str = "oracle", seed: int = 0) -> list[Preference]:
-    """Let a simulated teacher compare whole episodes, of different lengths too, by their true returns."""
-    oracle = PartialReturnOracle(teacher, seed=seed)
-    oracle.ask([_padded(query) for query in queries])
-    return [
-        Preference(query, answer.probabilities, answer.annotator, answer.oracle)
-        for query, answer in zip(queries, oracle.collect(), strict=True)
-    ]
+def judge_by_rater(queries: Sequence[Query], spec: str = "oracle", seed: int = 0) -> list[Preference]:
+    """Let a rater, named as `make_rater` takes it, compare whole episodes of any lengths; teachers go by true return.
+
+    Raises PrefenvsError for a rater that cannot do so at once.
+    """
+    rater = read_spec(spec).rater
+    if rater.late or rater.needs:
+        raise PrefenvsError(
+            f"whole episodes are judged by people, or at once by a simulated rater or module:NAME, not by {spec}"
+        )
+    oracle = make_rater(spec, RaterContext(seed=seed))
+    if isinstance(oracle, PartialReturnOracle):
+        oracle.ask([_padded(query) for query in queries])
+        return [replace(answer, query=query) for query, answer in zip(queries, oracle.collect(), strict=True)]
+    oracle.ask(queries)
+    answers = oracle.collect()
+    while oracle.pending:
+        answers += oracle.collect()
+    return answers
 
 
 def _padded(query: Query) -> Query:

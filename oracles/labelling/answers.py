@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import threading
+import time as clock
 import uuid
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.store import Assignment, Event, Undo
+from prefenvs.store import Assignment, Assignments, Event, Store, StoreUnavailable, Undo
 
 ORACLE = "human"
 MOST_ANSWERS = 100
+EXPORT_FORMAT, EXPORT_BYTES = "prefenvs.answers", 64 * 2**20
 SHORTEST_LOOK = 0.3
 """Seconds for which a question is on the screen at least before its answer counts; the page waits as long."""
 
 
+_log = logging.getLogger("prefenvs.labelling")
+
+
 class Refused(PrefenvsError):
     """An answer that cannot be stored; the message tells the annotator why."""
+
+
+class Pace:
+    """The server's own measure of the time that an annotator can have looked: a page may say any `seconds`.
+
+    Questions are looked at one after another, each for `least` seconds from when it was handed out. Time is that of a
+    clock that is never set back.
+    """
+
+    least: ClassVar[float] = SHORTEST_LOOK
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._done: dict[str, float] = {}
+
+    def check(self, annotator: str, age: float) -> None:
+        """Take an answer to a question that was handed out `age` seconds ago; raises Refused where it came too soon."""
+        now = clock.monotonic()
+        with self._turn:
+            begun = self._done.get(annotator, -float("inf"))
+            # Below 0 the clock by which it was handed out has been set back since, and tells nothing.
+            begun = max(begun, now - age) if age >= 0 else begun
+            if now - begun < self.least:
+                raise Refused(
+                    f"the question was handed out, or another one answered, {now - begun:.2f} s before this answer"
+                )
+            self._done[annotator] = max(begun, now - 3600.0) + self.least
 
 
 class Answer(BaseModel):
@@ -70,6 +107,99 @@ def parse_answers(body: Any) -> tuple[list[Answer], list[dict[str, str]]]:
             where = ".".join(str(part) for part in first["loc"])
             refused.append({"uuid": key, "reason": f"{where}: {first['msg']}"})
     return answers, refused
+
+
+def import_answers(store: Store, path: Path) -> tuple[int, list[str]]:
+    """Store what a browser's page exported because it could not send it.
+
+    Returns how many answers are in the store now, and why the others are not, a line each. Importing twice changes
+    nothing. Raises PrefenvsError for a file that is no such export.
+    """
+    reasons: list[str] = []
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for number, entry in enumerate(_read_export(path)):
+        try:
+            content, annotator = entry["content"], entry["annotator"]
+            key, order = str(uuid.UUID(content["answer"]["uuid"])), float(content["order"])
+            if not annotator or not isinstance(annotator, str):
+                raise ValueError("it names no annotator")
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            reasons.append(f"entry {number}: cannot be read ({type(error).__name__}: {error})")
+            continue
+        if entry.get("store") != store.identity:
+            reasons.append(f"answer {key}: it belongs to another store")
+            continue
+        found.setdefault(annotator, []).append((order, content["answer"]))
+    taken = 0
+    for annotator, items in found.items():
+        # As they were given: an answer comes before the undo that takes it back.
+        items.sort(key=lambda item: item[0])
+        for first in range(0, len(items), MOST_ANSWERS):
+            body = {"answers": [answer for _, answer in items[first : first + MOST_ANSWERS]]}
+            accepted, refused = store_answers(Assignments(store), annotator, body, "import")
+            taken += len(accepted)
+            reasons += [f"answer {item['uuid']}: {item['reason']}" for item in refused]
+    return taken, reasons
+
+
+def store_answers(
+    assignments: Assignments, annotator: str, body: Any, page: str, pace: Pace | None = None
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Store a body's answers; returns the ids of those that are on the disk, and what was refused and why."""
+    answers, refused = parse_answers(body)
+    given = assignments.find([answer.question for answer in answers], annotator)
+    items: list[Event | Undo] = []
+    seen: set[str] = set()
+    for answer in answers:
+        assignment = given.get(answer.question)
+        try:
+            item = to_event(answer, assignment, annotator, page, clock.time())
+            # One that is sent again has been measured already.
+            if pace and assignment and answer.undo is None and answer.uuid not in {*seen, assignment.answer}:
+                pace.check(annotator, assignments.now() - assignment.created)
+            seen.add(answer.uuid)
+            items.append(item)
+        except PrefenvsError as error:
+            refused.append({"uuid": answer.uuid, "reason": str(error)})
+    reasons = _record(assignments, annotator, items)
+    refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
+    keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
+    return [key for key in keys if key not in reasons], refused
+
+
+def _record(assignments: Assignments, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
+    """Store answers; where the database refuses some for what they hold, the others are stored all the same."""
+    if not items:
+        return {}
+    try:
+        return assignments.record(annotator, items)
+    except StoreUnavailable:
+        raise
+    except PrefenvsError as error:
+        if len(items) == 1:
+            _log.warning("an answer of %s: %s", annotator, error)
+            item = items[0]
+            return {item.uuid if isinstance(item, Undo) else item.id: "the database does not take it"}
+        refused = [_record(assignments, annotator, [item]) for item in items]
+        return {key: reason for found in refused for key, reason in found.items()}
+
+
+def _read_export(path: Path) -> list[Any]:
+    """Return the entries of a page's export."""
+    try:
+        if path.stat().st_size > EXPORT_BYTES:
+            raise PrefenvsError(
+                f"{path} is larger than {EXPORT_BYTES // 2**20} MiB: it is no export of a labelling page"
+            )
+        export = json.loads(path.read_bytes())
+    except OSError as error:
+        raise PrefenvsError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PrefenvsError(f"{path} is not JSON: {error}") from None
+    entries = export.get("answers") if isinstance(export, dict) and export.get("format") == EXPORT_FORMAT else None
+    if not isinstance(entries, list):
+        raise PrefenvsError(f'{path} is no export of a labelling page: its "format" is not {EXPORT_FORMAT!r}')
+    return entries
 
 
 def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page: str, now: float) -> Event | Undo:

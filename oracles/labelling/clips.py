@@ -52,7 +52,10 @@ class Clips(Closing):
         return f"/clips/{self.look}/{key}.mp4"
 
     def describe(self, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return what the page must know of each clip: hash, url, frames, fps, width and height; no rendering."""
+        """Return what the page must know of each clip: hash, url, frames, fps, width and height; no rendering.
+
+        Raises PrefenvsError for a clip that the store does not hold.
+        """
         hashes = list(hashes)
         for key, segment in self.store.find_segments([key for key in hashes if key not in self._described]).items():
             self._described[key] = {"hash": key, "url": self.url(key), **self.cache.describe(segment)}

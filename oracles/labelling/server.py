@@ -23,11 +23,11 @@ from starlette.requests import ClientDisconnect
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
-from prefenvs.oracles.labelling.answers import parse_answers, to_event
+from prefenvs.oracles.labelling.answers import Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
-from prefenvs.store import Assignment, Assignments, Event, Plan, Store, StoreUnavailable, Undo
+from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
@@ -49,12 +49,13 @@ _COOKIE_SECONDS = 90 * 24 * 3600
 class Desk:
     """What the routes share: questions out, answers in."""
 
-    def __init__(self, store: Store, access: Access, clips: Clips, plan: Plan, seed: int | None) -> None:
+    def __init__(self, store: Store, access: Access, clips: Clips, plan: AssignmentPlan, seed: int | None) -> None:
         self.store, self.access, self.clips = store, access, clips
         self.assignments = Assignments(store, plan, seed)
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
+        self.pace = Pace()
         self._unknown: dict[str, str] = {}
         self._told: tuple[str, float] = ("", 0.0)
 
@@ -119,18 +120,8 @@ class Desk:
 
     def take(self, annotator: str, body: Any) -> dict[str, Any]:
         """Store a posted body's answers and return which are on the disk."""
-        answers, refused = parse_answers(body)
-        given = self.assignments.find([answer.question for answer in answers], annotator)
-        items: list[Event | Undo] = []
-        for answer in answers:
-            try:
-                items.append(to_event(answer, given.get(answer.question), annotator, PAGE_VERSION, clock.time()))
-            except PrefenvsError as error:
-                refused.append({"uuid": answer.uuid, "reason": str(error)})
-        reasons = self._record(annotator, items)
-        refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
-        keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
-        return {"accepted": [key for key in keys if key not in reasons], "rejected": refused}
+        accepted, rejected = store_answers(self.assignments, annotator, body, PAGE_VERSION, self.pace)
+        return {"accepted": accepted, "rejected": rejected}
 
     def _problem(self, task_id: str) -> str:
         """Say why clips of a task cannot be shown, once in the log as well; empty where they can."""
@@ -142,22 +133,6 @@ class Desk:
             self._unknown[task_id] = str(error)
             return self._unknown[task_id]
         return ""
-
-    def _record(self, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
-        """Store answers; where the database refuses some for what they hold, the others are stored all the same."""
-        if not items:
-            return {}
-        try:
-            return self.assignments.record(annotator, items)
-        except StoreUnavailable:
-            raise
-        except PrefenvsError as error:
-            if len(items) == 1:
-                _log.warning("an answer of %s: %s", annotator, error)
-                item = items[0]
-                return {item.uuid if isinstance(item, Undo) else item.id: "the database does not take it"}
-            refused = [self._record(annotator, [item]) for item in items]
-            return {key: reason for found in refused for key, reason in found.items()}
 
     def _describe(self, leased: Sequence[Assignment]) -> tuple[list[dict[str, Any]], str]:
         """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
@@ -201,14 +176,14 @@ Who = Annotated[Visitor, Depends(_identify)]
 
 
 def create_app(
-    store: Store, access: Access, clips: Clips, plan: Plan | None = None, seed: int | None = None
+    store: Store, access: Access, clips: Clips, plan: AssignmentPlan | None = None, seed: int | None = None
 ) -> FastAPI:
     """Return the application.
 
     access: who may label; clips: where clips come from, closed with the application; plan: how questions are spread
     over annotators; seed: of sides and repetitions.
     """
-    desk = Desk(store, access, clips, plan or Plan(), seed)
+    desk = Desk(store, access, clips, plan or AssignmentPlan(), seed)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
@@ -15,6 +17,16 @@ from prefenvs.store import MOST_SEGMENTS, Event, Store
 
 MAJORITY = "majority"
 POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class HumanOptions:
+    """People as raters, who label what a store holds."""
+
+    store: Annotated[str | None, arg(name="store")] = None
+    """The store that `prefenvs label --store` serves, a file or a postgresql:// URL."""
+    wait: Annotated[bool, arg(name="wait")] = False
+    """Stop at each session until all is answered; otherwise training goes on meanwhile."""
 
 
 class HumanOracle(Oracle):
@@ -50,7 +62,7 @@ class HumanOracle(Oracle):
         none is given; 0 drops the annotator. combine: "each" hands out every person's answer, a weight w mixing it with
         indifference, w p + (1 - w) / K; "majority" hands out one answer per query, the segment with the greatest sum of
         weights, and again when a further vote changes it. wait: `collect` waits until every query is answered.
-        policy: tag of the queries' policy, which may be changed as it learns.
+        policy: tag of the queries' policy, which may be changed as it learns. Raises PrefenvsError for other values.
         """
         if combine not in ("each", "majority"):
             raise PrefenvsError(f"combine={combine!r} is unknown: choose each or majority")
@@ -63,7 +75,10 @@ class HumanOracle(Oracle):
         self._cursor = 0
 
     def ask(self, queries: Sequence[Query]) -> None:
-        """Store the queries; they are on the disk, and on the next annotator's page, when this returns."""
+        """Store the queries; they are on the disk, and on the next annotator's page, when this returns.
+
+        Raises PrefenvsError for more segments than a page shows.
+        """
         for query in queries:
             if len(query.segments) > MOST_SEGMENTS:
                 raise PrefenvsError(

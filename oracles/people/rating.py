@@ -8,7 +8,7 @@ import numpy as np
 
 from prefenvs.oracles.people.human import HumanOracle
 from prefenvs.preferences import Preference
-from prefenvs.store import PARTNERS, Assignments, Event, Plan, Store, pair_ratings
+from prefenvs.store import PARTNERS, AssignmentPlan, Assignments, Event, Store, pair_ratings
 
 
 class RatingOracle(HumanOracle):
@@ -40,7 +40,7 @@ class RatingOracle(HumanOracle):
         self.partners = partners
 
     def _count_open(self) -> int:
-        return Assignments(self.store, Plan(self.run, "rating")).count_open()
+        return Assignments(self.store, AssignmentPlan(self.run, "rating")).count_open()
 
     def _changes(self, new: Sequence[Event]) -> list[Preference]:
         """Compare what all ratings say with what those said that had been read before."""

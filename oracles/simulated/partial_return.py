@@ -21,7 +21,7 @@ class PartialReturnOracle(SyntheticOracle):
 
     kind = "partial-return"
 
-    def worth(self, segments: Sequence[Segment]) -> Array:
+    def step_values(self, segments: Sequence[Segment]) -> Array:
         """Return the true rewards [N, T]; raises PrefenvsError where a segment carries none."""
         return true_rewards(segments)
 

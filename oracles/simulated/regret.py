@@ -49,6 +49,9 @@ class RegretOracle(SyntheticOracle):
         values: an expert's: an object with `advantage(observations, actions)`, and for the other forms also
         `value(observations)`; or a callable for the advantage. Both take [N, T, ...] and return [N, T].
         discount: weight of step t is discount^t; 1 as in the study, and in CPL's labels.
+
+        Raises PrefenvsError for values that the form needs and does not get, and for a teacher whose thresholds are a
+        share of the policy's return.
         """
         super().__init__(teacher, seed, soft, annotator)
         if form not in FORMS:
@@ -76,7 +79,7 @@ class RegretOracle(SyntheticOracle):
     def observe(self, trajectories: Trajectories) -> None:
         """Ignore the policy: regret is measured against the best one."""
 
-    def worth(self, segments: Sequence[Segment]) -> Array:
+    def step_values(self, segments: Sequence[Segment]) -> Array:
         """Return what each step adds to the negative regret, [N, T], or [N, T - 1] in the form "visited"."""
         observations = np.stack([segment.observations for segment in segments])
         actions = np.stack([segment.actions for segment in segments])
@@ -84,8 +87,8 @@ class RegretOracle(SyntheticOracle):
             steps = self._call(self._advantage, observations, actions)
         else:
             steps = self._telescoped(segments, observations, actions)
-        worth: Array = steps * self.discount ** np.arange(steps.shape[1])
-        return worth
+        values: Array = steps * self.discount ** np.arange(steps.shape[1])
+        return values
 
     def _telescoped(self, segments: Sequence[Segment], observations: Array, actions: Array) -> Array:
         rewards = true_rewards(segments)

@@ -1,4 +1,4 @@
-"""What simulated raters share: from the worth of each step to answers, through a teacher's irrationalities."""
+"""What simulated raters share: from the value of each step to answers, through a teacher's irrationalities."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EPISODES = 10
 POOL = 2000
 """Segment scores kept for quantiles, and differences likewise, for each segment length."""
 ROUNDING = 1e-9
-"""Scores that differ by less, relative to the sum of absolute worths, are equal."""
+"""Scores that differ by less, relative to the sum of absolute step values, are equal."""
 
 
 class SyntheticOracle(Oracle):
-    """A rater that answers at once, by a worth of each step that its subclass computes.
+    """A rater that answers at once, by a value of each step that its subclass computes.
 
     Answers depend on the seed and on the order of the calls. Queries that are asked together may have different
     numbers K of segments and different segment lengths T, but the segments of one query have the same T.
@@ -53,15 +53,15 @@ class SyntheticOracle(Oracle):
         self._sessions = 0
         # Mean true reward per step of the recent episodes; None before the first look.
         self._reward_rate: float | None = None
-        # Scores and differences asked so far by segment length; count, sum and sum of squares of all steps' worths.
+        # Scores and differences asked so far by segment length; count, sum and sum of squares of all step values.
         self._scores: dict[int, Array] = {}
         self._differences: dict[int, Array] = {}
         self._moments = np.zeros(3)
         self._warned = False
 
     @abstractmethod
-    def worth(self, segments: Sequence[Segment]) -> Array:
-        """Return what each step is worth, [N, T] float64, for N segments of one length.
+    def step_values(self, segments: Sequence[Segment]) -> Array:
+        """Return the value of each step, [N, T] float64, for N segments of one length.
 
         T may be smaller than the segments' length where a rater cannot judge their last steps.
         """
@@ -79,17 +79,17 @@ class SyntheticOracle(Oracle):
             if len(lengths) > 1:
                 raise PrefenvsError(f"a simulated rater compares segments of one length, got {sorted(lengths)} steps")
             groups.setdefault((len(query.segments), lengths.pop()), []).append(i)
-        worths = []
+        valued = []
         for (count, _), members in groups.items():
-            flat = np.asarray(self.worth([s for i in members for s in queries[i].segments]), np.float64)
+            flat = np.asarray(self.step_values([s for i in members for s in queries[i].segments]), np.float64)
             if not np.all(np.isfinite(flat)):
                 raise PrefenvsError(
-                    f"{self.name}: a step of a queried segment is worth NaN or infinity; it must be finite"
+                    f"{self.name}: the value of a step of a queried segment is NaN or infinity; it must be finite"
                 )
-            worths.append(flat.reshape(len(members), count, -1))
+            valued.append(flat.reshape(len(members), count, -1))
         answers: list[Preference | None] = [None] * len(queries)
-        for members, worth in zip(groups.values(), worths, strict=True):
-            skipped, probabilities = self._judge(worth)
+        for members, values in zip(groups.values(), valued, strict=True):
+            skipped, probabilities = self._judge(values)
             for i, skip, row in zip(members, skipped, probabilities, strict=True):
                 answers[i] = Preference(queries[i], None if skip else row, self.annotator, self.name)
         self._answers.extend(answer for answer in answers if answer is not None)
@@ -133,43 +133,43 @@ class SyntheticOracle(Oracle):
         self._differences = {int(length): np.array(pool) for length, pool in state["differences"].items()}
         self._moments = np.array(state["moments"])
 
-    def _judge(self, worth: Array) -> tuple[Array, Array]:
-        """Return skipped [Q] bool and probabilities [Q, K] for step worths [Q, K, T]."""
-        teacher, length = self.teacher, worth.shape[2]
-        scores = worth.sum(axis=2)
+    def _judge(self, values: Array) -> tuple[Array, Array]:
+        """Return skipped [Q] bool and probabilities [Q, K] for step values [Q, K, T]."""
+        teacher, length = self.teacher, values.shape[2]
+        scores = values.sum(axis=2)
         best = scores.max(axis=1)
-        self._remember(worth, scores)
+        self._remember(values, scores)
         skip_below, tie_below = self._thresholds(length)
         skipped = best <= skip_below if teacher.skip > 0 and skip_below is not None else np.zeros(len(best), bool)
-        probabilities = self._prefer(worth)
+        probabilities = self._prefer(values)
         if teacher.equal > 0 and tie_below is not None:
             near = best[:, None] - scores < tie_below
             if teacher.exact_ties == "guess" and teacher.threshold_scale == "quantile" and not self.soft:
-                near |= self._fill_quantile(worth, scores, tie_below)
+                near |= self._fill_quantile(values, scores, tie_below)
             tied = near.sum(axis=1) > 1
             probabilities[tied] = near[tied] / near[tied].sum(axis=1, keepdims=True)
         return skipped, probabilities
 
-    def _fill_quantile(self, worth: Array, scores: Array, tie_below: float) -> Array:
+    def _fill_quantile(self, values: Array, scores: Array, tie_below: float) -> Array:
         """Which segments [Q, K] are tied with the best although their difference is the threshold itself, by chance.
 
         Where many differences are equal (a sparse reward's are mostly 0), fewer than the share `equal` lie below it.
         """
-        pool, ranked = self._differences[worth.shape[2]], np.sort(scores, axis=1)
-        reach = ROUNDING * float(np.abs(worth).sum(axis=2).max())
+        pool, ranked = self._differences[values.shape[2]], np.sort(scores, axis=1)
+        reach = ROUNDING * float(np.abs(values).sum(axis=2).max())
         below, here = np.mean(pool < tie_below - reach), np.mean(np.abs(pool - tie_below) <= reach)
         chance = (self.teacher.equal - below) / here if here > 0 else 0.0
         drawn = self._rng.random(len(scores)) < chance
         level: Array = (np.abs(ranked[:, -1] - ranked[:, -2] - tie_below) <= reach) & drawn
         return level[:, None] & (ranked[:, -1:] - scores <= tie_below + reach)
 
-    def _prefer(self, worth: Array) -> Array:
+    def _prefer(self, values: Array) -> Array:
         """Myopia, rationality and mistakes: probabilities [Q, K], one-hot unless soft or exactly tied."""
-        teacher, (queries, count, length) = self.teacher, worth.shape
-        scores: Array = worth @ teacher.gamma ** np.arange(length - 1, -1, -1.0)
+        teacher, (queries, count, length) = self.teacher, values.shape
+        scores: Array = values @ teacher.gamma ** np.arange(length - 1, -1, -1.0)
         chances: Array
         if teacher.rational:
-            chances = _shares_of_best(scores, ROUNDING * np.abs(worth).sum(axis=2).max(axis=1), teacher.exact_ties)
+            chances = _shares_of_best(scores, ROUNDING * np.abs(values).sum(axis=2).max(axis=1), teacher.exact_ties)
         else:
             logits = teacher.beta / self._unit() * scores
             chances = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -220,12 +220,12 @@ class SyntheticOracle(Oracle):
             warnings.warn(f'{self.name}: {reason}; threshold_scale="quantile" needs neither', stacklevel=6)
         self._warned = True
 
-    def _remember(self, worth: Array, scores: Array) -> None:
+    def _remember(self, values: Array, scores: Array) -> None:
         """Add to the pools that quantiles and standard units are taken from; the present queries count."""
-        self._moments += (worth.size, worth.sum(), np.square(worth).sum())
+        self._moments += (values.size, values.sum(), np.square(values).sum())
         if self.teacher.threshold_scale != "quantile":
             return
-        length, ranked = worth.shape[2], np.sort(scores, axis=1)
+        length, ranked = values.shape[2], np.sort(scores, axis=1)
         for pools, new in ((self._scores, scores.ravel()), (self._differences, ranked[:, -1] - ranked[:, -2])):
             pools[length] = np.concatenate([pools.get(length, np.zeros(0)), new])[-POOL:]
 

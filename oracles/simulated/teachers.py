@@ -1,4 +1,4 @@
-"""Simulated teachers: how a rater departs from always preferring what is worth more."""
+"""Simulated teachers: how a rater departs from always preferring the better segment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from prefenvs.oracles.simulated.crowds import crowd_rates
 class Teacher:
     """The irrationalities of a simulated rater (Lee et al. 2021, "B-Pref"), applied in the order of that benchmark.
 
-    Each segment k of a query has a score G_k, the sum of what its T steps are worth. The query is skipped unless the
+    Each segment k of a query has a score G_k, the sum of the values of its T steps. The query is skipped unless the
     best G_k exceeds the skip threshold. Segments whose G_k lies less than the tie threshold below the best are tied
-    with it. Otherwise one is preferred by G'_k = sum_t gamma^(T - t) worth_t: the best, or with beta > 0 a draw with
+    with it. Otherwise one is preferred by G'_k = sum_t gamma^(T - t) value_t: the best, or with beta > 0 a draw with
     probabilities in proportion to exp(beta G'_k), and by mistake another one. Ties overwrite mistakes.
     """
 

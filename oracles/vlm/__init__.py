@@ -1,7 +1,7 @@
 """Vision-language models as raters."""
 
 from prefenvs.oracles.vlm.budget import Budget
-from prefenvs.oracles.vlm.checking import check_server
+from prefenvs.oracles.vlm.client import check_server
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.oracles.vlm.oracle import VLMOracle
 from prefenvs.oracles.vlm.pictures import View

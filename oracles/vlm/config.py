@@ -1,4 +1,4 @@
-"""Settings of a model that rates."""
+"""Settings of a model that rates, and the options that they are given by."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from tyro.conf import arg
+
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt, Seed
 from prefenvs.oracles.vlm.budget import Budget
 from prefenvs.oracles.vlm.pictures import View
 
@@ -120,6 +123,82 @@ class VLMConfig:
                 "break, a space or a typographic quotation mark: set it anew"
             )
         return key
+
+
+@dataclass(frozen=True)
+class VLMOptions:
+    """A vision-language model as rater; its key comes from the environment (OPENAI_API_KEY, or PREFENVS_VLM_KEY)."""
+
+    url: Annotated[str | None, arg(name="vlm-url")] = None
+    """Address of a server that speaks the OpenAI protocol, such as http://localhost:8000/v1; OpenAI's by default."""
+    model: Annotated[str | None, arg(name="vlm-model")] = None
+    """The model's name as the server knows it."""
+    key_env: Annotated[str, arg(name="vlm-key-env")] = ""
+    """Environment variable that holds the key, where it is another one."""
+    stages: Annotated[Literal["two", "one"], arg(name="vlm-stages")] = "two"
+    """two: a description, then a verdict on it; one: both at once as JSON by a schema."""
+    answer: Annotated[Literal["verdict", "probability"], arg(name="vlm-answer")] = "verdict"
+    """A verdict, or with one stage the probability that the model states."""
+    order: Annotated[Literal["mixed", "both", "given"], arg(name="vlm-order")] = "mixed"
+    """Which segment comes first: either, both in two prompts (cancels a position bias), or as asked."""
+    view: Annotated[Literal["last", "strip", "frames", "clip"], arg(name="vlm-view")] = "last"
+    """A segment's last frame, frames side by side, frames as pictures of their own, or an MP4 clip."""
+    frames: Annotated[PositiveInt, arg(name="vlm-frames")] = 4
+    """Frames of a strip, of frames or of a clip."""
+    size: Annotated[Pixels, arg(name="vlm-size")] = 256
+    """Pixels of a frame's side."""
+    hide_robot: Annotated[bool, arg(name="vlm-hide-robot")] = False
+    """Draw the objects only."""
+    prompts: Annotated[Path | None, arg(name="vlm-prompts")] = None
+    """Folder of edited prompts; `prefenvs rate --copy-prompts FOLDER` makes one."""
+    temperature: Annotated[NonNegativeFloat | None, arg(name="vlm-temperature")] = 0.0
+    """None leaves it to the server, as some models demand."""
+    seed: Annotated[Seed | None, arg(name="vlm-seed")] = 0
+    """Seed of the model's sampling; None leaves it out, as some servers demand."""
+    max_tokens: Annotated[PositiveInt, arg(name="vlm-max-tokens")] = 512
+    """Most tokens of one reply."""
+    concurrency: Annotated[PositiveInt, arg(name="vlm-concurrency")] = 8
+    """Calls under way at a time."""
+    per_minute: Annotated[PositiveFloat | None, arg(name="vlm-per-minute")] = None
+    """Most calls begun in a minute."""
+    timeout: Annotated[PositiveFloat, arg(name="vlm-timeout")] = 60.0
+    """Seconds that a reply may take."""
+    attempts: Annotated[PositiveInt, arg(name="vlm-attempts")] = 6
+    """Attempts at a call before the server is taken to be down."""
+    budget_queries: Annotated[NonNegativeInt | None, arg(name="vlm-budget-queries")] = None
+    """Stop after so many queries, over all starts of the run."""
+    budget_tokens: Annotated[NonNegativeInt | None, arg(name="vlm-budget-tokens")] = None
+    """Stop before so many tokens are used."""
+    budget_cost: Annotated[NonNegativeFloat | None, arg(name="vlm-budget-cost")] = None
+    """Stop before so much money is spent; needs the prices."""
+    price_in: Annotated[NonNegativeFloat, arg(name="vlm-price-in")] = 0.0
+    """Price of a million tokens of prompts."""
+    price_out: Annotated[NonNegativeFloat, arg(name="vlm-price-out")] = 0.0
+    """Price of a million tokens of replies."""
+    replay: Annotated[bool, arg(name="vlm-replay")] = False
+    """Answer from the store alone, without a model."""
+    store: Annotated[str | None, arg(name="store")] = None
+    """Store in which prompts and replies are kept; by default the run's own."""
+    wait: Annotated[bool, arg(name="wait")] = False
+    """Stop at each session until all is answered; otherwise training goes on meanwhile."""
+
+    def name(self) -> str:
+        """Return the model's name; raises PrefenvsError where none is given."""
+        if not self.model:
+            raise PrefenvsError("--oracle vlm needs the model's name: --vlm-model NAME (and --vlm-url for its server)")
+        return self.model
+
+    def config(self) -> VLMConfig:
+        """Return how the model is asked; raises PrefenvsError for settings that cannot work."""
+        names = ("key_env", "stages", "answer", "order", "temperature", "seed", "max_tokens", "concurrency")
+        settings = {name: getattr(self, name) for name in (*names, "per_minute", "timeout", "attempts", "replay")}
+        return VLMConfig(
+            base_url=HOSTED if self.url is None else self.url,
+            view=View(self.view, self.frames, self.size, self.hide_robot),
+            prompts=self.prompts,
+            budget=Budget(self.budget_queries, self.budget_tokens, self.budget_cost, self.price_in, self.price_out),
+            **settings,
+        )
 
 
 def _check_url(url: str) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 
 from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
-from prefenvs.oracles.vlm.checking import check_server
-from prefenvs.oracles.vlm.client import import_openai
+from prefenvs.oracles.vlm.client import check_server, import_openai
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.oracles.vlm.prompts import read_prompts
 from prefenvs.oracles.vlm.rating import Rating
@@ -95,7 +94,7 @@ class VLMOracle(Oracle, Closing):
             check_server(self.model, self.config)
 
     def ask(self, queries: Sequence[Query]) -> None:
-        """Hand pairs to the model; returns at once."""
+        """Hand pairs to the model; returns at once. Raises PrefenvsError for other queries, or of another task."""
         for query in queries:
             if len(query.segments) != 2:
                 raise PrefenvsError(f"a model compares 2 segments, query {query.id} has {len(query.segments)}")
@@ -109,7 +108,7 @@ class VLMOracle(Oracle, Closing):
             self._start().put(list(queries))
 
     def collect(self) -> list[Preference]:
-        """Return new answers; see the class for what happens where there are none to come."""
+        """Return new answers; raises PrefenvsError where none is to come, as the class tells."""
         self._wait_for_answers()
         answers = self._take()
         trouble = None if self._worker is None else self._worker.trouble

@@ -188,12 +188,7 @@ CPL = Suite(
 )
 
 LOCOMOTION = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
-HANDS = {
-    "pen": "AdroitHandPen-v1",
-    "door": "AdroitHandDoor-v1",
-    "hammer": "AdroitHandHammer-v1",
-    "relocate": "AdroitHandRelocate-v1",
-}
+HANDS = {hand: f"d4rl-{hand}-v1" for hand in ("pen", "door", "hammer", "relocate")}
 D4RL_DATA = {
     **{
         f"d4rl/{body}-{quality}-v2": task

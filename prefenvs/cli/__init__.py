@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from prefenvs.cli import raters
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
@@ -22,6 +23,7 @@ from prefenvs.cli.data.labels import LabelsImport, LabelsReport
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.label import Label
 from prefenvs.cli.look.demo import Demo
+from prefenvs.cli.look.diagnose import Diagnose
 from prefenvs.cli.look.doctor import Doctor
 from prefenvs.cli.look.evaluate import Evaluate
 from prefenvs.cli.look.judge import Judge
@@ -70,6 +72,7 @@ Command = (
     | Annotated[Collect, subcommand("collect")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
+    | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[Label, subcommand("label")]
     | Annotated[Critic, subcommand("critic")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
@@ -92,6 +95,11 @@ class Runnable(Protocol):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        raters.look_at(words)
+    except PrefenvsError as error:
+        _fail(str(error), 2)
     command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
     try:
         check_limits(command)

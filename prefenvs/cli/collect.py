@@ -15,7 +15,7 @@ from gymnasium import spaces
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from prefenvs.datasets.collecting import Episode, Plan, collect, count_episodes
+from prefenvs.datasets.collecting import CollectionPlan, Episode, collect, count_episodes
 from prefenvs.datasets.minari import find_place, write_minari
 from prefenvs.datasets.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
@@ -84,12 +84,12 @@ class Collect:
             run = Run.create(_partial(out), "collect", _config(options))
         options._collect(run, out)
 
-    def plan(self) -> Plan:
+    def plan(self) -> CollectionPlan:
         """What the options ask for."""
         task = find_task(self.task)
         mix = self.mix or (("scripted:0.3=1",) if task.family == "metaworld" else ("random=1",))
         episodes = 100 if self.episodes is None and not self.mix else self.episodes
-        return Plan(task.id, parse_mix(mix, episodes), self.seed, self.after_success)
+        return CollectionPlan(task.id, parse_mix(mix, episodes), self.seed, self.after_success)
 
     def _check(self, task: Task) -> None:
         """Refuse, before a folder is made, what would fail later."""
@@ -205,7 +205,7 @@ def _partial(out: Path) -> Path:
     return target.with_name(target.name + ".partial")
 
 
-def _write(dataset: OfflineDataset, out: Path, form: str, plan: Plan) -> Path:
+def _write(dataset: OfflineDataset, out: Path, form: str, plan: CollectionPlan) -> Path:
     if form == "npz":
         return write_npz(dataset, _target(out))
     task = find_task(plan.task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFraction, PositiveInt, Seed
 from prefenvs.runs import Run, to_json
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.metrics.critic import CriticError
-    from prefenvs.oracles import RegretOracle
 
 
 @dataclass(frozen=True)
@@ -116,43 +113,6 @@ def load_values(
     return agent, LearnedAdvantage(agent, samples, critics, entropy)
 
 
-def make_regret_oracle(
-    task: Task,
-    expert: str | Path | None,
-    form: Literal["advantage", "deterministic", "visited"] = "advantage",
-    teacher: str = "oracle",
-    seed: int = 0,
-    discount: float = 1.0,
-) -> RegretOracle:
-    """Return a rater by the regret of an expert, whose observations and actions must be the task's.
-
-    expert: run folder or .zip; None takes the exact values that are known for Delivery-v0.
-    """
-    from prefenvs.oracles import RegretOracle
-
-    if expert is None:
-        if task.id != "Delivery-v0":
-            raise PrefenvsError(
-                f"--oracle regret needs an expert of {task.id}: train one with `prefenvs train pebble --true-reward` "
-                "and give its run folder, or a .zip of SB3's SAC or DQN, as --expert"
-            )
-        from prefenvs.envs.delivery_board import find_board
-        from prefenvs.envs.delivery_values import BoardValues
-
-        return RegretOracle(BoardValues(find_board(0)), teacher, seed, form=form, discount=discount)
-    agent, values = load_values(expert)
-    if agent is values:
-        if agent.task != task.id:
-            raise PrefenvsError(f"{expert} is an expert of {agent.task}, but it is asked about {task.id}")
-        return RegretOracle(values, teacher, seed, form=form, discount=discount)
-    with closing(make(task.id)) as env:
-        for name in ("observation_space", "action_space"):
-            known, needed = getattr(agent, name), getattr(env, name)
-            if known.shape != needed.shape or type(known) is not type(needed):
-                raise PrefenvsError(f"the expert {expert} has the {name} {known}, but {task.id} has {needed}")
-    return RegretOracle(values, teacher, seed, form=form, discount=discount)
-
-
 def exact_values(task: str, gamma: float) -> Any:
     """Return V*, a function of observations, where it is known."""
     if task != "Delivery-v0":
@@ -197,11 +157,21 @@ class TrainDQN:
     """PyTorch threads; small networks are slower with more."""
     folder: Path | None = None
     """Run folder; runs/<task>-dqn-true-reward-<seed> by default."""
+    resume: Path | None = None
+    """Continue the run in this folder; every other option is then taken from it, --progress apart."""
     progress: bool = True
     """Show a progress bar with an ETA."""
 
     def run(self) -> None:
-        """Train, and print the returns before and after."""
+        """Train, or continue to train, and print the returns before and after."""
+        if self.resume is not None:
+            run = Run.resume(self.resume, "train dqn")
+            config = {name: value for name, value in run.config.items() if name not in ("true_reward", "folder")}
+            dataclasses.replace(self, **config | {"progress": self.progress, "resume": None})._train(run)
+            return
+        self._train(None)
+
+    def _train(self, resumed: Run | None) -> None:
         import torch
 
         from prefenvs.agents.runs.dqn import DQNConfig, make_dqn, train_dqn
@@ -214,6 +184,9 @@ class TrainDQN:
         agent = make_dqn(task.id, DQNConfig(gamma=self.gamma), self.seed)
         folder = self.folder or Path("runs") / f"{task.file_name}-dqn-true-reward-{self.seed}"
         config = dataclasses.asdict(self) | {"true_reward": True}
-        run = Run.create(folder, "train dqn", config, resumable=False)
-        summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
+        run = resumed or Run.create(folder, "train dqn", config)
+        with run.locked():
+            if resumed and run.has_checkpoint:
+                agent.resume(run.checkpoint)
+            summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
         report(summary, run, None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from prefenvs.oracles.labelling import Clips
-    from prefenvs.store import Plan, Store
+    from prefenvs.store import AssignmentPlan, Store
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Label:
         from prefenvs.envs.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding
-        from prefenvs.store import Plan, Store
+        from prefenvs.store import AssignmentPlan, Store
 
         check_binding(self.host, bool(self.annotators))
-        plan = Plan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
+        plan = AssignmentPlan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
         gl_backend()  # a machine that cannot render says so before anybody waits for a clip
         listening = contextlib.closing(_listen(self.host, self.port))
         with (
@@ -83,7 +83,7 @@ class Label:
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
 
-    def _make_app(self, store: Store, plan: Plan, clips: Clips) -> FastAPI:
+    def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
         from prefenvs.oracles.labelling import Access, create_app, fill_demo
 
         if self.demo:
@@ -100,7 +100,7 @@ class Label:
             except PrefenvsError as error:
                 print(f"prefenvs: questions cannot be shown: {error}", file=sys.stderr, flush=True)
 
-    def _print_links(self, store: Store, plan: Plan, port: int) -> None:
+    def _print_links(self, store: Store, plan: AssignmentPlan, port: int) -> None:
         from prefenvs.store import Assignments, issue_token
 
         waiting = Assignments(store, plan).count_open()

@@ -26,7 +26,7 @@ from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.agents.offline.learner import OfflineLearner
-    from prefenvs.agents.offline.single_loss import OneLossLearner
+    from prefenvs.agents.offline.single_loss import SingleLossLearner
     from prefenvs.preferences import Preference
 
 
@@ -45,10 +45,11 @@ class TrainOffline(RunOptions, ABC):
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
     preferences: str = "oracle"
-    """oracle[:teacher], regret:EXPERT[:teacher], a store, or a folder of published labels.
+    """A rater that answers on the spot, a store, or a folder of published labels.
 
-    oracle: a simulated rater by partial return, made on the spot. regret: one by the advantages of an expert, a run
-    folder of `train iql --true-reward`, `train pebble --true-reward` or `train dqn`, or a .zip of Stable-Baselines3.
+    Raters are those of `train pebble --oracle`: oracle, mistake, crowd-mujoco, coin, module:NAME, ... or
+    regret:EXPERT, by the advantages of a run folder of `train iql --true-reward`, `train pebble --true-reward` or
+    `train dqn`, or a .zip of Stable-Baselines3.
     """
     regret_form: RegretForm = "advantage"
     """Regret as the sum of advantages, telescoped by V (deterministic), or so without the last action (visited: CPL's).
@@ -124,7 +125,7 @@ class TrainOffline(RunOptions, ABC):
         for learner, steps in made:
             learner._check_total(steps)
             if self.compile:
-                cast("OneLossLearner[Any]", learner).compile()
+                cast("SingleLossLearner[Any]", learner).compile()
             if resumed is not None and has_checkpoint(resumed):
                 learner.resume(resumed.checkpoint)
         return [
@@ -174,7 +175,7 @@ class TrainOffline(RunOptions, ABC):
     def _signal(self) -> str:
         """What is learned from, in a word."""
         kind = self._source().kind
-        return kind if kind != "given" else Path(self.preferences).stem
+        return kind.replace(":", "-") if kind != "given" else Path(self.preferences).stem
 
     def _preferences(self, dataset: OfflineDataset, resumed: Run | None) -> Labels:
         """Return the labels of the run that is resumed, or those that the options name."""

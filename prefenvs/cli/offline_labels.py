@@ -12,14 +12,14 @@ import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.holdout import hold_out_episodes, split_preferences
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
 from prefenvs.tasks import find_task
-from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from prefenvs.oracles.simulated.synthetic import SyntheticOracle
+    from prefenvs.preferences import Oracle
 
 RegretForm = Literal["advantage", "deterministic", "visited"]
 
@@ -44,10 +44,11 @@ class Labels(NamedTuple):
 class LabelSource:
     """What the options of the command line say about labels.
 
-    preferences: oracle[:teacher], regret:EXPERT[:teacher], a store, or a label file; see `TrainOffline`.
-    labels: how many, None for all there are (500 from an oracle); segment_length: in steps, for oracles.
-    held_out: share of the episodes whose labels are kept for measuring. form, discount: of regret, see
-    `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the control without knowledge.
+    preferences: a rater that answers at once, such as mistake, regret:expert=RUN or module:NAME (see
+    `oracles.make_rater`), a store, or a label file. labels: how many, None for all there are (500 from a rater).
+    segment_length: in steps, for raters. held_out: share of the episodes whose labels are kept for measuring. form,
+    discount: of regret, see `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the
+    control without knowledge.
     """
 
     preferences: str
@@ -69,9 +70,16 @@ class LabelSource:
 
     @property
     def kind(self) -> str:
-        """What comes before the first colon: "oracle", "regret", or something else for stores and files."""
-        kind = self.preferences.split(":")[0]
-        return kind if kind in ("oracle", "regret") else "given"
+        """The rater's name, or "given" for stores and files; raises PrefenvsError for a word that is neither."""
+        from prefenvs.oracles.make import read_spec
+
+        given, path = self.preferences, Path(self.preferences)
+        try:
+            return read_spec(given).rater.name
+        except PrefenvsError as error:
+            if "://" in given or "/" in given or path.suffix or path.exists():
+                return "given"
+            raise PrefenvsError(f"--preferences is neither a rater nor a store nor a label file: {error}") from None
 
     def read(self, dataset: OfflineDataset) -> Labels:
         """Return training and held-out preferences that share no episode, and what was left out."""
@@ -81,19 +89,17 @@ class LabelSource:
     def _read(self, dataset: OfflineDataset) -> Labels:
         if self.kind != "given":
             oracle = self.make_oracle(dataset)
-            sides = split_episodes(dataset.trajectories, self.held_out, self.seed)
+            data, held = dataset.trajectories, hold_out_episodes(len(dataset), self.held_out, self.seed)
             count = self.labels or 500
             counts = count, math.ceil(count * self.held_out)
             rng = np.random.default_rng([self.seed, 1])
             train, held_out = (
-                ask(oracle, sample(dataset.trajectories, side, 2 * n, self.length(dataset), rng)) if n else []
-                for side, n in zip(sides, counts, strict=True)
+                ask(oracle, data.sample(2 * n, self.length(dataset), rng, episodes=np.flatnonzero(side))) if n else []
+                for side, n in zip((~held, held), counts, strict=True)
             )
             return Labels(train, held_out, _count({"skipped": _skips(train)}))
-        from prefenvs.agents.offline.tables import split_by_episode
-
         preferences, crossing = self._read_given(dataset)
-        train, held_out, between = split_by_episode(preferences, self.held_out, self.seed)
+        train, held_out, between = split_preferences(preferences, self.held_out, self.seed)
         taken = train[: self.labels]
         left_out = {
             "across an episode's end": crossing,
@@ -107,27 +113,30 @@ class LabelSource:
         """Steps in a segment: the task's own number where none is given."""
         return self.segment_length or find_task(dataset.task).segment_length
 
-    def make_oracle(self, dataset: OfflineDataset) -> SyntheticOracle:
-        """Return the simulated rater that is asked for."""
-        from prefenvs.oracles import PartialReturnOracle
+    def make_oracle(self, dataset: OfflineDataset) -> Oracle:
+        """Return the rater that is asked for; raises PrefenvsError for one that cannot judge this data set at once."""
+        from prefenvs.cli.raters import load_expert_values
+        from prefenvs.oracles.make import RaterContext, make_rater, read_options
 
-        kind, *rest = self.preferences.split(":")
-        if kind == "oracle":
-            if dataset.trajectories.true_rewards is None:
-                raise PrefenvsError(
-                    f"data set {dataset.name!r} holds no true rewards for --preferences oracle to judge by: "
-                    "give a store or a label file"
-                )
-            return PartialReturnOracle(rest[0] if rest else "oracle", seed=self.seed)
-        if not rest or not rest[0]:
+        flags = {"regret_form": self.form, "regret_discount": self.discount}
+        rater, options = read_options(self.preferences, flags)
+        if rater.late:
+            raise PrefenvsError(
+                f"the raters of --preferences answer at once, which {rater.name} does not: let it label the data set "
+                "first (`prefenvs rate --dataset`, `prefenvs label`), and give the store of its answers"
+            )
+        if rater.name == "oracle" and dataset.trajectories.true_rewards is None:
+            raise PrefenvsError(
+                f"data set {dataset.name!r} holds no true rewards for --preferences oracle to judge by: "
+                "give a store or a label file"
+            )
+        if rater.name == "regret" and options.expert is None and dataset.task != "Delivery-v0":
             raise PrefenvsError(
                 f"--preferences regret needs an expert of {dataset.task}: regret:RUN with the folder of a run with "
                 "--true-reward (`prefenvs train iql` or `train pebble`), or oracle for labels by partial return"
             )
-        expert, teacher = Path(rest[0]), rest[1] if len(rest) > 1 else "oracle"
-        from prefenvs.cli.critic import make_regret_oracle
-
-        return make_regret_oracle(find_task(dataset.task), expert, self.form, teacher, self.seed, self.discount)
+        context = RaterContext(dataset.task, self.seed, load_values=load_expert_values, flags=flags)
+        return make_rater(self.preferences, context)
 
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
         """Return the preferences of a store or of label files, and how many of the latter cross an episode's end."""
@@ -139,7 +148,7 @@ class LabelSource:
         path = Path(self.preferences)
         if not path.exists():
             raise PrefenvsError(
-                f"--preferences {self.preferences}: there is no such file; give oracle[:teacher], regret:EXPERT, a "
+                f"--preferences {self.preferences}: there is no such file; give a rater such as oracle, a "
                 "store (.sqlite or postgresql://...) or a published label file"
             )
         from prefenvs.datasets.human_labels import label_preferences, read_labels
@@ -149,33 +158,19 @@ class LabelSource:
         return preferences, len(labels) - len(preferences)
 
 
-def split_episodes(data: Trajectories, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of training and of held-out episodes."""
-    order = np.random.default_rng(seed).permutation(len(data))
-    count = round(share * len(data))
-    if share and not 0 < count < len(data):
-        raise PrefenvsError(f"--held-out {share} of {len(data)} episodes leaves nothing on one side; choose another")
-    return np.sort(order[count:]), np.sort(order[:count])
+def ask(oracle: Oracle, segments: SegmentBatch) -> list[Preference]:
+    """Return the rater's answers to pairs of these segments, skips included.
 
-
-def sample(data: Trajectories, episodes: np.ndarray, count: int, length: int, rng: np.random.Generator) -> SegmentBatch:
-    """Draw segments from these episodes, uniformly over all of their valid starts."""
-    room = np.maximum(data.lengths[episodes] - length + 1, 0)
-    if not room.sum():
-        raise PrefenvsError(
-            f"no segment of {length} steps fits into the episodes, of which the longest has {data.lengths.max()}: "
-            "choose a smaller --segment-length"
-        )
-    total = np.cumsum(room)
-    numbers = rng.integers(total[-1], size=count)
-    which = np.searchsorted(total, numbers, side="right")
-    return data.cut(episodes[which], numbers - (total - room)[which], length)
-
-
-def ask(oracle: SyntheticOracle, segments: SegmentBatch) -> list[Preference]:
-    """Return the rater's answers to pairs of these segments, skips included."""
+    Raises PrefenvsError if it fails on one of them.
+    """
     oracle.ask(make_pairs(segments))
-    return oracle.collect()
+    answers = oracle.collect()
+    while oracle.pending:
+        new = oracle.collect()
+        if not new:
+            raise PrefenvsError(f"{oracle.name} left {oracle.pending} of {len(segments) // 2} queries unanswered")
+        answers += new
+    return answers
 
 
 def permute(preferences: list[Preference], seed: int) -> list[Preference]:

@@ -1,4 +1,4 @@
-"""`prefenvs rate`: let a model label pending queries or a data set, or measure how good it is."""
+"""`prefenvs rate`: let a rater label pending queries or a data set, or measure how good it is."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 import time
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from tqdm import tqdm
-from tyro.conf import arg
 
-from prefenvs.cli.vlm import VLMOptions, given_flags
+from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, Limits, PositiveFloat, PositiveInt, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
+from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ BLOCK = 100
 
 @dataclass(frozen=True)
 class Rate:
-    """Let a model (or a simulated teacher) answer the pending queries of a store, or pairs sampled from a data set.
+    """Let a model, or another rater, answer the pending queries of a store, or pairs sampled from a data set.
 
     Answers go into the store as they come, so the same command continues what Ctrl-C, a crash or the end of the budget
     stopped, and pays for nothing twice. With --check it is measured against the true returns instead.
@@ -56,17 +56,17 @@ class Rate:
     check: Annotated[int, Limits(2, LARGE)] | None = None
     """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
     oracle: str = "vlm"
-    """vlm, or a simulated teacher: oracle, mistake, noisy, skip, myopic, equal."""
+    """vlm, or another rater as in `prefenvs train pebble --oracle`; --help shows the options of the one named."""
     seed: Seed = 0
-    """Seed of the sample, and of a simulated teacher."""
+    """Seed of the sample, and of a simulated rater."""
     audit: bool = False
     """Print every call in --store as a line of JSON, prompts and replies, and do nothing else."""
     copy_prompts: Path | None = None
     """Copy the shipped prompts into this folder, to be edited, and do nothing else."""
     progress: bool = True
     """Show a progress bar with an ETA and the cost so far."""
-    vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
-    """The model."""
+    rater: Annotated[Any, rater_field(RATE)] = None
+    """The rater's options."""
 
     def run(self) -> None:
         """Copy prompts, list calls, measure, or label."""
@@ -79,7 +79,7 @@ class Rate:
 
             with self._open_store(create=False) as store:
                 for call in list_calls(store, self.task_run):
-                    print(json.dumps(asdict(call) | {"prompt": json.loads(call.prompt)}))
+                    print(to_json(asdict(call) | {"prompt": json.loads(call.prompt)}))
         elif self.check is not None:
             self._check(self.check)
         else:
@@ -88,7 +88,7 @@ class Rate:
     def _label(self) -> None:
         if self.dataset is None:
             with self._open_store(create=False) as store:
-                self._check_server()
+                self._check_rater()
                 runs = [self.task_run] if self.task_run is not None else store.pending_runs()
                 if not any(store.count_pending(run) for run in runs):
                     print(f"no query of {self.store} waits for an answer")
@@ -97,7 +97,7 @@ class Rate:
             return
         from prefenvs.store import Store
 
-        self._check_server()
+        self._check_rater()
         queries = self._sample_dataset(self.pairs)
         name = f"rate {self.dataset}"
         location = self.store or f"{Path(self.dataset).name}-labels.sqlite"
@@ -125,7 +125,7 @@ class Rate:
             raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
         if self.dataset is None and self.store is None and self.task is None:
             raise PrefenvsError("--check needs queries: name a --task, a --dataset, or a --store with true rewards")
-        self._check_server()
+        self._check_rater()
         if self.dataset is not None:
             queries = self._sample_dataset(count)
         elif self.store is not None and self.task is None:
@@ -148,19 +148,17 @@ class Rate:
         print_calibration(found, oracle.name)
 
     def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
-        from prefenvs.oracles import PartialReturnOracle
+        return make_rater(self.oracle, self.rater, task or self.task or "", self.seed, store, run)
 
-        given = given_flags(self.vlm)
-        if given and self.oracle != "vlm":
-            raise PrefenvsError(f"{given[0]} goes with --oracle vlm, not with --oracle {self.oracle}: leave it out")
-        if self.oracle == "vlm":
-            return self.vlm.make(find_task(task or self.task or ""), store, run)
-        return PartialReturnOracle(self.oracle, seed=self.seed)
+    def _check_rater(self) -> None:
+        """Find out before anything else happens whether there is such a rater, and whether a model can be asked."""
+        from prefenvs.oracles.vlm import check_server
 
-    def _check_server(self) -> None:
-        """Find out before anything else happens whether the model can be asked at all."""
-        if self.oracle == "vlm":
-            self.vlm.check()
+        rater, options = read_options(self.oracle, self.rater)
+        if rater.name in ("human", "ratings"):
+            raise PrefenvsError("people answer the queries of a store on a page: prefenvs label --store FILE")
+        if rater.name == "vlm" and not options.replay:
+            check_server(options.name(), options.config())
 
     def _open_store(self, create: bool) -> Store:
         from prefenvs.store import Store
@@ -176,7 +174,7 @@ class Rate:
             raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
         assert self.dataset is not None
         trajectories = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
-        if self.oracle == "vlm" and trajectories.states is None:
+        if read_options(self.oracle, self.rater)[0].name in ("vlm", "clip") and trajectories.states is None:
             raise PrefenvsError(
                 f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments"
             )
@@ -207,6 +205,10 @@ class Rate:
 
         task = find_task(self.task or "")
         length = self.segment_length or task.segment_length
+        if length > task.horizon:
+            raise PrefenvsError(
+                f"--segment-length {length} is longer than an episode of {task.id}, {task.horizon} steps: lower it"
+            )
         trajectories = wander(task, episodes=min(20, 4 + count // 10), seed=self.seed)
         return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
 
@@ -223,7 +225,10 @@ class _Labelling:
         )
 
     def finish(self) -> None:
-        """Answer all queries; what has been answered is stored whatever ends it."""
+        """Answer all queries; what has been answered is stored whatever ends it.
+
+        Raises PrefenvsError where some are left unanswered.
+        """
         try:
             with self._bar, warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
@@ -247,7 +252,7 @@ class _Labelling:
         trouble = getattr(self.oracle, "trouble", None)
         if self.oracle.pending < FEW and trouble is None:
             waiting = self.store.pending_queries(
-                run=self.run, limit=self.oracle.pending + CHUNK, with_true_rewards=self.oracle.name != "vlm"
+                run=self.run, limit=self.oracle.pending + CHUNK, with_true_rewards=not hasattr(self.oracle, "tokens")
             )
             new = [query for query in waiting if query.id not in self._asked]
             self._asked |= {query.id for query in new}
@@ -265,9 +270,9 @@ class _Labelling:
         return len(answers)
 
     def _costs(self) -> dict[str, str]:
-        if self.oracle.name != "vlm":
+        if not hasattr(self.oracle, "tokens"):
             return {}
-        tokens, cost = getattr(self.oracle, "tokens", 0), getattr(self.oracle, "cost", 0.0)
+        tokens, cost = self.oracle.tokens, getattr(self.oracle, "cost", 0.0)
         return {"tokens": f"{tokens:,.0f}", **({"cost": f"{cost:.4f}"} if cost else {})}
 
     def _report(self) -> None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from tyro.conf import arg
-
 import prefenvs
-from prefenvs.cli.clip import ClipOptions
-from prefenvs.cli.hybrid import HybridOptions
+from prefenvs.cli.raters import make_rater, rater_field, restore_options
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.seeds import check_resume, of_seeds
-from prefenvs.cli.vlm import VLMOptions, given_flags
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
 from prefenvs.runs import Run
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
     from prefenvs.store import Store
 
 # What has no effect where no rater is asked.
-LABEL_OPTIONS = ("oracle", "expert", "labels", "per_session", "interact", "segment_length", "selector", "schedule")
+LABEL_OPTIONS = ("oracle", "labels", "per_session", "interact", "segment_length", "selector", "schedule")
 AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
 
 
@@ -45,22 +42,12 @@ class TrainOptions(RunOptions):
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings, vlm, clip, coin.
+    """Who answers: oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, coin, human, ratings,
+    vlm, clip, hybrid (two of these), or module:NAME, a function or an oracle of your own.
 
-    regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities. hybrid: two of
-    these, --cheap and --costly.
+    With options, NAME:key=value,key=value; the rater's options are flags, too, which --help shows beside its name.
+    regret-noisy, clip-mistake, ...: with a simulated teacher's irrationalities.
     """
-    expert: Path | None = None
-    """With --oracle regret: run folder (`train pebble --true-reward`) or SB3 .zip; Delivery-v0 can do without."""
-    regret_form: Literal["advantage", "deterministic", "visited"] = "advantage"
-    """With --oracle regret: sum of advantages; telescoped; or telescoped without the last action, as CPL's labels."""
-    store: str | None = None
-    """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL.
-
-    With --oracle vlm: where prompts and replies are kept, if not in the run folder's own store.
-    """
-    wait: bool = False
-    """With --oracle human or vlm: stop at each session until all is answered; otherwise training goes on meanwhile."""
     steps: PositiveInt | None = None
     """Environment steps."""
     seeds: tuple[Seed, ...] = ()
@@ -93,21 +80,16 @@ class TrainOptions(RunOptions):
     """Upper bound: learn from the true reward instead of preferences."""
     exploration_only: bool = False
     """Control: explore for the whole run, and ask nobody."""
-    vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
-    """With --oracle vlm: the model."""
-    hybrid: Annotated[HybridOptions, arg(name="", prefix_name=False)] = field(default_factory=HybridOptions)
-    """With --oracle hybrid: the two raters."""
-    clip: Annotated[ClipOptions, arg(name="", prefix_name=False)] = field(default_factory=ClipOptions)
-    """With --oracle clip: the model."""
+    rater: Annotated[Any, rater_field()] = None
+    """The rater's options."""
 
     def run(self) -> None:
         """Train, or continue to train, and print the returns before and after."""
         if self.resume is not None:
             check_resume(self.seeds)
             run = Run.resume(self.resume, f"train {self.algorithm}")
-            now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
-            now["hybrid"] = HybridOptions(**run.config.get("hybrid", {}))
-            now["clip"] = ClipOptions.read(run.config.get("clip", {}))
+            rater = restore_options(run.config.get("oracle", "oracle"), run.config.get("rater"), self.rater)
+            now = {"folder": run.folder, "progress": self.progress, "rater": rater}
             options = dataclasses.replace(self, **run.config | now)
             agent, steps = options._make_agent(options._find_task())
             options._train([agent], [run], steps, resume=True)
@@ -131,7 +113,8 @@ class TrainOptions(RunOptions):
             raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {self.oracle}: train one seed")
 
     def _create_run(self, task: Task) -> Run:
-        rater = "true-reward" if self.true_reward else "no-labels" if self.exploration_only else self.oracle
+        rater = "true-reward" if self.true_reward else re.sub(r"[^A-Za-z0-9.-]+", "-", self.oracle)
+        rater = "no-labels" if self.exploration_only else rater
         folder = self.folder or Path("runs") / f"{task.file_name}-{self.algorithm}-{rater}-{self.seed}"
         return Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self))
 
@@ -173,7 +156,7 @@ class TrainOptions(RunOptions):
 
     def _connect(self, rater: Oracle | None, store: Store, run: Run, stack: contextlib.ExitStack) -> None:
         """Give a rater that needs them the run's store and the run's name, which its questions go under."""
-        from prefenvs.oracles import HumanOracle, VLMOracle
+        from prefenvs.oracles import HumanOracle, RatingOracle, VLMOracle
 
         if isinstance(rater, VLMOracle):
             rater.store, rater.run = rater.store or store, run.folder.name
@@ -181,69 +164,25 @@ class TrainOptions(RunOptions):
             stack.enter_context(rater)
         if isinstance(rater, HumanOracle):
             rater.run = run.folder.name
-            kind = " --kind rating" if self.oracle == "ratings" else ""
-            page = f"prefenvs label --store {self.store}{kind}"
-            print(f"questions go to {self.store}: label with `{page}`", flush=True)
+            kind = " --kind rating" if isinstance(rater, RatingOracle) else ""
+            page = f"prefenvs label --store {rater.store.location}{kind}"
+            print(f"questions go to {rater.store.location}: label with `{page}`", flush=True)
 
     def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
         """Return the agent and how many environment steps it is to be trained for."""
         raise PrefenvsError("choose an algorithm: prefenvs train pebble or prefenvs train prefppo")
 
     def _make_oracle(self, task: Task) -> Oracle | None:
-        """Return the rater of the name given, or two as one; none for the upper bound."""
-        names = self.hybrid.raters if self.oracle == "hybrid" else (self.oracle,)
-        nobody = self.true_reward or self.exploration_only
-        if (self.store is not None or self.wait) and (nobody or not {"human", "ratings", "vlm"} & {*names}):
-            raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
-        if self.hybrid != HybridOptions() and self.oracle != "hybrid":
-            raise PrefenvsError(f"--cheap, --costly and --route go with --oracle hybrid, not with {self.oracle!r}")
-        if self.regret_form != "advantage" and not any(name.split("-")[0] == "regret" for name in names):
-            raise PrefenvsError(f"--regret-form goes with --oracle regret, not with {self.oracle!r}")
-        self._check_models(() if nobody else names)
-        if nobody:
-            return None
-        if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
-            raise PrefenvsError(f"--expert goes with --oracle regret, not with {self.oracle!r}")
-        if self.oracle == "hybrid":
-            return self.hybrid.make(lambda name, seed: self._make_rater(task, name, seed), self.seed)
-        return self._make_rater(task, self.oracle, self.seed)
-
-    def _check_models(self, names: Sequence[str]) -> None:
-        """Raise a PrefenvsError for options of a model that none of these raters is, and of labels where none rates."""
+        """Return the rater, or none where nobody is asked; raises PrefenvsError where it has options of a rater."""
+        if not (self.true_reward or self.exploration_only):
+            return make_rater(self.oracle, self.rater, task.id, self.seed)
         control = "--true-reward" if self.true_reward else "--exploration-only"
-        rater = f"--oracle {self.oracle}" if names else control
-        for kind, options in (("vlm", self.vlm), ("clip", self.clip)):
-            given = given_flags(options)
-            if given and not any(name.split("-")[0] == kind for name in names):
-                raise PrefenvsError(f"{given[0]} goes with --oracle {kind}, not with {rater}: leave it out")
-        if not names:
-            for flag in LABEL_OPTIONS:
-                if getattr(self, flag) not in (None, "oracle"):
-                    raise PrefenvsError(
-                        f"--{flag.replace('_', '-')} is about labels, of which {control} needs none: leave it out"
-                    )
-
-    def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
-        """Return the people behind a store, a model, or the simulated teacher of that name."""
-        from prefenvs.cli.critic import make_regret_oracle
-        from prefenvs.oracles import CLIPOracle, CoinOracle, HumanOracle, PartialReturnOracle, RatingOracle
-        from prefenvs.store import Store
-
-        if name == "vlm":
-            self.vlm.check()
-            return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
-        raters: dict[str, type[HumanOracle]] = {"human": HumanOracle, "ratings": RatingOracle}
-        if name in raters:
-            if self.store is None:
-                raise PrefenvsError(f"--oracle {name} needs the store that people label: --store labels.sqlite")
-            return raters[name](Store(self.store), wait=self.wait)
-        if name == "coin":
-            return CoinOracle(seed)
-        if name.split("-")[0] == "clip":
-            return CLIPOracle(self.clip.make(task), name.partition("-")[2] or "oracle", seed)
-        if name.split("-")[0] == "regret":
-            return make_regret_oracle(task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", seed)
-        return PartialReturnOracle(name, seed=seed)
+        for flag in LABEL_OPTIONS:
+            if getattr(self, flag) not in (None, "oracle"):
+                raise PrefenvsError(
+                    f"--{flag.replace('_', '-')} is about labels, of which {control} needs none: leave it out"
+                )
+        return None
 
     def _override(self, config: AnyConfig) -> AnyConfig:
         """Put what was given on the command line in place of the published settings."""

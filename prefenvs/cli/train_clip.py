@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from prefenvs.cli.clip import ClipOptions
 from prefenvs.cli.run_options import RunOptions
 from prefenvs.cli.train import has_checkpoint, make_envs
 from prefenvs.errors import PrefenvsError
@@ -19,6 +18,14 @@ from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.agents.online.state_reward import StateRewardSAC
+    from prefenvs.oracles.clip.options import ClipOptions
+
+
+def clip_options() -> type[ClipOptions]:
+    """Return the options of a CLIP model, read when a command line is."""
+    from prefenvs.oracles.clip.options import ClipOptions
+
+    return ClipOptions
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class TrainClip(RunOptions):
 
     task: str = ""
     """Task id; the humanoid-... ones bring prompts and camera."""
-    clip: Annotated[ClipOptions, arg(name="", prefix_name=False)] = field(default_factory=ClipOptions)
+    clip: Annotated[Any, arg(name="", prefix_name=False, constructor_factory=clip_options)] = None
     """The model."""
     steps: PositiveInt = 10_000_000
     """Environment steps."""
@@ -47,7 +54,7 @@ class TrainClip(RunOptions):
         if self.resume is not None:
             run = Run.resume(self.resume, "train clip")
             config = run.config
-            now = {"folder": run.folder, "progress": self.progress, "clip": ClipOptions.read(config["clip"])}
+            now = {"folder": run.folder, "progress": self.progress, "clip": clip_options().read(config["clip"])}
             options = dataclasses.replace(self, **config | now)
             agent = options._make_agent()
             with run.locked():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from prefenvs.cli import offline_labels
 from prefenvs.cli.offline import TrainOffline
 from prefenvs.cli.offline_labels import LabelSource
 from prefenvs.cli.train_reward import fit_image_reward, fit_reward
@@ -211,15 +210,17 @@ class TrainBC(TrainOffline):
 
 
 def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
-    """Score segments of a data set by a simulated rater's worth of their steps, summed."""
+    """Score segments of a data set by a simulated rater's values of their steps, summed."""
     from prefenvs.agents.offline.tables import RankedSegments
 
     if source.kind == "given":
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
     if source.held_out:
         raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
-    oracle, data = source.make_oracle(dataset), dataset.trajectories
-    episodes, _ = offline_labels.split_episodes(data, 0.0, source.seed)
-    rng = np.random.default_rng([source.seed, 1])
-    segments = offline_labels.sample(data, episodes, source.labels or 500, source.length(dataset), rng)
-    return RankedSegments(segments, oracle.worth(list(segments)).sum(1))
+    from prefenvs.oracles.simulated.synthetic import SyntheticOracle
+
+    oracle, rng = source.make_oracle(dataset), np.random.default_rng([source.seed, 1])
+    if not isinstance(oracle, SyntheticOracle):
+        raise PrefenvsError(f"--dense ranks segments by the values of their steps, which {oracle.name} does not give")
+    segments = dataset.trajectories.sample(source.labels or 500, source.length(dataset), rng)
+    return RankedSegments(segments, oracle.step_values(list(segments)).sum(1))

@@ -36,7 +36,7 @@ BLOCK = 20_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class CollectionPlan:
     """What to collect: everything that the data depend on.
 
     sources: the mixture; its episodes come in shuffled order, so that a part of them is a mixture too.
@@ -75,7 +75,7 @@ class Episode:
 
 
 def collect(
-    plan: Plan,
+    plan: CollectionPlan,
     folder: Path,
     *,
     load: Load = load_source,
@@ -122,7 +122,7 @@ def count_episodes(folder: Path) -> int:
     return total
 
 
-def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: Plan, number: int) -> Episode:
+def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: CollectionPlan, number: int) -> Episode:
     """Play episode `number` of a plan, in an environment of its task."""
     task, source = find_task(plan.task), plan.sources[plan.order[number]]
     streams = np.random.SeedSequence([plan.seed, number]).spawn(2)
@@ -165,7 +165,7 @@ def _vector(space: spaces.Space[Any], action: Array) -> Array:
     return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action)
 
 
-def _save(folder: Path, first: int, waiting: list[Episode], plan: Plan) -> int:
+def _save(folder: Path, first: int, waiting: list[Episode], plan: CollectionPlan) -> int:
     """Write finished episodes as the next file, forget them, and return how many the folder holds now."""
     buffer = TrajectoryBuffer(plan.task, max_episodes=None)
     for episode in waiting:
@@ -181,7 +181,7 @@ def _save(folder: Path, first: int, waiting: list[Episode], plan: Plan) -> int:
 
 
 @contextmanager
-def _players(plan: Plan, numbers: range, load: Load, workers: int) -> Iterator[Iterator[Episode]]:
+def _players(plan: CollectionPlan, numbers: range, load: Load, workers: int) -> Iterator[Iterator[Episode]]:
     """Give the episodes in their order, as they finish, from this process or from others."""
     if workers == 1 or len(numbers) < 2:
         with closing(make(plan.task)) as env:
@@ -199,7 +199,7 @@ def _players(plan: Plan, numbers: range, load: Load, workers: int) -> Iterator[I
 class _Policies:
     """The policies of a plan, each loaded when its first episode comes."""
 
-    def __init__(self, plan: Plan, load: Load, env: gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, plan: CollectionPlan, load: Load, env: gymnasium.Env[Any, Any]) -> None:
         self.plan, self.load, self.env = plan, load, env
         self.loaded: dict[str, Policy] = {}
 
@@ -218,7 +218,7 @@ class _Policies:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(plan: Plan, load: Load) -> None:
+def _start_worker(plan: CollectionPlan, load: Load) -> None:
     # Ctrl-C reaches all processes of a terminal; the one that collects decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Read by PyTorch when a policy first imports it: the processes share the cores as they are.

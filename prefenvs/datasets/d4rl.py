@@ -36,10 +36,10 @@ TASKS = {
     "halfcheetah": "HalfCheetah-v5",
     "hopper": "Hopper-v5",
     "walker2d": "Walker2d-v5",
-    "door": "AdroitHandDoor-v1",
-    "hammer": "AdroitHandHammer-v1",
-    "pen": "AdroitHandPen-v1",
-    "relocate": "AdroitHandRelocate-v1",
+    "door": "d4rl-door-v1",
+    "hammer": "d4rl-hammer-v1",
+    "pen": "d4rl-pen-v1",
+    "relocate": "d4rl-relocate-v1",
 }
 # Of these the observation is all positions but the first, then all velocities; so states can be checked against it.
 LOCOMOTION = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
@@ -54,10 +54,6 @@ HORIZONS = {
 DIFFERENCES = {
     "hopper": "version 5 pays for health only while healthy; a last step differs by 1",
     "walker2d": "version 5 pays for health only while healthy, and both feet have the same friction",
-    "door": "Gymnasium-Robotics rewards distance from the handle (+0.1 m), D4RL punishes it",
-    "hammer": "Gymnasium-Robotics rewards distance from the hammer (+0.1 m), D4RL punishes it",
-    "pen": "an episode goes on after the pen was dropped, where D4RL's ends",
-    "relocate": "Gymnasium-Robotics rewards distance from the ball (+0.1 m), D4RL punishes it",
 }
 # An ant that is this many metres away one step later was put there by a reset.
 JUMP = 1.0

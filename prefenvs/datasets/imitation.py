@@ -14,7 +14,7 @@ from prefenvs.datasets.columns import check_columns, read_column, read_flags, re
 from prefenvs.datasets.hdf5 import first_line
 from prefenvs.datasets.minari_files import check_uncompressed
 from prefenvs.datasets.sizes import task_action_space
-from prefenvs.datasets.spaces import flatten
+from prefenvs.datasets.spaces import flatten, unflatten_discrete
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_size
 from prefenvs.segments import Array
@@ -22,6 +22,8 @@ from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories
 
 INSTALL = "install the extra with `pip install 'prefenvs[imitation]'`"
+# The last info of an episode of which nobody knows whether the task ended it.
+UNKNOWN_END = json.dumps({"TimeLimit.truncated": None})
 
 
 def read_imitation(
@@ -39,8 +41,8 @@ def read_imitation(
     imitation keeps T + 1 observations for T actions: the last ones become `final_observations`. Its rewards, where
     there are any, are the environment's and become `true_rewards`. Its `terminal` is True for every finished episode,
     time limit or not: the task ended those whose last info holds a false "TimeLimit.truncated" and, where infos do not
-    tell, those shorter than the horizon. Without infos and horizon `terminated` is None, and learners that bootstrap
-    say so. Infos are read as plain JSON, never as objects.
+    tell, those shorter than the horizon. Without infos and horizon, or where `write_imitation` was told of no ends,
+    `terminated` is None, and learners that bootstrap say so. Infos are read as plain JSON, never as objects.
 
     task, source: kept in the trajectories (`source` defaults to the folder's name). action_space, observation_space: of
     the data, by default the task's; discrete ones become one-hot rows. discrete_actions: number of actions where no
@@ -92,12 +94,13 @@ def imitation_action_space(path: str | Path, trajectories: Trajectories) -> spac
     return spaces.Discrete(trajectories.actions.shape[1])
 
 
-def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool = False) -> None:
+def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool | spaces.Discrete = False) -> None:
     """Write episodes so that imitation's `serialize.load` reads them; true rewards, where known, become its `rews`.
 
     imitation needs the observation after each last step. Trajectories without `final_observations` therefore lose the
     last step of each episode, whose observation then ends it, and are marked as not terminal. States and scenes have no
-    place in the format. discrete: write one-hot action rows as the integers that discrete action spaces use.
+    place in the format. discrete: write one-hot action rows as the integers of this space; True counts from 0. Raises
+    PrefenvsError for rows that are not one-hot, for a path that is a file, and where nothing is left to write.
     """
     datasets = _import_datasets()
     if Path(path).is_file():
@@ -105,7 +108,10 @@ def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool
     whole = trajectories.final_observations is not None
     if not whole and not np.any(trajectories.lengths > 1):
         raise PrefenvsError("nothing is left to write: without final_observations each episode loses its last step")
-    actions = trajectories.actions.argmax(-1) if discrete else trajectories.actions
+    actions = trajectories.actions
+    if discrete:
+        space = spaces.Discrete(actions.shape[1]) if discrete is True else discrete
+        actions = unflatten_discrete(actions, space, "actions")
     rows: dict[str, list[Any]] = {"obs": [], "acts": [], "infos": [], "terminal": []}
     if trajectories.true_rewards is not None:
         rows["rews"] = []
@@ -117,8 +123,9 @@ def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool
         else:
             continue
         infos = ["{}"] * (end - begin)
-        if whole and trajectories.terminated is not None:
-            infos[-1] = json.dumps({"TimeLimit.truncated": not trajectories.terminated[i]})
+        if whole:
+            ended = trajectories.terminated
+            infos[-1] = UNKNOWN_END if ended is None else json.dumps({"TimeLimit.truncated": not ended[i]})
         for name, value in {"obs": seen, "acts": actions[begin:end], "infos": infos, "terminal": whole}.items():
             rows[name].append(value)
         if trajectories.true_rewards is not None:
@@ -246,8 +253,9 @@ def _read_terminated(columns: dict[str, Any], lengths: Array, horizon: int | Non
     terminated = np.zeros(len(lengths), bool)
     unknown = False
     for i in np.flatnonzero(terminal):
-        cut = _read_truncated(texts[int(last[i])].as_py())
-        if cut is None and horizon is not None and lengths[i] <= horizon:
+        info = texts[int(last[i])].as_py()
+        cut = _read_truncated(info)
+        if cut is None and info != UNKNOWN_END and horizon is not None and lengths[i] <= horizon:
             cut = bool(lengths[i] == horizon)
         unknown = unknown or cut is None
         terminated[i] = not cut

@@ -13,6 +13,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from prefenvs.datasets.hdf5 import first_line
 from prefenvs.datasets.minari_files import check_folder
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import misfit
-from prefenvs.datasets.spaces import check_space, flatten
+from prefenvs.datasets.spaces import check_space, flatten, unflatten_discrete
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.file_sizes import check_size
 from prefenvs.segments import Array
@@ -72,6 +73,8 @@ def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDa
         return np.array([episode[key] for episode in episodes], kind) if all(key in e for e in episodes) else None
 
     columns["scenes"] = of_each("scene", np.float64)
+    if metadata.get("prefenvs_ends_unknown"):
+        columns["terminated"] = None
     task = _find_task(metadata, columns, name) if task is None else (find_task(task).id if task else "")
     if "states" in columns and task and "prefenvs_task" not in metadata:
         sizes = [columns[key].shape[1] for key in ("observations", "actions", "states")]
@@ -90,15 +93,22 @@ def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDa
 
 
 def write_minari(
-    dataset: OfflineDataset, name_or_path: str | Path, *, discrete: bool = False, description: str = ""
+    dataset: OfflineDataset,
+    name_or_path: str | Path,
+    *,
+    discrete: bool | spaces.Discrete = False,
+    description: str = "",
 ) -> Path:
     """Write a data set that Minari and `read_minari` read, and return its folder.
 
     name_or_path: a Minari name with "minari/" in front and a version (-v0) at the end, else a folder, whose last part
     becomes the name.
-    discrete: write one-hot action rows as the integers of a discrete space. description: a sentence for its readers.
+    discrete: write one-hot action rows as the integers of this space; True is for the data set's own discrete space,
+    and counts from 0 where it tells none. description: a sentence for its readers.
     Trajectories without `final_observations` lose the last step of each episode, whose observation then ends it as a
-    truncation; those without true rewards cannot be written, since the format has no data without rewards.
+    truncation; those without true rewards cannot be written, since the format has no data without rewards. The format
+    has no word for an end that is unknown: such episodes are truncated for Minari, and unknown again for `read_minari`.
+    Raises PrefenvsError for what cannot be written, and for a folder that exists.
     """
     folder, dataset_id = find_place(name_or_path)
     if folder.exists():
@@ -108,15 +118,16 @@ def write_minari(
         raise PrefenvsError(f"data set {dataset.name!r} has no true rewards, which Minari's format needs")
     if data.final_observations is None and not np.any(data.lengths > 1):
         raise PrefenvsError("nothing is left to write: without final_observations each episode loses its last step")
+    action_space = _action_space(dataset, discrete)
+    if isinstance(action_space, spaces.Discrete):
+        data = replace(data, actions=unflatten_discrete(data.actions, action_space, "actions"))
     from minari.dataset.minari_storage import MinariStorage
 
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     (new / "data").mkdir(parents=True)
     observation_space = spaces.Box(-np.inf, np.inf, data.observations.shape[1:], np.float32)
-    storage = MinariStorage.new(
-        new / "data", observation_space, _action_space(data, discrete), data_format="hdf5", jpeg_encoding=False
-    )
+    storage = MinariStorage.new(new / "data", observation_space, action_space, data_format="hdf5", jpeg_encoding=False)
     metadata: dict[str, Any] = {
         "dataset_id": dataset_id,
         "minari_version": importlib.metadata.version("minari"),
@@ -128,8 +139,10 @@ def write_minari(
         metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
     if dataset.horizon is not None:
         metadata["prefenvs_horizon"] = dataset.horizon
+    if data.terminated is None and data.final_observations is not None:
+        metadata["prefenvs_ends_unknown"] = True
     storage.update_metadata(metadata)
-    storage.update_episodes(_episode_buffers(data, discrete))
+    storage.update_episodes(_episode_buffers(data))
     storage.update_episode_metadata(_episode_metadata(dataset))
     return new.rename(folder)
 
@@ -310,17 +323,19 @@ def find_place(name_or_path: str | Path) -> tuple[Path, str]:
     return folder.absolute(), dataset_id
 
 
-def _action_space(data: Trajectories, discrete: bool) -> spaces.Space[Any]:
-    width = data.actions.shape[1]
-    return spaces.Discrete(width) if discrete else spaces.Box(-np.inf, np.inf, (width,), np.float32)
+def _action_space(dataset: OfflineDataset, discrete: bool | spaces.Discrete) -> spaces.Space[Any]:
+    width = dataset.trajectories.actions.shape[1]
+    if not discrete:
+        return spaces.Box(-np.inf, np.inf, (width,), np.float32)
+    own = dataset.action_space if discrete is True else discrete
+    return own if isinstance(own, spaces.Discrete) else spaces.Discrete(width)
 
 
-def _episode_buffers(data: Trajectories, discrete: bool) -> Iterator[Any]:
+def _episode_buffers(data: Trajectories) -> Iterator[Any]:
     """One record an episode, made when the writer asks for it."""
     from minari.data_collector import EpisodeBuffer
 
     assert data.true_rewards is not None
-    actions = data.actions.argmax(1) if discrete else data.actions
     for i, (begin, end) in enumerate(zip(data.begins, data.ends, strict=True)):
         if data.final_observations is None:
             end -= 1
@@ -339,7 +354,7 @@ def _episode_buffers(data: Trajectories, discrete: bool) -> Iterator[Any]:
             infos = {"state": np.concatenate([data.states[begin:end], after])}
         yield EpisodeBuffer(
             observations=seen,
-            actions=actions[begin:end],
+            actions=data.actions[begin:end],
             rewards=data.true_rewards[begin:end],
             terminations=last & terminated,
             truncations=last & (not terminated),

@@ -16,7 +16,7 @@ from prefenvs.tasks import list_tasks
 from prefenvs.trajectories import Trajectories
 
 
-class Transitions(NamedTuple):
+class TransitionArrays(NamedTuple):
     """N transitions as flat arrays, all float32 but `rows`.
 
     observations, next_observations: [N, obs]; actions: [N, act]; true_rewards: [N] or None (privileged: only a learner
@@ -95,7 +95,7 @@ class OfflineDataset:
         known = {task.id: task.horizon for task in list_tasks()}
         return known.get(self.task) or int(self.trajectories.lengths.max())
 
-    def transitions(self) -> Transitions:
+    def transitions(self) -> TransitionArrays:
         """Return every transition whose next observation is known, in the order of the data.
 
         Where `final_observations` is None, the last step of an episode that the task did not end is left out, as in
@@ -119,7 +119,7 @@ class OfflineDataset:
         final = data.observations[last] if data.final_observations is None else data.final_observations
         following[np.searchsorted(rows, last[ends])] = final[ends]
         rewards = None if data.true_rewards is None else keep(data.true_rewards)
-        return Transitions(keep(data.observations), keep(data.actions), following, rewards, keep(terminals), rows)
+        return TransitionArrays(keep(data.observations), keep(data.actions), following, rewards, keep(terminals), rows)
 
     def qlearning_rows(self) -> Array:
         """Return the steps [N] int64 that D4RL's `qlearning_dataset` keeps, by which published label files count.

@@ -41,6 +41,19 @@ def flatten(value: Any, space: spaces.Space[Any], what: str) -> Array:
     return array.reshape(len(array), -1)
 
 
+def unflatten_discrete(rows: Array, space: spaces.Discrete, what: str) -> Array:
+    """Return the integers [T], from `space.start` on, that one-hot rows [T, n] stand for.
+
+    Raises PrefenvsError for rows of another width, and for rows that are not one-hot.
+    """
+    if rows.ndim != 2 or rows.shape[1] != space.n:
+        raise PrefenvsError(f"the {what} have shape {list(rows.shape[1:])}, but their space is {space}")
+    if np.any((rows != 0) & (rows != 1)) or np.any(rows.sum(1) != 1):
+        raise PrefenvsError(f"the {what} are no one-hot rows, so they cannot be written as integers")
+    values: Array = rows.argmax(1) + int(space.start)
+    return values
+
+
 def one_hot(values: Array, counts: Array, starts: Array, what: str) -> Array:
     """Return choices [T, k] of k sets of `counts` values from `starts` on as one-hot rows [T, sum of counts]."""
     if values.shape[1] != len(counts):

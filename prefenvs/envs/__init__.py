@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gymnasium
@@ -9,32 +10,43 @@ from gymnasium.envs.registration import WrapperSpec
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Task, find_task, list_tasks
+from prefenvs.tasks.own import own_task
 
 __all__ = ["make"]
 
 
-def make(task_id: str, *, reward: Literal["hidden", "true"] = "hidden", **kwargs: Any) -> gymnasium.Env[Any, Any]:
+def make(
+    task: str | Task | gymnasium.Env[Any, Any] | Callable[..., gymnasium.Env[Any, Any]],
+    *,
+    reward: Literal["hidden", "true"] = "hidden",
+    max_episode_steps: int | None = None,
+    **kwargs: Any,
+) -> gymnasium.Env[Any, Any]:
     """Make the environment of a task, with its reward hidden: see `prefenvs.envs.hidden_reward.HiddenReward`.
 
+    task: an id of the suite, an id registered with Gymnasium, `module:NAME` (see `find_task`), a `Task`, a class or
+    function that makes an environment, or an environment. Of what has no row in a table one is inferred: the time limit
+    from its spec, the frame rate from its metadata or `dt`, the sentence for raters from its docstring.
     reward: "true" pays the true reward instead, for Stable-Baselines3's `EvalCallback` and `evaluate_policy`; learners
     from preferences refuse to train there.
-    `kwargs` are those of `gymnasium.make` (`render_mode="rgb_array"`, `max_episode_steps`) and of the task's own class.
+    max_episode_steps: another time limit than the task's. `kwargs` are those of `gymnasium.make`
+    (`render_mode="rgb_array"`) and of the task's own class.
     Raises PrefenvsError for an unknown task, a package that is not installed, or an argument that the task refuses.
     """
-    task = find_task(task_id)
+    row = find_task(task) if isinstance(task, str) else own_task(task, max_episode_steps)
     if reward not in ("hidden", "true"):
         raise PrefenvsError(f'reward={reward!r} is unknown: choose "hidden" or "true"')
-    if reward == "true" and not task.has_reward:
-        raise PrefenvsError(f"task {task.id!r} has no true reward that an evaluation could be paid")
-    name = _registered(task)
+    if reward == "true" and not row.has_reward:
+        raise PrefenvsError(f"task {row.id!r} has no true reward that an evaluation could be paid")
+    name = _registered(row)
     if name not in gymnasium.registry:
-        _register(task)  # one of the user's own, named by `module:NAME`
+        _register(row)  # one of the user's own
     try:
-        env = gymnasium.make(name, **kwargs)
+        env = gymnasium.make(name, max_episode_steps=max_episode_steps, **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
-        raise PrefenvsError(f"task {task.id!r} cannot be made with {kwargs}: {error}") from error
+        raise PrefenvsError(f"task {row.id!r} cannot be made with {kwargs}: {error}") from error
     if reward == "hidden":
         return env
     from prefenvs.envs.hidden_reward import TrueReward
@@ -51,6 +63,8 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     wrappers = []
     if task.source.startswith("Fetch"):
         wrappers.append(wrapper("ShowTarget", "adapters"))
+    if task.id.startswith("d4rl-"):
+        wrappers.append(wrapper("D4RLHand", "adapters", hand=task.id.split("-")[1]))
     # The others' own classes are flat: prefenvs.envs.adapters.
     if task.family not in ("dm_control", "metaworld"):
         wrappers.append(wrapper("FlatObservation", "adapters"))
@@ -58,8 +72,8 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
 
 
 def _registered(task: Task) -> str:
-    """Gymnasium's name of a task; it takes what stands before a colon for a module to import."""
-    return f"prefenvs/{task.id.replace(':', '.')}"
+    """Gymnasium's name of a task; there a colon ends a module to import, and a slash ends a namespace."""
+    return f"prefenvs/{task.id.replace(':', '.').replace('/', '.')}"
 
 
 def _register(task: Task) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.gl import without_backend
@@ -21,6 +21,7 @@ from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
+from prefenvs.tasks.own import OWN, make_own
 
 # Python module, extra that installs it.
 _PACKAGES = {
@@ -51,6 +52,8 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
 
 def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    if task.family == OWN:
+        return OwnEnv(make_own(task, **kwargs))
     package = _import_package(task)
     if task.family == "dm_control":
         return DMControlEnv(package, task, **kwargs)
@@ -82,6 +85,15 @@ def _import_package(task: Task) -> Any:
     if task.family == "robotics":
         gymnasium.register_envs(package)
     return package
+
+
+class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A user's environment as it is; its wrappers are no part of the spec, by which Gymnasium would add them again."""
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """The spec of the environment within its wrappers."""
+        return self.unwrapped.spec
 
 
 class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -175,6 +187,31 @@ class ShowTarget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         task: Any = self.env.unwrapped
         task.model.site_pos[self._site] = task.goal - task.data.xpos[self._body]
         return result
+
+
+class D4RLHand(gymnasium.Wrapper[Array, Array, Array, Array], RecordConstructorArgs):
+    """An Adroit task of Gymnasium-Robotics with the reward and the ends of D4RL's.
+
+    On door, hammer and relocate Gymnasium-Robotics 1.4.2 adds 0.1 times the distance from the palm to what it has to
+    reach, D4RL subtracts it; D4RL's pen ends where it was dropped. Both are read from the observation.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Array], hand: str) -> None:
+        RecordConstructorArgs.__init__(self, hand=hand)
+        gymnasium.Wrapper.__init__(self, env)
+        self.hand = hand
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Advance by one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self.hand == "pen":
+            # The height of the pen, below which Gymnasium-Robotics and D4RL both take it for dropped.
+            return observation, float(reward), bool(observation[26] < 0.075), truncated, info
+        if self.hand == "hammer":
+            reach = observation[-13:-10] - observation[-10:-7]
+        else:
+            reach = observation[-4:-1] if self.hand == "door" else observation[-9:-6]
+        return observation, float(reward) - 0.2 * float(np.linalg.norm(reach)), terminated, truncated, info
 
 
 class DMControlEnv(gymnasium.Env[Array, Array]):

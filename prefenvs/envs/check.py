@@ -71,8 +71,16 @@ def check_task(task_id: str, rendering: bool = True, seed: int = 7) -> list[Chec
     ]
     if rendering:
         checks.append(check_rendering)
+    results = []
+    if "state" not in first.reset(seed=seed)[1]:
+        checks = [check for check in checks if check not in (check_restore, check_resume, check_rendering)]
+        results = [
+            CheckResult(
+                "state", True, "not told, so episodes cannot be resumed or drawn: give the class a vector `state`"
+            )
+        ]
     try:
-        return [_run(check, task, first, second, seed) for check in checks]
+        return results + [_run(check, task, first, second, seed) for check in checks]
     finally:
         first.close()
         second.close()
@@ -113,11 +121,12 @@ def _actions(env: gymnasium.Env[Any, Any], count: int, seed: int) -> list[Any]:
 
 def _roll(env: HiddenReward, actions: Sequence[Any], observation: Array, info: dict[str, Any]) -> Rollout:
     """Do the actions from where the environment is, until they or the episode end."""
-    observations, states, infos = [observation], [info["state"]], [info]
+    unknown = np.zeros(0)
+    observations, states, infos = [observation], [info.get("state", unknown)], [info]
     for action in actions:
         observation, _, terminated, truncated, info = env.step(action)
         observations.append(observation)
-        states.append(info["state"])
+        states.append(info.get("state", unknown))
         infos.append(info)
         if terminated or truncated:
             break
@@ -189,8 +198,7 @@ def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: in
     for _, info in seen:
         extra = set(info) - KEYS - {task.success_key}
         _require(not extra, f"info holds {sorted(map(str, extra))}")
-        missing = {"state", *([task.success_key] if task.success_key else [])} - set(info)
-        _require(not missing, f"info lacks {sorted(missing)}")
+        _require(task.success_key is None or task.success_key in info, f"info lacks {task.success_key!r}")
     for key in set(seen[0][1]) - {"true_reward", task.success_key}:
         told = all(np.size(info[key]) == 1 and np.all(info[key] == reward) for reward, info in seen)
         _require(not told, f"info[{key!r}] equals the true reward")

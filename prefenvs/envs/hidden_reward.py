@@ -31,7 +31,8 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
     Meta-World's `in_place_reward`, ...) tells a learner what it must not know:
 
     true_reward: float, the reward of this step; steps only. Privileged: synthetic raters and evaluation read it.
-    state: [s] float64, the simulator state that the observation beside it was made from; see `States`.
+    state: [s] float64, the simulator state that the observation beside it was made from; see `States`. Absent where
+    the environment does not tell it.
     scene: [m] float64, the model arrays that the reset has set (`Task.scene`), the same in the whole episode; absent
     where there are none.
     the task's `success_key`: 1.0 if this state is a success, else 0.0; absent where the task tells none. Privileged
@@ -84,7 +85,8 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         return observation, 0.0, terminated, truncated, info
 
     def _info(self, inner: dict[str, Any]) -> dict[str, Any]:
-        info: dict[str, Any] = {"state": self._states.read()}
+        state = self._states.read()
+        info: dict[str, Any] = {} if state is None else {"state": state}
         if self._scene is not None:
             info["scene"] = self._scene.copy()
         if self._success is not None and self._success in inner:
@@ -105,8 +107,11 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
             )
 
     def capture(self) -> Array:
-        """Return the simulator state [s], float64: what `info["state"]` held last."""
-        return self._states.read()
+        """Return the simulator state [s], float64: what `info["state"]` held last.
+
+        Raises PrefenvsError where the environment does not tell it.
+        """
+        return self._states.known()
 
     @property
     def scene(self) -> Array | None:
@@ -159,13 +164,14 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         It is made from state and scene in a copy of the model, never from the live simulation, whose derived positions
         lag behind its state; so it equals what a recorder makes of the stored state, and disturbs nothing.
         """
-        if self.render_mode != "rgb_array":
+        state = self._states.read()
+        if self.render_mode != "rgb_array" or state is None:
             return self.env.render()
         if self._renderer is None:
             from prefenvs.envs.rendering import Renderer
 
             self._renderer = Renderer(self.task)
-        return self._renderer.frame(self._states.read(), self._scene)
+        return self._renderer.frame(state, self._scene)
 
     def close(self) -> None:
         """Close the renderer and the environment."""

@@ -44,11 +44,10 @@ class TrajectoryRecorder(VecEnvWrapper):
     def __init__(self, venv: VecEnv, max_episodes: int | None = 100) -> None:
         super().__init__(venv)
         _refuse_wrappers(venv)
-        specs = venv.get_attr("spec")
+        spec = venv.get_attr("spec")[0]
         # Gymnasium's name of a task of one's own is not the id that finds it again.
-        named = specs[0] if specs and specs[0] is not None else None
-        task = str(named.kwargs.get("task_id") or named.id.removeprefix("prefenvs/")) if named else ""
-        self.horizon = specs[0].max_episode_steps if specs and specs[0] is not None else None
+        task = str(spec.kwargs.get("task_id") or spec.id.removeprefix("prefenvs/")) if spec is not None else ""
+        self.horizon = spec.max_episode_steps if spec is not None else None
         self.buffer = TrajectoryBuffer(task=task, max_episodes=max_episodes)
         self.reveal = False
         self._observations: Array = np.zeros(0)
@@ -92,7 +91,9 @@ class TrajectoryRecorder(VecEnvWrapper):
         except WORKER_ERRORS as error:
             raise _worker_died(error) from error
         if "true_reward" not in infos[0]:
-            raise PrefenvsError('the environment does not hide its reward: make it with prefenvs.make("<task>")')
+            raise PrefenvsError(
+                'the environment does not hide its reward: pass prefenvs.make(env), or prefenvs.make("<task>")'
+            )
         for i, info in enumerate(infos):
             truncated = bool(info.get("TimeLimit.truncated", False))
             self.buffer.add_step(

@@ -14,10 +14,11 @@ from PIL import Image
 from prefenvs.closing import Closing
 from prefenvs.envs.adapters import make_source
 from prefenvs.envs.gl import gl_backend
-from prefenvs.envs.states import mujoco_model, write_scene
+from prefenvs.envs.states import States, mujoco_model, write_scene
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
+from prefenvs.tasks.own import OWN
 
 
 class Renderer(Closing):
@@ -48,7 +49,7 @@ class Renderer(Closing):
         self._lock = threading.Lock()
         self._scene: Array | None = None
         self._painter: Any
-        if self.task.family in ("classic_control", "gridworld"):
+        if draws_itself(self.task):
             if hide_robot:
                 raise PrefenvsError(f"task {self.task.id!r} draws itself, its robot cannot be hidden")
             self._painter = _DrawingPainter(self.task, width, height)
@@ -99,6 +100,16 @@ class Renderer(Closing):
             self._scene = np.array(scene, np.float64)
 
 
+def draws_itself(task: Task) -> bool:
+    """Tell whether pictures of a task are its own drawing, and not MuJoCo's."""
+    if task.family != OWN:
+        return task.family in ("classic_control", "gridworld")
+    env = make_source(task.id)
+    model = mujoco_model(env)
+    env.close()
+    return model is None
+
+
 @lru_cache(maxsize=4)
 def _model_of(task_id: str) -> Any:
     """The MuJoCo model of a task; kept, since some take a second to compile. Painters work on copies."""
@@ -123,6 +134,17 @@ class _DrawingPainter:
         if hasattr(bare, "last_u"):
             bare.last_u = None
         self._env = bare
+        if not isinstance(bare.render(), np.ndarray):
+            raise PrefenvsError(
+                f"task {task.id!r} draws no picture of itself: let its class take render_mode='rgb_array', and render "
+                "return [H, W, 3] uint8"
+            )
+        state = States(bare).read()
+        if state is None:
+            raise PrefenvsError(
+                f"task {task.id!r} does not tell its state, so what was recorded cannot be drawn: give the environment "
+                "an attribute `state`, a vector that brings a step back"
+            )
         self._like = np.asarray(bare.state)
         self._size = (width, height)
         self._task = task

@@ -100,7 +100,8 @@ class States:
     """The states of one environment.
 
     MuJoCo tasks: the full physics state (`mjSTATE_FULLPHYSICS`: time, positions, velocities, activations), enough for
-    pictures and observations. Others: their own vector, the attribute `state` of the bare environment.
+    pictures and observations. Others: their own vector, the attribute `state` of the bare environment. Where there is
+    neither, `read` returns None and nothing can be put back.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], scene_names: tuple[str, ...] = ()) -> None:
@@ -120,10 +121,11 @@ class States:
         self._get_state = mujoco.mj_getState
         self._size = mujoco.mj_stateSize(self._model, self._physics)
 
-    def read(self) -> Array:
-        """Return the present state [s], float64, in a new array."""
+    def read(self) -> Array | None:
+        """Return the present state [s], float64, in a new array; None where the environment does not tell it."""
         if not self.uses_mujoco:
-            return self._vector().ravel()
+            vector = self._vector()
+            return None if vector is None else vector.ravel()
         state = np.empty(self._size)
         self._get_state(self._model, self._data, state, self._physics)
         return state
@@ -147,25 +149,34 @@ class States:
         self._mujoco.mj_forward(self._model, self._data)
 
     def _write_vector(self, state: Array) -> None:
-        old = self._vector()
-        if np.size(state) != old.size:
-            raise PrefenvsError(f"a state of shape {np.shape(state)} does not fit: this task's hold {old.size} numbers")
+        size = self.known().size
+        if np.size(state) != size:
+            raise PrefenvsError(f"a state of shape {np.shape(state)} does not fit: this task's hold {size} numbers")
         bare: Any = self._env.unwrapped
-        bare.state = np.array(state, np.float64).reshape(old.shape)
+        bare.state = np.array(state, np.float64).reshape(np.shape(bare.state))
 
-    def _vector(self) -> Array:
+    def _vector(self) -> Array | None:
         state = getattr(self._env.unwrapped, "state", None)
+        try:
+            return None if state is None or callable(state) else np.array(state, np.float64)
+        except (TypeError, ValueError):
+            return None
+
+    def known(self) -> Array:
+        """Return what `read` does; raises PrefenvsError where the environment does not tell its state."""
+        state = self.read()
         if state is None:
             raise PrefenvsError(
-                f"{type(self._env.unwrapped).__name__} has no state: reset it, or give it an attribute `state`"
+                f"{type(self._env.unwrapped).__name__} does not tell its state: reset it, or give it an attribute "
+                "`state`, a vector that brings it back"
             )
-        return np.array(state, np.float64)
+        return state
 
     def snapshot(self) -> Snapshot:
         """Return what `resume` needs."""
         variables = [plain_variables(owner) for owner in _owners(self._env.unwrapped)]
         if not self.uses_mujoco:
-            return Snapshot(self.read(), None, {}, variables)
+            return Snapshot(self.known(), None, {}, variables)
         state = np.empty(self._mujoco.mj_stateSize(self._model, self._integration))
         self._get_state(self._model, self._data, state, self._integration)
         derived = {name: getattr(self._data, name).copy() for name in DERIVED}

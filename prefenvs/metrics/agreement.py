@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from prefenvs.accuracy import credit
+from prefenvs.accuracy import label_accuracy
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
@@ -42,26 +42,20 @@ def preference_accuracy(model: RewardModel, preferences: Sequence[Preference]) -
 
     Counted are answers with one best segment: skips and ties are left out, and a soft label counts by its most probable
     segment, whatever its probability. Where the model gives its greatest return to k segments, the preferred one among
-    them, the answer counts 1/k; so a constant model scores 1/2 on pairs (`prefenvs.accuracy.credit`).
+    them, the answer counts 1/k; so a constant model scores 1/2 on pairs (`prefenvs.accuracy.credit`). Raises
+    PrefenvsError where no answer counts.
     """
     clear = [preference for preference in preferences if preference.best is not None]
     if not clear:
         raise PrefenvsError(f"none of the {len(preferences)} answers names one best segment")
     segments = [segment for preference in clear for segment in preference.query.segments]
-    counts = np.array([len(preference.query.segments) for preference in clear])
-    begins = np.cumsum(counts) - counts
-    returns = np.zeros(len(segments))
-    lengths = np.array([len(segment) for segment in segments])
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        observations = np.stack([segments[i].observations for i in rows])
-        returns[rows] = _predict_returns(model, observations, np.stack([segments[i].actions for i in rows]))
-    credits = [
-        credit(own, own[preference.best : preference.best + 1])
-        for preference, own in zip(clear, np.split(returns, begins[1:]), strict=True)
-        if preference.best is not None
-    ]
-    return float(np.mean(credits))
+    returns: dict[int, float] = {}
+    for length in {len(segment) for segment in segments}:
+        alike = [segment for segment in segments if len(segment) == length]
+        observations, actions = (np.stack([getattr(s, name) for s in alike]) for name in ("observations", "actions"))
+        predicted = _predict_returns(model, observations, actions).tolist()
+        returns |= {id(segment): own for segment, own in zip(alike, predicted, strict=True)}
+    return label_accuracy(clear, lambda segment: returns[id(segment)])
 
 
 def _predict_returns(model: RewardModel, observations: Array, actions: Array) -> Array:

@@ -56,7 +56,7 @@ class Walks:
     last: tuple[Snapshot, ...]
 
 
-class Fit(NamedTuple):
+class CriticFit(NamedTuple):
     """Estimates against a reference: correlations, and error and bias as multiples of the reference's spread.
 
     error: mean absolute error, bias: mean error, both over the reference's standard deviation. NaN where one side does
@@ -82,8 +82,8 @@ class CriticError:
     segments: int
     length: int
     gamma: float
-    value: Fit
-    regret: Fit
+    value: CriticFit
+    regret: CriticFit
     pairs: float
     ceiling: float | None = None
 
@@ -253,12 +253,12 @@ def _play(
     return returns
 
 
-def fit(estimates: Array, reference: Array) -> Fit:
+def fit(estimates: Array, reference: Array) -> CriticFit:
     """Compare estimates [N] with a reference [N]."""
     spread = float(reference.std())
     if not spread or not float(np.std(estimates)):
-        return Fit(float("nan"), float("nan"), float("nan"), float("nan"))
-    return Fit(
+        return CriticFit(float("nan"), float("nan"), float("nan"), float("nan"))
+    return CriticFit(
         float(np.corrcoef(estimates, reference)[0, 1]),
         float(np.corrcoef(rankdata(estimates), rankdata(reference))[0, 1]),
         float(np.abs(estimates - reference).mean()) / spread,

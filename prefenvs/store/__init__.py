@@ -1,6 +1,6 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
-from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, Assignments, Plan, Undo
+from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, AssignmentPlan, Assignments, Undo
 from prefenvs.store.calls import (
     Call,
     Spending,
@@ -27,11 +27,11 @@ __all__ = [
     "PARTNERS",
     "SCHEMA_VERSION",
     "Assignment",
+    "AssignmentPlan",
     "Assignments",
     "Call",
     "Event",
     "Imported",
-    "Plan",
     "Recorded",
     "Spending",
     "Stats",

@@ -51,7 +51,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AssignmentPlan:
     """How questions are spread over annotators.
 
     run: of this run only, None for all. kind: compare the segments of queries, or rate each segment by itself.
@@ -82,7 +82,11 @@ class Assignments:
     """Hand out questions and take answers, for any number of threads and processes at once."""
 
     def __init__(
-        self, store: Store, plan: Plan = Plan(), seed: int | None = None, now: Callable[[], float] = clock.time
+        self,
+        store: Store,
+        plan: AssignmentPlan = AssignmentPlan(),
+        seed: int | None = None,
+        now: Callable[[], float] = clock.time,
     ) -> None:
         """`seed` decides which side is shown where and which answers are asked again; `now`: seconds since 1970."""
         self.store, self.plan, self.now = store, plan, now
@@ -374,7 +378,7 @@ def _says_the_same(item: Event | Undo, stored: Event) -> bool:
     return content(item) == content(stored)
 
 
-def _asked(plan: Plan) -> sa.Subquery:
+def _asked(plan: AssignmentPlan) -> sa.Subquery:
     """What runs ask, as rows of run, subject, size, priority and seq; a query too large for a page is left out."""
     if plan.kind == "comparison":
         columns = requests.c.run, requests.c.query.label("subject"), queries.c.size, requests.c.priority, requests.c.seq

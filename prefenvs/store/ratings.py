@@ -19,7 +19,7 @@ PARTNERS = 3
 
 
 @dataclass(frozen=True)
-class Rating:
+class ClipRating:
     """What one annotator thinks of one clip: `value` is 1 to 5, None where it was passed over or undone."""
 
     event: Event
@@ -59,7 +59,7 @@ def pair_ratings(
     ratings = _latest(log)
     clips = store.find_segments({key[-1] for key in ratings}, with_true_rewards)
     # Who may meet: clips of one run, annotator and oracle, of one task and length, in the order of their first rating.
-    groups: dict[tuple[object, ...], list[Rating]] = {}
+    groups: dict[tuple[object, ...], list[ClipRating]] = {}
     for (run, annotator, oracle, key), rating in ratings.items():
         segment = clips[key]
         groups.setdefault((run, annotator, oracle, segment.task, len(segment)), []).append(rating)
@@ -74,25 +74,25 @@ def pair_ratings(
     return pairs
 
 
-def _latest(log: Iterable[Event]) -> dict[tuple[str, str, str, str], Rating]:
+def _latest(log: Iterable[Event]) -> dict[tuple[str, str, str, str], ClipRating]:
     """The ratings by run, annotator, oracle and clip, in the order in which clips were first rated."""
     events = list(log)
     undone = {event.target for event in events if event.kind == "undo"}
-    ratings: dict[tuple[str, str, str, str], Rating] = {}
+    ratings: dict[tuple[str, str, str, str], ClipRating] = {}
     for event in events:
         if event.kind != "rating" or event.segment is None:
             continue
         key = event.run, event.annotator, event.oracle, event.segment
         value = event.extra.get("rating")
         if event.id not in undone:
-            ratings[key] = Rating(event, None if value is None else int(value))
+            ratings[key] = ClipRating(event, None if value is None else int(value))
         else:
             # It keeps its place, so that who meets whom stays as it was.
-            ratings.setdefault(key, Rating(event, None))
+            ratings.setdefault(key, ClipRating(event, None))
     return ratings
 
 
-def _compare(earlier: Rating, later: Rating, clips: Mapping[str, Segment]) -> Preference:
+def _compare(earlier: ClipRating, later: ClipRating, clips: Mapping[str, Segment]) -> Preference:
     assert earlier.value is not None
     assert later.value is not None
     query = Query((clips[str(earlier.event.segment)], clips[str(later.event.segment)]))

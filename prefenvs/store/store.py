@@ -81,6 +81,11 @@ class Store(Closing):
         """Close the connections; the store opens new ones if it is used again."""
         self._engine.dispose()
 
+    @property
+    def location(self) -> str:
+        """Its path, or its URL without the password."""
+        return describe(self._url).removeprefix("the store ")
+
     @cached_property
     def identity(self) -> str:
         """Eight hex digits that tell this store from others, whatever its path."""
@@ -285,7 +290,7 @@ class Store(Closing):
 
             target = sa.select(events.c.target).where(events.c.kind == "undo")
             return Stats(
-                location=describe(self._url).removeprefix("the store "),
+                location=self.location,
                 schema_version=SCHEMA_VERSION,
                 queries=count(queries),
                 pending=count(requests, _unanswered(None)),

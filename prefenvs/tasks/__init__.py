@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from prefenvs.tasks.task import Budget, Camera, Task, find_task, has_reward, is_same_task, list_tasks
+from prefenvs.tasks.finding import ends_by_time_alone, find_task, has_reward, is_same_task
+from prefenvs.tasks.task import Camera, LabelBudget, Task, list_tasks
 
-__all__ = ["Budget", "Camera", "Task", "find_task", "has_reward", "is_same_task", "list_tasks"]
+__all__ = [
+    "Camera",
+    "LabelBudget",
+    "Task",
+    "ends_by_time_alone",
+    "find_task",
+    "has_reward",
+    "is_same_task",
+    "list_tasks",
+]

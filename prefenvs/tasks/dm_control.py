@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefenvs.tasks.task import Budget, Camera, Task
+from prefenvs.tasks.task import Camera, LabelBudget, Task
 
 BPREF = "PEBBLE scripts of B-Pref (Lee et al., NeurIPS Datasets and Benchmarks 2021)"
 QPA = "QPA scripts (Hu et al., ICLR 2024)"
@@ -10,22 +10,22 @@ RIME = "RIME scripts (Cheng et al., ICML 2024)"
 SURF = "PEBBLE baseline of SURF (Park et al., ICLR 2022)"
 
 WALKER_WALK = (
-    Budget(100, 10, 20_000, 500_000, 50, 5e-4, SURF),
-    Budget(500, 50, 20_000, 500_000, 50, 5e-4, BPREF),
-    Budget(1000, 100, 20_000, 500_000, 50, 5e-4, BPREF),
+    LabelBudget(100, 10, 20_000, 500_000, 50, 5e-4, SURF),
+    LabelBudget(500, 50, 20_000, 500_000, 50, 5e-4, BPREF),
+    LabelBudget(1000, 100, 20_000, 500_000, 50, 5e-4, BPREF),
 )
-WALKER_RUN = (Budget(250, 10, 20_000, 1_000_000, 2000, 5e-4, QPA),)
+WALKER_RUN = (LabelBudget(250, 10, 20_000, 1_000_000, 2000, 5e-4, QPA),)
 CHEETAH_RUN = (
-    Budget(250, 10, 20_000, 1_000_000, 2000, 5e-4, QPA),
-    Budget(1000, 100, 20_000, 1_000_000, 50, 5e-4, RIME),
+    LabelBudget(250, 10, 20_000, 1_000_000, 2000, 5e-4, QPA),
+    LabelBudget(1000, 100, 20_000, 1_000_000, 50, 5e-4, RIME),
 )
 QUADRUPED_WALK = (
-    Budget(1000, 100, 30_000, 1_000_000, 50, 1e-4, BPREF),
-    Budget(2000, 200, 30_000, 1_000_000, 50, 1e-4, BPREF),
-    Budget(4000, 400, 30_000, 1_000_000, 50, 1e-4, RIME),
+    LabelBudget(1000, 100, 30_000, 1_000_000, 50, 1e-4, BPREF),
+    LabelBudget(2000, 200, 30_000, 1_000_000, 50, 1e-4, BPREF),
+    LabelBudget(4000, 400, 30_000, 1_000_000, 50, 1e-4, RIME),
 )
-QUADRUPED_RUN = (Budget(1000, 100, 30_000, 1_000_000, 2000, 1e-4, QPA),)
-HUMANOID_STAND = (Budget(10_000, 50, 5000, 2_000_000, 2000, 1e-4, QPA),)
+QUADRUPED_RUN = (LabelBudget(1000, 100, 30_000, 1_000_000, 2000, 1e-4, QPA),)
+HUMANOID_STAND = (LabelBudget(10_000, 50, 5000, 2_000_000, 2000, 1e-4, QPA),)
 
 
 def _task(
@@ -34,7 +34,7 @@ def _task(
     fps: int,
     camera: Camera,
     sentence: str,
-    budgets: tuple[Budget, ...] = (),
+    budgets: tuple[LabelBudget, ...] = (),
     scene: tuple[str, ...] = (),
 ) -> Task:
     return Task(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefenvs.tasks.task import Budget, Camera, Task
+from prefenvs.tasks.task import Camera, LabelBudget, Task
 
 BPREF = "PEBBLE scripts of B-Pref (Lee et al., NeurIPS Datasets and Benchmarks 2021), Meta-World v2"
 RUNE = "PEBBLE baseline of RUNE (Liang et al., ICLR 2022), Meta-World v2"
@@ -11,43 +11,43 @@ MRN = "PEBBLE baseline of MRN (Liu et al., NeurIPS 2022), Meta-World v2"
 QPA = "QPA scripts (Hu et al., ICLR 2024), Meta-World v2"
 RIME = "PEBBLE baseline of RIME (Cheng et al., ICML 2024), Meta-World v2"
 
-BUDGETS: dict[str, tuple[Budget, ...]] = {
+BUDGETS: dict[str, tuple[LabelBudget, ...]] = {
     "button-press": (
-        Budget(10_000, 50, 5000, 1_000_000, 10, 3e-4, BPREF),
-        Budget(20_000, 100, 5000, 1_000_000, 10, 3e-4, BPREF),
+        LabelBudget(10_000, 50, 5000, 1_000_000, 10, 3e-4, BPREF),
+        LabelBudget(20_000, 100, 5000, 1_000_000, 10, 3e-4, BPREF),
     ),
     "sweep-into": (
-        Budget(5000, 50, 10_000, 2_000_000, 10, 3e-4, RUNE),
-        Budget(10_000, 50, 5000, 1_000_000, 10, 3e-4, BPREF),
-        Budget(20_000, 100, 5000, 1_000_000, 10, 3e-4, BPREF),
+        LabelBudget(5000, 50, 10_000, 2_000_000, 10, 3e-4, RUNE),
+        LabelBudget(10_000, 50, 5000, 1_000_000, 10, 3e-4, BPREF),
+        LabelBudget(20_000, 100, 5000, 1_000_000, 10, 3e-4, BPREF),
     ),
     "door-close": (
-        Budget(500, 50, 10_000, 500_000, 10, 3e-4, RUNE),
-        Budget(1000, 50, 10_000, 500_000, 10, 3e-4, RUNE),
+        LabelBudget(500, 50, 10_000, 500_000, 10, 3e-4, RUNE),
+        LabelBudget(1000, 50, 10_000, 500_000, 10, 3e-4, RUNE),
     ),
     "window-close": (
-        Budget(500, 10, 10_000, 1_000_000, 10, 3e-4, RUNE),
-        Budget(1000, 10, 10_000, 500_000, 10, 3e-4, RUNE),
+        LabelBudget(500, 10, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(1000, 10, 10_000, 500_000, 10, 3e-4, RUNE),
     ),
     "door-open": (
-        Budget(1000, 10, 5000, 1_000_000, 10, 3e-4, MRN),
-        Budget(2000, 50, 10_000, 1_000_000, 10, 3e-4, RUNE),
-        Budget(3000, 30, 5000, 1_000_000, 200, 1e-4, QPA),
-        Budget(4000, 50, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(1000, 10, 5000, 1_000_000, 10, 3e-4, MRN),
+        LabelBudget(2000, 50, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(3000, 30, 5000, 1_000_000, 200, 1e-4, QPA),
+        LabelBudget(4000, 50, 10_000, 1_000_000, 10, 3e-4, RUNE),
     ),
     "door-unlock": (
-        Budget(2000, 100, 20_000, 1_000_000, 200, 1e-4, QPA),
-        Budget(2500, 25, 10_000, 1_000_000, 10, 3e-4, RUNE),
-        Budget(5000, 50, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(2000, 100, 20_000, 1_000_000, 200, 1e-4, QPA),
+        LabelBudget(2500, 25, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(5000, 50, 10_000, 1_000_000, 10, 3e-4, RUNE),
     ),
     "drawer-open": (
-        Budget(3000, 30, 5000, 1_000_000, 200, 1e-4, QPA),
-        Budget(5000, 100, 10_000, 1_000_000, 10, 3e-4, RUNE),
-        Budget(10_000, 100, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(3000, 30, 5000, 1_000_000, 200, 1e-4, QPA),
+        LabelBudget(5000, 100, 10_000, 1_000_000, 10, 3e-4, RUNE),
+        LabelBudget(10_000, 100, 10_000, 1_000_000, 10, 3e-4, RUNE),
     ),
     "hammer": (
-        Budget(10_000, 50, 5000, 2_000_000, 10, 3e-4, SURF),
-        Budget(80_000, 400, 5000, 1_000_000, 10, 3e-4, RIME),
+        LabelBudget(10_000, 50, 5000, 2_000_000, 10, 3e-4, SURF),
+        LabelBudget(80_000, 400, 5000, 1_000_000, 10, 3e-4, RIME),
     ),
 }
 

@@ -90,6 +90,7 @@ def _maze(agent: str) -> tuple[Task, ...]:
 
 
 def _adroit() -> tuple[Task, ...]:
+    """Gymnasium-Robotics' tasks, and the same as D4RL has them: see `prefenvs.envs.adapters.D4RLHand`."""
     rows = (
         (
             "Door",
@@ -116,12 +117,13 @@ def _adroit() -> tuple[Task, ...]:
             "The hand grasps the blue ball and carries it to the green target sphere.",
         ),
     )
+    ids = (("AdroitHand{}-v1", ""), ("AdroitHand{}Sparse-v1", "Sparse"), ("d4rl-{}-v1", ""))
     return tuple(
         Task(
-            id=f"AdroitHand{name}{reward}-v1",
+            id=id_.format(name.lower() if id_.startswith("d4rl") else name),
             family="robotics",
             sentence=sentence,
-            horizon=200,
+            horizon=100 if id_ == "d4rl-{}-v1" and name == "Pen" else 200,
             segment_length=50,
             fps=100,
             source=f"AdroitHand{name}{reward}-v1",
@@ -131,7 +133,7 @@ def _adroit() -> tuple[Task, ...]:
             domain="adroit",
         )
         for name, camera, scene, sentence in rows
-        for reward in ("", "Sparse")
+        for id_, reward in ids
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +10,13 @@ from importlib import import_module
 from typing import Any
 
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.loading import entry_points, load_object
+from prefenvs.loading import entry_points
 
 FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "robotics", "gridworld", "poses")
 
 
 @dataclass(frozen=True)
-class Budget:
+class LabelBudget:
     """A published label budget: `labels` in all, `per_session` of them every `interact` environment steps.
 
     steps: length of the published run in environment steps; epochs: reward epochs per session;
@@ -74,7 +73,7 @@ class Task:
     camera: Camera = Camera()
     scene: tuple[str, ...] = ()
     success_key: str | None = None
-    budgets: tuple[Budget, ...] = ()
+    budgets: tuple[LabelBudget, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     has_reward: bool = True
     goal: tuple[str, ...] = ()
@@ -89,14 +88,15 @@ class Task:
 
     @property
     def file_name(self) -> str:
-        """The id as part of a file's name: without the colon and dots of `module:NAME`."""
-        return re.sub(r"[:.]", "-", self.id)
+        """The id as part of a file's name: without the colon, dots and slashes of `module:NAME`."""
+        return re.sub(r"[:./]", "-", self.id)
 
 
 @cache
-def _rows() -> dict[str, Task]:
-    tables = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
-    rows = {task.id: task for table in tables for task in table}
+def tables() -> dict[str, Task]:
+    """Return the rows of the suite's tables and of installed packages, by id."""
+    families = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
+    rows = {task.id: task for table in families for task in table}
     for task in entry_points("prefenvs.tasks", Task):
         if task.id in rows:
             raise PrefenvsError(f"an installed package offers a task called {task.id!r}, which there is already")
@@ -110,58 +110,4 @@ def list_tasks(family: str | None = None) -> list[Task]:
         raise PrefenvsError(
             f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}.{near_matches(family, FAMILIES)}"
         )
-    return [task for task in _rows().values() if family in (None, task.family)]
-
-
-# Tasks of one's own that this process has loaded, by `module:NAME` and by the id that their author gave them.
-_OWN: dict[str, Task] = {}
-
-
-def find_task(task_id: str) -> Task:
-    """Return the row of a task, or one of your own by `module:NAME`; "prefenvs/" in front is allowed.
-
-    A task of your own is called `module:NAME` wherever it is kept, in stores, run folders and data sets, so that any
-    later process finds it where the module can be imported.
-    """
-    name = task_id.removeprefix("prefenvs/")
-    task = _rows().get(name) or _OWN.get(name)
-    if task is not None:
-        return task
-    if ":" in name:
-        return _load_own(name)
-    raise PrefenvsError(
-        f"unknown task {task_id!r}.{near_matches(task_id, _rows())} `prefenvs tasks` lists all; one of your own is "
-        "called module:NAME"
-    )
-
-
-def _load_own(path: str) -> Task:
-    found = load_object(path, Task)
-    if _rows().get(found.id) == found:
-        return found
-    known = _OWN.get(found.id)
-    if found.id in _rows() or (known is not None and dataclasses.replace(known, id=found.id) != found):
-        raise PrefenvsError(f"task {path!r} is called {found.id!r}, as another task is: give it another id")
-    task = dataclasses.replace(found, id=path)
-    # The author's id goes on working in this process.
-    _OWN[path] = _OWN[found.id] = task
-    return task
-
-
-def is_same_task(one: str, other: str) -> bool:
-    """Tell whether two ids, as stored or as typed, mean the same task."""
-    one, other = one.removeprefix("prefenvs/"), other.removeprefix("prefenvs/")
-    if one == other:
-        return True
-    try:
-        return find_task(one).id == find_task(other).id
-    except PrefenvsError:
-        return False
-
-
-def has_reward(task_id: str) -> bool:
-    """Tell whether a task has a true reward; one that is in no table is taken to have."""
-    try:
-        return find_task(task_id).has_reward
-    except PrefenvsError:
-        return True
+    return [task for task in tables().values() if family in (None, task.family)]

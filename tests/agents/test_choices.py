@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prefenvs import PrefenvsError, find_task
+from prefenvs import PrefenvsError
 from prefenvs.agents.baselines.imitation import ComparisonsConfig
 from prefenvs.agents.offline.bc import BCConfig
 from prefenvs.agents.offline.cpl import CPLConfig
@@ -13,10 +13,8 @@ from prefenvs.agents.offline.iql import IQLConfig
 from prefenvs.agents.online.feedback import FeedbackConfig
 from prefenvs.agents.online.pebble import PebbleConfig
 from prefenvs.agents.online.prefppo import PrefPPOConfig
-from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig
-from prefenvs.cli.hybrid import HybridOptions
-from prefenvs.cli.train import TrainPebble
 from prefenvs.oracles import Teacher
 from prefenvs.oracles.hybrid.config import HybridConfig
 
@@ -61,15 +59,3 @@ def test_imitation_takes_a_function_and_refuses_unknown_names() -> None:
     assert callable(ComparisonsConfig(schedule=lambda progress: 1.0).schedule)
     with pytest.raises(PrefenvsError, match="choose constant, hyperbolic, inverse_quadratic"):
         ComparisonsConfig(schedule="decreasing")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"hybrid": HybridOptions(route="random")}, "--route go with --oracle hybrid"),
-        ({"regret_form": "visited"}, "--regret-form goes with --oracle regret"),
-    ],
-)
-def test_options_of_another_rater_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(PrefenvsError, match=message):
-        TrainPebble(task="Pendulum-v1", oracle="oracle", **options)._make_oracle(find_task("Pendulum-v1"))

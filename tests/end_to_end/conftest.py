@@ -18,7 +18,7 @@ import uvicorn
 import prefenvs
 from prefenvs.oracles.labelling import Access, Clips, create_app
 from prefenvs.preferences import Query
-from prefenvs.store import Event, Plan, Store
+from prefenvs.store import AssignmentPlan, Event, Store
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
 FLAGS = [
@@ -195,7 +195,7 @@ def serve(store: Store, clip_folder: Path) -> Iterator[Callable[..., str]]:
 
         def start(open_to: str | None = "ann", **plan: Any) -> str:
             clips = Clips(store, clip_folder, size=64)
-            app = create_app(store, Access(store, open_to), clips, Plan(**{"repeats": 0.0} | plan))
+            app = create_app(store, Access(store, open_to), clips, AssignmentPlan(**{"repeats": 0.0} | plan))
             config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run)

@@ -93,7 +93,7 @@ def test_a_reward_model_learns_what_a_rater_at_the_page_wants(store, serve, visi
     agent = teach(visit(serve()), store, 850, labels=40, interact=200, unsupervised_steps=200)
     seen = agent.recorder.buffer.trajectories()
     fresh = seen.sample(300, SEGMENT, np.random.default_rng(1))
-    predicted = np.array([agent.reward_model.mean_reward(s.observations, s.actions).sum() for s in fresh])
+    predicted = np.array([agent.reward_model.predict(s.observations, s.actions).mean(0).sum() for s in fresh])
     true = fresh.true_rewards.sum(1)
     right = (predicted[:150] > predicted[150:]) == (true[:150] > true[150:])
     assert right.mean() > 0.75

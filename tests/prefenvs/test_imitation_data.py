@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from prefenvs.datasets import read_imitation, write_imitation
 from prefenvs.errors import PrefenvsError
@@ -112,8 +113,26 @@ def test_discrete_actions_are_one_hot_here_and_integers_there(tmp_path) -> None:
     assert read_imitation(tmp_path / "data").actions.shape == (3, 2)
     write_imitation(ours, tmp_path / "again", discrete=True)
     assert serialize.load(tmp_path / "again")[0].acts.tolist() == [1, 0, 1]
+    shifted = spaces.Discrete(3, start=-1)
+    write_imitation(ours, tmp_path / "shifted", discrete=shifted)
+    assert serialize.load(tmp_path / "shifted")[0].acts.tolist() == [0, -1, 0]
+    back = read_imitation(tmp_path / "shifted", action_space=shifted)
+    np.testing.assert_array_equal(back.actions, ours.actions)
+    with pytest.raises(PrefenvsError, match=r"shape \[3\], but their space is Discrete\(2\)"):
+        write_imitation(ours, tmp_path / "narrow", discrete=spaces.Discrete(2))
+    with pytest.raises(PrefenvsError, match="no one-hot rows"):
+        write_imitation(make_trajectories(), tmp_path / "box", discrete=True)
     with pytest.raises(PrefenvsError, match="hold 1, outside the 1 discrete values 0 to 0"):
         read_imitation(tmp_path / "data", discrete_actions=1)
+
+
+def test_ends_that_nobody_knows_stay_unknown(tmp_path) -> None:
+    """A horizon tells the ends of others' files, but makes none up where the writer did not know them."""
+    write_imitation(make_trajectories(terminated=None), tmp_path / "unknown")
+    write_imitation(make_trajectories(), tmp_path / "known")
+    assert read_imitation(tmp_path / "unknown", horizon=4).terminated is None
+    assert read_imitation(tmp_path / "known", horizon=4).terminated.tolist() == [True, False, False]
+    assert [len(t) for t in serialize.load(tmp_path / "unknown")] == [4, 1, 4]
 
 
 def test_sliced_data_sets_keep_their_rows(tmp_path) -> None:

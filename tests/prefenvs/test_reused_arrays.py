@@ -11,7 +11,7 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prefenvs
-from prefenvs.datasets import Plan, Source, collect
+from prefenvs.datasets import CollectionPlan, Source, collect
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.trajectories import Trajectories
@@ -22,7 +22,7 @@ EPISODES = 3
 
 
 def collected(task: str, folder: Path) -> Trajectories:
-    return collect(Plan(task, (Source("random", 0.0, 0.0, EPISODES),)), folder).trajectories
+    return collect(CollectionPlan(task, (Source("random", 0.0, 0.0, EPISODES),)), folder).trajectories
 
 
 def recorded(task: str, folder: Path) -> Trajectories:

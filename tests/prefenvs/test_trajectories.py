@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -278,3 +279,26 @@ def test_an_empty_buffer_says_what_is_missing() -> None:
         buffer.trajectories().sample(1, 5, np.random.default_rng(0))
     with pytest.raises(PrefenvsError, match="max_episodes"):
         TrajectoryBuffer(max_episodes=0)
+
+
+def test_a_buffer_keeps_unknown_ends_unknown() -> None:
+    """Episodes read from a file that does not tell how they ended are not taken for cut off."""
+    known = Trajectories(np.zeros((5, 2)), np.zeros((5, 1)), np.array([2, 5]), terminated=np.array([True, False]))
+    buffer = TrajectoryBuffer()
+    buffer.extend(known)
+    assert buffer.trajectories().terminated.tolist() == [True, False]
+    buffer.extend(replace(known, terminated=None))
+    assert buffer.trajectories().terminated is None
+    assert len(buffer) == 4
+
+
+def test_segments_are_drawn_from_the_episodes_named() -> None:
+    """As from these episodes alone; the others keep their places."""
+    rows = np.arange(30, dtype=np.float32)[:, None]
+    pool = Trajectories(rows, rows, np.array([4, 14, 16, 30]))
+    batch = pool.sample(200, 3, np.random.default_rng(0), episodes=np.array([0, 2, 3]))
+    assert set(batch.episodes.tolist()) == {0, 3}, "episode 2 is too short"
+    alone = Trajectories(rows[:18], rows[:18], np.array([4, 18])).sample(200, 3, np.random.default_rng(0))
+    np.testing.assert_array_equal(batch.starts, alone.starts)
+    with pytest.raises(PrefenvsError, match="no segment of 3 steps"):
+        pool.sample(1, 3, np.random.default_rng(0), episodes=np.array([2]))

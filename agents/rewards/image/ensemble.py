@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import trange
 
-from prefenvs.agents.rewards.image.config import ImageRewardConfig
+from prefenvs.agents.nets.mlp import OUTPUTS, Output
 from prefenvs.agents.rewards.image.encoders import ClipEncoder, Encoder
 from prefenvs.agents.rewards.image.frames import FrameTable, check_states
 from prefenvs.agents.rewards.image.nets import ConvEnsemble, HeadEnsemble
 from prefenvs.agents.rewards.losses import ABSENT, credit_labels, is_decided, preference_loss
-from prefenvs.agents.rewards.tables import assign_sides
+from prefenvs.agents.rewards.tables import prepare_labels
 from prefenvs.closing import Closing
 from prefenvs.envs.frames import FrameCache
 from prefenvs.errors import PrefenvsError
@@ -33,6 +33,55 @@ from prefenvs.trajectories import Trajectories
 __all__ = ["ImageRewardConfig", "ImageRewardEnsemble"]
 
 FORMAT = "prefenvs-image-reward-1"
+
+
+@dataclass(frozen=True)
+class ImageRewardConfig:
+    """Settings of the image reward; network and batch are RL-VLM-F's (Wang et al. 2024), where frames have 300 pixels.
+
+    An encoder's features take the place of the convolutions: then `size` and `channels` do nothing, `width` and
+    `layers` do.
+    """
+
+    members: int = 3
+    """Networks in the ensemble."""
+    size: int = 64
+    """Width and height of the frames in pixels."""
+    stride: int = 5
+    """Every so many steps of a segment one frame is looked at, counted back from its last step."""
+    hide_robot: bool = False
+    """Draw the objects only."""
+    channels: tuple[int, int, int, int] = (16, 32, 64, 128)
+    """Channels of the convolutions, with kernels 5, 3, 3, 3 and strides 3, 2, 2, 2."""
+    width: int = 256
+    """With an encoder: units of each hidden layer on its features."""
+    layers: int = 2
+    """With an encoder: hidden layers."""
+    output: Output = "tanh"
+    """Function on the last layer; tanh keeps each frame's reward in [-1, 1]."""
+    learning_rate: float = 3e-4
+    """Adam's, for all members."""
+    batch_size: int = 64
+    """Labelled queries in one gradient step."""
+    epochs: int = 50
+    """Passes over the labels in one fit, at most."""
+    stop_accuracy: float = 0.97
+    """A fit ends after the first pass with a higher accuracy, mean of the members over decided labels; 1 for never."""
+    validation_share: float = 0.0
+    """Share of the labels held out, by episode where possible."""
+    cached_frames: int = 20_000
+    """Frames kept for states that are looked at again."""
+
+    def __post_init__(self) -> None:
+        for name in ("members", "stride", "width", "layers", "batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise PrefenvsError(f"image reward {name} must be at least 1, got {getattr(self, name)}")
+        if self.output not in OUTPUTS:
+            raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
+        if not self.learning_rate > 0.0:
+            raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
+        if not 0.0 <= self.validation_share < 1.0:
+            raise PrefenvsError(f"validation_share={self.validation_share} must lie in [0, 1)")
 
 
 class ImageRewardEnsemble(Closing):
@@ -124,32 +173,19 @@ class ImageRewardEnsemble(Closing):
         held-out labels validation_loss, validation_accuracy, validation_by_episode, as `RewardEnsemble.fit` does.
         progress: show a bar of passes; None does so in a terminal.
         """
-        chosen = [preference for preference in preferences if not preference.skipped]
-        metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen)), "decided": 0.0}
-        if not chosen:
-            return metrics | {"epochs": 0.0, "loss": math.nan, "accuracy": math.nan}
-        queries = [preference.query for preference in chosen]
         first = not len(self.table)
-        rows = self.table.hold(queries)
+        labels, metrics = prepare_labels(
+            preferences, self.table, self._sides, self.config.validation_share, self.generator
+        )
+        if labels is None:
+            return metrics
         if first and isinstance(self.network, HeadEnsemble):
             self.network.standardise(self.table.inputs)
-        targets = torch.zeros(rows.shape[:2])
-        for row, preference in enumerate(chosen):
-            assert preference.probabilities is not None
-            targets[row, : len(preference.probabilities)] = torch.from_numpy(preference.probabilities)
-        targets = targets.to(self.device)
-        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=self.generator)))
-        by_episode = assign_sides(queries, self._sides, self.config.validation_share, rng)
-        held = torch.tensor([self._sides[query.id] for query in queries], device=self.device)
-        if held.all():
-            raise PrefenvsError(
-                f"all {len(chosen)} labels are held out: lower validation_share={self.config.validation_share}"
-            )
-        metrics |= {"decided": float(is_decided(targets).sum())} | self._train(rows[~held], targets[~held], progress)
+        rows, targets, held = labels.rows, labels.targets, labels.held_out
+        metrics |= self._train(rows[~held], targets[~held], progress)
         if self.config.validation_share:
             loss, accuracy = self._evaluate(rows[held], targets[held])
             metrics |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            metrics["validation_by_episode"] = float(by_episode)
         return metrics
 
     def _train(self, rows: Tensor, targets: Tensor, progress: bool | None) -> dict[str, float]:

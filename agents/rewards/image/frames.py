@@ -47,6 +47,7 @@ class FrameTable:
         self._see = see
         self._rows: dict[bytes, int] = {}
         self.inputs = torch.zeros(0, device=device)
+        self.most_segments = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -59,6 +60,7 @@ class FrameTable:
             for j, segment in enumerate(query.segments)
         }
         shape = (len(queries), max(len(query.segments) for query in queries), max(len(f) for f in chosen.values()))
+        self.most_segments = shape[1]
         rows = np.full(shape, -1, np.int64)
         new: dict[bytes, tuple[Array, Array | None]] = {}
         for (i, j), steps in chosen.items():

@@ -12,8 +12,11 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
 FEWEST = 10
-"""Runs from which on a table gives an interval. The bootstrap draws from the runs at hand: of three runs its "95%" is
-their minimum and maximum, which hold the true median three times in four; of ten it covers about nine times in ten."""
+"""Runs from which on a table gives an interval. The bootstrap draws from the runs at hand: with few its "95%" is less.
+
+Simulated, an interval of an interquartile mean holds the true one in 74% of cases with 3 normal runs (exponential 71%,
+log-normal 74%), 90% with 5 (88%, 89%), 93% with 10 (92%, 93%) and 94% with 20; an interval of a mean in 90% with
+10 normal runs, 84% with exponential and 80% with log-normal ones."""
 
 
 class Estimate(NamedTuple):

@@ -96,12 +96,16 @@ class StoreExport:
 
 @dataclass(frozen=True)
 class StoreImport:
-    """Add an export to a store, which is made if there is none; importing twice changes nothing."""
+    """Add an export to a store, which is made if there is none; importing twice changes nothing.
+
+    A .json file that the labelling page exported, with answers that it could not send, goes into the store to which the
+    page belonged.
+    """
 
     store: Annotated[str, Positional]
     """Path of the SQLite file, or postgresql:// URL."""
     source: Annotated[Path, Positional]
-    """Folder or .zip file that `prefenvs store export` wrote."""
+    """Folder or .zip file that `prefenvs store export` wrote, or .json file of the labelling page."""
     max_gib: PositiveFloat = 16.0
     """An export that is larger than this when unpacked is refused."""
 
@@ -109,6 +113,9 @@ class StoreImport:
         """Import, and say how much was new."""
         from prefenvs.store import Store, import_store
 
+        if self.source.suffix == ".json":
+            self._import_answers()
+            return
         new_file = "://" not in self.store and not Path(self.store).expanduser().exists()
         try:
             with Store(self.store) as store:
@@ -122,6 +129,19 @@ class StoreImport:
         if new.calls:
             about += f"; {new.calls:,} calls of models as well"
         Console(soft_wrap=True).print(f"imported {self.source}: {about}", markup=False)
+
+    def _import_answers(self) -> None:
+        from prefenvs.oracles.labelling.answers import import_answers
+        from prefenvs.store import Store
+
+        with Store(self.store, create=False) as store:
+            before = store.stats().events
+            taken, reasons = import_answers(store, self.source)
+            new = store.stats().events - before
+        for reason in reasons:
+            print(f"not taken: {reason}")
+        about = f"{taken:,} answers are in the store, {new:,} of them new; {len(reasons):,} not taken"
+        print(f"imported {self.source}: {about}")
 
 
 def _print_agreement(agreement: Agreement) -> None:

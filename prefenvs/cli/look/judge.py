@@ -53,8 +53,8 @@ class Judge:
     """Seed of the evaluation, and of who meets whom."""
     seconds: PositiveFloat | None = None
     """Show only the beginning of an episode, so many seconds of it; whole episodes by default."""
-    oracle: Literal["people", "oracle", "mistake", "noisy"] = "people"
-    """Who judges: people at the page, or a simulated teacher by true return."""
+    oracle: str = "people"
+    """Who judges: people at the page, or at once a simulated rater, such as noisy by true return, or module:NAME."""
     ahead: PositiveInt = 10
     """With informative pairing, questions that wait for an answer at a time."""
     label: bool = False

@@ -59,7 +59,10 @@ def record_run(
     from prefenvs.videos import Recorder
 
     assert result.trajectories is not None
-    with Recorder(config["task"], size=size, quality=quality) as recorder:
+    plot = result.trajectories.states is None
+    if plot:
+        print(f"task {config['task']} does not tell its states: the video draws its observations as curves")
+    with Recorder(config["task"], size=size, quality=quality, plot=plot) as recorder:
         if gallery:
             return recorder.gallery(result.trajectories, path)
         return recorder.episodes(result.trajectories, path)

@@ -14,14 +14,13 @@ from stable_baselines3 import SAC
 from torch import nn
 
 from prefenvs.agents import PEBBLE, PrefPPO, PrefPPOConfig
-from prefenvs.agents.nets.batched import BatchedMLP
-from prefenvs.agents.nets.mlp import InnerLinear, round_inner
+from prefenvs.agents.nets.mlp import BatchedMLP, InnerLinear, round_inner
 from prefenvs.agents.nets.policies import PebblePolicy
 from prefenvs.agents.offline.actor import TanhActor
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.online.sac import update
 from prefenvs.agents.online.sac_stack import SACStack, Step
-from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.errors import PrefenvsError
 
 from ..conftest import Point, Rater

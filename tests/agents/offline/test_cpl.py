@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefenvs.agents import BC, CPL, BCConfig, CPLConfig
 from prefenvs.agents.offline.actor import TanhActor, random_bytes
-from prefenvs.agents.offline.cpl_loss import pair_loss, ranking_loss, segment_scores
+from prefenvs.agents.offline.cpl import pair_loss, ranking_loss, segment_scores
 from prefenvs.agents.offline.tables import RankedSegments
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.errors import PrefenvsError

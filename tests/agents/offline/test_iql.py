@@ -133,7 +133,7 @@ def test_a_reward_model_labels_the_data(make_dataset):
     model = RewardEnsemble(2, 1, RewardConfig(members=2, layers=1, width=8), seed=1, device="cpu")
     learner = IQL(dataset, reward_model=model, config=IQLConfig(reward_rule="none", **UNIT), device="cpu")
     data = dataset.trajectories
-    expected = model.mean_reward(data.observations, data.actions)
+    expected = model.predict(data.observations, data.actions).mean(0)
     np.testing.assert_allclose(learner.data.rewards, expected[learner.data.rows], rtol=1e-6)
     assert learner.learns_from == "preferences"
 

@@ -8,9 +8,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 
 from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig
-from prefenvs.agents.offline.tables import RankedSegments, split_by_episode
+from prefenvs.agents.offline.tables import RankedSegments
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.holdout import split_preferences
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.trajectories import Trajectories
 
@@ -188,14 +189,14 @@ def test_the_data_are_stored_once(dataset):
 
 def test_a_split_shares_no_episode(dataset, prefer):
     preferences = prefer(dataset, 200)
-    train, held_out, dropped = split_by_episode(preferences, 0.3, seed=1)
+    train, held_out, dropped = split_preferences(preferences, 0.3, seed=1)
     assert train
     assert held_out
     assert len(train) + len(held_out) + dropped == 200
     episodes = [{s.episode for p in side for s in p.query.segments} for side in (train, held_out)]
     assert not episodes[0] & episodes[1]
     with pytest.raises(PrefenvsError, match="share of episodes"):
-        split_by_episode(preferences, 1.0)
+        split_preferences(preferences, 1.0)
 
 
 def test_a_ranking_needs_a_score_for_each_segment(dataset):

@@ -14,7 +14,7 @@ from prefenvs.agents.offline.presets_reward_free import (
     oppo_settings,
     transformer_settings,
 )
-from prefenvs.agents.rewards.config import RewardConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.cli.train_offline import TrainIQL
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.tasks import find_task, list_tasks

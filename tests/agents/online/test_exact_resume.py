@@ -11,15 +11,16 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 import prefenvs
-from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
+from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig
+from prefenvs.agents.rewards.surf import SurfConfig
 
 from ..conftest import Point, Rater
 
 STEPS = 260
 
 
-def make_agent(env: Any) -> PEBBLE:
-    reward = RewardConfig(width=8, layers=1, epochs=2)
+def make_agent(env: Any, surf: SurfConfig | None = None) -> PEBBLE:
+    reward = RewardConfig(width=8, layers=1, epochs=2, surf=surf)
     config = PebbleConfig(
         labels=20, per_session=5, interact=40, segment_length=8, unsupervised_steps=120, reset_updates=2, reward=reward
     )
@@ -67,3 +68,32 @@ def test_a_task_that_cannot_tell_its_state_says_what_starts_anew(
     agent.save_checkpoint(tmp_path / "checkpoint")
     make_agent(Point()).resume(tmp_path / "checkpoint")
     assert "start anew" in capsys.readouterr().out
+
+
+def test_what_surf_and_a_rollout_draw_anew_is_said_on_resuming(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    surf = make_agent(Point(), surf=SurfConfig(margin=1))
+    surf.learn(240)
+    surf.save_checkpoint(tmp_path / "surf")
+    make_agent(Point(), surf=SurfConfig(margin=1)).resume(tmp_path / "surf")
+    assert "unlabelled queries are drawn anew" in capsys.readouterr().out
+
+    def make_ppo() -> PrefPPO:
+        config = PrefPPOConfig(labels=20, per_session=5, interact=40, segment_length=8, unsupervised_steps=50)
+        return PrefPPO("MlpPolicy", Point(), Rater(), config, n_steps=40, batch_size=20, seed=0, device="cpu")
+
+    class StopAt(BaseCallback):
+        def _on_step(self) -> bool:
+            return bool(self.num_timesteps < self.steps)
+
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self.steps = steps
+
+    for steps, said in ((100, True), (1000, False)):
+        agent = make_ppo()
+        agent.learn(120, callback=StopAt(steps))
+        agent.save_checkpoint(tmp_path / "ppo")
+        make_ppo().resume(tmp_path / "ppo")
+        assert ("within a rollout" in capsys.readouterr().out) == said

@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
@@ -63,7 +64,7 @@ def test_the_whole_buffer_holds_the_reward_model_s_present_opinion() -> None:
     buffer = agent.replay_buffer
     assert buffer.full
     actions = agent.policy.unscale_action(buffer.actions[:, 0])
-    expected = agent.reward_model.mean_reward(buffer.observations[:, 0], actions)
+    expected = agent.reward_model.predict(buffer.observations[:, 0], actions).mean(0)
     np.testing.assert_allclose(buffer.rewards[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -198,9 +199,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_would(tmp_path: Path) -> None:
     np.testing.assert_array_equal(resumed.replay_buffer.rewards[:170], agent.replay_buffer.rewards[:170])
     observations = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
     actions = np.zeros((10, 1), np.float32)
-    np.testing.assert_array_equal(
-        resumed.reward_model.mean_reward(observations, actions), agent.reward_model.mean_reward(observations, actions)
-    )
+    before, after = (one.reward_model.predict(observations, actions) for one in (agent, resumed))
+    np.testing.assert_array_equal(after, before)
     resumed.learn(230, reset_num_timesteps=False)
     assert resumed.num_timesteps == 400
     assert [len(queries) for queries in rater.asked] == [5]
@@ -246,6 +246,30 @@ def test_runs_that_cannot_work_are_refused_before_they_start() -> None:
         make_agent(None).learn(300)
     with pytest.raises(PrefenvsError, match="first session comes after 100 steps"):
         make_agent(Rater()).learn(100)
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "segment", "message"),
+    [
+        ("Pendulum-v1", 150, 60, "150 steps in 4 environments are 37 in each, too few for one segment"),
+        ("dmc-cartpole-swingup-v0", 3_900, 20, "975 in each, less than one episode of 1000 steps"),
+        ("metaworld-door-close-v3", 1_900, 20, "475 in each, less than one episode of 500 steps"),
+    ],
+)
+def test_steps_in_which_no_question_can_be_asked_are_refused_before_they_start(task, steps, segment, message) -> None:
+    venv = DummyVecEnv([lambda: prefenvs.make(task)] * 4)
+    agent = make_agent(Rater(), env=venv, config=make_config(segment_length=segment))
+    with pytest.raises(PrefenvsError, match=message) as error:
+        agent.check_run(steps)
+    assert "\n" not in str(error.value)
+    agent.check_run(4_000)
+    venv.close()
+
+
+def test_steps_in_which_a_question_may_be_asked_are_warned_of() -> None:
+    agent = make_agent(Rater(), env=prefenvs.make("Hopper-v5"))
+    with pytest.warns(UserWarning, match=r"less than one episode of 1000 steps.*ends episodes earlier"):
+        agent.check_run(900)
 
 
 def test_a_reward_that_is_not_hidden_is_refused() -> None:

@@ -13,9 +13,10 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.sac.policies import SACPolicy
 
+from prefenvs.agents.nets import kernels
 from prefenvs.agents.nets.critics import StackedCritic
 from prefenvs.agents.nets.flat import FlatAdam, FlatParameters
-from prefenvs.agents.nets.kernels import onednn_is_exact, products, round_rows
+from prefenvs.agents.nets.kernels import products, round_rows
 from prefenvs.agents.nets.policies import LOG_STD_MAX, LOG_STD_MIN, PebblePolicy
 from prefenvs.agents.online.sac import squashed_sample, update
 
@@ -184,14 +185,18 @@ def test_flat_parameters_are_the_parameters() -> None:
     assert FlatParameters(list(layer.parameters())).vector.data_ptr() == flat.vector.data_ptr()
 
 
-def test_fast_float32_products_are_float32() -> None:
+@pytest.mark.parametrize("kernels_are_exact", [None, False])
+def test_fast_float32_products_are_float32(kernels_are_exact: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN is asked where its products are exact on this machine, and nowhere else; None: as it is here."""
+    if kernels_are_exact is not None:
+        monkeypatch.setattr(kernels, "onednn_is_exact", lambda: kernels_are_exact)
     x, w = torch.rand(300, 70), torch.rand(70, 50)
     exact = x.double() @ w.double()
     before = torch.backends.mkldnn.matmul.fp32_precision
     with products():
         torch.testing.assert_close((x @ w).double(), exact, rtol=1e-6, atol=0.0)
+        assert torch.backends.mkldnn.matmul.fp32_precision == ("bf16" if kernels.onednn_is_exact() else before)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
-    assert onednn_is_exact() in (True, False)
 
 
 def test_actor_step_leaves_the_critic_alone_and_its_gradients_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,41 @@ def test_an_agent_without_a_wrapper_is_evaluated_after_loading(kind: Any, tmp_pa
     agent = kind("MlpPolicy", pendulum(), policy_kwargs={"net_arch": [8]}, device="cpu", **steps)
     agent.learn(120)
     agent.save(tmp_path / "agent.zip")
-    for policy in (agent, kind.load(tmp_path / "agent.zip", device="cpu")):
-        assert len(evaluate(policy, TASK, 1)) == 1
+    assert len(evaluate(agent, TASK, 1)) == 1
+    loaded = kind.load(tmp_path / "agent.zip", device="cpu")
+    if kind is PPO:
+        assert len(evaluate(loaded, TASK, 1)) == 1
+        return
+    with pytest.warns(UserWarning, match=r"SAC does not tell.*VecNormalize.*sees_raw_observations") as told:
+        evaluate(loaded, TASK, 1)
+    assert "\n" not in str(told[0].message)
+    loaded.sees_raw_observations = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        evaluate(loaded, TASK, 1)
+
+
+def test_an_off_policy_agent_of_vecnormalize_is_not_evaluated_raw_in_silence(tmp_path: Path) -> None:
+    venv = VecNormalize(DummyVecEnv([lambda: prefenvs.make(TASK, reward="true")]))
+    agent = SAC("MlpPolicy", venv, learning_starts=100, policy_kwargs={"net_arch": [8]}, device="cpu").learn(120)
+    normalised = evaluate(agent, TASK, 1).returns
+    agent.save(tmp_path / "agent.zip")
+    venv.save(str(tmp_path / "statistics.pkl"))
+    loaded = SAC.load(tmp_path / "agent.zip", device="cpu")
+    with pytest.warns(UserWarning, match="VecNormalize"):
+        evaluate(loaded, TASK, 1)
+    loaded.set_env(VecNormalize.load(str(tmp_path / "statistics.pkl"), DummyVecEnv([pendulum])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        np.testing.assert_allclose(evaluate(loaded, TASK, 1).returns, normalised, rtol=1e-5)
+
+
+def test_agents_of_this_package_see_raw_observations_and_say_so(tmp_path: Path) -> None:
+    agent = PEBBLE("MlpPolicy", pendulum(), device="cpu", policy_kwargs={"net_arch": [8]})
+    agent.save(tmp_path / "agent.zip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        evaluate(PEBBLE.load(tmp_path / "agent.zip", device="cpu"), TASK, 1)
 
 
 def test_dqn_trains_in_an_environment_without_wrappers() -> None:

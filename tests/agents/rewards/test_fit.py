@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefenvs.agents.rewards.tables import QueryTable, assign_sides
+from prefenvs.agents.rewards.tables import QueryTable
 from prefenvs.errors import PrefenvsError
+from prefenvs.holdout import hold_out_queries
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
@@ -55,17 +56,23 @@ def test_all_ties_pull_the_returns_together() -> None:
     assert np.abs(model.preference_probabilities(queries) - 0.5).mean() < before / 2
 
 
-def test_a_session_uploads_only_what_is_new() -> None:
+def test_a_session_uploads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     model, preferences = make_model(replace(SMALL, epochs=1)), make_preferences(20)
+    table, uploads, convert = model.trainer.labelled, [], QueryTable._convert
+
+    def count(table: QueryTable, queries: list[Query]) -> tuple[np.ndarray, np.ndarray]:
+        uploads.append(len(queries))
+        return convert(table, queries)
+
+    monkeypatch.setattr(QueryTable, "_convert", count)
     model.fit(preferences[:15])
-    table = model.trainer.labelled
-    assert (table.uploaded, len(table), len(table.inputs)) == (15, 15, 15)
+    assert (uploads, len(table), len(table.inputs)) == ([15], 15, 15)
     model.fit(preferences)
-    assert (table.uploaded, len(table.inputs)) == (20, 20)
+    assert (uploads, len(table.inputs)) == ([15, 5], 20)
     model.fit([replace(p, probabilities=p.probabilities[::-1]) for p in preferences])
-    assert table.uploaded == 20, "a changed label on the same query costs nothing"
+    assert uploads == [15, 5], "a changed label on the same query costs nothing"
     model.fit(preferences[5:])
-    assert (table.uploaded, len(table), len(table.inputs)) == (20, 15, 15), "what is no longer given leaves"
+    assert (uploads, len(table), len(table.inputs)) == ([15, 5], 15, 15), "what is no longer given leaves"
 
 
 def test_new_accuracy_is_measured_before_training() -> None:
@@ -190,9 +197,9 @@ def test_sides_are_honest_and_stay(pairs: list[tuple[int, int]], share: float, s
     queries = [Query((segment(2 * i, a), segment(2 * i + 1, b))) for i, (a, b) in enumerate(pairs)]
     rng, sides = np.random.default_rng(seed), {}
     half = len(queries) // 2
-    assign_sides(queries[:half] or queries[:1], sides, share, rng)
+    hold_out_queries(queries[:half] or queries[:1], sides, share, rng)
     before = dict(sides)
-    by_episode = assign_sides(queries, sides, share, rng)
+    by_episode = hold_out_queries(queries, sides, share, rng)
     assert all(sides[query_id] == side for query_id, side in before.items())
     assert by_episode == (not shared_episodes(queries, sides))
     assert sum(sides.values()) < len(queries)
@@ -203,12 +210,12 @@ def test_sides_are_honest_and_stay(pairs: list[tuple[int, int]], share: float, s
 def test_a_query_follows_the_side_that_its_episodes_are_on(seed: int) -> None:
     rng, sides = np.random.default_rng(seed), {}
     first = [p.query for p in make_preferences(20)]
-    assert assign_sides(first, sides, 0.3, rng)
+    assert hold_out_queries(first, sides, 0.3, rng)
     again = [
         Query((old.segments[1], new.segments[0]))
         for old, new in zip(first, (p.query for p in make_preferences(20, seed=1, episode=100)), strict=True)
     ]
-    assert assign_sides(first + again, sides, 0.3, rng)
+    assert hold_out_queries(first + again, sides, 0.3, rng)
     assert [sides[q.id] for q in again] == [sides[q.id] for q in first]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prefenvs.agents.rewards.ensemble import RewardEnsemble, SurfConfig, fit_ensembles
-from prefenvs.agents.rewards.joint_fit import Lesson
+from prefenvs.agents.rewards.fit import FitJob
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
@@ -109,13 +109,13 @@ def test_an_ensemble_that_fails_does_not_stop_the_others(monkeypatch: pytest.Mon
     labels = [make_preferences(40, seed=seed) for seed in range(4)]
     labels[1][3].query.segments[0].observations[2] = np.nan
     models = [make_model(config, seed) for seed in range(4)]
-    end_pass = Lesson.end_pass
+    end_pass = FitJob.end_pass
 
-    def diverge(lesson: Lesson, number: int, loss: float, accuracy: float) -> bool:
-        loss = float("nan") if lesson.trainer is models[2].trainer and number == 3 else loss
-        return end_pass(lesson, number, loss, accuracy)
+    def diverge(job: FitJob, number: int, loss: float, accuracy: float) -> bool:
+        loss = float("nan") if job.trainer is models[2].trainer and number == 3 else loss
+        return end_pass(job, number, loss, accuracy)
 
-    monkeypatch.setattr(Lesson, "end_pass", diverge)
+    monkeypatch.setattr(FitJob, "end_pass", diverge)
     results = fit_ensembles(models, labels)
     assert "hold a NaN" in str(results[1])
     assert "the reward loss became nan in pass 3" in str(results[2])

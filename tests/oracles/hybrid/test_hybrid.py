@@ -77,7 +77,7 @@ class Slow(Late):
 
 
 def spread(queries: Sequence[Query]) -> np.ndarray:
-    """A stand-in for an ensemble: close calls have the greatest disagreement."""
+    """A simulated ensemble: close calls have the greatest disagreement."""
     gaps = [abs(q.segments[0].observations[:, 0].mean() - q.segments[1].observations[:, 0].mean()) for q in queries]
     return 1.0 / (1.0 + np.array(gaps))
 

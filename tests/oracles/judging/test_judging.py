@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefenvs import PrefenvsError, Preference, Query, Segment
 from prefenvs.oracles.judging.ranking import Matches, information, rank
-from prefenvs.oracles.judging.tournament import Tournament, judge_by_return, report
+from prefenvs.oracles.judging.tournament import Tournament, judge_by_rater, report
 from prefenvs.store import Store
 
 NAMES = ("ada", "bo", "cy", "di")
@@ -248,12 +248,12 @@ def test_a_crash_between_file_and_store_loses_no_match(store, tmp_path):
 def test_episodes_of_different_lengths_are_judged_by_their_whole_return():
     long, short = episode(1, 0, length=9), episode(2, 0, length=3)
     query = Query((long, short))
-    (answer,) = judge_by_return([query])
+    (answer,) = judge_by_rater([query])
     assert answer.query is query
     assert answer.best == 0
     blind = Query((Segment(np.zeros((2, 1)), np.zeros((2, 1))), Segment(np.ones((2, 1)), np.zeros((2, 1)))))
     with pytest.raises(PrefenvsError, match="no true rewards"):
-        judge_by_return([blind])
+        judge_by_rater([blind])
 
 
 def test_bad_input_is_named(store, tmp_path):

@@ -17,7 +17,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
-from prefenvs.store import Plan, Store
+from prefenvs.store import AssignmentPlan, Store
 from prefenvs.videos import ClipCache, Look, decode
 
 
@@ -94,7 +94,7 @@ def test_what_is_waited_for_comes_before_what_was_prefetched(store: Store, tmp_p
 def test_the_clips_of_what_comes_next_are_made_before_anybody_asks(store: Store, tmp_path: Path, kind: str) -> None:
     fastapi = pytest.importorskip("fastapi.testclient")
     clips = Clips(store, tmp_path / "clips", size=48)
-    plan = Plan(kind=kind, repeats=0)  # type: ignore[arg-type]
+    plan = AssignmentPlan(kind=kind, repeats=0)  # type: ignore[arg-type]
     with fastapi.TestClient(create_app(store, Access(store, "ann"), clips, plan)):
         # A learner asks while the page is open, and nobody has looked at it yet.
         store.add_queries([Query((swing(0), swing(1)))])

@@ -23,7 +23,7 @@ import uvicorn
 from prefenvs.oracles.labelling import Access, Clips, create_app
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import Plan, Store, issue_token
+from prefenvs.store import AssignmentPlan, Store, issue_token
 from prefenvs.videos import decode
 
 
@@ -37,8 +37,8 @@ def make_queries(count: int, size: int = 2) -> list[Query]:
 
 
 @contextlib.contextmanager
-def serve(store: Store, folder: Path, open_to: str | None = "ann", plan: Plan | None = None) -> Iterator[str]:
-    app = create_app(store, Access(store, open_to), Clips(store, folder, size=64), plan or Plan(repeats=0))
+def serve(store: Store, folder: Path, open_to: str | None = "ann", plan: AssignmentPlan | None = None) -> Iterator[str]:
+    app = create_app(store, Access(store, open_to), Clips(store, folder, size=64), plan or AssignmentPlan(repeats=0))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -187,7 +187,7 @@ def test_best_of_four_and_ratings(store: Store, tmp_path: Path) -> None:
         [found] = store.preferences()
         assert found.best is not None
         assert query.segments[found.best].hash == question["clips"][2]["hash"]
-    with serve(store, tmp_path / "clips", plan=Plan(kind="rating", repeats=0)) as url:
+    with serve(store, tmp_path / "clips", plan=AssignmentPlan(kind="rating", repeats=0)) as url:
         page = Page(url)
         first, second, third, _ = page.next(5)
         assert (first["kind"], len(first["clips"])) == ("rating", 1)
@@ -201,7 +201,7 @@ def test_best_of_four_and_ratings(store: Store, tmp_path: Path) -> None:
 def test_two_annotators_agree_on_what_overlaps(store: Store, tmp_path: Path) -> None:
     store.add_queries(make_queries(6))
     tokens = [issue_token(store, name) for name in ("ann", "<i>bob</i>")]
-    with serve(store, tmp_path / "clips", None, Plan(overlap=1.0, repeats=0)) as url:
+    with serve(store, tmp_path / "clips", None, AssignmentPlan(overlap=1.0, repeats=0)) as url:
         for token in tokens:
             page = Page(url, token)
             questions = page.next(10)

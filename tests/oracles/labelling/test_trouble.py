@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling.answers import Pace, Refused, import_answers
 from prefenvs.oracles.labelling.server import Desk
-from prefenvs.store import Event, Plan, Store, StoreUnavailable, issue_token
+from prefenvs.store import AssignmentPlan, Event, Store, StoreUnavailable, issue_token
 
 from .test_server import answer, make_queries
 
@@ -45,7 +48,7 @@ def clips(store: Store, tmp_path: Path) -> Iterator[Clips]:
 
 @pytest.fixture
 def client(store: Store, clips: Clips) -> TestClient:
-    return TestClient(create_app(store, Access(store, "ann"), clips, Plan(repeats=0)), base_url=HOST)
+    return TestClient(create_app(store, Access(store, "ann"), clips, AssignmentPlan(repeats=0)), base_url=HOST)
 
 
 def next_questions(client: TestClient, count: int) -> list[dict[str, Any]]:
@@ -179,7 +182,7 @@ CHANGES: list[dict[str, Any]] = [
     {"reason": "other"},
     {"seconds": 9.0},
     {"replays": 3},
-    {"choice": None, "undo": str(uuid.uuid4())},
+    {"choice": None, "undo": str(uuid.UUID(int=1))},
 ]
 
 
@@ -209,7 +212,7 @@ def test_the_same_id_undoes_one_answer_only(client: TestClient, store: Store) ->
 @pytest.mark.parametrize("kind", ["comparison", "rating"])
 def test_one_answer_per_person_and_question(store: Store, clips: Clips, kind: Any) -> None:
     """Given anew after its lease, a question is the same one; another person's late answer is a further opinion."""
-    plan = Plan(kind=kind, repeats=0, lease=0.3)
+    plan = AssignmentPlan(kind=kind, repeats=0, lease=0.3)
     tokens = {name: issue_token(store, name) for name in ("ann", "bob")}
     app = create_app(store, Access(store), clips, plan)
     pages = {name: TestClient(app, base_url=HOST) for name in tokens}
@@ -238,7 +241,7 @@ def test_one_answer_per_person_and_question(store: Store, clips: Clips, kind: An
 
 
 def test_a_question_that_was_answered_by_another_after_its_lease_is_closed(store: Store, clips: Clips) -> None:
-    app = create_app(store, Access(store, "ann"), clips, Plan(repeats=0, lease=0.3))
+    app = create_app(store, Access(store, "ann"), clips, AssignmentPlan(repeats=0, lease=0.3))
     ann, assignments = TestClient(app, base_url=HOST), app.state.desk.assignments
     first, second = next_questions(ann, 2)
     time.sleep(0.4)
@@ -269,3 +272,88 @@ def test_writing_into_a_store_in_trouble_is_told_from_bad_input(store: Store) ->
     for use in (store.stats, store.events_after, lambda: store.add_queries(make_queries(1))):
         with pytest.raises(StoreUnavailable, match=r"labels.sqlite: .*full"):
             use()
+
+
+def test_the_server_measures_by_its_own_clock(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a page says: 20 s with a question that was handed out this moment, or three of them at once."""
+    monkeypatch.setattr(Pace, "least", 0.2)
+    questions = next_questions(client, 4)
+    items = [answer(question, seconds=20.0) for question in questions]
+    reply = post(client, items[0]).json()
+    assert reply["accepted"] == []
+    assert "s before this answer" in reply["rejected"][0]["reason"]
+    time.sleep(0.25)
+    # Only one of them can have been looked at by now.
+    reply = post(client, items[0], items[0], items[1], items[2]).json()
+    assert set(reply["accepted"]) == {items[0]["uuid"]}
+    assert {item["uuid"] for item in reply["rejected"]} == {items[1]["uuid"], items[2]["uuid"]}
+    # One that is sent again, because the reply was lost, is no new one.
+    assert post(client, items[0]).json() == {"accepted": [items[0]["uuid"]], "rejected": []}
+    time.sleep(0.7)
+    # What was collected while the server could not be reached comes at once.
+    assert len(post(client, *items[1:]).json()["accepted"]) == 3
+
+
+def test_a_clock_that_is_set_back_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "least", 0.1)
+    pace = Pace()
+    pace.check("ann", -3600.0)
+    with pytest.raises(Refused, match="before this answer"):
+        pace.check("ann", 0.0)
+    pace.check("ben", 5.0)
+
+
+def exported(store: Store, folder: Path, *contents: Any, about: dict[str, str] | None = None) -> Path:
+    """What the page's "Export" saves, in the order of the browser's storage, which is none."""
+    kept = [
+        {"store": store.identity, "annotator": "ann", "state": "answer", "content": content} for content in contents
+    ]
+    path = folder / "prefenvs-answers.json"
+    path.write_text(
+        json.dumps({"format": "prefenvs.answers", "answers": [item | (about or {}) for item in kept][::-1]})
+    )
+    return path
+
+
+def test_what_the_page_exported_can_be_imported(
+    store: Store, client: TestClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = next_questions(client, 3)
+    good = answer(first, 1, reason="it hops")
+    undone, undo, better = answer(second, 0), answer(second, None), answer(second, "equal")
+    undo |= {"undo": undone["uuid"], "seconds": 0.0}
+    unseen = answer(third, 0, seconds=0.1)
+    contents = [{"order": i, "answer": item} for i, item in enumerate((good, undone, undo, better, unseen))]
+    path = exported(store, tmp_path, *contents, "unreadable{")
+    taken, reasons = import_answers(store, path)
+    assert taken == 4
+    assert sorted(reason.split(":")[0] for reason in reasons) == [f"answer {unseen['uuid']}", "entry 0"]
+    found = store.preferences()
+    assert [(item.annotator, item.reason) for item in store.events_after()][:1] == [("ann", "it hops")]
+    assert [item.query.id for item in found] == [first["query"], second["query"]]
+    assert found[1].best is None
+    before = store.events_after()
+    main(["store", "import", str(store.engine.url.database), str(path)])
+    assert "4 answers are in the store, 0 of them new; 2 not taken" in capsys.readouterr().out
+    assert store.events_after() == before
+    _, reasons = import_answers(
+        store, exported(store, tmp_path, {"order": 1, "answer": good}, about={"store": "another"})
+    )
+    assert reasons == [f"answer {good['uuid']}: it belongs to another store"]
+    _, reasons = import_answers(
+        store, exported(store, tmp_path, {"order": 1, "answer": good}, about={"annotator": "eve"})
+    )
+    assert "never given" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"answers": []}', '{"format": "prefenvs.answers", "answers": 3}', "[" * 9999]
+)
+def test_what_is_no_export_of_the_page_is_one_line(store: Store, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(PrefenvsError, match=r"a\.json") as error:
+        import_answers(store, path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(PrefenvsError, match="cannot be read"):
+        import_answers(store, tmp_path / "none.json")

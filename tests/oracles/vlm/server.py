@@ -147,7 +147,7 @@ def hashes(request: dict[str, Any]) -> list[str]:
 
 
 def judge_by(worth: Callable[[str], float]) -> Script:
-    """A stand-in for a model: it looks up the segments by the pictures' metadata and prefers the one worth more."""
+    """A simulated model: it looks up the segments by the pictures' metadata and prefers the one of greater value."""
     memory: dict[str, str] = {}
 
     def script(request: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def make(server, store=None, **settings):
     return VLMOracle(TASK, "m", store=store, **(fast | settings))
 
 
-def worths(queries):
+def true_returns(queries):
     return {s.hash: float(s.true_rewards.sum()) for q in queries for s in q.segments}.__getitem__
 
 
@@ -120,7 +120,7 @@ POISON = {
 )
 def test_one_query_that_fails_is_skipped_and_the_others_are_labelled(make_queries, serve, store, kind, place) -> None:
     queries = make_queries(6)
-    good, bad = judge_by(worths(queries)), {s.hash for s in queries[place].segments}
+    good, bad = judge_by(true_returns(queries)), {s.hash for s in queries[place].segments}
 
     def script(request):
         return "Hi" if is_probe(request) else POISON[kind] if bad == set(hashes(request)) else good(request)

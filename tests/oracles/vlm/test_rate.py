@@ -143,7 +143,7 @@ def test_check_on_a_store_of_known_returns(make_queries, serve, tmp_path: Path, 
 
 
 def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: Path, capsys) -> None:
-    """The stand-in cannot know returns of segments it has not seen, so it prefers the greater hash."""
+    """The simulated model cannot know returns of segments it has not seen, so it prefers the greater hash."""
     server = serve(judge_by(lambda key: int(key[:8], 16)))
     command = ["train", "pebble", "--task", TASK, "--oracle", "vlm", "--wait", "--preset", "small", "--no-progress",
                "--steps", "420", "--labels", "8", "--per-session", "4", "--interact", "100", "--segment-length", "10",
@@ -157,7 +157,7 @@ def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: P
     with Store(tmp_path / "a" / "preferences.sqlite") as store:
         assert len(store.preferences()) == 8
     record = json.loads((tmp_path / "a" / "run.json").read_text())
-    assert record["config"]["vlm"]["model"] == "m"
+    assert record["config"]["rater"]["vlm_model"] == "m"
     paid = len(server.requests)
     server.close()
     main([*command, *options(server, "--vlm-replay"), "--folder", str(tmp_path / "b"), "--store", path])

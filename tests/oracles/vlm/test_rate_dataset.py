@@ -1,4 +1,4 @@
-"""From a data set to a policy: collect, let a model label, learn. The server is a stand-in that reads true returns."""
+"""From a data set to a policy: collect, let a simulated model that reads true returns label, learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASK = "Pendulum-v1"
 
 
 @pytest.fixture
-def stand_in(serve, tmp_path: Path, monkeypatch):
+def simulated_model(serve, tmp_path: Path, monkeypatch):
     """Start a server that judges the segments of a data set in tmp_path, and return the options that lead to it."""
     monkeypatch.chdir(tmp_path)
     labels = tmp_path / "data-labels.sqlite"
@@ -30,8 +30,8 @@ def stand_in(serve, tmp_path: Path, monkeypatch):
     return server, labels, options
 
 
-def test_a_data_set_is_collected_labelled_and_learned_from(stand_in, tmp_path: Path, capsys) -> None:
-    server, labels, options = stand_in
+def test_a_data_set_is_collected_labelled_and_learned_from(simulated_model, tmp_path: Path, capsys) -> None:
+    server, labels, options = simulated_model
     rate = ["rate", "--dataset", "data", "--segment-length", "10", *options]
     main(["collect", TASK, "--episodes", "4", "--format", "npz", "--out", "data", "--no-progress"])
     with pytest.raises(SystemExit):
@@ -57,9 +57,9 @@ def test_a_data_set_is_collected_labelled_and_learned_from(stand_in, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_server_teaches_iql_a_task(stand_in, tmp_path: Path) -> None:
+def test_the_server_teaches_iql_a_task(simulated_model, tmp_path: Path) -> None:
     """A drawer is opened by a policy whose only signal are the server's verdicts on pictures of noisy episodes."""
-    server, labels, options = stand_in
+    server, labels, options = simulated_model
     task = "metaworld-drawer-open-v3"
     mix = ["scripted:0.3=10", "scripted:0.5:0.85=90"]
     main(["collect", task, "--mix", *mix, "--format", "npz", "--out", "data", "--no-progress"])

@@ -24,7 +24,7 @@ TASK = "Pendulum-v1"
 FAST = {"view": View(size=32), "backoff": 0.01}
 
 
-def worths(queries):
+def true_returns(queries):
     return {s.hash: float(s.true_rewards.sum()) for q in queries for s in q.segments}.__getitem__
 
 
@@ -44,7 +44,7 @@ def say(text):
 
 def test_keeps_the_contract(make_queries, serve) -> None:
     queries = make_queries(6)
-    server = serve(judge_by(worths(queries)))
+    server = serve(judge_by(true_returns(queries)))
     oracles = []
 
     def fresh():
@@ -71,7 +71,7 @@ def test_keeps_the_contract(make_queries, serve) -> None:
 )
 def test_a_model_that_sees_the_truth_is_understood(make_queries, serve, store, settings) -> None:
     queries = make_queries(6)
-    server = serve(judge_by(worths(queries)))
+    server = serve(judge_by(true_returns(queries)))
     with make(server, store, **settings) as oracle:
         oracle.ask(queries)
         answers = oracle.collect()
@@ -193,7 +193,7 @@ def test_identical_pictures_are_not_sent(make_queries, serve, store) -> None:
 )
 def test_what_passes_is_tried_again(make_queries, serve, failure) -> None:
     queries = make_queries(3)
-    good, bad = judge_by(worths(queries)), iter([True, True])
+    good, bad = judge_by(true_returns(queries)), iter([True, True])
     server = serve(lambda request: failure if next(bad, False) else good(request))
     with make(server) as oracle:
         oracle.ask(queries)
@@ -239,7 +239,7 @@ def test_what_is_in_vain_is_told_in_one_line(make_queries, serve, answer, told) 
 def test_a_server_that_stays_down_loses_nothing(make_queries, serve, store, kind) -> None:
     queries = make_queries(2)
     down = {"dropped": None, "500": (500, {"error": {"message": "down"}})}
-    good = judge_by(worths(queries))
+    good = judge_by(true_returns(queries))
     state = {"up": False}
 
     def script(request):
@@ -275,7 +275,7 @@ def test_without_waiting_an_outage_is_a_warning(make_queries, serve) -> None:
 
 def test_nothing_is_paid_for_twice_and_a_run_is_replayed(make_queries, serve, store, tmp_path: Path) -> None:
     queries = make_queries(5)
-    server = serve(judge_by(worths(queries)))
+    server = serve(judge_by(true_returns(queries)))
     with make(server, store) as oracle:
         oracle.ask(queries + queries[:2])
         first = {a.query.id: a.probabilities.tolist() for a in oracle.collect()}

@@ -14,14 +14,14 @@ from stable_baselines3 import DQN, PPO, SAC
 import prefenvs
 from prefenvs import PrefenvsError
 from prefenvs.cli import main
-from prefenvs.datasets import Plan, Source, collect, load_dataset, parse_mix, write_minari
+from prefenvs.datasets import CollectionPlan, Source, collect, load_dataset, parse_mix, write_minari
 from prefenvs.datasets.collecting import count_episodes
 from prefenvs.datasets.sources import ScriptedPolicy, load_source
 from prefenvs.runs import Run
 from prefenvs.videos import Recorder
 
 COLUMNS = ("observations", "actions", "true_rewards", "states", "ends", "terminated", "final_observations")
-PENDULUM = Plan("InvertedPendulum-v5", (Source("random", 0.0, 0.0, 6), Source("random", 0.5, 0.5, 3)), seed=4)
+PENDULUM = CollectionPlan("InvertedPendulum-v5", (Source("random", 0.0, 0.0, 6), Source("random", 0.5, 0.5, 3)), seed=4)
 
 
 def assert_equal(ours, theirs):
@@ -38,7 +38,7 @@ def pendulum(tmp_path_factory):
 @pytest.fixture(scope="module")
 def drawer(tmp_path_factory):
     pytest.importorskip("metaworld")
-    plan = Plan("metaworld-drawer-open-v3", (Source("scripted", 0.1, 0.0, 1),), after_success=5)
+    plan = CollectionPlan("metaworld-drawer-open-v3", (Source("scripted", 0.1, 0.0, 1),), after_success=5)
     return collect(plan, tmp_path_factory.mktemp("drawer"))
 
 
@@ -135,7 +135,7 @@ def test_noise_and_random_actions_have_the_size_asked_for(tmp_path) -> None:
             return np.zeros((len(observation), 1), np.float32), None
 
     # The pendulum's torque lies in -2 to 2, so that noise of 0.1 means 0.2.
-    plan = Plan("Pendulum-v1", (Source("still", 0.1, 0.0, 5), Source("still", 0.0, 0.25, 5)))
+    plan = CollectionPlan("Pendulum-v1", (Source("still", 0.1, 0.0, 5), Source("still", 0.0, 0.25, 5)))
     data = collect(plan, tmp_path, load=lambda *_: Still())
     actions = data.trajectories.actions.ravel()
     noisy = np.repeat(data.policies == "still:0.1", 200)
@@ -144,11 +144,11 @@ def test_noise_and_random_actions_have_the_size_asked_for(tmp_path) -> None:
     assert np.mean(random != 0) == pytest.approx(0.25, abs=0.05)
     assert np.abs(random).max() > 1.9
     with pytest.raises(PrefenvsError, match="noise needs continuous actions"):
-        collect(Plan("Delivery-v0", (Source("random", 0.1, 0.0, 1),)), tmp_path / "other")
+        collect(CollectionPlan("Delivery-v0", (Source("random", 0.1, 0.0, 1),)), tmp_path / "other")
 
 
 def test_discrete_actions_are_one_hot(tmp_path) -> None:
-    data = collect(Plan("Delivery-v0", (Source("random", 0.0, 0.5, 2),)), tmp_path).trajectories
+    data = collect(CollectionPlan("Delivery-v0", (Source("random", 0.0, 0.5, 2),)), tmp_path).trajectories
     env = prefenvs.make("Delivery-v0")
     assert data.actions.shape[1] == env.action_space.n
     np.testing.assert_array_equal(data.actions.sum(axis=1), 1.0)
@@ -167,7 +167,7 @@ def test_scripted_episodes_succeed_and_end_soon_after(drawer) -> None:
     with pytest.raises(PrefenvsError, match="has no scripted policy"):
         ScriptedPolicy(prefenvs.find_task("HalfCheetah-v5"))
     with pytest.raises(PrefenvsError, match="tells no success"):
-        Plan("HalfCheetah-v5", (Source("random", episodes=1),), after_success=3)
+        CollectionPlan("HalfCheetah-v5", (Source("random", episodes=1),), after_success=3)
 
 
 def test_a_segment_out_of_minari_looks_as_it_did_live(drawer, tmp_path) -> None:

@@ -83,6 +83,28 @@ def test_discrete_actions_there_and_back(make_dataset) -> None:
     np.testing.assert_array_equal(load_dataset("minari/discrete-v0").trajectories.actions, actions)
 
 
+def test_discrete_actions_keep_their_start(make_dataset) -> None:
+    space = spaces.Discrete(4, start=-2)
+    actions = np.eye(4, dtype=np.float32)[[0, 3, 2, 1, 1, 0, 3, 2]]
+    write_minari(remake(make_dataset(), actions=actions), "minari/given-v0", discrete=space)
+    given = load_dataset("minari/given-v0")
+    assert given.action_space == minari.load_dataset("given-v0").action_space == space
+    assert min(episode.actions.min() for episode in minari.load_dataset("given-v0").iterate_episodes()) == -2
+    write_minari(given, "minari/own-v0", discrete=True)
+    for read in (given, load_dataset("minari/own-v0")):
+        assert read.action_space == space
+        np.testing.assert_array_equal(read.trajectories.actions, actions)
+    with pytest.raises(PrefenvsError, match=r"shape \[4\], but their space is Discrete\(3\)"):
+        write_minari(given, "minari/narrow-v0", discrete=spaces.Discrete(3))
+
+
+def test_ends_that_nobody_knows_stay_unknown(make_dataset) -> None:
+    write_minari(remake(make_dataset(), terminated=None), "minari/unknown-v0")
+    assert load_dataset("minari/unknown-v0").trajectories.terminated is None
+    theirs = minari.load_dataset("unknown-v0")
+    assert all(episode.truncations[-1] and not episode.terminations[-1] for episode in theirs.iterate_episodes())
+
+
 def test_trajectories_without_rewards_cannot_be_written(root, make_dataset) -> None:
     with pytest.raises(PrefenvsError, match="no true rewards"):
         write_minari(remake(make_dataset(), true_rewards=None), "minari/none-v0")

@@ -12,9 +12,9 @@ from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
 from prefenvs.store import (
     Assignment,
+    AssignmentPlan,
     Assignments,
     Event,
-    Plan,
     Store,
     Undo,
     find_annotator,
@@ -53,7 +53,7 @@ def answer(item: Assignment, left: bool = True) -> Event:
 
 def test_nobody_gets_what_another_has_or_has_answered(store: Store) -> None:
     store.add_queries(make_queries(6))
-    desk = Assignments(store, Plan(repeats=0))
+    desk = Assignments(store, AssignmentPlan(repeats=0))
     ann, bob = desk.lease("ann", 2), desk.lease("bob", 2)
     assert desk.record("ann", [answer(item) for item in ann]) == {}
     more = desk.lease("ann", 9, [])
@@ -75,7 +75,7 @@ def test_threads_and_second_server_never_share_a_question(store: Store, location
             given.extend(item.query for item in items)
 
     with Store(location) as second:
-        desks = [Assignments(store, Plan(repeats=0)), Assignments(second, Plan(repeats=0))]
+        desks = [Assignments(store, AssignmentPlan(repeats=0)), Assignments(second, AssignmentPlan(repeats=0))]
         threads = [threading.Thread(target=take, args=(desks[i % 2], f"person {i}")) for i in range(10)]
         for thread in threads:
             thread.start()
@@ -88,7 +88,7 @@ def test_threads_and_second_server_never_share_a_question(store: Store, location
 def test_expired_lease_goes_to_another_and_the_late_answer_still_counts(store: Store) -> None:
     store.add_queries(make_queries(1))
     now = Clock()
-    desk = Assignments(store, Plan(lease=60, repeats=0), now=now)
+    desk = Assignments(store, AssignmentPlan(lease=60, repeats=0), now=now)
     [late] = desk.lease("ann", 1)
     now.now += 50
     assert desk.lease("ann", 1, [late.id]) == []
@@ -104,7 +104,7 @@ def test_expired_lease_goes_to_another_and_the_late_answer_still_counts(store: S
 
 def test_overlap_gives_a_share_of_questions_to_two_people(store: Store) -> None:
     store.add_queries(make_queries(40))
-    desk = Assignments(store, Plan(overlap=0.5, repeats=0))
+    desk = Assignments(store, AssignmentPlan(overlap=0.5, repeats=0))
     lists = {}
     for name in ("ann", "bob", "carl"):
         lists[name] = [item.query for item in desk.lease(name, 100)]
@@ -117,7 +117,7 @@ def test_overlap_gives_a_share_of_questions_to_two_people(store: Store) -> None:
 
 def test_undone_question_comes_back_first_with_the_same_sides(store: Store) -> None:
     store.add_queries(make_queries(4))
-    desk = Assignments(store, Plan(repeats=0))
+    desk = Assignments(store, AssignmentPlan(repeats=0))
     first, second = desk.lease("ann", 2)
     event = answer(first)
     desk.record("ann", [event, answer(second)])
@@ -133,7 +133,7 @@ def test_undone_question_comes_back_first_with_the_same_sides(store: Store) -> N
 
 def test_same_answer_twice_is_one_and_foreign_ids_are_refused(store: Store) -> None:
     store.add_queries(make_queries(2))
-    desk = Assignments(store, Plan(repeats=0))
+    desk = Assignments(store, AssignmentPlan(repeats=0))
     [item] = desk.lease("ann", 1)
     [other] = desk.lease("bob", 1)
     event = answer(item)
@@ -146,7 +146,7 @@ def test_same_answer_twice_is_one_and_foreign_ids_are_refused(store: Store) -> N
 
 def test_forgotten_questions_come_back_after_a_reload(store: Store) -> None:
     store.add_queries(make_queries(5))
-    desk = Assignments(store, Plan(repeats=0))
+    desk = Assignments(store, AssignmentPlan(repeats=0))
     held = desk.lease("ann", 3)
     assert {item.id for item in desk.lease("ann", 3)} == {item.id for item in held}
     assert {item.id for item in desk.lease("ann", 1, [held[0].id, held[1].id])} == {held[2].id}
@@ -154,7 +154,7 @@ def test_forgotten_questions_come_back_after_a_reload(store: Store) -> None:
 
 def test_repeats_swap_sides_and_are_no_labels(store: Store) -> None:
     store.add_queries(make_queries(60))
-    desk = Assignments(store, Plan(repeats=0.3), seed=1)
+    desk = Assignments(store, AssignmentPlan(repeats=0.3), seed=1)
     seen: dict[str, Assignment] = {}
     repeated = []
     while items := desk.lease("ann", 3):
@@ -180,7 +180,7 @@ def test_sides_are_random(store: Store) -> None:
 def test_ratings_ask_every_segment_once(store: Store) -> None:
     queries = make_queries(3)
     store.add_queries(queries)
-    desk = Assignments(store, Plan(kind="rating", repeats=0))
+    desk = Assignments(store, AssignmentPlan(kind="rating", repeats=0))
     items = desk.lease("ann", 10)
     assert {item.segment for item in items} == {segment.hash for query in queries for segment in query.segments}
     events = [
@@ -195,7 +195,7 @@ def test_ratings_ask_every_segment_once(store: Store) -> None:
 def test_what_comes_next_can_be_looked_up_without_taking_it(store: Store, kind: Kind) -> None:
     queries = make_queries(5)
     store.add_queries(queries, priority=[0, 1, 2, 3, 4])
-    desk = Assignments(store, Plan(kind=kind, repeats=0))
+    desk = Assignments(store, AssignmentPlan(kind=kind, repeats=0))
     first = queries[-1].segments
     assert set(desk.upcoming(1 if kind == "comparison" else 2)) == {segment.hash for segment in first}
     assert desk.count_open() == (5 if kind == "comparison" else 10)
@@ -213,7 +213,7 @@ def test_highest_priority_first_and_large_queries_never(store: Store) -> None:
     queries = make_queries(3)
     store.add_queries(queries, priority=[0.0, 2.0, 1.0])
     store.add_queries([Query(tuple(s for query in queries for s in query.segments))], priority=9.0)
-    given = [item.query for item in Assignments(store, Plan(repeats=0)).lease("ann", 9)]
+    given = [item.query for item in Assignments(store, AssignmentPlan(repeats=0)).lease("ann", 9)]
     assert given == [queries[1].id, queries[2].id, queries[0].id]
 
 
@@ -221,14 +221,14 @@ def test_runs_are_kept_apart(store: Store) -> None:
     first, second = make_queries(2)
     store.add_queries([first], run="a")
     store.add_queries([first, second], run="b")
-    given = Assignments(store, Plan(run="b", repeats=0)).lease("ann", 9)
+    given = Assignments(store, AssignmentPlan(run="b", repeats=0)).lease("ann", 9)
     assert {(item.run, item.query) for item in given} == {("b", first.id), ("b", second.id)}
 
 
 @pytest.mark.parametrize("options", [{"overlap": 1.1}, {"repeats": 0.6}, {"votes": 1}, {"lease": 0}, {"kind": "x"}])
 def test_senseless_plans_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(PrefenvsError, match=next(iter(options))):
-        Plan(**options)  # type: ignore[arg-type]
+        AssignmentPlan(**options)  # type: ignore[arg-type]
 
 
 def test_tokens_let_in_whom_they_were_issued_to(store: Store) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import Segment, SegmentBatch
-from prefenvs.store import Assignments, Call, Event, Plan, Store, add_calls, find_replies, issue_token
+from prefenvs.store import AssignmentPlan, Assignments, Call, Event, Store, add_calls, find_replies, issue_token
 
 
 def make_queries(count: int, seed: int = 0, length: int = 5) -> list[Query]:
@@ -415,7 +415,7 @@ def test_a_store_from_before_there_were_annotators_opens_with_all_it_holds(locat
         add_calls(store, [call])
         assert find_replies(store, ["k"]) == {"k": call}
         assert issue_token(store, "ann")
-        (leased,) = Assignments(store, Plan(repeats=0)).lease("ann", 5)
+        (leased,) = Assignments(store, AssignmentPlan(repeats=0)).lease("ann", 5)
         assert leased.query == other.id
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.engine.begin() as connection:
             connection.execute(sa.text("DELETE FROM events"))

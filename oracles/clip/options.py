@@ -1,4 +1,4 @@
-"""What every command that looks at states with CLIP is told."""
+"""Options of a CLIP model as a reward or as a rater: keys of a rater and flags of the command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, Pixels, PositiveInt
+from prefenvs.oracles.simulated.options import TeacherOptions
 
 if TYPE_CHECKING:
     from prefenvs.oracles import CLIPReward
@@ -43,8 +44,11 @@ class ClipOptions:
         }
         return cls(**options)
 
-    def make(self, task: Task, capacity: int = 0, device: str = "auto") -> CLIPReward:
-        """Return the reward; `capacity`: frames kept for states that are looked at again."""
+    def make(self, task: Task | str, capacity: int = 0, device: str = "auto") -> CLIPReward:
+        """Return the reward; raises PrefenvsError where no model is named.
+
+        capacity: frames kept for states that are looked at again.
+        """
         from prefenvs.oracles import CLIPReward
 
         if self.model is None:
@@ -63,3 +67,8 @@ class ClipOptions:
             capacity,
             device,
         )
+
+
+@dataclass(frozen=True)
+class ClipRaterOptions(ClipOptions, TeacherOptions):
+    """A CLIP model as a rater, with the irrationalities of a teacher on top."""

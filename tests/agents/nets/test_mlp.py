@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from prefenvs.agents.nets.batched import BatchedLinear, BatchedMLP
+from prefenvs.agents.nets.mlp import BatchedLinear, BatchedMLP
 
 
 @pytest.mark.parametrize("shared", [True, False])

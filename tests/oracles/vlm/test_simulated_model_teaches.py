@@ -1,4 +1,4 @@
-"""From a server's replies to a policy. The server is a stand-in for a model: it reads the true returns."""
+"""From a server's replies to a policy. The server is a simulated model: it reads the true returns."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def teach(store, serve, steps, seed=0, **config):
         return float(store.find_segments([key], with_true_rewards=True)[key].true_rewards.sum())
 
     judge = judge_by(worth)
-    rater = VLMOracle(TASK, "stand-in", base_url=server.url, store=store, wait=True, stages="one", view=View(size=32))
+    rater = VLMOracle(TASK, "simulated", base_url=server.url, store=store, wait=True, stages="one", view=View(size=32))
     config = PebbleConfig(
         per_session=20,
         segment_length=25,
@@ -58,7 +58,7 @@ def teach(store, serve, steps, seed=0, **config):
 def test_a_reward_model_learns_what_the_server_prefers(store, serve) -> None:
     agent = teach(store, serve, 850, labels=40, interact=200, unsupervised_steps=200)
     fresh = agent.recorder.buffer.trajectories().sample(300, 25, np.random.default_rng(1))
-    predicted = np.array([agent.reward_model.mean_reward(s.observations, s.actions).sum() for s in fresh])
+    predicted = np.array([agent.reward_model.predict(s.observations, s.actions).mean(0).sum() for s in fresh])
     true = fresh.true_rewards.sum(1)
     right = (predicted[:150] > predicted[150:]) == (true[:150] > true[150:])
     assert right.mean() > 0.7

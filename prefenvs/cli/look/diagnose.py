@@ -1,0 +1,105 @@
+"""`prefenvs diagnose RUN`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.limits import PositiveInt, Seed
+from prefenvs.runs import Run
+
+if TYPE_CHECKING:
+    from prefenvs.metrics.diagnosis import Diagnosis
+    from prefenvs.preferences import Preference
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Say why a run learned or failed: where its reward is right, and whether its labels reach the final policy."""
+
+    run_folder: Annotated[Path, Positional]
+    """Folder that `prefenvs train` wrote, of an algorithm that learns a reward."""
+    episodes: PositiveInt = 10
+    """New episodes of the final policy."""
+    seed: Seed = 7_919
+    """Seed of the episodes, which no training used."""
+    out: Path | None = None
+    """Picture; diagnosis.png in the run folder by default."""
+
+    def run(self) -> None:
+        """Print the figures and what follows from them, and draw the picture."""
+        from prefenvs.agents.rewards.ensemble import RewardEnsemble
+        from prefenvs.cli.look.evaluate import evaluate_run
+        from prefenvs.metrics.diagnosis import diagnose
+        from prefenvs.store import Store
+        from prefenvs.tasks import find_task, has_reward
+
+        run = Run.open(self.run_folder)
+        places = run.checkpoint / "reward.pt", run.path("reward.pt")
+        saved = next((path for path in places if path.exists()), None)
+        if saved is None:
+            raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
+        if not has_reward(run.config["task"]):
+            raise PrefenvsError(f"task {run.config['task']!r} has no true reward to compare with: look at the video")
+        answers = run.path("preferences.sqlite")
+        preferences: list[Preference] = []
+        if answers.is_file():
+            with Store(answers) as store:
+                preferences = store.preferences(with_true_rewards=True)
+        if not preferences:
+            raise PrefenvsError(f"{run.folder} learned from no label: there is nothing to diagnose")
+        result, config = evaluate_run(run, self.episodes, self.seed, record=self.episodes)
+        assert result.trajectories is not None
+        length = config.get("segment_length") or find_task(config["task"]).segment_length
+        model = RewardEnsemble.load(saved, device="cpu")
+        diagnosis = diagnose(model, preferences, result.trajectories, int(length), seed=self.seed)
+        print(f"{config['task']}, {len(preferences)} answers, {self.episodes} new episodes of the final policy")
+        print(f"true return: {result.mean_return:.1f} +- {float(result.returns.std()):.1f}")
+        for name, share in (
+            ("labels", diagnosis.on_labels),
+            ("pairs of the final policy's segments", diagnosis.on_policy),
+            ("pairs of a final and a labelled segment", diagnosis.on_mixed),
+        ):
+            low, high = share.interval
+            if share.count:
+                rightly = f"orders {share.value:.0%} of {share.count} {name} rightly"
+                print(f"the learned reward {rightly} (95% interval {low:.0%} to {high:.0%})")
+        print(f"learned and true returns of its segments: Spearman {diagnosis.correlation.spearman:.2f}")
+        print(f"labelled steps that lie where the policy ended: {diagnosis.near.mean():.0%}")
+        print(*diagnosis.findings(), sep="\n")
+        print(f"picture: {draw(diagnosis, run, self.out or run.path('diagnosis.png'))}")
+
+
+def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:
+    """Draw learned against true returns, the nearness of labels in their order, and both returns over training."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    curve, scatter, reach = figure.subplots(1, 3)
+    rows = run.rows("evaluations")
+    curve.plot([row["steps"] for row in rows], [row["mean_return"] for row in rows], marker="o", label="true return")
+    learned = [row for row in rows if isinstance(row.get("learned_return"), float)]
+    if learned:
+        other = curve.twinx()
+        values = [row["learned_return"] for row in learned]
+        other.plot([row["steps"] for row in learned], values, color="tab:orange", marker="o", label="learned return")
+        other.set_ylabel("learned return")
+    curve.set(xlabel="steps", ylabel="true return", title="over training (learned return in orange)")
+    scatter.scatter(diagnosis.true, diagnosis.learned, s=6, alpha=0.4)
+    scatter.set(xlabel="true return", ylabel="learned return", title="the final policy's segments")
+    order = range(len(diagnosis.near))
+    reach.scatter(order, diagnosis.near, s=6, alpha=0.4)
+    reach.set(
+        xlabel="labelled segment, oldest first", ylabel="share of steps near the final policy's", ylim=(-0.02, 1.02)
+    )
+    reach.set_title("where the labels are")
+    for axes in (curve, scatter, reach):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    return path

@@ -1,0 +1,242 @@
+"""The options of raters on the command line: those of the rater that is asked, and of no other."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+
+from tyro.conf import arg
+
+from prefenvs.envs import make
+from prefenvs.errors import PrefenvsError
+
+if TYPE_CHECKING:
+    from prefenvs.oracles.make import Rater
+    from prefenvs.preferences import Oracle
+    from prefenvs.store import Store
+
+ARGUMENTS: list[str] = []
+"""The words of the command line that is read at present."""
+PARTS = ("cheap", "costly")
+
+
+class Asking(NamedTuple):
+    """A command that asks a rater: who answers where --oracle names nobody, and flags of raters that are its own."""
+
+    default: str = "oracle"
+    own: tuple[str, ...] = ()
+
+
+ONLINE, RATE = Asking(), Asking("vlm", ("store",))
+ASKING = {"train pebble": ONLINE, "train prefppo": ONLINE, "rate": RATE}
+
+
+def look_at(arguments: Sequence[str]) -> None:
+    """Take note of the command line before it is parsed, so that the parser knows the options of the rater it names.
+
+    Raises PrefenvsError for an option of another rater.
+    """
+    ARGUMENTS[:] = arguments
+    asking = _asking(arguments)
+    if asking is not None:
+        check_flags(arguments, asking, "--true-reward" if "--true-reward" in arguments else None)
+
+
+def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]:
+    """Return a frozen dataclass of the options of one rater, a field and a flag for each: `vlm_url` is `--vlm-url`.
+
+    own: flags that the command has already. parts: cheap and costly of a hybrid, where flags name them; both raters'
+    options then are there. Raises PrefenvsError for an unknown rater.
+    """
+    fields: dict[str, Any] = {}
+    for rater in _asked(spec, parts):
+        hints, helps = get_type_hints(rater.options, include_extras=True), _docstrings(rater.options)
+        for option in dataclasses.fields(rater.options):
+            flag = rater.flags[option.name]
+            if flag in own:
+                continue
+            hint = hints[option.name]
+            bare, extras = getattr(hint, "__origin__", hint), getattr(hint, "__metadata__", ())
+            kept = tuple(extra for extra in extras if not getattr(extra, "name", None))
+            named: Any = Annotated[(bare, *kept, arg(name=flag, prefix_name=False, help=helps.get(option.name)))]
+            fields.setdefault(_field(flag), (_field(flag), named, dataclasses.field(default=option.default)))
+    made = dataclasses.make_dataclass("RaterOptions", fields.values(), frozen=True)
+    made.__doc__ = f"Options of --oracle {spec}."
+    return made
+
+
+def make_rater(
+    spec: str,
+    options: Any = None,
+    task: str = "",
+    seed: int | None = None,
+    store: Store | None = None,
+    run: str = "",
+) -> Oracle:
+    """Return the rater of a line and of what `rater_options` made of its flags, if it was asked.
+
+    store: where people label, and where prompts and replies are kept, unless an option says otherwise. run: name of
+    the queries there. Raises PrefenvsError for what cannot work.
+    """
+    from prefenvs.oracles import RaterContext
+    from prefenvs.oracles import make_rater as make_any
+
+    return make_any(spec, RaterContext(task, seed, store, run, load_expert_values, _flags(options)))
+
+
+def read_options(spec: str, options: Any = None) -> tuple[Rater, Any]:
+    """Return the rater of a line and its own options, with what its flags say; see `oracles.make.read_options`."""
+    from prefenvs.oracles.make import read_options as read_any
+
+    return read_any(spec, _flags(options))
+
+
+def restore_options(spec: str, saved: Mapping[str, Any] | None, now: Any = None) -> Any:
+    """Return the options that the record of a run holds, with those of `now` in their place that are not defaults."""
+    saved = saved or {}
+    kind = rater_options(spec, **{part: saved[part] for part in PARTS if part in saved})
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    # JSON has made lists of tuples and words of paths.
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in known
+    }
+    for field in dataclasses.fields(now) if now is not None else ():
+        given = getattr(now, field.name)
+        if field.name in known and given != field.default:
+            values[field.name] = given
+    return kind(**values)
+
+
+def rater_field(asking: Asking = ONLINE) -> Any:
+    """Return the annotation of a command's field for the options of the rater that --oracle names.
+
+    The rater is looked up on the command line that is read, or in the record of the run that --resume names.
+    """
+
+    def factory() -> type[Any]:
+        if _asking(ARGUMENTS) is None:  # the parser of a command that is not run
+            return dataclasses.make_dataclass("RaterOptions", (), frozen=True)
+        try:
+            spec, parts = rater_on(ARGUMENTS, asking.default)
+            return rater_options(spec, asking.own, **parts)
+        except PrefenvsError:  # told when the rater is made
+            return rater_options(asking.default, asking.own)
+
+    return arg(name="rater", constructor_factory=factory)
+
+
+def rater_on(arguments: Sequence[str], default: str = "oracle") -> tuple[str, dict[str, str]]:
+    """Return the rater that a command line names, or the run that it resumes, and a hybrid's parts that flags name."""
+    words = {flag: value for flag, value in _words(arguments) if value is not None}
+    saved: dict[str, Any] = {}
+    if "resume" in words:
+        try:
+            record = json.loads((Path(words["resume"]) / "run.json").read_text())
+            saved = dict(record.get("config", {}))
+        except (OSError, ValueError, AttributeError):  # told when the run is opened
+            saved = {}
+    options = saved.get("rater") or {}
+    named = {part: str(options[part]) for part in PARTS if part in options}
+    return words.get("oracle") or str(saved.get("oracle", default)), named | {p: words[p] for p in PARTS if p in words}
+
+
+def check_flags(arguments: Sequence[str], asking: Asking, rater: str | None = None) -> None:
+    """Raise a PrefenvsError for a flag of another rater than the one that the command line names.
+
+    rater: what to call the rater, where nobody is asked.
+    """
+    from prefenvs.oracles import list_raters
+
+    spec, parts = rater_on(arguments, asking.default)
+    mine = set() if rater is not None else {flag for one in _asked(spec, parts) for flag in one.flags.values()}
+    others: dict[str, list[str]] = {}
+    for one in list_raters().values():
+        for flag in one.flags.values():
+            others.setdefault(flag, []).append(one.name)
+    for word, _ in _words(arguments):
+        flag = word if word in others else word.removeprefix("no-")
+        if flag in others and flag not in mine and flag not in asking.own:
+            raise PrefenvsError(
+                f"--{word} goes with --oracle {' or '.join(others[flag])}, not with {rater or f'--oracle {spec}'}: "
+                "leave it out"
+            )
+
+
+def load_expert_values(task: str, expert: Path) -> Any:
+    """Return the values of an expert; raises PrefenvsError where it is of another task, by name or by its spaces."""
+    from prefenvs.cli.critic import load_values
+
+    agent, values = load_values(expert)
+    if agent is values:
+        if agent.task != task:
+            raise PrefenvsError(f"{expert} is an expert of {agent.task}, but it is asked about {task}")
+        return values
+    with closing(make(task)) as env:
+        for name in ("observation_space", "action_space"):
+            known, needed = getattr(agent, name), getattr(env, name)
+            if known.shape != needed.shape or type(known) is not type(needed):
+                raise PrefenvsError(f"the expert {expert} has the {name} {known}, but {task} has {needed}")
+    return values
+
+
+def _asking(arguments: Sequence[str]) -> Asking | None:
+    """The command of a command line, if it is one that asks a rater."""
+    return next(
+        (asking for command, asking in ASKING.items() if f"{' '.join(arguments)} ".startswith(f"{command} ")), None
+    )
+
+
+def _asked(spec: str, parts: Mapping[str, str]) -> list[Rater]:
+    """The rater of a line, and for a hybrid both of its own."""
+    from prefenvs.oracles.make import read_options, read_spec
+
+    rater = read_spec(spec).rater
+    if rater.name != "hybrid":
+        return [rater]
+    _, options = read_options(spec, parts)
+    return [rater, *(one for part in PARTS for one in _asked(getattr(options, part), {}))]
+
+
+def _words(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the flags of a command line without dashes, each with the word behind it if that is none."""
+    for i, word in enumerate(arguments):
+        if word.startswith("--") and len(word) > 2:
+            flag, mark, value = word[2:].partition("=")
+            following = arguments[i + 1] if i + 1 < len(arguments) and not arguments[i + 1].startswith("--") else None
+            yield flag.replace("_", "-"), value if mark else following
+
+
+def _flags(options: Any) -> dict[str, Any]:
+    return (
+        {} if options is None else {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    )
+
+
+def _field(flag: str) -> str:
+    return flag.replace("-", "_")
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Return the docstring below each field of a dataclass and of its bases."""
+    found: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(part):
+            continue
+        try:
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        except (OSError, TypeError):  # made without a file
+            continue
+        assert isinstance(tree, ast.ClassDef)
+        for one, after in pairwise(tree.body):
+            match one, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+    return found

@@ -1,0 +1,52 @@
+"""Tasks by their ids."""
+
+from __future__ import annotations
+
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.tasks.own import find_own
+from prefenvs.tasks.task import Task, tables
+
+
+def find_task(task_id: str) -> Task:
+    """Return the row of a task; "prefenvs/" in front is allowed.
+
+    Beside the suite's ids it takes any id registered with Gymnasium, `module:NAME` for a `Task`, an environment class
+    or a function that makes one, and `module:ID` for an id that importing the module registers. So it is called
+    wherever it is kept, in stores, run folders and data sets, and any later process finds it where the module can be
+    imported. Raises PrefenvsError for an unknown id and for an environment from which no row can be inferred.
+    """
+    name, rows = task_id.removeprefix("prefenvs/"), tables()
+    task = rows.get(name) or find_own(name, rows)
+    if task is None:
+        raise PrefenvsError(
+            f"unknown task {task_id!r}.{near_matches(task_id, rows)} `prefenvs tasks` lists all; an environment of "
+            "your own is called module:NAME, or module:ID where importing the module registers it with Gymnasium"
+        )
+    return task
+
+
+def is_same_task(one: str, other: str) -> bool:
+    """Tell whether two ids, as stored or as typed, mean the same task."""
+    one, other = one.removeprefix("prefenvs/"), other.removeprefix("prefenvs/")
+    if one == other:
+        return True
+    try:
+        return find_task(one).id == find_task(other).id
+    except PrefenvsError:
+        return False
+
+
+def ends_by_time_alone(task_id: str) -> bool:
+    """Tell whether a task surely has no other end than its time limit; of most tasks nothing tells it."""
+    try:
+        return find_task(task_id).family in ("dm_control", "metaworld")
+    except PrefenvsError:
+        return False
+
+
+def has_reward(task_id: str) -> bool:
+    """Tell whether a task has a true reward; one that is in no table is taken to have."""
+    try:
+        return find_task(task_id).has_reward
+    except PrefenvsError:
+        return True

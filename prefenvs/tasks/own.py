@@ -1,0 +1,296 @@
+"""Tasks of your own: a `Task` that you wrote, or one whose row is inferred from any Gymnasium environment.
+
+They are named by `module:NAME` (a `Task`, an environment class or a function that makes one), by `module:ID` (importing
+the module registers the id with Gymnasium), or by an id that is registered already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.loading import import_named
+from prefenvs.tasks.task import Task
+
+if TYPE_CHECKING:
+    import gymnasium
+
+Make = Callable[..., "gymnasium.Env[Any, Any]"]
+
+OWN = "own"
+"""Family of the tasks whose row was inferred."""
+
+# What this process has loaded, by the names it goes by, and what makes the environments of inferred tasks.
+_loaded: dict[str, Task] = {}
+_makers: dict[str, Make] = {}
+
+# Model arrays that a reset may set. Those that differ between two resets belong to the episode.
+SCENE = ("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0")
+
+
+def find_own(name: str, tables: dict[str, Task]) -> Task | None:
+    """Return a task of your own by its name, None if there is none of that name.
+
+    tables: the tasks that have a row already. Raises PrefenvsError where a module cannot be imported or holds nothing
+    of that name, and where an environment does not tell what a task needs.
+    """
+    if name in _loaded:
+        return _loaded[name]
+    if ":" in name:
+        return _load(name, tables)
+    import gymnasium
+
+    return _infer_registered(name, name) if name in gymnasium.registry else None
+
+
+def _load(path: str, tables: dict[str, Task]) -> Task:
+    import gymnasium
+
+    module, name = import_named(path, "task")
+    found = getattr(module, name, None)
+    if isinstance(found, Task):
+        return _keep(path, found, tables)
+    if callable(found):
+        return _infer(path, found, path)
+    if name in gymnasium.registry:
+        return _infer_registered(path, name)
+    raise PrefenvsError(
+        f"task {path!r}: {module.__name__} has no prefenvs.Task, environment class or function called {name!r}, nor "
+        "does importing it register that id with Gymnasium"
+    )
+
+
+def _keep(path: str, found: Task, tables: dict[str, Task]) -> Task:
+    if tables.get(found.id) == found:
+        return found
+    known = _loaded.get(found.id)
+    if found.id in tables or (known is not None and dataclasses.replace(known, id=found.id) != found):
+        raise PrefenvsError(f"task {path!r} is called {found.id!r}, as another task is: give it another id")
+    task = dataclasses.replace(found, id=path)
+    # The author's id goes on working in this process.
+    _loaded[path] = _loaded[found.id] = task
+    return task
+
+
+def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = None) -> Task:
+    """Return the task that an environment, what makes one, or a row of your own stands for, known from now on.
+
+    A class or function of a module is called `module:NAME` and found again by every process; others, and environments
+    without a registered id, only by this one. horizon: steps of an episode, where the environment does not tell.
+    """
+    import gymnasium
+
+    if isinstance(env, Task):
+        _loaded.setdefault(env.id, env)
+        return env
+    if isinstance(env, gymnasium.Env):
+        return _own_object(env, horizon)
+    path = _importable(env)
+    if path in _loaded:
+        return _loaded[path]
+    name = path or _free_name(getattr(env, "__name__", type(env).__name__))
+    return _infer(name, env, path, horizon)
+
+
+def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
+    import gymnasium
+    from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+    layers, layer = [], env
+    while isinstance(layer, gymnasium.Wrapper):
+        layers.append(type(layer))
+        layer = layer.env
+    spec = env.spec
+    plain = all(issubclass(kind, OrderEnforcing | PassiveEnvChecker | TimeLimit) for kind in layers)
+    if spec is not None and plain and spec.kwargs == getattr(gymnasium.registry.get(spec.id), "kwargs", None):
+        return _loaded.get(spec.id) or _infer_registered(spec.id, spec.id)
+    name = type(env if layers and not plain else layer).__name__ + (f"-{spec.id}" if spec is not None else "")
+    given = [env]
+
+    def make_again(**kwargs: Any) -> gymnasium.Env[Any, Any]:
+        if given and not kwargs:
+            return given.pop()
+        if spec is None:
+            raise PrefenvsError(
+                f"the environment {name!r} was given as an object, and nothing tells how to make another one, for "
+                "evaluation or pictures: give prefenvs.make its class, or a function that makes it"
+            )
+        return gymnasium.make(spec, **kwargs)
+
+    task = _describe(_free_name(name), "", env, horizon)
+    return _remember(task, make_again)
+
+
+def _infer(name: str, make: Make, source: str | None, horizon: int | None = None) -> Task:
+    try:
+        env = make()
+    except Exception as error:
+        raise PrefenvsError(
+            f"task {name!r}: the environment cannot be made ({type(error).__name__}: {error}); it is made by a call "
+            "without arguments"
+        ) from error
+    import gymnasium
+
+    if not isinstance(env, gymnasium.Env):
+        raise PrefenvsError(f"task {name!r}: a call gives {type(env).__name__}, not a gymnasium.Env")
+    try:
+        return _remember(_describe(name, source or "", env, horizon, getattr(make, "__doc__", None)), make)
+    finally:
+        env.close()
+
+
+def _infer_registered(name: str, registered: str) -> Task:
+    import gymnasium
+
+    make = _registered_maker(registered)
+    try:
+        env = make()
+    except Exception as error:
+        raise PrefenvsError(f"task {name!r} cannot be made: {type(error).__name__}: {error}") from error
+    try:
+        return _remember(_describe(name, registered, env, gymnasium.spec(registered).max_episode_steps), make)
+    finally:
+        env.close()
+
+
+def _registered_maker(name: str) -> Make:
+    import gymnasium
+
+    # The time limit is the one that every task gets.
+    return lambda **kwargs: gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+
+
+def _remember(task: Task, make: Make) -> Task:
+    _loaded[task.id], _makers[task.id] = task, make
+    print(
+        f"task {task.id}: episodes of {task.horizon} steps, segments of {task.segment_length}, {task.fps} steps per "
+        f"second, shown to raters as {task.sentence!r}",
+        file=sys.stderr,
+    )
+    return task
+
+
+def make_own(task: Task, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Make the environment of an inferred task; `kwargs` are those that its class or function takes."""
+    import inspect
+
+    make = _makers.get(task.id) or _maker(task)
+    if "render_mode" in kwargs and not _takes(inspect.signature(make).parameters, "render_mode"):
+        kwargs.pop("render_mode")
+    return make(**kwargs)
+
+
+def _maker(task: Task) -> Make:
+    """What makes the environment of a row that its author wrote: its source, `module:NAME` or a registered id."""
+    import gymnasium
+
+    if ":" in task.source:
+        module, name = import_named(task.source, f"task {task.id!r}, source")
+        found = getattr(module, name, None)
+        if callable(found):
+            make: Make = found
+            return make
+    name = task.source.rpartition(":")[2]
+    if name in gymnasium.registry:
+        return _registered_maker(name)
+    raise PrefenvsError(
+        f"task {task.id!r} has the source {task.source!r}, which makes no environment: name a class or function as "
+        "module:NAME, or an id registered with Gymnasium"
+    )
+
+
+def _takes(parameters: Any, name: str) -> bool:
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def _describe(
+    name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
+) -> Task:
+    """Infer a row: time limit, frame rate, sentence, key of success, and the model arrays that a reset sets."""
+    horizon = horizon or _horizon(env)
+    if horizon is None:
+        raise PrefenvsError(
+            f"task {name!r} does not tell how many steps an episode has: register it with max_episode_steps=..., wrap "
+            "it in gymnasium.wrappers.TimeLimit, or give prefenvs.make max_episode_steps"
+        )
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    info = env.step(env.action_space.sample())[4]
+    model = _mujoco_model(env)
+    before = {} if model is None else {array: getattr(model, array).copy() for array in SCENE}
+    env.reset(seed=1)
+    scene = tuple(array for array, values in before.items() if (getattr(model, array) != values).any())
+    text = type(env.unwrapped).__doc__ or documentation or ""
+    return Task(
+        name,
+        OWN,
+        _first_sentence(text),
+        horizon,
+        min(50, max(horizon // 2, 1)),
+        _frame_rate(env),
+        source,
+        scene=scene,
+        success_key=next((key for key in ("is_success", "success") if key in info), None),
+    )
+
+
+def _mujoco_model(env: gymnasium.Env[Any, Any]) -> Any:
+    model, mujoco = getattr(env.unwrapped, "model", None), sys.modules.get("mujoco")
+    return model if mujoco is not None and isinstance(model, mujoco.MjModel) else None
+
+
+def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:
+    import gymnasium
+    from gymnasium.wrappers import TimeLimit
+
+    limits = [] if env.spec is None else [env.spec.max_episode_steps]
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, TimeLimit):
+            limits.append(layer._max_episode_steps)
+        layer = layer.env
+    limits += [getattr(layer, name, None) for name in ("max_episode_steps", "_max_episode_steps", "horizon")]
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+
+
+def _frame_rate(env: gymnasium.Env[Any, Any]) -> int:
+    rate = (env.metadata or {}).get("render_fps")
+    seconds = getattr(env.unwrapped, "dt", None)
+    if isinstance(rate, int | float) and rate >= 1:
+        return round(rate)
+    return max(round(1.0 / seconds), 1) if isinstance(seconds, int | float) and seconds > 0 else 30
+
+
+def _first_sentence(documentation: str) -> str:
+    """The first sentence of a docstring, without the headings that Gymnasium's begin with."""
+    lines = [line.strip() for line in documentation.strip().splitlines()]
+    text = "\n".join(line for line in lines if not line.startswith("#")).strip()
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0][:300]
+
+
+def _importable(make: Make) -> str | None:
+    """`module:NAME` of a class or function that any process can import."""
+    name, module = getattr(make, "__qualname__", ""), sys.modules.get(getattr(make, "__module__", None) or "")
+    if module is None or getattr(module, name, None) is not make:
+        return None
+    if module.__name__ != "__main__":
+        return f"{module.__name__}:{name}"
+    # The script that is running is a module for others.
+    script = getattr(module, "__file__", None)
+    return f"{Path(script).stem}:{name}" if script else None
+
+
+def _free_name(name: str) -> str:
+    import gymnasium
+
+    name = re.sub(r"[^\w./-]+", "", name) or "environment"
+    free, number = name, 2
+    while free in _loaded or (f"prefenvs/{free}" in gymnasium.registry):
+        free, number = f"{name}-{number}", number + 1
+    return free

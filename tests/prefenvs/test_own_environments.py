@@ -1,0 +1,198 @@
+"""Any Gymnasium environment is a task: by id, by name, as a class, a function or an object."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
+
+import prefenvs
+from prefenvs.envs.check import check_task
+from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import evaluate, random_policy
+
+MODULE = '''
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Reach(gymnasium.Env):
+    """A point moves to the middle of a square. The rest is for its author."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+
+    def __init__(self, render_mode=None, size=1.0):
+        self.observation_space = spaces.Dict(
+            {"place": spaces.Box(-2, 2, (2,), np.float32), "goal": spaces.Discrete(3)}
+        )
+        self.action_space = spaces.Box(-1, 1, (1, 2), np.float32)
+        self.render_mode, self.size = render_mode, size
+
+    def _observe(self):
+        return {"place": self.place.astype(np.float32), "goal": 1}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(-self.size, self.size, 2)
+        return self._observe(), {}
+
+    def step(self, action):
+        self.place = np.clip(self.place + 0.1 * np.ravel(action), -2, 2)
+        distance = float(np.linalg.norm(self.place))
+        return self._observe(), -distance, False, False, {"is_success": distance < 0.1}
+
+
+class Lasting(Reach):
+    max_episode_steps = 24
+
+
+def make_it():
+    """A point, made by a function."""
+    return gymnasium.wrappers.TimeLimit(Reach(), 16)
+
+
+gymnasium.register("OwnReach-v0", entry_point=Reach, max_episode_steps=30)
+gymnasium.register("own_space/Reach-v1", entry_point=Reach, max_episode_steps=31, kwargs={"size": 0.5})
+COUNT = 3
+'''
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_environments.py").write_text(MODULE)
+    sys.path.insert(0, str(folder))
+    try:
+        import own_environments  # type: ignore[import-not-found]
+
+        yield own_environments
+    finally:
+        sys.path.remove(str(folder))
+
+
+WAYS: dict[str, tuple[Callable[[Any], Any], str, int]] = {
+    "class by name": (lambda own: "own_environments:Lasting", "own_environments:Lasting", 24),
+    "function by name": (lambda own: "own_environments:make_it", "own_environments:make_it", 16),
+    "id by its module": (lambda own: "own_environments:OwnReach-v0", "own_environments:OwnReach-v0", 30),
+    "id in a namespace": (lambda own: "own_space/Reach-v1", "own_space/Reach-v1", 31),
+    "registered id": (lambda own: "OwnReach-v0", "OwnReach-v0", 30),
+    "class": (lambda own: own.Lasting, "own_environments:Lasting", 24),
+    "function": (lambda own: own.make_it, "own_environments:make_it", 16),
+    "object with a spec": (lambda own: gymnasium.make("OwnReach-v0"), "OwnReach-v0", 30),
+    "another library's id": (lambda own: "MountainCarContinuous-v0", "MountainCarContinuous-v0", 999),
+    "MuJoCo": (lambda own: "Pusher-v5", "Pusher-v5", 100),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_a_task(own: Any, way: str) -> None:
+    given, name, horizon = WAYS[way]
+    with prefenvs.make(given(own)) as env:
+        task = env.get_wrapper_attr("task")
+        assert (task.id, task.horizon) == (name, horizon)
+        assert prefenvs.find_task(name) is task
+        observation, _ = env.reset(seed=0)
+        assert env.observation_space.contains(observation)
+        assert observation.ndim == 1
+        for step in range(1, horizon + 1):
+            observation, reward, _, truncated, info = env.step(env.action_space.sample())
+            assert reward == 0.0
+            assert info["true_reward"] < 0.0
+            assert truncated == (step == horizon)
+    assert len(evaluate(random_policy(env.action_space), name, episodes=2)) == 2
+
+
+def test_what_is_inferred(own: Any) -> None:
+    task = prefenvs.find_task("own_environments:OwnReach-v0")
+    assert (task.fps, task.segment_length, task.success_key) == (12, 15, "is_success")
+    assert task.sentence == "A point moves to the middle of a square."
+    assert task.file_name == "own_environments-OwnReach-v0"
+    assert prefenvs.find_task("Pusher-v5").fps == 20
+    assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize("source", ["own_environments:Reach", "own_environments:OwnReach-v0", "OwnReach-v0"])
+def test_a_row_that_you_write(own: Any, source: str) -> None:
+    row = prefenvs.Task(f"mine-{source}", "own", "The point is in the middle.", 12, 6, 20, source)
+    env = prefenvs.make(row)
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[3] for _ in range(12)] == [False] * 11 + [True]
+    with pytest.raises(PrefenvsError, match="which makes no environment"):
+        prefenvs.make(prefenvs.Task(f"none-{source}", "own", "Nothing.", 12, 6, 20, source + "x"))
+
+
+def test_an_object_with_wrappers_stays_what_it_is(own: Any) -> None:
+    given = gymnasium.wrappers.RescaleAction(gymnasium.make("OwnReach-v0", size=0.1), -0.5, 0.5)
+    env = prefenvs.make(given)
+    assert env.action_space.high.tolist() == [0.5, 0.5]
+    assert env.unwrapped is given.unwrapped
+    again = prefenvs.make(env.get_wrapper_attr("task").id)
+    assert again.unwrapped is not env.unwrapped
+    assert again.action_space == env.action_space
+    assert again.unwrapped.size == 0.1
+
+
+def test_an_object_without_a_spec_serves_once(own: Any) -> None:
+    env = prefenvs.make(own.Reach(), max_episode_steps=8)
+    assert env.reset(seed=0)[0].shape == (5,)
+    with pytest.raises(PrefenvsError, match=r"give prefenvs\.make its class, or a function that makes it"):
+        prefenvs.make(env.get_wrapper_attr("task").id)
+
+
+def test_a_mujoco_reset_that_moves_bodies_is_recorded() -> None:
+    class Moving(ReacherEnv):
+        def reset_model(self) -> Any:
+            self.model.body_pos[1] = self.np_random.uniform(-0.1, 0.1, 3)
+            return super().reset_model()
+
+    env = prefenvs.make(Moving, max_episode_steps=20)
+    assert env.get_wrapper_attr("task").scene == ("body_pos",)
+    assert env.reset(seed=1)[1]["scene"].shape == (env.unwrapped.model.nbody * 3,)
+
+
+def test_the_doctor_checks_it(own: Any) -> None:
+    results = check_task("own_environments:Lasting", rendering=False)
+    assert [result.name for result in results if not result.passed] == []
+    assert "state" in [result.name for result in results]
+
+
+def test_without_states_the_episode_cannot_be_put_back(own: Any) -> None:
+    env = prefenvs.make("own_environments:Lasting")
+    assert "state" not in env.reset(seed=0)[1]
+    with pytest.raises(PrefenvsError, match="does not tell its state"):
+        env.get_wrapper_attr("capture")()
+
+
+def raises(own: Any) -> gymnasium.Env[Any, Any]:
+    raise RuntimeError("no\nrobot")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda own: "own_environments:Nothing", "own_environments has no prefenvs.Task, environment class or"),
+        (lambda own: "own_environments:COUNT", "nor does importing it register that id"),
+        (lambda own: "own_environments:Reach", "does not tell how many steps an episode has"),
+        (lambda own: own.Reach, "give prefenvs.make max_episode_steps"),
+        (lambda own: raises, "the environment cannot be made"),
+        (lambda own: lambda: 3, "a call gives int, not a gymnasium.Env"),
+        (lambda own: "OwnReach-v7", "unknown task 'OwnReach-v7'"),
+    ],
+)
+def test_what_cannot_be_a_task_is_one_line(own: Any, given: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(PrefenvsError, match=message.replace(".", r"\.")):
+        prefenvs.make(given(own))
+
+
+def test_a_script_and_the_command_line_find_the_same_task(own: Any, tmp_path: Path) -> None:
+    task = prefenvs.find_task("own_environments:make_it")
+    assert task.sentence == "A point moves to the middle of a square."
+    assert prefenvs.make(own.make_it).get_wrapper_attr("task") is task
