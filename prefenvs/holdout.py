@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
@@ -90,6 +88,9 @@ def hold_out_queries(
 
 def _components(queries: Sequence[Query]) -> Array:
     """Return the component [N] of each query; a segment of unknown episode links to nothing, equal queries link."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     nodes: dict[object, int] = {}
     edges = []
     for i, query in enumerate(queries):
