@@ -25,7 +25,7 @@ def write_report(results: Results, out: Path, resamples: int = 2_000, against: S
     """Write report.html, tables.md, tables.tex, scores.csv and the curves as SVG; return the tables as Markdown.
 
     against: methods above whose true return the others' is told. Raises PrefenvsError where there is nothing to report,
-    a method in `against` is unknown, or a file cannot be written.
+    or a file cannot be written.
     """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")
