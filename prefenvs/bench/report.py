@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prefenvs.bench import figures, tables
@@ -35,7 +36,8 @@ details pre { font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 def write_report(results: Results, out: Path, resamples: int = 2_000, against: Sequence[str] = ()) -> str:
     """Write report.html, tables.md, tables.tex, scores.csv and the curves as SVG; return the tables as Markdown.
 
-    against: methods above whose true return the others' is told.
+    against: methods above whose true return the others' is told. Raises PrefenvsError where there is nothing to report,
+    or a file cannot be written.
     """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")
@@ -59,13 +61,27 @@ def write_report(results: Results, out: Path, resamples: int = 2_000, against: S
         f"- {note}\n" for note in notes
     )
     markdown = heading + "\n" + "\n".join(table.markdown() for table in made)
-    (out / "tables.md").write_text(markdown)
-    (out / "tables.tex").write_text("\n".join(table.latex() for table in made))
-    (out / "scores.csv").write_text(tables.long_csv(scores, resamples))
+    _put(out / "tables.md", markdown)
+    _put(out / "tables.tex", "\n".join(table.latex() for table in made))
+    _put(out / "scores.csv", tables.long_csv(scores, resamples))
     for name, (picture, _) in drawn.items():
-        (out / f"{name}.svg").write_bytes(picture)
-    (out / "report.html").write_text(_page(results, made, drawn, notes))
+        _put(out / f"{name}.svg", picture)
+    _put(out / "report.html", _page(results, made, drawn, notes))
     return markdown
+
+
+def _put(path: Path, content: str | bytes) -> None:
+    """Write a file that is there whole or not at all; raises PrefenvsError where the disk is full."""
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise PrefenvsError(
+            f"{path} cannot be written ({error.strerror or error}): make room, and run `prefenvs bench table` again"
+        ) from None
 
 
 def remarks(results: Results, scores: Scores) -> list[str]:
