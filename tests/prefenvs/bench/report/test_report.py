@@ -125,3 +125,16 @@ def test_published_figures_stand_beside_ours() -> None:
     assert rows[("SFT", "2,500 dense")][4] == "not in the suite"
     assert "not checked against the paper" in rows[("CPL", "2,500 dense")][5]
     assert "Meta-World v2" in table.note
+
+
+@pytest.mark.parametrize("name", ["tables.md", "scores.csv", "report.html"])
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(name: str, tmp_path: Path) -> None:
+    write_report(full(), tmp_path, resamples=50)
+    before = (tmp_path / name).read_bytes()
+    # Writing to this device says that no space is left.
+    (tmp_path / f"{name}.new").symlink_to("/dev/full")
+    with pytest.raises(PrefenvsError, match=rf"{name} cannot be written \(No space left on device\)") as error:
+        write_report(full(), tmp_path, resamples=50)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / name).read_bytes() == before
+    assert not list(tmp_path.glob("*.new"))
