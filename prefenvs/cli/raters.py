@@ -64,10 +64,14 @@ def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]
             if flag in own:
                 continue
             hint = hints[option.name]
-            bare, extras = getattr(hint, "__origin__", hint), getattr(hint, "__metadata__", ())
+            extras = getattr(hint, "__metadata__", ())
+            bare = hint.__origin__ if extras else hint
+            default = None if option.default is dataclasses.MISSING else option.default
+            if default is None:
+                bare = bare | None
             kept = tuple(extra for extra in extras if not getattr(extra, "name", None))
             named: Any = Annotated[(bare, *kept, arg(name=flag, prefix_name=False, help=helps.get(option.name)))]
-            fields.setdefault(_field(flag), (_field(flag), named, dataclasses.field(default=option.default)))
+            fields.setdefault(_field(flag), (_field(flag), named, dataclasses.field(default=default)))
     made = dataclasses.make_dataclass("RaterOptions", fields.values(), frozen=True)
     made.__doc__ = f"Options of --oracle {spec}."
     return made

@@ -149,6 +149,7 @@ def test_a_line_and_its_flags_say_the_same() -> None:
     assert (hybrid.costly, hybrid.limit) == ("regret:form=visited,expert=x", None)
     assert read_options("clip:goal=a man, standing,goal=b,hide_robot=yes")[1].goal == ("a man, standing", "b")
     assert read_options("vlm:model=llava:13b")[1].model == "llava:13b"
+    assert read_options("vlm", {"vlm_temperature": None})[1].temperature is None
     mistaken = make_rater("mistake:mistake=0.3", RaterContext(seed=0))
     assert isinstance(mistaken, PartialReturnOracle)
     assert mistaken.teacher.mistake == 0.3
@@ -210,6 +211,7 @@ def test_an_installed_package_adds_a_rater(monkeypatch: pytest.MonkeyPatch) -> N
 
     @dataclass(frozen=True)
     class Options:
+        words: tuple[str, ...]
         chance: float = 0.5
 
     def make(options: Options, context: RaterContext) -> Oracle:
@@ -217,9 +219,12 @@ def test_an_installed_package_adds_a_rater(monkeypatch: pytest.MonkeyPatch) -> N
 
     theirs = Rater("theirs", "a toy", make, Options)
     monkeypatch.setattr("prefenvs.oracles.make.entry_points", lambda group, kind: iter([theirs]))
-    oracle = make_rater("theirs:chance=0.25")
+    oracle = make_rater("theirs:chance=0.25,words=a,words=b")
     assert oracle.name == "theirs"
-    assert theirs.flags == {"chance": "theirs-chance"}
+    assert theirs.flags == {"words": "theirs-words", "chance": "theirs-chance"}
+    assert read_options("theirs", {"theirs_words": ("a",)})[1] == Options(("a",))
+    with pytest.raises(PrefenvsError, match=r"theirs needs words: theirs:words=\.\.\., or --theirs-words"):
+        make_rater("theirs", RaterContext(flags={"theirs_words": None}))
     assert "theirs" in list_raters()
     taken = Rater("coin", "a toy", make)
     monkeypatch.setattr("prefenvs.oracles.make.entry_points", lambda group, kind: iter([taken]))
