@@ -74,7 +74,7 @@ class Bright:
 
 @pytest.fixture(scope="module")
 def queries() -> list[Query]:
-    """Eight pairs of 10 steps of a random pendulum."""
+    """Eight pairs of 4 steps of a random pendulum."""
     env, buffer, rng = prefenvs.make(TASK), TrajectoryBuffer(TASK), np.random.default_rng(0)
     for seed in range(2):
         observation, info = env.reset(seed=seed)
@@ -85,7 +85,7 @@ def queries() -> list[Query]:
             done = terminated or truncated
             buffer.add_step(0, observation, action, info["true_reward"], state, done=done, terminated=terminated)
             observation = following
-    return make_pairs(buffer.trajectories().sample(16, 10, rng))
+    return make_pairs(buffer.trajectories().sample(16, 4, rng))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_every_rater_keeps_the_contract(
             return made[-1]
 
         try:
-            check_oracle(fresh, queries, answer_all, patience=60.0)
+            check_oracle(fresh, queries, answer_all, patience=300.0)  # drawing counts as asking
         finally:
             for oracle in made:
                 getattr(oracle, "close", lambda: None)()
