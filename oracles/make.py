@@ -122,13 +122,18 @@ def read_options(spec: str, flags: Mapping[str, Any] | None = None) -> tuple[Rat
             raise PrefenvsError(f"{spec}: {rater.name} has no option {key!r}; {known}.{near_matches(key, fields)}")
     values = {}
     for name, flag in rater.flags.items():
-        default, flagged = fields[name].default, (flags or {}).get(flag.replace("-", "_"), dataclasses.MISSING)
+        default = fields[name].default
+        flagged = (flags or {}).get(flag.replace("-", "_"), dataclasses.MISSING)
+        if flagged is None and default is dataclasses.MISSING:  # the flag of an option without a default
+            flagged = dataclasses.MISSING
         if name in given:
             if flagged not in (dataclasses.MISSING, default):
                 raise PrefenvsError(f"{spec}: {name} is given twice, here and by --{flag}: leave one out")
             values[name] = _read_value(f"{spec}: {name}", given[name], hints[name])
         elif flagged is not dataclasses.MISSING:
             values[name] = flagged
+        elif default is dataclasses.MISSING and fields[name].default_factory is dataclasses.MISSING:
+            raise PrefenvsError(f"{spec}: {rater.name} needs {name}: {rater.name}:{name}=..., or --{flag}")
     try:
         return rater, rater.options(**values)
     except PrefenvsError as error:

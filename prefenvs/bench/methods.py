@@ -71,18 +71,13 @@ class Method:
         if self.offline:
             options["dataset"] = cell.dataset
         if self.asks:
-            rater = {"preferences": _source(cell.oracle)} if self.offline else {"oracle": cell.oracle}
+            rater = {"preferences": cell.oracle} if self.offline else {"oracle": cell.oracle}
             options |= rater | {"labels": cell.labels}
         line = [*self.program, *self.command, *words(options | dict(self.options) | dict(cell.options), data)]
         if resume:
             line = [*self.program, *self.command, "--resume", str(folder)]
         measure = [*OURS, "bench", "measure", str(folder)]
         return [line, measure] if self.rewards else [line]
-
-
-def _source(oracle: str) -> str:
-    """What `--preferences` gets: a simulated teacher by its name, anything else as it stands."""
-    return oracle if any(mark in oracle for mark in ":/.") else f"oracle:{oracle}"
 
 
 def words(options: Mapping[str, Option], data: Path | None = None) -> list[str]:

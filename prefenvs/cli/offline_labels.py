@@ -79,7 +79,7 @@ class LabelSource:
         except PrefenvsError as error:
             if "://" in given or "/" in given or path.suffix or path.exists():
                 return "given"
-            raise PrefenvsError(f"--preferences is neither a rater nor a store nor a label file: {error}") from None
+            raise PrefenvsError(f"--preferences {given}: there is no such file or store; {error}") from None
 
     def read(self, dataset: OfflineDataset) -> Labels:
         """Return training and held-out preferences that share no episode, and what was left out."""

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -47,7 +47,7 @@ def look_at(arguments: Sequence[str]) -> None:
     ARGUMENTS[:] = arguments
     asking = _asking(arguments)
     if asking is not None:
-        check_flags(arguments, asking, "--true-reward" if "--true-reward" in arguments else None)
+        check_flags(_given(arguments), asking, "--true-reward" if "--true-reward" in arguments else None)
 
 
 def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]:
@@ -64,10 +64,14 @@ def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]
             if flag in own:
                 continue
             hint = hints[option.name]
-            bare, extras = getattr(hint, "__origin__", hint), getattr(hint, "__metadata__", ())
+            extras = getattr(hint, "__metadata__", ())
+            bare = hint.__origin__ if extras else hint
+            default = None if option.default is dataclasses.MISSING else option.default
+            if default is None:
+                bare = bare | None
             kept = tuple(extra for extra in extras if not getattr(extra, "name", None))
             named: Any = Annotated[(bare, *kept, arg(name=flag, prefix_name=False, help=helps.get(option.name)))]
-            fields.setdefault(_field(flag), (_field(flag), named, dataclasses.field(default=option.default)))
+            fields.setdefault(_field(flag), (_field(flag), named, dataclasses.field(default=default)))
     made = dataclasses.make_dataclass("RaterOptions", fields.values(), frozen=True)
     made.__doc__ = f"Options of --oracle {spec}."
     return made
@@ -125,7 +129,7 @@ def rater_field(asking: Asking = ONLINE) -> Any:
         if _asking(ARGUMENTS) is None:  # the parser of a command that is not run
             return dataclasses.make_dataclass("RaterOptions", (), frozen=True)
         try:
-            spec, parts = rater_on(ARGUMENTS, asking.default)
+            spec, parts = rater_on(_given(ARGUMENTS), asking.default)
             return rater_options(spec, asking.own, **parts)
         except PrefenvsError:  # told when the rater is made
             return rater_options(asking.default, asking.own)
@@ -133,9 +137,12 @@ def rater_field(asking: Asking = ONLINE) -> Any:
     return arg(name="rater", constructor_factory=factory)
 
 
-def rater_on(arguments: Sequence[str], default: str = "oracle") -> tuple[str, dict[str, str]]:
-    """Return the rater that a command line names, or the run that it resumes, and a hybrid's parts that flags name."""
-    words = {flag: value for flag, value in _words(arguments) if value is not None}
+def rater_on(given: Mapping[str, str | None], default: str = "oracle") -> tuple[str, dict[str, str]]:
+    """Return the rater that a command line names, or the run that it resumes, and a hybrid's parts that flags name.
+
+    given: the words behind the flags that stand there, by flag without dashes.
+    """
+    words = {flag: value for flag, value in given.items() if value is not None}
     saved: dict[str, Any] = {}
     if "resume" in words:
         try:
@@ -148,20 +155,20 @@ def rater_on(arguments: Sequence[str], default: str = "oracle") -> tuple[str, di
     return words.get("oracle") or str(saved.get("oracle", default)), named | {p: words[p] for p in PARTS if p in words}
 
 
-def check_flags(arguments: Sequence[str], asking: Asking, rater: str | None = None) -> None:
+def check_flags(given: Mapping[str, str | None], asking: Asking = ONLINE, rater: str | None = None) -> None:
     """Raise a PrefenvsError for a flag of another rater than the one that the command line names.
 
-    rater: what to call the rater, where nobody is asked.
+    given: as in `rater_on`. rater: what to call the rater, where nobody is asked.
     """
     from prefenvs.oracles import list_raters
 
-    spec, parts = rater_on(arguments, asking.default)
+    spec, parts = rater_on(given, asking.default)
     mine = set() if rater is not None else {flag for one in _asked(spec, parts) for flag in one.flags.values()}
     others: dict[str, list[str]] = {}
     for one in list_raters().values():
         for flag in one.flags.values():
             others.setdefault(flag, []).append(one.name)
-    for word, _ in _words(arguments):
+    for word in given:
         flag = word if word in others else word.removeprefix("no-")
         if flag in others and flag not in mine and flag not in asking.own:
             raise PrefenvsError(
@@ -205,13 +212,15 @@ def _asked(spec: str, parts: Mapping[str, str]) -> list[Rater]:
     return [rater, *(one for part in PARTS for one in _asked(getattr(options, part), {}))]
 
 
-def _words(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the flags of a command line without dashes, each with the word behind it if that is none."""
+def _given(arguments: Sequence[str]) -> dict[str, str | None]:
+    """Return the flags of a command line without dashes, each with the word behind it if that is no flag."""
+    given: dict[str, str | None] = {}
     for i, word in enumerate(arguments):
         if word.startswith("--") and len(word) > 2:
             flag, mark, value = word[2:].partition("=")
             following = arguments[i + 1] if i + 1 < len(arguments) and not arguments[i + 1].startswith("--") else None
-            yield flag.replace("_", "-"), value if mark else following
+            given[flag.replace("_", "-")] = value if mark else following
+    return given
 
 
 def _flags(options: Any) -> dict[str, Any]:

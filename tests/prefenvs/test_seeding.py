@@ -16,7 +16,7 @@ from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
 from prefenvs.cli.train import TrainPebble, make_envs
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.evaluate import FIRST_SEED, evaluation_seeds
-from prefenvs.oracles import HybridOracle, PartialReturnOracle, Teacher
+from prefenvs.oracles import HybridOracle, PartialReturnOracle, RaterContext, Teacher, make_rater
 from prefenvs.preferences import Query
 from prefenvs.seeding import derive_seed, sequence
 from prefenvs.segments import Array, Segment
@@ -145,8 +145,7 @@ def test_two_erring_raters_of_a_hybrid_err_independently(queries: list[Query], s
 
 @pytest.mark.parametrize("name", ["mistake", "regret-mistake"])
 def test_every_simulated_rater_takes_the_seed_it_is_given(queries: list[Query], name: str) -> None:
-    task = prefenvs.find_task("Delivery-v0")
-    first, second = (TrainPebble(task=task.id, oracle=name)._make_rater(task, name, seed) for seed in (0, 1))
+    first, second = (make_rater(name, RaterContext("Delivery-v0", seed)) for seed in (0, 1))
     states = [one._rng.bit_generator.state["state"]["state"] for one in (first, second)]  # type: ignore[attr-defined]
     assert states[0] != states[1]
 

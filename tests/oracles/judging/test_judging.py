@@ -256,6 +256,16 @@ def test_episodes_of_different_lengths_are_judged_by_their_whole_return():
         judge_by_rater([blind])
 
 
+def test_a_judge_is_any_rater_that_answers_at_once():
+    queries = [Query((episode(1, k, length=9), episode(2, k, length=3))) for k in range(4)]
+    coin = judge_by_rater(queries, "coin", 3)
+    assert [answer.query for answer in coin] == queries
+    assert {answer.oracle for answer in coin} == {"coin"}
+    for spec in ("human", "vlm:model=m", "hybrid"):
+        with pytest.raises(PrefenvsError, match=f"not by {spec}"):
+            judge_by_rater(queries, spec)
+
+
 def test_bad_input_is_named(store, tmp_path):
     path = tmp_path / "matches.jsonl"
     with pytest.raises(PrefenvsError, match="at least 2 agents"):
