@@ -152,7 +152,6 @@ def load_policy(run: Run) -> Policy:
         )
     algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[DQN]] = {
         "train pebble": PEBBLE,
-        "demo": PEBBLE,
         "train prefppo": PrefPPO,
         "train clip": StateRewardSAC,
         "train dqn": DQN,

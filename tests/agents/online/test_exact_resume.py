@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 
-from ..conftest import Point, Rater
+from ..worlds import Point, Rater
 
 STEPS = 260
 

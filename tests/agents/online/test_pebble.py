@@ -13,7 +13,7 @@ from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 
-from ..conftest import SENTINEL, Point, Rater
+from ..worlds import SENTINEL, Point, Rater
 
 SMALL = RewardConfig(width=16, layers=2, epochs=5)
 
