@@ -73,7 +73,7 @@ def test_the_learned_reward_agrees_with_the_rater() -> None:
     agent.learn(300)
     positions = np.linspace(-1, 1, 20, dtype=np.float32)
     observations = np.stack([positions, np.full(20, 0.5, np.float32)], 1)
-    rewards = agent.reward_model.mean_reward(observations, np.zeros((20, 1), np.float32))
+    rewards = agent.reward_model.predict(observations, np.zeros((20, 1), np.float32)).mean(0)
     assert np.corrcoef(positions, rewards)[0, 1] > 0.9
 
 
