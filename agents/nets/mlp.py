@@ -101,11 +101,6 @@ class BatchedLinear(nn.Module):
             x = x.expand(len(self.weight), -1, -1)
         return stacked_linear(x, self.weight, self.bias, self.rounded)
 
-    def extra_repr(self) -> str:
-        """Sizes, for printing."""
-        members, outputs, inputs = self.weight.shape
-        return f"members={members}, inputs={inputs}, outputs={outputs}"
-
 
 class BatchedMLP(nn.Sequential):
     """K multi-layer perceptrons of equal sizes: x [K, B, in] or shared [B, in] -> [K, B, out]."""

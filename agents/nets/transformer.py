@@ -116,6 +116,7 @@ class StepTransformer(nn.Module):
 
         numbers: [B, T] the steps' numbers; 0, 1, ... by default. inside: [B, T] bool, False for padding; a causal
         transformer needs it not. last: return the last step alone, [B, 1, 2, width].
+        Raises PrefenvsError for more steps than positions.
         """
         if inputs.shape[1] > self.positions and numbers is None:
             raise PrefenvsError(f"{inputs.shape[1]} steps are more than the transformer's {self.positions} positions")

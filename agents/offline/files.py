@@ -42,7 +42,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def damage_named(path: str | Path) -> Iterator[None]:
-    """Turn what taking up a saved state raises, where parts of it are missing or of other sizes, into one line."""
+    """Raise a PrefenvsError of one line for whatever a saved state raises that has parts missing or of other sizes."""
     try:
         yield
     except PrefenvsError:

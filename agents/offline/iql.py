@@ -308,7 +308,10 @@ def advantage_weights(advantage: Tensor, inv_temperature: float, clip: float) ->
 
 
 def reward_scale(rewards: Array, begins: Array, rule: RewardRule, spread: float = 1000.0) -> float:
-    """Return the factor on rewards [S] that puts their episodes' returns `spread` apart; 1 for the rule "none"."""
+    """Return the factor on rewards [S] that puts their episodes' returns `spread` apart; 1 for the rule "none".
+
+    Raises PrefenvsError where all returns are equal.
+    """
     if rule == "none":
         return 1.0
     returns = np.add.reduceat(np.asarray(rewards, np.float64), begins)
@@ -323,7 +326,10 @@ def reward_scale(rewards: Array, begins: Array, rule: RewardRule, spread: float 
 def transform_rewards(
     rewards: Array, begins: Array, ends: Array, rule: RewardRule, shift: float = 0.0, spread: float = 1000.0
 ) -> Array:
-    """Return rewards [S] scaled by the returns of the E episodes that they belong to, and shifted (see `IQLConfig`)."""
+    """Return rewards [S] scaled by the returns of the E episodes that they belong to, and shifted (see `IQLConfig`).
+
+    Raises PrefenvsError where all returns are equal.
+    """
     rewards = np.asarray(rewards, np.float64)
     scale = reward_scale(rewards, begins, rule, spread)
     if rule == "range_from_min":

@@ -317,6 +317,7 @@ class OfflineLearner(ABC, Generic[Config]):
 
         preferences, given: what the constructor takes beside the data (IQL's rewards or reward_model, CPL's and BC's
         ranking, BC's returns); a file holds neither data nor labels.
+        Raises PrefenvsError for files that are damaged, of another learner, or not there, and for labels without data.
         """
         if dataset is None and (preferences is not None or given):
             raise PrefenvsError("labels and their like belong to a data set: pass dataset=... with them")
@@ -340,7 +341,10 @@ class OfflineLearner(ABC, Generic[Config]):
         return self.save(Path(folder) / "model.zip").parent
 
     def resume(self, folder: str | Path) -> None:
-        """Continue from a checkpoint, with the same data; call `learn(..., reset_num_timesteps=False)` after it."""
+        """Continue from a checkpoint, with the same data; call `learn(..., reset_num_timesteps=False)` after it.
+
+        Raises PrefenvsError for checkpoints that are damaged, or of another learner, task, configuration or seed.
+        """
         state = read_state(Path(folder) / "model.zip")
         own = {"algorithm": self.name, "task": self.task, "config": asdict(self.config), "seed": self.seed}
         for key, value in own.items():

@@ -91,7 +91,10 @@ class PairTable:
 def build_step_table(
     dataset: OfflineDataset, center: Array, half_width: Array, mean: Array, std: Array, device: torch.device
 ) -> StepTable:
-    """Put a data set on the device: actions as (a - center) / half_width, observations as (o - mean) / std."""
+    """Put a data set on the device: actions as (a - center) / half_width, observations as (o - mean) / std.
+
+    Raises PrefenvsError for data without any transition.
+    """
     data = dataset.trajectories
     ends, last = data.ends, data.ends - 1
     terminal = np.zeros(len(data.observations), bool)
@@ -165,7 +168,10 @@ def build_pair_table(preferences: Sequence[Preference], trajectories: Trajectori
 
 
 def find_rows(trajectories: Trajectories, episodes: Array, starts: Array, lengths: Array) -> Array:
-    """Return the row [N] of each segment's first step, given its episode's number, start and length."""
+    """Return the row [N] of each segment's first step, given its episode's number, start and length.
+
+    Raises PrefenvsError for segments that are not in the data.
+    """
     positions = episodes - trajectories.first_episode
     outside = np.flatnonzero((positions < 0) | (positions >= len(trajectories)))
     if len(outside):

@@ -118,7 +118,10 @@ class RewardEnsemble:
         observation_size: int | None = None,
         action_size: int | None = None,
     ) -> RewardEnsemble:
-        """Read what `save` wrote; sizes, where given, must be those in the file. Nothing in the file is executed."""
+        """Read what `save` wrote; sizes, where given, must be those in the file. Nothing in the file is executed.
+
+        Raises PrefenvsError for files that are damaged, of another kind, of other sizes, or not there.
+        """
         try:
             check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -156,7 +159,7 @@ class RewardEnsemble:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned, for a model of the same sizes."""
+        """Take up what `state_dict` returned; raises PrefenvsError for a model of other sizes."""
         own = {"observation_size": self.observation_size, "action_size": self.action_size} | asdict(self.config)
         saved = {name: state[name] for name in ("observation_size", "action_size")} | state["config"]
         for name in ("observation_size", "action_size", "members", "layers", "width"):
@@ -192,7 +195,8 @@ def fit_ensembles(
     """Fit each ensemble to its own preferences and return what `RewardEnsemble.fit` of each would, up to rounding.
 
     Ensembles of one configuration with equally many labels of one shape go through them in common products. An error
-    stands in the place of its ensemble's metrics, and does not stop the others.
+    stands in the place of its ensemble's metrics, and does not stop the others. Raises PrefenvsError where an ensemble
+    was given twice.
     """
     trainers = [model.trainer for model in models]
     if len({id(trainer) for trainer in trainers}) < len(trainers):

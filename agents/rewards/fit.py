@@ -67,7 +67,7 @@ class RewardConfig:
     correction: Correction = "unbiased"
     """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""
     precision: Precision = "float32"
-    """bfloat16 runs the hidden layers in that type: faster where the processor has it, to two or three digits."""
+    """bfloat16 multiplies in that type between the first and the last layer: faster where the processor has it."""
     surf: SurfConfig | None = None
     """Semi-supervised learning with cropping; None is plain PEBBLE."""
 
@@ -128,7 +128,7 @@ class RewardTrainer:
             return metrics | {"new_accuracy": math.nan, "new": 0.0}
         if self.config.normalise:
             self._normalise()
-        pool = self._hold_unlabelled(unlabelled)
+        pool = self._sync_unlabelled(unlabelled)
         metrics["new_accuracy"] = self.evaluate(labels, labels.new.nonzero().squeeze(1))[1]
         metrics["new"] = float((labels.decided & labels.new).sum())
         held_out, train = (index.nonzero().squeeze(1) for index in (labels.held_out, ~labels.held_out))
@@ -178,16 +178,16 @@ class RewardTrainer:
     def beliefs(self, queries: Sequence[Query]) -> Tensor:
         """Return each member's probability [M, N, K] that a segment is preferred; 0 where there is no such segment."""
         table = QueryTable(*self.labelled.sizes, self.device)
-        returns, present = self.predict_returns(table, table.hold(queries))
+        returns, present = self.predict_returns(table, table.sync(queries))
         return (returns if present is None else returns.masked_fill(~present, ABSENT)).softmax(-1)
 
-    def _hold_unlabelled(self, queries: Sequence[Query]) -> Tensor:
+    def _sync_unlabelled(self, queries: Sequence[Query]) -> Tensor:
         surf = self.config.surf
         if surf is None:
             if len(queries):
                 raise PrefenvsError("unlabelled queries need RewardConfig(surf=SurfConfig(...))")
             return torch.zeros(0, dtype=torch.int64, device=self.device)
-        rows = self.unlabelled.hold(queries)
+        rows = self.unlabelled.sync(queries)
         for table in (self.labelled, self.unlabelled):
             if not table.uniform:
                 raise PrefenvsError("SURF crops segments of one length and one number to a query; these differ")

@@ -138,6 +138,7 @@ class SegmentReward(ABC, Generic[C]):
         """Return rewards [1, ..., T] float32 for sequences of steps, [..., T, obs] and [..., T, act].
 
         A reward sees at most `context` steps back and never beyond its sequence. [obs] and [act] are a lone step.
+        Raises PrefenvsError for other shapes.
         """
         observations, actions = np.asarray(observations), np.asarray(actions)
         lead = observations.shape[:-1]
@@ -166,7 +167,7 @@ class SegmentReward(ABC, Generic[C]):
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return the belief [1, N, K] that a segment is preferred; 0 where a query has no such segment."""
         table = QueryTable(self.observation_size, self.action_size, self.device)
-        rows = table.hold(queries)
+        rows = table.sync(queries)
         parts = []
         for part in torch.split(rows, self.config.batch_size):
             inside, present = table.steps(part)
@@ -281,7 +282,7 @@ class SegmentReward(ABC, Generic[C]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned, for a model of the same sizes and settings."""
+        """Take up what `state_dict` returned; raises PrefenvsError for a model of other sizes."""
         own = (self.observation_size, self.action_size)
         if own != (state["observation_size"], state["action_size"]):
             sizes = (state["observation_size"], state["action_size"])
@@ -292,7 +293,10 @@ class SegmentReward(ABC, Generic[C]):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "auto") -> Self:
-        """Read what `save` wrote. Nothing in the file is executed."""
+        """Read what `save` wrote. Nothing in the file is executed.
+
+        Raises PrefenvsError for files that are damaged, of another kind, or not there.
+        """
         try:
             check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -65,8 +65,8 @@ class QueryTable:
         """K, the largest number of segments to a query."""
         return self.inputs.shape[1]
 
-    def hold(self, queries: Sequence[Query]) -> Tensor:
-        """Hold exactly these queries and return the row [N] of each, in order; one given twice has one row."""
+    def sync(self, queries: Sequence[Query]) -> Tensor:
+        """Bring the table to exactly these queries and return the row [N] of each; one given twice has one row."""
         wanted = dict.fromkeys(queries)
         new = [query for query in wanted if query not in self._rows]
         block = self._convert(new) if new else None
@@ -151,7 +151,7 @@ class Table(Protocol):
     def most_segments(self) -> int:
         """K, the largest number of segments to a query."""
 
-    def hold(self, queries: Sequence[Query]) -> Tensor:
+    def sync(self, queries: Sequence[Query]) -> Tensor:
         """Put these queries on the device and return their rows [N, ...]."""
 
 
@@ -180,7 +180,7 @@ def prepare_labels(
     if not chosen:
         return None, metrics | {"epochs": 0.0, "loss": math.nan, "accuracy": math.nan}
     queries = [preferences[i].query for i in chosen]
-    rows = table.hold(queries)
+    rows = table.sync(queries)
     targets = np.zeros((len(chosen), table.most_segments), np.float32)
     for row, i in enumerate(chosen):
         probabilities = preferences[i].probabilities

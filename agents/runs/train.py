@@ -151,7 +151,6 @@ def load_policy(run: Run) -> Policy:
         )
     algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[TrueRewardDQN]] = {
         "train pebble": PEBBLE,
-        "demo": PEBBLE,
         "train prefppo": PrefPPO,
         "train clip": StateRewardSAC,
         "train dqn": TrueRewardDQN,

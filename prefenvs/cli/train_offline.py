@@ -130,7 +130,8 @@ class TrainIQL(TrainOffline):
 
     def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
         model = getattr(learner, "reward_model", None)
-        if model is not None and not run.path("reward.pt").exists():
+        # An ensemble of small networks is kept with the checkpoint.
+        if model is not None and self.reward_model != "mlp" and not run.path("reward.pt").exists():
             model.save(run.path("reward.pt"))
 
 

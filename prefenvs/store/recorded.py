@@ -70,16 +70,3 @@ class Recorded(Oracle):
         self._open = {key: None for key in state["open"] if key in found}
         if self._open:
             self.oracle.ask([found[key] for key in self._open])
-
-    def resume(self) -> list[Preference]:
-        """Return the run's stored answers, without true rewards, and ask again what was never answered.
-
-        Call it once, before the first `ask`. Rewards are read for the queries asked again, as synthetic oracles judge
-        by them.
-        """
-        waiting = self.store.pending_queries(run=self.run, with_true_rewards=True)
-        earlier = self.store.preferences(run=self.run)
-        waiting = [query for query in waiting if query.id not in self._open]
-        if waiting:
-            self.oracle.ask(waiting)
-        return earlier

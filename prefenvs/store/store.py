@@ -201,11 +201,6 @@ class Store(Closing):
             ]
         return {event.id: event for event in found}
 
-    def preferences_of(self, items: Iterable[Event], with_true_rewards: bool = False) -> list[Preference]:
-        """Return the preferences that the answers among these events express, undone or not."""
-        with reading(self._engine) as connection:
-            return _preferences_of(connection, [event for event in items if event.kind in ANSWERS], with_true_rewards)
-
     def pending_queries(
         self,
         run: str | None = None,

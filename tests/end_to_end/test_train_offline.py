@@ -183,7 +183,7 @@ def stopped_after(folder: Path) -> int:
         (["--preferences", "oracle:nobody"], "unknown teacher"),
         (["--labels", "0"], "--labels must be at least 1"),
         (["--held-out", "1"], "--held-out must lie in"),
-        (["--segment-length", "900"], "smaller --segment-length"),
+        (["--segment-length", "900"], "choose a shorter segment"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--dense", "--held-out", "0.2"], "no held-out labels"),
         (["--compile", "--seeds", "0", "1"], "--compile goes with one seed"),

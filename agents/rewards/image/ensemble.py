@@ -138,7 +138,10 @@ class ImageRewardEnsemble(Closing):
         return mean
 
     def predict_segments(self, segments: Sequence[Segment]) -> Array:
-        """Return each member's reward [M, N, T] of the states of N segments of one length, every step's."""
+        """Return each member's reward [M, N, T] of the states of N segments, every step's.
+
+        Raises PrefenvsError where they are of several lengths, or carry no states.
+        """
         lengths = {len(segment) for segment in segments}
         if len(lengths) != 1:
             raise PrefenvsError(f"rewards of segments come for one length at a time, got {sorted(lengths)} steps")
@@ -155,7 +158,7 @@ class ImageRewardEnsemble(Closing):
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
         table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
-        rows = table.hold(queries)
+        rows = table.sync(queries)
         returns, present = self._returns(table, rows)
         beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
         return beliefs
@@ -164,7 +167,7 @@ class ImageRewardEnsemble(Closing):
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""
         table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
         with torch.no_grad():
-            return float(self._returns(table, table.hold([Query((segment, segment))]))[0].mean(0)[0, 0])
+            return float(self._returns(table, table.sync([Query((segment, segment))]))[0].mean(0)[0, 0])
 
     def fit(self, preferences: Sequence[Preference], progress: bool | None = False) -> dict[str, float]:
         """Train on all preferences given; skips are ignored, ties and other soft labels count as they are.
@@ -272,8 +275,9 @@ class ImageRewardEnsemble(Closing):
     ) -> ImageRewardEnsemble:
         """Read what `save` wrote. Nothing in the file is executed.
 
-        encoder: the one that the model was fitted with, needed where it is no CLIP model by name. task: where the
-        task is one of your own.
+        Raises PrefenvsError for files that are damaged, of another kind, of another encoder, or not there.
+        encoder: the one that the model was fitted with, needed where it is no CLIP model by name. task: where the task
+        is one of your own.
         """
         try:
             check_zip(path)

@@ -52,8 +52,8 @@ class FrameTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def hold(self, queries: Sequence[Query]) -> Tensor:
-        """Hold the frames of these queries too; return their rows [N, K, F] int64, -1 where there is no such frame."""
+    def sync(self, queries: Sequence[Query]) -> Tensor:
+        """Add the frames of these queries; return their rows [N, K, F] int64, -1 where there is no such frame."""
         chosen = {
             (i, j): frame_steps(len(segment), self.stride)
             for i, query in enumerate(queries)

@@ -23,10 +23,10 @@ from prefenvs.agents.online.sac_stack import SACStack, Step
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.errors import PrefenvsError
 
-from ..conftest import Point, Rater
 from ..offline.test_seeds import MADE, make
 from ..online.test_pebble import make_agent, make_config
 from ..online.test_sac import filled
+from ..worlds import Point, Rater
 
 WIDE: dict[str, Any] = {"policy_kwargs": {"net_arch": [32, 32, 32]}}
 

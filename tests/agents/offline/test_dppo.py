@@ -18,12 +18,12 @@ from prefenvs.agents.offline.dppo import (
 from prefenvs.errors import PrefenvsError
 from prefenvs.trajectories import Trajectories
 
-from ..line_data import ACTIONS, drive, make_data, make_labels
+from ..worlds import ACTIONS, drive, make_line_data, prefer_by_return
 
 PREDICTOR = SegmentScoreConfig(width=16, heads=2, epochs=40, batch_size=50, shift=2.0)
 SMALL = DPPOConfig(predictor=PREDICTOR, hidden=(64, 64), batch_size=64, dropout=0.0, learning_rate=1e-3)
-DATA = make_data()
-LABELS = make_labels(DATA, 150, 12)
+DATA = make_line_data()
+LABELS = prefer_by_return(DATA, 150, 12)
 
 
 def make_agent(config: DPPOConfig = SMALL, seed: int = 0) -> DPPO:
@@ -77,7 +77,7 @@ def test_the_predictor_sees_the_whole_segment_and_learns() -> None:
     junk = torch.where(inside[..., None], inputs, 9.0)
     torch.testing.assert_close(model.score_segments(junk, inside), model.score_segments(inputs[:, :3], None))
     assert model.fit(LABELS)["accuracy"] > 0.8
-    unseen = make_labels(DATA, 100, 12, seed=5)
+    unseen = prefer_by_return(DATA, 100, 12, seed=5)
     beliefs = model.preference_probabilities([p.query for p in unseen])[0]
     assert np.mean(beliefs.argmax(1) == [p.best for p in unseen]) > 0.75
 
@@ -134,7 +134,7 @@ def test_segments_are_ranked_as_the_predictor_scores_them(agent: DPPO) -> None:
 
 def test_learns_from_mixed_data_to_do_better_than_it(agent: DPPO) -> None:
     agent.learn(300)
-    assert agent.preference_accuracy(make_labels(DATA, 100, 12, seed=6)) > 0.75
+    assert agent.preference_accuracy(prefer_by_return(DATA, 100, 12, seed=6)) > 0.75
     assert drive(agent) > DATA.trajectories.returns.mean() + 12.0
 
 

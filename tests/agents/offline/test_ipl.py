@@ -10,11 +10,11 @@ from prefenvs.agents.offline.ipl import IPL, IPLConfig, segment_losses
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 
-from ..line_data import ACTIONS, drive, make_data, make_labels
+from ..worlds import ACTIONS, drive, make_line_data, prefer_by_return
 
 SMALL = IPLConfig(hidden=(64, 64), batch_size=64, learning_rate=1e-3, regularisation=0.01, inv_temperature=10.0)
-DATA = make_data()
-LABELS = make_labels(DATA, 150, 12)
+DATA = make_line_data()
+LABELS = prefer_by_return(DATA, 150, 12)
 
 
 def make_agent(config: IPLConfig = SMALL, seed: int = 0) -> IPL:
@@ -84,7 +84,7 @@ def test_short_segments_are_padded_and_padding_counts_for_nothing() -> None:
     inside = torch.arange(6) < torch.tensor([[6, 3], [2, 5]])[..., None]
     junk = torch.where(inside.flatten(), rewards, 50.0)
     torch.testing.assert_close(segment_losses(junk, inside, targets), segment_losses(rewards, inside, targets))
-    short = make_labels(DATA, 5, 4, seed=3)
+    short = prefer_by_return(DATA, 5, 4, seed=3)
     mixed = IPL(DATA, [*LABELS[:5], *short], SMALL, device="cpu", action_space=ACTIONS)
     sizes = torch.cat([mixed._draw().inside.sum(-1).flatten() for _ in range(10)])
     assert set(sizes.tolist()) == {11, 3}
@@ -104,7 +104,7 @@ def test_implied_rewards_come_to_agree_with_the_labels() -> None:
 def test_learns_from_mixed_data_to_do_better_than_it() -> None:
     agent = make_agent()
     agent.learn(500)
-    assert agent.preference_accuracy(make_labels(DATA, 100, 12, seed=6)) > 0.75
+    assert agent.preference_accuracy(prefer_by_return(DATA, 100, 12, seed=6)) > 0.75
     assert drive(agent) > DATA.trajectories.returns.mean() + 5.0
 
 

@@ -12,7 +12,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate
 from prefenvs.trajectories import Trajectories
 
-from ..line_data import ACTIONS, drive, make_data, make_labels
+from ..worlds import ACTIONS, drive, make_line_data, prefer_by_return
 
 SMALL = OPPOConfig(
     window=6,
@@ -26,8 +26,8 @@ SMALL = OPPOConfig(
     best_learning_rate=1e-2,
     preference_weight=1.0,
 )
-DATA = make_data()
-LABELS = make_labels(DATA, 150, 12)
+DATA = make_line_data()
+LABELS = prefer_by_return(DATA, 150, 12)
 
 
 def make_agent(config: OPPOConfig = SMALL, seed: int = 0) -> OPPO:
@@ -149,7 +149,7 @@ def test_evaluation_carries_the_memory_along() -> None:
     observations, actions = rng.standard_normal((90, 3)), rng.uniform(-2, 2, (90, 1))
     episodes = Trajectories(observations, actions, np.array([30, 60, 90]), rng.random(90), task="Pendulum-v1")
     data = OfflineDataset("pendulum", episodes)
-    agent = OPPO(data, make_labels(data, 10, 12), SMALL, device="cpu")
+    agent = OPPO(data, prefer_by_return(data, 10, 12), SMALL, device="cpu")
     alone = evaluate(agent, "Pendulum-v1", episodes=3, num_envs=1)
     together = evaluate(agent, "Pendulum-v1", episodes=3, num_envs=2)
     np.testing.assert_allclose(together.returns, alone.returns, rtol=1e-3)
@@ -170,7 +170,7 @@ def test_predict_takes_one_observation_as_well() -> None:
 def test_learns_from_mixed_data_to_do_better_than_it() -> None:
     agent = make_agent()
     agent.learn(300)
-    assert agent.preference_accuracy(make_labels(DATA, 100, 12, seed=6)) > 0.65
+    assert agent.preference_accuracy(prefer_by_return(DATA, 100, 12, seed=6)) > 0.65
     assert drive(agent) > DATA.trajectories.returns.mean() + 8.0
 
 

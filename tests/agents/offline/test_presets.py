@@ -19,7 +19,7 @@ from prefenvs.cli.train_offline import TrainIQL
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.tasks import find_task, list_tasks
 
-from ..line_data import ACTIONS, make_data, make_labels
+from ..worlds import ACTIONS, make_line_data, prefer_by_return
 
 DOOR, BUTTON = find_task("AdroitHandDoor-v1"), find_task("metaworld-button-press-v3")
 CHEETAH = find_task("HalfCheetah-v5")
@@ -90,7 +90,7 @@ def test_small_presets_stay_small_on_every_task() -> None:
 
 @pytest.mark.parametrize("folder", ["open-loop", "pen-and-paper", "door-close", "kitchen", "antmaze", "metaworld-data"])
 def test_a_folders_name_decides_nothing(folder) -> None:
-    data = dataclasses.replace(make_data(3).trajectories, task="HalfCheetah-v5")
+    data = dataclasses.replace(make_line_data(3).trajectories, task="HalfCheetah-v5")
     options = TrainIQL(dataset=folder)
     found = options._settings(OfflineDataset(folder, data))
     assert found == options._settings(OfflineDataset("runs/x", data)) == (iql_settings(CHEETAH)[0], 1_000_000)
@@ -98,10 +98,10 @@ def test_a_folders_name_decides_nothing(folder) -> None:
 
 @pytest.mark.parametrize("horizon", [100, 200, None])
 def test_learned_rewards_are_scaled_to_the_time_limit_and_true_ones_to_1000(horizon) -> None:
-    dataset = dataclasses.replace(make_data(20), horizon=horizon)
+    dataset = dataclasses.replace(make_line_data(20), horizon=horizon)
     reward = RewardConfig(members=1, layers=1, width=8, epochs=1)
     config = IQLConfig(hidden=(8,), batch_size=8, reward=reward)
-    labels = make_labels(dataset, 20, 5)
+    labels = prefer_by_return(dataset, 20, 5)
     common = {"device": "cpu", "action_space": ACTIONS}
 
     def spread(learner: IQL) -> float:
@@ -157,8 +157,8 @@ def test_ipl_by_task() -> None:
 
 def test_ipl_limits_v_only_where_it_is_told_to() -> None:
     """With V far above 1 / (lambda (1 - gamma)) = 4 the implied reward tells whether it was limited."""
-    dataset = make_data(20)
-    labels = make_labels(dataset, 20, 5)
+    dataset = make_line_data(20)
+    labels = prefer_by_return(dataset, 20, 5)
     implied = {}
     for limited in (True, False):
         config = IPL.config_type(hidden=(8,), discount=0.5, limit_values=limited)

@@ -14,7 +14,7 @@ import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
 
-from ..conftest import Point, Rater
+from ..worlds import Point, Rater
 
 STEPS = 260
 

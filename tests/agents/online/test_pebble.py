@@ -14,7 +14,7 @@ from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 
-from ..conftest import SENTINEL, Point, Rater
+from ..worlds import SENTINEL, Point, Rater
 
 SMALL = RewardConfig(width=16, layers=2, epochs=5)
 
@@ -74,7 +74,7 @@ def test_the_learned_reward_agrees_with_the_rater() -> None:
     agent.learn(300)
     positions = np.linspace(-1, 1, 20, dtype=np.float32)
     observations = np.stack([positions, np.full(20, 0.5, np.float32)], 1)
-    rewards = agent.reward_model.mean_reward(observations, np.zeros((20, 1), np.float32))
+    rewards = agent.reward_model.predict(observations, np.zeros((20, 1), np.float32)).mean(0)
     assert np.corrcoef(positions, rewards)[0, 1] > 0.9
 
 

@@ -15,7 +15,7 @@ from prefenvs.agents.online.pebble_seeds import PebbleGroup
 from prefenvs.agents.rewards.fit import RewardTrainer
 from prefenvs.errors import PrefenvsError
 
-from ..conftest import Point, Rater
+from ..worlds import Point, Rater
 from .test_pebble import make_agent, make_config
 
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from prefenvs.agents import PrefPPO, PrefPPOConfig, RewardConfig
 from prefenvs.agents.online.normalised import NormalisedObservations
 
-from ..conftest import Point, Rater
+from ..worlds import Point, Rater
 
 
 class DiscretePoint(Point):

@@ -19,7 +19,7 @@ from prefenvs.cli import main
 from prefenvs.evaluate import evaluate
 
 from ...awkward import Awkward, task_with
-from ..conftest import Rater
+from ..worlds import Rater
 
 REWARD = RewardConfig(width=8, layers=1, epochs=1)
 SETTINGS: dict[str, Any] = {

@@ -14,7 +14,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.protocols import RewardModel
 
-from ..labelled import SMALL, make_model, make_preferences
+from ..small_ensemble import SMALL, make_model
+from ..worlds import make_preferences
 
 
 def test_satisfies_the_protocol() -> None:
@@ -62,15 +63,8 @@ def test_output_function_bounds_the_reward(output: str, low: float, high: float)
     assert np.ptp(rewards) > 0
 
 
-def test_members_differ_and_seeds_decide_everything() -> None:
-    preferences = make_preferences(40)
-    first, second, other = make_model(), make_model(), make_model(seed=1)
-    x = np.ones((5, 3)), np.ones((5, 2))
-    assert len(np.unique(first.predict(*x)[:, 0])) == 3
-    assert first.fit(preferences) == second.fit(preferences)
-    other.fit(preferences)
-    np.testing.assert_array_equal(first.predict(*x), second.predict(*x))
-    assert not np.array_equal(first.predict(*x), other.predict(*x))
+def test_members_differ() -> None:
+    assert len(np.unique(make_model().predict(np.ones((5, 3)), np.ones((5, 2)))[:, 0])) == 3
 
 
 def test_batched_path_equals_the_loop_over_members() -> None:

@@ -15,24 +15,10 @@ from prefenvs.holdout import hold_out_queries
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
-from ..labelled import SMALL, make_model, make_preferences
+from ..small_ensemble import SMALL, make_model
+from ..worlds import make_preferences
 
 # Sessions, skips, ties, weights
-
-
-def test_skips_are_ignored_and_only_skips_give_metrics_without_training() -> None:
-    preferences = make_preferences(30)
-    skipped = [replace(p, probabilities=None) for p in make_preferences(5, seed=3)]
-    with_skips, without = make_model(), make_model()
-    metrics = with_skips.fit([*preferences, *skipped])
-    assert metrics["skipped"] == 5
-    assert metrics["accuracy"] == without.fit(preferences)["accuracy"]
-    before = without.predict(np.ones((1, 3)), np.ones((1, 2)))
-    for nothing in ([], skipped):
-        metrics = without.fit(nothing)
-        assert metrics["epochs"] == metrics["labels"] == metrics["decided"] == 0
-        assert math.isnan(metrics["accuracy"])
-    np.testing.assert_array_equal(without.predict(np.ones((1, 3)), np.ones((1, 2))), before)
 
 
 def test_ties_do_not_hold_up_the_stop() -> None:
@@ -43,17 +29,6 @@ def test_ties_do_not_hold_up_the_stop() -> None:
     assert metrics["decided"] == 50
     assert metrics["accuracy"] > 0.97
     assert metrics["epochs"] < 400
-
-
-def test_all_ties_pull_the_returns_together() -> None:
-    preferences = [replace(p, probabilities=np.array([0.5, 0.5])) for p in make_preferences(50)]
-    model = make_model(replace(SMALL, epochs=50))
-    queries = [p.query for p in preferences]
-    before = np.abs(model.preference_probabilities(queries) - 0.5).mean()
-    metrics = model.fit(preferences)
-    assert math.isnan(metrics["accuracy"])
-    assert metrics["epochs"] == 50
-    assert np.abs(model.preference_probabilities(queries) - 0.5).mean() < before / 2
 
 
 def test_a_session_uploads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +141,7 @@ def test_table_pads_either_way() -> None:
     short, long = make_preferences(2, steps=3), make_preferences(2, steps=5, k=3, seed=1)
     table = QueryTable(3, 2, torch.device("cpu"))
     for order in (short + long, long + short, short, long):
-        rows = table.hold([p.query for p in order])
+        rows = table.sync([p.query for p in order])
         for row, preference in zip(rows.tolist(), order, strict=True):
             for j, segment in enumerate(preference.query.segments):
                 stored = table.inputs[row, j, : len(segment)].numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,39 +19,16 @@ from prefenvs.cli import main
 from prefenvs.datasets.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.preferences import Preference, Query, make_pairs
+from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.state_rewards import StateReward
-from prefenvs.trajectories import Trajectories
+
+from ..worlds import label_swings, swings
 
 pytest.importorskip("pygame", reason='Pendulum draws itself with pygame: pip install "prefenvs[classic]"')
 
 TASK = "Pendulum-v1"
 SMALL = ImageRewardConfig(stride=2, epochs=6, batch_size=16, learning_rate=1e-3, stop_accuracy=1.0)
-
-
-def swings(episodes: int, seed: int, steps: int = 20) -> Trajectories:
-    """Pendulums that turn evenly, worth how high they are. Observations are noise: the state alone tells."""
-    rng = np.random.default_rng(seed)
-    angle, speed = rng.uniform(-np.pi, np.pi, (episodes, 1)), rng.uniform(-2, 2, (episodes, 1))
-    angles = angle + 0.05 * speed * np.arange(steps)
-    states = np.stack([angles, np.broadcast_to(speed, angles.shape)], -1).reshape(-1, 2)
-    noise = rng.standard_normal((len(states), 3)).astype(np.float32)
-    return Trajectories(
-        noise,
-        np.zeros((len(states), 1), np.float32),
-        steps * np.arange(1, episodes + 1),
-        true_rewards=np.cos(states[:, 0]),
-        states=states,
-        task=TASK,
-        source=f"swings-{seed}",
-    )
-
-
-def label(count: int, seed: int, length: int = 5) -> list[Preference]:
-    queries = make_pairs(swings(2 * count, seed).sample(2 * count, length, np.random.default_rng(seed)))
-    best = [int(np.argmax([s.true_rewards.sum() for s in query.segments])) for query in queries]  # type: ignore[union-attr]
-    return [Preference(query, np.eye(2)[b]) for query, b in zip(queries, best, strict=True)]
 
 
 def accuracy(model: ImageRewardEnsemble, preferences: list[Preference]) -> float:
@@ -65,7 +41,7 @@ def accuracy(model: ImageRewardEnsemble, preferences: list[Preference]) -> float
 @pytest.fixture(scope="module")
 def fitted() -> ImageRewardEnsemble:
     model = ImageRewardEnsemble(TASK, SMALL, seed=0, device="cpu")
-    figures = model.fit(label(60, seed=0))
+    figures = model.fit(label_swings(60, seed=0))
     assert figures["labels"] == figures["decided"] == 60
     assert figures["epochs"] == 6
     return model
@@ -73,7 +49,7 @@ def fitted() -> ImageRewardEnsemble:
 
 def test_convolutions_learn_from_frames(fitted: ImageRewardEnsemble) -> None:
     """Chance is 0.5 on 60 unseen labels of other episodes; five seeds gave 0.92 to 0.97."""
-    assert accuracy(fitted, label(60, seed=1)) >= 0.8
+    assert accuracy(fitted, label_swings(60, seed=1)) >= 0.8
     up, down = fitted.score(np.array([[0.0, 0.0], [np.pi, 0.0]]))
     assert up > down
 
@@ -85,8 +61,8 @@ def test_a_frozen_encoder_learns_too_and_stays_frozen() -> None:
     before = [parameter.clone() for parameter in module.parameters()]
     encoder = ModuleEncoder(module, 64, device="cpu")
     model = ImageRewardEnsemble(TASK, replace(SMALL, width=32, epochs=30), encoder, seed=0, device="cpu")
-    model.fit(label(60, seed=0))
-    assert accuracy(model, label(60, seed=1)) >= 0.7
+    model.fit(label_swings(60, seed=0))
+    assert accuracy(model, label_swings(60, seed=1)) >= 0.7
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
@@ -127,7 +103,7 @@ def test_relabelling_gives_a_step_the_reward_of_the_state_it_led_to(fitted: Imag
 
 
 def test_frames_are_rendered_once() -> None:
-    model, preferences = ImageRewardEnsemble(TASK, replace(SMALL, epochs=1), device="cpu"), label(6, seed=2)
+    model, preferences = ImageRewardEnsemble(TASK, replace(SMALL, epochs=1), device="cpu"), label_swings(6, seed=2)
     model.fit(preferences[:4])
     seen = model.frames.rendered
     assert seen == len(model.table) <= 4 * 2 * 3
@@ -135,39 +111,6 @@ def test_frames_are_rendered_once() -> None:
     assert model.frames.rendered == seen
     model.fit(preferences)
     assert seen < model.frames.rendered == len(model.table)
-
-
-def test_fits_repeat_by_seed_and_continue_from_a_file(tmp_path: Path) -> None:
-    preferences, config = label(8, seed=0), replace(SMALL, epochs=2, validation_share=0.25)
-    states = swings(1, seed=9).states
-    assert states is not None
-    models = [ImageRewardEnsemble(TASK, config, seed=3, device="cpu") for _ in range(2)]
-    for model in models:
-        figures = model.fit(preferences)
-        assert 0.0 <= figures["validation_accuracy"] <= 1.0
-        assert figures["validation_by_episode"] == 1.0
-    assert np.array_equal(models[0].predict(states), models[1].predict(states))
-    models[0].save(tmp_path / "reward.pt")
-    loaded = ImageRewardEnsemble.load(tmp_path / "reward.pt", device="cpu")
-    assert loaded.config == config
-    assert np.array_equal(models[0].predict(states), loaded.predict(states))
-    for model in (models[0], loaded):
-        model.fit(preferences)
-    assert np.array_equal(models[0].predict(states), loaded.predict(states))
-    assert not np.array_equal(models[1].predict(states), loaded.predict(states))
-
-
-def test_skips_ties_and_nothing_at_all() -> None:
-    model, preferences = ImageRewardEnsemble(TASK, replace(SMALL, epochs=1), device="cpu"), label(4, seed=0)
-    skipped = [replace(preference, probabilities=None) for preference in preferences]
-    figures = model.fit(skipped)
-    assert (figures["labels"], figures["skipped"], figures["epochs"]) == (0, 4, 0)
-    assert math.isnan(figures["accuracy"])
-    tied = [replace(preference, probabilities=np.array([0.5, 0.5])) for preference in preferences]
-    figures = model.fit(tied)
-    assert (figures["labels"], figures["decided"]) == (4, 0)
-    assert math.isnan(figures["accuracy"])
-    assert math.isfinite(figures["loss"])
 
 
 def test_grouped_convolutions_are_separate_networks() -> None:
@@ -221,7 +164,7 @@ def test_iql_learns_from_it(fitted: ImageRewardEnsemble) -> None:
     learner = IQL(data, None, config, reward_model=fitted, seed=0, device="cpu")  # type: ignore[arg-type]
     learner.learn(3)
     assert learner.learns_from == "preferences"
-    assert learner.preference_accuracy(label(30, seed=1)) >= 0.8
+    assert learner.preference_accuracy(label_swings(30, seed=1)) >= 0.8
 
 
 def test_train_iql_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

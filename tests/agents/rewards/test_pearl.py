@@ -12,7 +12,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import RewardModel
 from prefenvs.trajectories import Trajectories
 
-from ..labelled import make_preferences
+from ..worlds import make_preferences
 
 MLP = GaussianRewardConfig(width=32, backbone="mlp", epochs=40, batch_size=40)
 TRANSFORMER = GaussianRewardConfig(width=16, heads=2, epochs=40, batch_size=40)
@@ -124,14 +124,6 @@ def test_relabelling_with_an_mlp_sees_one_step() -> None:
     episodes = Trajectories(rng.standard_normal((9, 3)), rng.standard_normal((9, 2)), np.array([4, 9]))
     expected = model.network(torch.from_numpy(np.hstack([episodes.observations, episodes.actions])).float())[0]
     np.testing.assert_allclose(model.relabel(episodes), expected.detach(), atol=1e-6)
-
-
-def test_a_loaded_model_continues_as_the_saved_one(tmp_path) -> None:
-    model, preferences = make_model(replace(TRANSFORMER, epochs=2)), make_preferences(20)
-    model.fit(preferences)
-    model.save(tmp_path / "reward.pt")
-    loaded = GaussianReward.load(tmp_path / "reward.pt", device="cpu")
-    assert loaded.fit(preferences) == model.fit(preferences)
 
 
 @pytest.mark.parametrize("change", [{"samples": 0}, {"backbone": "lstm"}, {"entropy_weight": -1.0}])

@@ -16,7 +16,7 @@ from prefenvs.preferences import Preference, Query
 from prefenvs.protocols import RewardModel
 from prefenvs.trajectories import Trajectories
 
-from ..labelled import make_preferences
+from ..worlds import make_preferences
 
 SMALL = PreferenceTransformerConfig(width=16, heads=2, epochs=40, batch_size=40)
 
@@ -148,50 +148,11 @@ def test_padding_changes_neither_scores_nor_loss() -> None:
     assert metrics["loss"] == pytest.approx(-math.log(before), rel=1e-4)
 
 
-def test_skips_ties_and_held_out_labels() -> None:
-    preferences = make_preferences(60)
-    model = make_model(replace(SMALL, epochs=3, validation_share=0.2))
-    skipped = [replace(p, probabilities=None) for p in make_preferences(5, seed=3, episode=1000)]
-    ties = [replace(p, probabilities=np.array([0.5, 0.5])) for p in make_preferences(10, seed=4, episode=2000)]
-    metrics = model.fit([*preferences, *skipped, *ties])
-    assert (metrics["labels"], metrics["skipped"], metrics["decided"]) == (70, 5, 60)
-    assert metrics["validation_by_episode"] == 1.0
-    assert 0 <= metrics["validation_accuracy"] <= 1
-    before = model.predict(np.ones((4, 3)), np.ones((4, 2)))
-    nothing = model.fit(skipped)
-    assert nothing["epochs"] == nothing["labels"] == 0
-    np.testing.assert_array_equal(model.predict(np.ones((4, 3)), np.ones((4, 2))), before)
-
-
-def test_a_seed_decides_everything_and_leaves_the_global_generator() -> None:
-    x, preferences = (np.ones((4, 3)), np.ones((4, 2))), make_preferences(20)
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    first, second, other = make_model(), make_model(), make_model(seed=1)
-    config = replace(SMALL, epochs=2)
-    for model in (first, second, other):
-        model.config = config
-        model.fit(preferences)
-    assert torch.equal(torch.rand(1), expected)
-    np.testing.assert_array_equal(first.predict(*x), second.predict(*x))
-    assert not np.array_equal(first.predict(*x), other.predict(*x))
-
-
-def test_files(tmp_path) -> None:
-    model, preferences = make_model(replace(SMALL, epochs=2)), make_preferences(20)
-    model.fit(preferences)
+def test_a_file_keeps_how_far_a_reward_looks_back(tmp_path) -> None:
+    model = make_model(replace(SMALL, epochs=2))
+    model.fit(make_preferences(20))
     model.save(tmp_path / "reward.pt")
-    loaded = PreferenceTransformer.load(tmp_path / "reward.pt", device="cpu")
-    assert (loaded.config, loaded.context) == (model.config, 10)
-    assert loaded.fit(preferences) == model.fit(preferences)
-    x = np.ones((12, 3)), np.ones((12, 2))
-    np.testing.assert_array_equal(loaded.predict(*x), model.predict(*x))
-    with pytest.raises(PrefenvsError, match="there is no reward model"):
-        PreferenceTransformer.load(tmp_path / "none.pt")
-    (tmp_path / "reward.pt").write_bytes(b"no such thing")
-    with pytest.raises(PrefenvsError, match="is not a reward model"):
-        PreferenceTransformer.load(tmp_path / "reward.pt")
+    assert PreferenceTransformer.load(tmp_path / "reward.pt", device="cpu").context == model.context == 10
     with pytest.raises(PrefenvsError, match="takes observations"):
         PreferenceTransformer(4, 2, SMALL, device="cpu").load_state_dict(model.state_dict())
 

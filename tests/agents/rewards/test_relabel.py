@@ -8,10 +8,10 @@ from prefenvs.agents import PreferenceTransformerConfig as TransformerConfig
 from prefenvs.agents.rewards.relabel import relabel
 from prefenvs.agents.rewards.segment import SegmentReward
 
-from ..line_data import ACTIONS, drive, make_data, make_labels
+from ..worlds import ACTIONS, drive, make_line_data, prefer_by_return
 
-DATA = make_data()
-LABELS = make_labels(DATA, 150, 12)
+DATA = make_line_data()
+LABELS = prefer_by_return(DATA, 150, 12)
 # Episodes of 25 steps: rewards scaled to their time limit are too small to learn from in 400 steps.
 CONFIG = IQLConfig(hidden=(64, 64), batch_size=64, learning_rate=1e-3, return_range=1000)
 MODELS = [

@@ -88,7 +88,6 @@ def test_true_rewards_are_read_on_request_only(store: Store) -> None:
     for found in (
         store.preferences()[0].query.segments,
         store.pending_queries(annotator="nobody")[0].segments,
-        store.preferences_of(store.events_after())[0].query.segments,
         store.find_queries([query.id])[query.id].segments,
         tuple(store.find_segments(hashes)[key] for key in hashes),
     ):
@@ -249,7 +248,6 @@ def test_readers_have_cursors_of_their_own_and_reading_takes_nothing(store: Stor
         assert other.events_after(rest[-1].seq or 0) == []
     assert len(store.events_after(run="r")) == 5
     assert store.events_after(run="another") == []
-    assert [found.query.id for found in store.preferences_of(rest)] == [query.id for query in queries[2:]]
 
 
 def test_kinds_to_come_fit_the_log(store: Store) -> None:

@@ -75,28 +75,6 @@ def test_the_oracle_behaves_as_before_and_the_store_has_all(tmp_path: Path) -> N
         assert recorded.oracle.seen is trajectories
 
 
-def test_a_restarted_run_has_its_answers_and_asks_the_rest_again(tmp_path: Path) -> None:
-    queries = make_queries(20)
-    expected = {query.id: ReturnOracle().judge(query).best for query in queries}
-    with Store(tmp_path / "labels.sqlite") as store:
-        Recorded(ReturnOracle(), store, run="other").ask(make_queries(3, seed=1))
-        first = Recorded(ReturnOracle(8), store, run="r")
-        first.ask(queries)
-        first.collect()
-    # The first process is gone, and with it the twelve queries in its oracle's queue.
-    with Store(tmp_path / "labels.sqlite") as store:
-        second = Recorded(ReturnOracle(), store, run="r")
-        earlier = second.resume()
-        assert len(earlier) == 8
-        assert all(s.true_rewards is None for p in earlier for s in p.query.segments)
-        assert second.pending == 12
-        later = second.collect()
-        assert {p.query.id: p.best for p in (*earlier, *later)} == expected
-        assert store.count_pending("r") == 0
-        assert store.count_pending("other") == 3
-        assert len(Recorded(ReturnOracle(), store, run="r").resume()) == 20
-
-
 def test_a_checkpoint_asks_again_what_was_open_then_and_no_more(tmp_path: Path) -> None:
     queries = make_queries(20)
     with Store(tmp_path / "labels.sqlite") as store:
