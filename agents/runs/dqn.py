@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from stable_baselines3 import DQN
+import stable_baselines3
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.runs.callbacks import EvaluationCallback
 from prefenvs.curves import draw_learning_curve
 from prefenvs.envs import make
@@ -43,6 +44,12 @@ class DQNConfig:
     """Share of random actions from then on."""
     width: int = 128
     """Units in each of the two hidden layers."""
+
+
+class DQN(SavedAgent, stable_baselines3.DQN):
+    """Stable-Baselines3's DQN, saved as tensors and JSON."""
+
+    name = "dqn"
 
 
 def make_dqn(task: str, config: DQNConfig, seed: int = 0) -> DQN:
