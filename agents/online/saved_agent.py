@@ -21,7 +21,7 @@ from stable_baselines3.common.save_util import (
     save_to_zip_file,
 )
 from stable_baselines3.common.type_aliases import TrainFreq
-from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, check_for_correct_spaces
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule, check_for_correct_spaces
 
 from prefenvs.agents.nets.flat import FlatAdam
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
@@ -243,7 +243,7 @@ def _describe(agent: SavedAgent) -> dict[str, Any]:
 
 
 def _encode(value: Any) -> Any:
-    """Return JSON of plain values, constant schedules, and classes of torch or this package; TypeError for others."""
+    """Return JSON of plain values, of Stable-Baselines3's schedules and torch's classes; TypeError for others."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -252,6 +252,8 @@ def _encode(value: Any) -> Any:
         return [value.frequency, value.unit.value]
     if isinstance(value, FloatSchedule | ConstantSchedule):
         return _encode(value.value_schedule if isinstance(value, FloatSchedule) else value.val)
+    if isinstance(value, LinearSchedule):
+        return {"linear": [value.start, value.end, value.end_fraction]}
     if isinstance(value, list | tuple):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -272,6 +274,8 @@ def _decode(value: Any) -> Any:
         if kind is None:
             raise ValueError(f"a class {value['class']!r}")
         return kind
+    if value.keys() == {"linear"}:
+        return LinearSchedule(*value["linear"])
     return {key: _decode(item) for key, item in value.items()}
 
 

@@ -328,7 +328,7 @@ class Halved(FlattenExtractor):
 
 def test_code_of_ones_own_is_asked_for(tmp_path: Path) -> None:
     net = {"net_arch": [8], "features_extractor_class": Halved}
-    agent = make_pebble(net=net, learning_rate=LinearSchedule(1e-3, 1e-4, 1.0))
+    agent = make_pebble(net=net, learning_rate=lambda remaining: 1e-3 * remaining)
     agent.save(tmp_path / "agent.zip")
     with pytest.raises(PrefenvsError, match=r"code of yours.*policy_kwargs=") as error:
         PEBBLE.load(tmp_path / "agent.zip")
@@ -341,6 +341,14 @@ def test_code_of_ones_own_is_asked_for(tmp_path: Path) -> None:
         PEBBLE.load(tmp_path / "agent.zip", env=Point(), policy_kwargs=net)
     loaded = PEBBLE.load(tmp_path / "agent.zip", env=Point(), policy_kwargs=net, learning_rate=0.5, device="cpu")
     assert loaded.learning_rate == 0.5
+
+
+def test_a_schedule_of_stable_baselines3_comes_back(tmp_path: Path) -> None:
+    falling = LinearSchedule(0.4, 0.1, 0.5)
+    make_prefppo(clip_range=falling, learning_rate=falling).save(tmp_path / "agent.zip")
+    loaded = PrefPPO.load(tmp_path / "agent.zip", env=Point(), device="cpu")
+    assert [loaded.clip_range(left) for left in (1.0, 0.75, 0.1)] == [0.4, 0.25, 0.1]
+    assert loaded.lr_schedule(0.75) == 0.25
 
 
 def test_a_checkpoint_goes_on_whatever_code_its_agent_has(tmp_path: Path) -> None:
