@@ -21,7 +21,7 @@ from stable_baselines3.common.save_util import (
     save_to_zip_file,
 )
 from stable_baselines3.common.type_aliases import TrainFreq
-from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule, check_for_correct_spaces
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from prefenvs.agents.nets.flat import FlatAdam
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
@@ -139,8 +139,12 @@ class SavedAgent(BaseAlgorithm):
         seen, actions = (_make_space(record["spaces"][name]) for name in ("observation", "action"))
         if agent.env is None:
             agent.observation_space, agent.action_space, agent.n_envs = seen, actions, record["envs"]
-        else:
-            check_for_correct_spaces(agent.env, seen, actions)
+        elif (seen, actions) != (agent.env.observation_space, agent.env.action_space):
+            shapes = [space.shape for space in (seen, actions, agent.env.observation_space, agent.env.action_space)]
+            raise PrefenvsError(
+                f"the spaces of {path} (observed {shapes[0]}, actions {shapes[1]}) are not those of the environment "
+                f"({shapes[2]}, {shapes[3]}), or have other bounds: load it with an environment like its own"
+            )
         vars(agent).update(given)
         agent._setup_model()
         return agent
@@ -185,7 +189,10 @@ def read_record(path: Any) -> dict[str, Any]:
 
 def is_saved_agent(path: Path) -> bool:
     """Whether a file was written by `SavedAgent.save`; False for files that are no zip too."""
-    return zipfile.is_zipfile(path) and RECORD in zipfile.ZipFile(path).namelist()
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return RECORD in archive.namelist()
 
 
 def find_kind(path: Path, kinds: Sequence[type[SavedAgent]]) -> type[SavedAgent]:

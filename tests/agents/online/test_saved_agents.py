@@ -300,7 +300,7 @@ def test_a_loaded_agent_explores_on(tmp_path: Path) -> None:
     loaded.learn(150)
     assert loaded.reward_learned
     assert loaded.batch_size == 16
-    with pytest.raises(PrefenvsError, match="do not match"):
+    with pytest.raises(PrefenvsError, match="are not those of the environment"):
         PEBBLE.load(tmp_path / "new.zip", env=prefenvs.make("Reacher-v5"), device="cpu")
 
 
