@@ -42,7 +42,7 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
         agent.reward_model.save(new / "reward.pt")
         agent.save_memory(new)
         _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
-        _save_episodes(agent, new / "episodes.npz")
+        save_episodes(agent, new / "episodes.npz")
         state: dict[str, Any] = {
             "format": FORMAT,
             "task": agent.recorder.buffer.task,
@@ -50,7 +50,7 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
             "state_entropy": agent.state_entropy.state_dict(),
             "counters": {name: getattr(agent, name) for name in COUNTERS},
             "feedback": None,
-            "random": _random_state(agent),
+            "random": random_state(agent),
             "seen": agent.state_entropy.seen.state_dict(),
         }
         if agent.feedback is not None:
@@ -103,16 +103,16 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
             setattr(agent, name, int(state["counters"][name]))
     if state.get("feedback") is not None:
         _load_feedback(agent, folder, state)
-    _load_episodes(agent, folder / "episodes.npz")
+    load_episodes(agent, folder / "episodes.npz")
     with damage_told(folder / "state.json", WAY_OUT):
         replay = getattr(agent, "replay_buffer", None)
         if isinstance(replay, RelabelBuffer):
             agent.state_entropy.seen.restore(state["seen"], replay.all_observations, agent.device)
         # Last, so that nothing above draws from them.
-        _load_random_state(agent, state["random"])
+        load_random_state(agent, state["random"])
 
 
-def _save_episodes(agent: PreferenceLearner, path: Path) -> None:
+def save_episodes(agent: Any, path: Path) -> None:
     """Write the episodes under way, or None where the task cannot tell its state in numbers."""
     try:
         write_values(path, agent.recorder.keep_episodes())
@@ -120,7 +120,7 @@ def _save_episodes(agent: PreferenceLearner, path: Path) -> None:
         write_values(path, None)
 
 
-def _load_episodes(agent: PreferenceLearner, path: Path) -> None:
+def load_episodes(agent: Any, path: Path) -> None:
     """Put the environments where they were, or say that their episodes start anew."""
     with damage_told(path, WAY_OUT):
         kept = read_values(path)
@@ -131,13 +131,14 @@ def _load_episodes(agent: PreferenceLearner, path: Path) -> None:
     print("the episodes under way start anew: the task cannot tell its state, or the number of environments differs")
 
 
-def _random_state(agent: PreferenceLearner) -> dict[str, Any]:
+def random_state(agent: Any) -> dict[str, Any]:
     """Return the states of the process's random generators and of the action space's."""
     actions: Any = agent.action_space.np_random.bit_generator.state
     return RandomStreams.now().state_dict() | {"actions": actions}
 
 
-def _load_random_state(agent: PreferenceLearner, state: dict[str, Any]) -> None:
+def load_random_state(agent: Any, state: dict[str, Any]) -> None:
+    """Let the generators go on from what `random_state` returned."""
     agent.action_space.np_random.bit_generator.state = state["actions"]
     streams = RandomStreams.of(state)
     if hasattr(agent, "streams"):
