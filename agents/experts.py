@@ -16,10 +16,15 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 
+from prefenvs.agents.online.pebble import PEBBLE
+from prefenvs.agents.online.saved_agent import find_kind, is_saved_agent
+from prefenvs.agents.online.state_reward import StateRewardSAC
+from prefenvs.agents.runs.dqn import TrueRewardDQN
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 from prefenvs.segments import Array
 
+OWN_KINDS: tuple[type[Any], ...] = (PEBBLE, StateRewardSAC, TrueRewardDQN)
 ROWS = 65_536
 """Rows that go through the networks at once."""
 
@@ -74,7 +79,8 @@ class LearnedAdvantage:
     def load(cls, path: str | Path, device: str = "auto", **settings: Any) -> LearnedAdvantage:
         """Read an expert from a run folder, or from a .zip that Stable-Baselines3 or prefenvs saved.
 
-        As with every model of Stable-Baselines3, the file must come from somebody you trust: reading it can run code.
+        A .zip of Stable-Baselines3 must come from somebody you trust: reading it can run code. What prefenvs saved
+        cannot.
         """
         return cls(load_expert(path, device), **settings)
 
@@ -197,10 +203,13 @@ class _Memory:
 def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
     """Read a SAC, PEBBLE or DQN agent from a run folder or a .zip, without its replay buffer.
 
+    A .zip of Stable-Baselines3 holds pickles, which can run code; run folders and agents of prefenvs do not.
+
     Raises PrefenvsError for a run that learned from preferences: its critics value the learned reward, not the true.
     """
     path = Path(path)
-    if path.is_dir():
+    own = path.is_dir()
+    if own:
         run = Run.open(path)
         if not run.config.get("true_reward", False):
             raise PrefenvsError(
@@ -209,6 +218,19 @@ def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
         path = run.checkpoint / "model.zip"
     if not path.is_file():
         raise PrefenvsError(f"there is no expert at {path}: name a run folder with a checkpoint, or a .zip of SB3")
+    # No room for a replay buffer; the random numbers of whoever loads an expert stay as they are.
+    changes = {"buffer_size": 1, "seed": None}
+    with torch.random.fork_rng(devices=[]):
+        if own or is_saved_agent(path):
+            expert: Any = find_kind(path, OWN_KINDS).load(path, device=device, custom_objects=changes)
+        else:
+            expert = _find_sb3_kind(path, device).load(path, device=device, custom_objects=changes)
+    found: OffPolicyAlgorithm = expert
+    return found
+
+
+def _find_sb3_kind(path: Path, device: str) -> type[SAC] | type[DQN]:
+    """Return the class of a .zip of Stable-Baselines3; runs what its pickles say."""
     try:
         data, _, _ = load_from_zip_file(path, device=device)
     # What damaged bytes and pickles of modules that are gone raise has no common class.
@@ -216,11 +238,7 @@ def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
         raise PrefenvsError(f"{path} is no saved model: {' '.join(str(error).split())[:200]}") from error
     policy = (data or {}).get("policy_class")
     kinds: tuple[tuple[type, type[SAC] | type[DQN]], ...] = ((SACPolicy, SAC), (DQNPolicy, DQN))
-    kind = next(
-        (algorithm for known, algorithm in kinds if isinstance(policy, type) and issubclass(policy, known)), None
-    )
-    if kind is None:
-        raise PrefenvsError(f"{path} holds neither SAC, PEBBLE nor DQN: an expert needs critics of actions")
-    # No room for a replay buffer; the random numbers of whoever loads an expert stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        return kind.load(path, device=device, custom_objects={"buffer_size": 1, "seed": None})
+    for known, kind in kinds:
+        if isinstance(policy, type) and issubclass(policy, known):
+            return kind
+    raise PrefenvsError(f"{path} holds neither SAC, PEBBLE nor DQN: an expert needs critics of actions")

@@ -19,7 +19,7 @@ ALLOWED = {
     "online": REWARDS | {"online"},
     "offline": REWARDS | {"offline"},
     "baselines": REWARDS | {"baselines"},
-    "experts": CORE | {"experts"},
+    "experts": REWARDS | {"online", "runs", "experts"},
     "runs": REWARDS | {"online", "offline", "agents", "runs"},
     "agents": REWARDS | {"online", "offline", "agents"},
 }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from prefenvs.segments import Array
 from prefenvs.tasks import list_tasks
 
 FORMAT = "prefenvs-offline-1"
+WAY_OUT = "put it back from a copy, or train again"
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -38,34 +36,6 @@ def read_state(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise PrefenvsError(f"{path} was not written by an offline learner's save ({type(error).__name__})") from error
     return state
-
-
-@contextmanager
-def damage_named(path: str | Path) -> Iterator[None]:
-    """Raise a PrefenvsError of one line for whatever a saved state raises that has parts missing or of other sizes."""
-    try:
-        yield
-    except PrefenvsError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise PrefenvsError(f"{path} is damaged, or of another version: {type(error).__name__} {what}") from error
-
-
-def read_config(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Make a configuration from plain values; dataclasses inside it are told by their defaults.
-
-    A field that is not there, because the file is older than it, gets its default.
-    """
-    made = {}
-    default = kind()
-    for field in dataclasses.fields(kind):
-        like = getattr(default, field.name)
-        value = values.get(field.name, like)
-        if dataclasses.is_dataclass(like) and isinstance(value, dict):
-            value = read_config(type(like), value)
-        made[field.name] = tuple(value) if isinstance(like, tuple) else value
-    return kind(**made)
 
 
 def find_spaces(dataset: OfflineDataset, action_space: spaces.Space[Any] | None) -> tuple[spaces.Box, spaces.Box]:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from prefenvs.agents.nets.flat import own_memory
 from prefenvs.agents.nets.kernels import products
-from prefenvs.agents.offline.files import FORMAT, damage_named, find_spaces, read_config, read_state
+from prefenvs.agents.nets.saved import damage_told, new_file, read_config
+from prefenvs.agents.offline.files import FORMAT, WAY_OUT, find_spaces, read_state
 from prefenvs.agents.offline.tables import StepTable, build_step_table
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
@@ -298,10 +299,8 @@ class OfflineLearner(ABC, Generic[Config]):
         """Write the learner to a file, ".zip" added where the name has no ending; complete or not at all."""
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".zip")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
-        torch.save(own_memory(self.state_dict()), temporary)
-        temporary.replace(path)
+        with new_file(path) as new:
+            torch.save(own_memory(self.state_dict()), new)
         return path
 
     @classmethod
@@ -322,7 +321,7 @@ class OfflineLearner(ABC, Generic[Config]):
         if dataset is None and (preferences is not None or given):
             raise PrefenvsError("labels and their like belong to a data set: pass dataset=... with them")
         state = read_state(path)
-        with damage_named(path):
+        with damage_told(path, WAY_OUT):
             if state["algorithm"] != cls.name:
                 raise PrefenvsError(f"{path} holds a learner of the kind {state['algorithm']!r}, not {cls.name!r}")
             learner = cls.__new__(cls)
@@ -353,5 +352,5 @@ class OfflineLearner(ABC, Generic[Config]):
                 saved = asdict(read_config(self.config_type, saved))
             if saved != value:
                 raise PrefenvsError(f"the checkpoint {folder} has {key} {saved!r}, this learner has {value!r}")
-        with damage_named(folder):
+        with damage_told(folder, WAY_OUT):
             self.load_state_dict(state)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from stable_baselines3.common.save_util import load_from_zip_file
 
-from prefenvs.agents.nets.saved import damage_told
-from prefenvs.agents.online.environments import go_on_drawing, random_state, read_episodes, save_episodes
+from prefenvs.agents.nets.rng_state import RandomStreams
+from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder, read_values, write_values
 from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.online.replay import RelabelBuffer
+from prefenvs.agents.online.saved_agent import read_agent
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_npz
@@ -24,6 +23,7 @@ from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 if TYPE_CHECKING:
     from prefenvs.agents.online.learner import PreferenceLearner
 
+FORMAT = "prefenvs-checkpoint-1"
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
 ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes", "terminated", "final_observations")
 
@@ -33,55 +33,57 @@ WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another
 
 
 def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
-    """Write a checkpoint beside the old one and put it in its place when it is complete."""
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    agent.save(new / "model.zip")
-    agent.reward_model.save(new / "reward.pt")
-    agent.save_memory(new)
-    _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
-    state: dict[str, Any] = {
-        "task": agent.recorder.buffer.task,
-        "reward_learned": agent.reward_learned,
-        "state_entropy": agent.state_entropy.state_dict(),
-        "counters": {name: getattr(agent, name) for name in COUNTERS},
-        "feedback": None,
-        "random": random_state(agent),
-        "seen": agent.state_entropy.seen.state_dict(),
-    }
-    save_episodes(agent.recorder, new / "episodes.pickle")
-    if agent.feedback is not None:
-        state["feedback"] = agent.feedback.state_dict()
-        state["total_steps"] = agent.feedback.total_steps
-        state["answers"] = len(agent.feedback.preferences)
-        with Store(new / "preferences.sqlite") as store:
-            store.add_preferences(agent.feedback.preferences)
-            # An answer to one of these may still come, or come anew.
-            store.add_queries(agent.feedback.wide, run=WIDE)
-    (new / "state.json").write_text(json.dumps(state))
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write a checkpoint; it takes the former one's place when it is complete.
+
+    Raises PrefenvsError where it cannot be written; the former one is kept then.
+    """
+    with new_folder(folder) as new:
+        agent.save(new / "model.zip")
+        agent.reward_model.save(new / "reward.pt")
+        agent.save_memory(new)
+        _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
+        save_episodes(agent, new / "episodes.npz")
+        state: dict[str, Any] = {
+            "format": FORMAT,
+            "task": agent.recorder.buffer.task,
+            "reward_learned": agent.reward_learned,
+            "state_entropy": agent.state_entropy.state_dict(),
+            "counters": {name: getattr(agent, name) for name in COUNTERS},
+            "feedback": None,
+            "random": random_state(agent),
+            "seen": agent.state_entropy.seen.state_dict(),
+        }
+        if agent.feedback is not None:
+            state["feedback"] = agent.feedback.state_dict()
+            state["total_steps"] = agent.feedback.total_steps
+            state["answers"] = len(agent.feedback.preferences)
+            with Store(new / "preferences.sqlite") as store:
+                store.add_preferences(agent.feedback.preferences)
+                # An answer to one of these may still come, or come anew.
+                store.add_queries(agent.feedback.wide, run=WIDE)
+        (new / "state.json").write_text(json.dumps(state))
     return folder
 
 
 def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
-    """Put a checkpoint's state into an agent that was made with the same settings."""
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        # The writer was killed between its two renames.
-        old.rename(folder)
+    """Put a checkpoint's state into an agent that was made with the same settings; nothing in it is executed.
+
+    Raises PrefenvsError for a folder that is damaged, of another task, or of an older version.
+    """
+    find_folder(folder)
     if not (folder / "state.json").is_file():
         raise PrefenvsError(
             f"{folder} is not a checkpoint: it holds no state.json; a run stopped before its first one starts anew"
         )
     with damage_told(folder / "state.json", WAY_OUT):
         state = json.loads((folder / "state.json").read_text())
+        written = state.get("format", "an older version, with pickles that can run code")
         same = is_same_task(state["task"], agent.recorder.buffer.task)
+    if written != FORMAT:
+        raise PrefenvsError(
+            f"the checkpoint {folder} is of {written}, not of {FORMAT}, and is not read: start the run anew in "
+            "another folder, or resume it with the version that wrote it"
+        )
     if not same:
         raise PrefenvsError(
             f"the checkpoint {folder} is of task {state['task']!r}, but the environment is "
@@ -101,24 +103,27 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
             setattr(agent, name, int(state["counters"][name]))
     if state.get("feedback") is not None:
         _load_feedback(agent, folder, state)
-    # Checkpoints of an older version hold neither episodes nor random states.
-    if "random" in state:
-        _go_on_with_episodes(agent, folder / "episodes.pickle")
-    else:
-        print("the episodes under way and all random numbers start anew: the checkpoint is of an older version")
+    load_episodes(agent, folder / "episodes.npz")
     with damage_told(folder / "state.json", WAY_OUT):
         replay = getattr(agent, "replay_buffer", None)
-        if "seen" in state and isinstance(replay, RelabelBuffer):
+        if isinstance(replay, RelabelBuffer):
             agent.state_entropy.seen.restore(state["seen"], replay.all_observations, agent.device)
         # Last, so that nothing above draws from them.
-        if "random" in state:
-            go_on_drawing(agent, state["random"])
+        load_random_state(agent, state["random"])
 
 
-def _go_on_with_episodes(agent: PreferenceLearner, path: Path) -> None:
+def save_episodes(agent: Any, path: Path) -> None:
+    """Write the episodes under way, or None where the task cannot tell its state in numbers."""
+    try:
+        write_values(path, agent.recorder.keep_episodes())
+    except PrefenvsError:
+        write_values(path, None)
+
+
+def load_episodes(agent: Any, path: Path) -> None:
     """Put the environments where they were, or say that their episodes start anew."""
     with damage_told(path, WAY_OUT):
-        kept = read_episodes(path)
+        kept = read_values(path)
         if kept is not None and len(kept["environments"]) == agent.n_envs:
             agent._last_obs = agent.recorder.go_on_with_episodes(kept)
             agent._last_episode_starts = np.array([i not in kept["steps"] for i in range(agent.n_envs)])
@@ -126,12 +131,27 @@ def _go_on_with_episodes(agent: PreferenceLearner, path: Path) -> None:
     print("the episodes under way start anew: the task cannot tell its state, or the number of environments differs")
 
 
+def random_state(agent: Any) -> dict[str, Any]:
+    """Return the states of the process's random generators and of the action space's."""
+    actions: Any = agent.action_space.np_random.bit_generator.state
+    return RandomStreams.now().state_dict() | {"actions": actions}
+
+
+def load_random_state(agent: Any, state: dict[str, Any]) -> None:
+    """Let the generators go on from what `random_state` returned."""
+    agent.action_space.np_random.bit_generator.state = state["actions"]
+    streams = RandomStreams.of(state)
+    if hasattr(agent, "streams"):
+        agent.streams = streams
+    streams.resume()
+
+
 def _load_model(agent: PreferenceLearner, path: Path) -> None:
-    """Read weights and optimisers; the pickled settings beside them are left alone, so no module has to be found."""
+    """Read networks, optimisers and temperature."""
     with damage_told(path, WAY_OUT):
-        _, parameters, variables = load_from_zip_file(path, load_data=False, device=agent.device)
+        _, parameters, variables = read_agent(path, agent.device)
         agent.set_parameters(parameters, exact_match=True, device=agent.device)
-        for name, value in (variables or {}).items():
+        for name, value in variables.items():
             if value is not None:
                 getattr(agent, name).data = value.data
 
@@ -160,12 +180,12 @@ def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]
 
 def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
     arrays = {name: getattr(trajectories, name) for name in ARRAYS if getattr(trajectories, name) is not None}
-    np.savez(path, first_episode=trajectories.first_episode, **arrays)
+    np.savez(path, allow_pickle=False, first_episode=trajectories.first_episode, **arrays)
 
 
 def _restore_trajectories(buffer: TrajectoryBuffer, path: Path) -> None:
     check_npz(path)
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ARRAYS if name in file}
         first = int(file["first_episode"])
     buffer.extend(Trajectories(**arrays, task=buffer.task, source=buffer.source, first_episode=first))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.save_util import load_from_zip_file
 
-from prefenvs.agents.nets.saved import damage_told
-from prefenvs.agents.online.environments import go_on_drawing, random_state, read_episodes, save_episodes
+from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder
+from prefenvs.agents.online.checkpoint import load_episodes, load_random_state, random_state, save_episodes
+from prefenvs.agents.online.saved_agent import read_agent
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_npz
@@ -27,20 +26,13 @@ def save_dqn(agent: DQN, folder: Path) -> Path:
     recorder, buffer = agent.env, agent.replay_buffer
     assert isinstance(recorder, TrajectoryRecorder)
     assert isinstance(buffer, ReplayBuffer)
-    new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    agent.save(new / "model.zip")
-    rows = {name: getattr(buffer, name)[: buffer.size()] for name in ARRAYS}
-    np.savez(new / "replay.npz", pos=buffer.pos, full=buffer.full, **rows)
-    save_episodes(recorder, new / "episodes.pickle")
-    state = {name: getattr(agent, name) for name in COUNTERS} | {"random": random_state(agent)}
-    (new / "state.json").write_text(json.dumps(state))
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with new_folder(folder) as new:
+        agent.save(new / "model.zip")
+        rows = {name: getattr(buffer, name)[: buffer.size()] for name in ARRAYS}
+        np.savez(new / "replay.npz", allow_pickle=False, pos=buffer.pos, full=buffer.full, **rows)
+        save_episodes(agent, new / "episodes.npz")
+        state = {name: getattr(agent, name) for name in COUNTERS} | {"random": random_state(agent)}
+        (new / "state.json").write_text(json.dumps(state))
     return folder
 
 
@@ -53,18 +45,15 @@ def load_dqn(agent: DQN, folder: Path) -> None:
     recorder, buffer = agent.env, agent.replay_buffer
     assert isinstance(recorder, TrajectoryRecorder)
     assert isinstance(buffer, ReplayBuffer)
-    old = folder.with_name(f"{folder.name}.old")
-    if not folder.exists() and old.exists():
-        # The writer was killed between its two renames.
-        old.rename(folder)
+    find_folder(folder)
     if not (folder / "state.json").is_file():
         raise PrefenvsError(f"{folder} cannot be resumed: it holds a model, but no state.json; train anew elsewhere")
     with damage_told(folder / "model.zip", WAY_OUT):
-        _, parameters, _ = load_from_zip_file(folder / "model.zip", load_data=False, device=agent.device)
+        _, parameters, _ = read_agent(folder / "model.zip", agent.device)
         agent.set_parameters(parameters, exact_match=True, device=agent.device)
     with damage_told(folder / "replay.npz", WAY_OUT):
         check_npz(folder / "replay.npz")
-        with np.load(folder / "replay.npz") as rows:
+        with np.load(folder / "replay.npz", allow_pickle=False) as rows:
             for name in ARRAYS:
                 target, stored = getattr(buffer, name), rows[name]
                 if len(stored) > len(target) or stored.shape[1:] != target.shape[1:]:
@@ -75,13 +64,7 @@ def load_dqn(agent: DQN, folder: Path) -> None:
         state = json.loads((folder / "state.json").read_text())
         for name in COUNTERS:
             setattr(agent, name, int(state[name]))
-    with damage_told(folder / "episodes.pickle", WAY_OUT):
-        kept = read_episodes(folder / "episodes.pickle")
-        if kept is None:
-            print("the episode under way starts anew: the task cannot tell its state")
-        else:
-            agent._last_obs = recorder.go_on_with_episodes(kept)
-            agent._last_episode_starts = np.array([i not in kept["steps"] for i in range(agent.n_envs)])
+    load_episodes(agent, folder / "episodes.npz")
     with damage_told(folder / "state.json", WAY_OUT):
         # Last, so that nothing above draws from them.
-        go_on_drawing(agent, state["random"])
+        load_random_state(agent, state["random"])

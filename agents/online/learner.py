@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -16,10 +16,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.mlp import Precision, check_precision
-from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.nets.spaces import check_spaces
 from prefenvs.agents.online.exploration import StateEntropy
 from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
@@ -68,10 +68,9 @@ class LearnerConfig(FeedbackConfig):
             raise PrefenvsError(f"std_weight={self.std_weight} must be at least 0")
 
 
-class PreferenceLearner(BaseAlgorithm):
+class PreferenceLearner(SavedAgent):
     """The part of an agent that deals with its rater; to be put before a Stable-Baselines3 algorithm in the bases."""
 
-    name: ClassVar[str]
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
     # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
@@ -96,14 +95,6 @@ class PreferenceLearner(BaseAlgorithm):
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
-
-    @classmethod
-    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Read an agent that `save` wrote, to act or to explore on; arguments are Stable-Baselines3's."""
-        way_out = "save it again with this version, and load it with an environment of the same spaces"
-        with damage_told(path, way_out):
-            agent: Self = super().load(path, *args, **kwargs)
-        return agent
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]

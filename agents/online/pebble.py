@@ -63,6 +63,7 @@ class PEBBLE(PreferenceLearner, SAC):
 
     name = "pebble"
     takes = ("bounded",)
+    config_type = PebbleConfig
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy}
     policy: PebblePolicy
     config: PebbleConfig

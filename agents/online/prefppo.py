@@ -54,6 +54,7 @@ class PrefPPO(PreferenceLearner, PPO):
 
     name = "prefppo"
     takes = ("bounded", "discrete")
+    config_type = PrefPPOConfig
     config: PrefPPOConfig
 
     def __init__(
@@ -164,7 +165,7 @@ class PrefPPO(PreferenceLearner, PPO):
 
     def save_memory(self, folder: Path) -> None:
         """Write the states that exploration compares with, and whether a rollout was cut off."""
-        np.save(folder / "states_seen.npy", self.states_seen)
+        np.save(folder / "states_seen.npy", self.states_seen, allow_pickle=False)
         if self.rollout_buffer.pos and not self.rollout_buffer.full:
             (folder / "rollout-cut-off").touch()
 
@@ -172,7 +173,7 @@ class PrefPPO(PreferenceLearner, PPO):
         """Read the states that exploration compares with."""
         path = folder / "states_seen.npy"
         with damage_told(path, WAY_OUT):
-            seen: Array = np.load(path)
+            seen: Array = np.load(path, allow_pickle=False)
             if seen.ndim != 2 or seen.shape[1] not in (0, spaces.flatdim(self.observation_space)):
                 raise ValueError(f"states of shape {seen.shape}")
         self.states_seen = seen

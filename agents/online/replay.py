@@ -127,12 +127,13 @@ class RelabelBuffer(ReplayBuffer):
         """Write the rows held as one uncompressed .npz file."""
         names = ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts")
         rows = {name: getattr(self, name)[: self.size()] for name in names}
+        counters: Any = {"pos": self.pos, "full": self.full, "unfilled": self._unfilled, "added": self.added}
         with open(path, "wb") as file:
-            np.savez(file, pos=self.pos, full=self.full, unfilled=self._unfilled, added=self.added, **rows)
+            np.savez(file, allow_pickle=False, **counters, **rows)
 
     def restore(self, path: str | Path) -> None:
         """Read what `save` wrote into a buffer of the same shape."""
-        with np.load(path) as rows:
+        with np.load(path, allow_pickle=False) as rows:
             for name in ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts"):
                 target, stored = getattr(self, name), rows[name]
                 if len(stored) > len(target) or stored.shape[1:] != target.shape[1:]:

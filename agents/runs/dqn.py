@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3 import DQN
+import stable_baselines3
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
 from prefenvs.agents.online.dqn_checkpoint import load_dqn, save_dqn
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.groups import checkpointed
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
@@ -49,8 +50,8 @@ class DQNConfig:
     """Units in each of the two hidden layers."""
 
 
-class TrueRewardDQN(DQN):
-    """Stable-Baselines3's DQN, which can be stopped and resumed."""
+class TrueRewardDQN(SavedAgent, stable_baselines3.DQN):
+    """Stable-Baselines3's DQN, which can be stopped and resumed; saved as tensors and JSON."""
 
     name = "dqn"
     sees_raw_observations = True

@@ -10,7 +10,6 @@ from typing import Any
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.offline.files import read_state
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.online.learner import PreferenceLearner
@@ -157,8 +156,7 @@ def load_policy(run: Run) -> Policy:
     }
     command = run.record["command"]
     if command in algorithms:
-        with damage_told(path, "put it back from a copy, or resume the run with this version, which saves it anew"):
-            return algorithms[command].load(path, device="cpu")
+        return algorithms[command].load(path, device="cpu")
     return load_offline(path)
 
 

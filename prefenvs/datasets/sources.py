@@ -141,15 +141,16 @@ def load_sb3(path: Path) -> Policy:
     try:
         check_zip(path)
         with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-        module = str(data["policy_class"]["__module__"])
+            own = "agent.json" in archive.namelist()
+            data = {} if own else json.loads(archive.read("data"))
+        module = "prefenvs.agents" if own else str(data["policy_class"]["__module__"])
     except PrefenvsError:
         raise
     except Exception as error:
         # zipfile and zlib raise errors of a dozen types for damaged files.
         raise PrefenvsError(f"{path} is no saved model of Stable-Baselines3") from error
-    if module.startswith("agents."):
-        raise PrefenvsError(f"{path} is a model of prefenvs: name the folder of its run")
+    if module.startswith(("agents.", "prefenvs.")):
+        raise PrefenvsError(f"{path} is an agent of prefenvs: name the folder of its run")
     algorithms: dict[str, Any] = {"sac": sb3.SAC, "td3": sb3.TD3, "dqn": sb3.DQN}
     algorithm = algorithms.get(module.split(".")[1] if "." in module else "")
     if algorithm is None:

@@ -125,7 +125,7 @@ class TrajectoryRecorder(VecEnvWrapper):
             "environments": environments,
             "observations": self._observations,
             "states": self._states,
-            "steps": self.buffer.open_steps,
+            "steps": {i: _stack(steps) for i, steps in self.buffer.open_steps.items()},
         }
 
     def go_on_with_episodes(self, kept: dict[str, Any]) -> Array:
@@ -138,7 +138,7 @@ class TrajectoryRecorder(VecEnvWrapper):
         for i, environment in enumerate(environments):
             self.venv.env_method("go_on_with_episode", environment, indices=i)
         self._observations, self._states = kept["observations"], kept["states"]
-        self.buffer.open_steps = kept["steps"]
+        self.buffer.open_steps = {i: list(zip(*columns, strict=True)) for i, columns in kept["steps"].items()}
         return np.array(self._observations)
 
     def close(self) -> None:
@@ -178,6 +178,15 @@ def _refuse_wrappers(venv: VecEnv) -> None:
             'an environment made with reward="true" is for evaluation; train in prefenvs.make("<task>"), with '
             "true_reward=True in the configuration for the upper bound"
         )
+
+
+def _stack(steps: list[tuple[Any, ...]]) -> list[Any]:
+    """Return the columns of an episode's T steps: observations, actions, true rewards and states, [T, ...] each.
+
+    Where the task tells no state, its column is a list of None.
+    """
+    columns = [list(column) for column in zip(*steps, strict=True)]
+    return [column if column[0] is None else np.asarray(column) for column in columns]
 
 
 def _copy_state(info: dict[str, Any]) -> Array | None:

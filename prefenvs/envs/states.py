@@ -37,7 +37,7 @@ DERIVED = (
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Everything that an environment needs to go on exactly from where it was; it can be pickled.
+    """Everything that an environment needs to go on exactly from where it was, in numbers.
 
     state: integration state of MuJoCo (positions, velocities, controls, mocap, warm start), or the state vector of a
     task without MuJoCo; scene: model arrays of the episode, flat; derived: lagging arrays of `MjData` by name;

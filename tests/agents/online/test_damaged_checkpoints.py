@@ -6,16 +6,12 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig
@@ -45,7 +41,7 @@ def make_prefppo() -> PrefPPO:
 
 
 MAKERS: dict[str, Callable[[], Any]] = {"pebble": make_pebble, "prefppo": make_prefppo}
-COMMON = ("model.zip", "reward.pt", "trajectories.npz", "state.json", "preferences.sqlite", "episodes.pickle")
+COMMON = ("model.zip", "reward.pt", "trajectories.npz", "state.json", "preferences.sqlite", "episodes.npz")
 FILES = [("pebble", name) for name in (*COMMON, "replay.npz")]
 FILES += [("prefppo", name) for name in (*COMMON, "states_seen.npy")]
 
@@ -109,33 +105,6 @@ def test_answers_that_are_gone_are_not_forgotten_in_silence(checkpoints: Path, t
     (folder / "state.json").write_text(json.dumps(state | {"answers": state["answers"] + 1}))
     with pytest.raises(PrefenvsError, match="10 answers of 11"):
         make_pebble().resume(folder)
-
-
-@pytest.fixture
-def renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint whose saved agent names a module that is no longer there."""
-    module = ModuleType("module_of_old")
-    exec("class Schedule:\n    def __call__(self, progress):\n        return 1e-3", module.__dict__)
-    monkeypatch.setitem(sys.modules, "module_of_old", module)
-    agent = make_pebble()
-    agent.learn(150)
-    agent.of_old = module.Schedule()  # type: ignore[attr-defined]
-    folder = agent.save_checkpoint(tmp_path / "run" / "checkpoint")
-    monkeypatch.delitem(sys.modules, "module_of_old")
-    return folder
-
-
-def test_a_resume_needs_no_module_of_the_saved_agent(renamed: Path) -> None:
-    agent = make_pebble()
-    agent.resume(renamed)
-    _, saved, _ = load_from_zip_file(renamed / "model.zip", load_data=False, device="cpu")
-    torch.testing.assert_close(dict(agent.policy.state_dict()), dict(saved["policy"]), rtol=0, atol=0)
-
-
-def test_a_module_that_is_gone_is_one_line(renamed: Path) -> None:
-    with pytest.raises(PrefenvsError, match="module_of_old") as error:
-        PEBBLE.load(renamed / "model.zip")
-    check_message(error, "model.zip")
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "garbage", "missing"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 import prefenvs
-from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig
+from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig, StateRewardSAC
 from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.envs.vectors import IndependentEnvs
 
 from ..worlds import Point, Rater
 
@@ -22,10 +24,56 @@ STEPS = 260
 def make_agent(env: Any, surf: SurfConfig | None = None) -> PEBBLE:
     reward = RewardConfig(width=8, layers=1, epochs=2, surf=surf)
     config = PebbleConfig(
-        labels=20, per_session=5, interact=40, segment_length=8, unsupervised_steps=120, reset_updates=2, reward=reward
+        labels=60, per_session=5, interact=40, segment_length=8, unsupervised_steps=120, reset_updates=2, reward=reward
     )
     sizes: dict[str, Any] = {"learning_starts": 100, "batch_size": 8, "buffer_size": 5_000}
     return PEBBLE("MlpPolicy", env, Rater(), config, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **sizes)
+
+
+def two(task: str) -> IndependentEnvs:
+    return IndependentEnvs([lambda: prefenvs.make(task)] * 2)
+
+
+def make_prefppo(task: str) -> PrefPPO:
+    reward = RewardConfig(width=8, layers=1, epochs=2)
+    config = PrefPPOConfig(
+        labels=60,
+        per_session=5,
+        interact=40,
+        segment_length=8,
+        unsupervised_steps=120,
+        unsupervised_epochs=2,
+        reward=reward,
+    )
+    sizes: dict[str, Any] = {"n_steps": 20, "batch_size": 10, "n_epochs": 2, "policy_kwargs": {"net_arch": [8]}}
+    return PrefPPO("MlpPolicy", two(task), Rater(), config, seed=0, device="cpu", **sizes)
+
+
+class StateReward:
+    """Scores a state by its numbers."""
+
+    def score(self, states: np.ndarray, scenes: np.ndarray | None) -> np.ndarray:
+        return np.asarray(-np.abs(states).sum(1), np.float32)
+
+
+def make_clip(task: str) -> StateRewardSAC:
+    sizes: dict[str, Any] = {"learning_starts": 100, "batch_size": 8, "buffer_size": 5_000, "train_freq": 10}
+    return StateRewardSAC(
+        "MlpPolicy",
+        two(task),
+        StateReward(),
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+        device="cpu",
+        **sizes,
+    )
+
+
+MAKERS: dict[str, Callable[[str], Any]] = {
+    "pebble": lambda task: make_agent(two(task)),
+    "prefppo": make_prefppo,
+    "clip": make_clip,
+}
 
 
 class CheckpointAt(BaseCallback):
@@ -97,3 +145,34 @@ def test_what_surf_and_a_rollout_draw_anew_is_said_on_resuming(
         agent.save_checkpoint(tmp_path / "ppo")
         make_ppo().resume(tmp_path / "ppo")
         assert ("within a rollout" in capsys.readouterr().out) == said
+
+
+@pytest.mark.parametrize("task", ["Pendulum-v1", "Reacher-v5"])
+@pytest.mark.parametrize("algorithm", MAKERS)
+def test_every_online_algorithm_resumes_bit_for_bit(tmp_path: Path, algorithm: str, task: str) -> None:
+    make, steps, half = MAKERS[algorithm], 520, 440
+    unbroken = make(task)
+    unbroken.learn(steps, callback=CheckpointAt(half, tmp_path / "checkpoint"))
+    resumed = make(task)
+    # What its own start has drawn must not matter.
+    resumed.action_space.sample(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.num_timesteps == half
+    assert any(len(states) for states in resumed.recorder.buffer.open_steps.values())
+    resumed.learn(steps - half, reset_num_timesteps=False)
+    assert resumed.num_timesteps == unbroken.num_timesteps == steps
+    for name, expected in unbroken.get_parameters().items():
+        # Of an optimiser the moments; a loaded one names another of its equal kernels.
+        found, expected = (part.get("state", part) for part in (resumed.get_parameters()[name], expected))
+        torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=0, msg=name)
+    episodes = [agent.recorder.buffer.trajectories() for agent in (resumed, unbroken)]
+    for name in ("observations", "actions", "ends", "true_rewards", "states"):
+        np.testing.assert_array_equal(*(getattr(each, name) for each in episodes), err_msg=name)
+    np.testing.assert_array_equal(resumed._last_obs, unbroken._last_obs)
+    if unbroken.feedback is not None:
+        asked = [[answer.query.id for answer in agent.feedback.preferences] for agent in (resumed, unbroken)]
+        assert asked[0] == asked[1]
+        assert len(asked[0]) > 10
+        steps_seen = episodes[0].observations, episodes[0].actions
+        rewards = [agent.reward_model.predict(*steps_seen) for agent in (resumed, unbroken)]
+        np.testing.assert_array_equal(*rewards)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import PPO, SAC
 
 import prefenvs
 from prefenvs import PrefenvsError
+from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
 from prefenvs.datasets import CollectionPlan, Source, collect, load_dataset, parse_mix, write_minari
 from prefenvs.datasets.collecting import count_episodes
@@ -285,8 +286,7 @@ def test_bad_commands_are_refused_in_one_line_and_leave_nothing(arguments, messa
 
 def test_runs_act_in_their_own_task(tmp_path, capsys) -> None:
     """A run folder as `prefenvs train` leaves it, here with an untrained agent."""
-    env = prefenvs.make("Delivery-v0")
-    model = DQN("MlpPolicy", env, seed=0, device="cpu", buffer_size=10)
+    model = make_dqn("Delivery-v0", DQNConfig(buffer_size=10))
     run = Run.create(tmp_path / "run", "train dqn", {"task": "Delivery-v0"})
     run.checkpoint.mkdir()
     model.save(run.checkpoint / "model.zip")
