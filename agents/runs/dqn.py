@@ -56,6 +56,12 @@ class TrueRewardDQN(SavedAgent, stable_baselines3.DQN):
     name = "dqn"
     sees_raw_observations = True
 
+    @property
+    def recorder(self) -> TrajectoryRecorder:
+        """The wrapper that records this agent's episodes."""
+        assert isinstance(self.env, TrajectoryRecorder)
+        return self.env
+
     def save_checkpoint(self, folder: str | Path) -> Path:
         """Write all that `resume` needs."""
         return save_dqn(self, Path(folder))

@@ -71,7 +71,7 @@ def test_a_stopped_run_is_resumed_by_the_command_that_it_names(
     main(["evaluate", str(tmp_path / "run"), "--episodes", "1"])
 
 
-@pytest.mark.parametrize("name", ["model.zip", "replay.npz", "state.json", "episodes.pickle"])
+@pytest.mark.parametrize("name", ["model.zip", "replay.npz", "state.json", "episodes.npz"])
 def test_a_damaged_checkpoint_is_one_line(name: str, tmp_path: Path) -> None:
     agent = make_dqn("CartPole-v1", SMALL)
     agent.learn(60)
