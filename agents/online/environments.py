@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prefenvs.agents.nets.rng_state import RandomStreams
+from prefenvs.agents.nets.rng_state import RngState
 from prefenvs.envs.recording import TrajectoryRecorder
 
 # What NumPy's arrays, scalars and generators are made by.
@@ -44,16 +44,13 @@ def read_episodes(path: Path) -> dict[str, Any] | None:
 
 def random_state(agent: Any) -> dict[str, Any]:
     """Return where the random generators of an agent's process stand, and that of its action space."""
-    return RandomStreams.now().state_dict() | {"actions": _plain(agent.action_space.np_random.bit_generator.state)}
+    return RngState.capture().state_dict() | {"actions": _plain(agent.action_space.np_random.bit_generator.state)}
 
 
 def go_on_drawing(agent: Any, state: dict[str, Any]) -> None:
     """Let the generators go on from what `random_state` returned."""
     agent.action_space.np_random.bit_generator.state = state["actions"]
-    streams = RandomStreams.of(state)
-    if hasattr(agent, "streams"):
-        agent.streams = streams
-    streams.resume()
+    RngState.from_dict(state).restore()
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -84,8 +84,6 @@ class Feedback:
         self.wide: list[Query] = []
         self._wide: dict[str, Segment] = {}
         self.rng = np.random.default_rng(seed)
-        # In a group of seeds all reward models are fitted at once.
-        self.fit: Callable[[Sequence[Preference], Sequence[Query]], dict[str, float]] = self.fit_alone
 
     @property
     def labels(self) -> int:
@@ -112,7 +110,7 @@ class Feedback:
         status: dict[str, float | None] = {"steps": steps, "labels": self.labels, "budget": self.config.labels}
         metrics = None
         if self.labels and (changed or not all(answer.skipped for answer in answers)):
-            metrics = self.fit(self.preferences, self.unlabelled)
+            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
             self._pool(metrics)
         self.oracle.report(status | self._describe_predicted())
         return metrics
@@ -139,10 +137,6 @@ class Feedback:
             "held_out_high": high,
             "held_out_count": share.count,
         }
-
-    def fit_alone(self, preferences: Sequence[Preference], unlabelled: Sequence[Query]) -> dict[str, float]:
-        """Fit the reward model to all answers and return the metrics."""
-        return self.reward_model.fit(preferences, unlabelled=unlabelled)
 
     def _add(self, answers: list[Preference]) -> bool:
         """Keep answers, the later ones in place of earlier ones; tell whether any earlier one was replaced."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,7 +16,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayB
 from prefenvs.agents.nets.flat import FlatAdam, own_memory
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.policies import PebblePolicy
-from prefenvs.agents.nets.rng_state import RandomStreams
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.compiled import GraphedUpdate
@@ -28,8 +26,6 @@ from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 
 SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
-TakeStep = Callable[[ReplayBufferSamples, bool], dict[str, torch.Tensor]]
-"""Makes a gradient step of a batch, moving the target critics or not, and returns its metrics."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +100,6 @@ class PEBBLE(PreferenceLearner, SAC):
             replay_buffer_class=RelabelBuffer,
             **kwargs,
         )
-        # Where the global generators stand that the seed has set: in a group of seeds each agent goes on from its own.
-        self.streams = RandomStreams.now()
-        self.take_step_together: TakeStep | None = None
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -201,8 +194,6 @@ class PEBBLE(PreferenceLearner, SAC):
 
     def _take_step(self, batch: ReplayBufferSamples) -> dict[str, torch.Tensor]:
         move_target = self._n_updates % self.target_update_interval == 0
-        if self.take_step_together is not None:
-            return self.take_step_together(batch, move_target)
         if not self.config.cuda_graphs:
             return update(self, batch, move_target)
         # A critic that starts afresh has a new optimiser, whose moments lie elsewhere.
@@ -216,4 +207,4 @@ class PEBBLE(PreferenceLearner, SAC):
         return parameters
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "graphs", "streams", "take_step_together"]
+        return [*super()._excluded_save_params(), "graphs"]

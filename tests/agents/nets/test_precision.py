@@ -20,7 +20,6 @@ from prefenvs.agents.nets.policies import PebblePolicy
 from prefenvs.agents.offline.actor import TanhActor
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.online.sac import update
-from prefenvs.agents.online.sac_stack import SACStack, Step
 from prefenvs.agents.rewards.config import RewardConfig
 from prefenvs.errors import PrefenvsError
 
@@ -88,23 +87,6 @@ def test_pebble_learns_saves_and_loads_in_bfloat16(tmp_path: Path) -> None:
     assert inner_layers(loaded.policy) == inner_layers(agent.policy) > 0
     observations = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     np.testing.assert_array_equal(*(one.predict(observations, deterministic=True)[0] for one in (loaded, agent)))
-
-
-def test_a_stacked_update_rounds_as_that_of_one_agent() -> None:
-    def agents() -> list[SAC]:
-        made = [filled(SAC(PebblePolicy, gym.make("Pendulum-v1"), seed=k, device="cpu", **WIDE)) for k in (0, 1)]
-        for agent in made:
-            agent.policy.round_inner()
-        return made
-
-    together, apart = agents(), agents()
-    steps = [Step(agent.replay_buffer.sample(128), tuple(torch.randn(2, 128, 1)), True) for agent in apart]
-    metrics = SACStack(together).update(steps)
-    for one, other, step, figures in zip(together, apart, steps, metrics, strict=True):
-        expected = update(other, step.batch, noises=step.noises)
-        torch.testing.assert_close(figures["critic_loss"], expected["critic_loss"], rtol=1e-3, atol=1e-4)
-        for name, value in other.policy.state_dict().items():
-            torch.testing.assert_close(one.policy.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
 def test_ppo_rounds_its_hidden_layers() -> None:
