@@ -31,7 +31,7 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
     finally:
         sys.path.remove(here)
     found = getattr(module, name, None)
-    if not isinstance(found, kind):
+    if found is None or not isinstance(found, kind):
         held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
         raise PrefenvsError(f"{what} {path!r}: {module_name} has no {kind.__name__} called {name!r}; it holds {held}")
     return found

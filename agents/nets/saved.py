@@ -1,10 +1,14 @@
-"""What a damaged file of a saved agent raises, as one line that names the file and the way out."""
+"""Files of saved agents: the tensors that go into them, and what a damaged one raises."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from prefenvs.errors import PrefenvsError
 
@@ -36,3 +40,13 @@ def damage_told(path: str | Path, way_out: str, always: bool = False) -> Iterato
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def own_memory(state: Any) -> Any:
+    """Return a state in which no tensor is part of a larger one: a file would hold the weights of all seeds else."""
+
+    def detach(leaf: Any) -> Any:
+        shared = isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.numel() * leaf.element_size()
+        return leaf.detach().clone() if shared else leaf
+
+    return tree_map(detach, state)

@@ -12,9 +12,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.environments import go_on_drawing, random_state, read_episodes, save_episodes
-from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_npz
 from prefenvs.store import Store
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
 ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes", "terminated", "final_observations")
 
-# Name under which SURF's queries with their margins lie in the checkpoint's store.
-WIDE = "wide"
+# Name under which the queries in the state of a rater lie in the checkpoint's store.
+ASKED = "asked"
 WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another folder"
 
 
@@ -39,6 +37,10 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
     new.mkdir(parents=True)
     agent.save(new / "model.zip")
     agent.reward_model.save(new / "reward.pt")
+    if not (new / "reward.pt").exists():
+        raise PrefenvsError(
+            f"{type(agent.reward_model).__name__}.save wrote nothing to the path it was given, {new / 'reward.pt'}"
+        )
     agent.save_memory(new)
     _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
     state: dict[str, Any] = {
@@ -53,12 +55,12 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
     save_episodes(agent.recorder, new / "episodes.pickle")
     if agent.feedback is not None:
         state["feedback"] = agent.feedback.state_dict()
+        asked = state["feedback"]["oracle"].pop("queries", [])
         state["total_steps"] = agent.feedback.total_steps
         state["answers"] = len(agent.feedback.preferences)
         with Store(new / "preferences.sqlite") as store:
             store.add_preferences(agent.feedback.preferences)
-            # An answer to one of these may still come, or come anew.
-            store.add_queries(agent.feedback.wide, run=WIDE)
+            store.add_queries(asked, run=ASKED)
     (new / "state.json").write_text(json.dumps(state))
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -89,7 +91,7 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
         )
     _load_model(agent, folder / "model.zip")
     with damage_told(folder / "reward.pt", WAY_OUT, always=True):
-        agent.reward_model = RewardEnsemble.load(folder / "reward.pt", device=agent.device)
+        agent.load_reward_model(folder / "reward.pt")
     agent.load_memory(folder)
     buffer = agent.recorder.buffer
     with damage_told(folder / "trajectories.npz", WAY_OUT):
@@ -139,11 +141,8 @@ def _load_model(agent: PreferenceLearner, path: Path) -> None:
 def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]) -> None:
     if agent.oracle is None:
         raise PrefenvsError("the checkpoint asks an oracle: pass oracle=... to the agent before it resumes")
-    buffer = agent.recorder.buffer
     with damage_told(folder / "state.json", WAY_OUT):
-        total_steps = int(state["total_steps"])
-        feedback = Feedback(agent.config, agent.oracle, agent.reward_model, buffer, 0, total_steps, agent.seed)
-        feedback.load_state_dict(state["feedback"])
+        feedback = agent.make_feedback(int(state["total_steps"]))
     path = folder / "preferences.sqlite"
     with damage_told(path, WAY_OUT, always=True):
         # A store that is not there would be made, empty, and every answer forgotten.
@@ -151,7 +150,11 @@ def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]
             raise FileNotFoundError(path)
         with Store(path) as store:
             feedback.preferences = store.preferences(with_true_rewards=True)
-            feedback.keep_margins(store.pending_queries(run=WIDE, with_true_rewards=True))
+            asked = store.pending_queries(run=ASKED, with_true_rewards=True)
+    with damage_told(folder / "state.json", WAY_OUT):
+        if asked:
+            state["feedback"]["oracle"]["queries"] = asked
+        feedback.load_state_dict(state["feedback"])
     expected = state.get("answers", len(feedback.preferences))
     if len(feedback.preferences) < expected:
         raise PrefenvsError(f"{path} holds {len(feedback.preferences)} answers of {expected}: {WAY_OUT}")
