@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
-Reward = Callable[[Array, Array, Array | None], tuple[Array, Array]]
+Reward = Callable[..., tuple[Array, Array]]
 
 
 class RelabelBuffer(ReplayBuffer):
@@ -87,7 +87,7 @@ class RelabelBuffer(ReplayBuffer):
         if self.context == 1:
             observations = self.observations[rows].reshape(-1, *self.obs_shape)
             actions = self._task_actions(self.actions[rows].reshape(-1, self.action_dim))
-            mean, spread = reward(observations, actions, None)
+            mean, spread = reward(observations, actions)
         else:
             mean, spread = self._reward_sequences(reward, rows)
         if not np.all(np.isfinite(mean)):

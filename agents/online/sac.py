@@ -86,10 +86,10 @@ def update(agent: SAC, batch: ReplayBufferSamples, move_target: bool = True) -> 
         actions, log_prob = squashed_sample(actor, batch.next_observations)
         next_values = torch.cat(critic_target(batch.next_observations, actions), 1).amin(1, keepdim=True)
         target = batch.rewards + agent.gamma * (1.0 - batch.dones) * (next_values - temperature * log_prob)
-    values = critic(batch.observations, batch.actions)
-    critic_loss = 0.5 * sum(functional.mse_loss(value, target) for value in values)
+    values = torch.stack(critic(batch.observations, batch.actions))
+    critic_loss = 0.5 * (values - target).square().mean((1, 2)).sum()
     critic.optimizer.zero_grad()
-    critic_loss.backward()
+    critic_loss.backward()  # type: ignore[no-untyped-call]
     critic.optimizer.step()
 
     actions, log_prob = squashed_sample(actor, batch.observations)
@@ -99,7 +99,7 @@ def update(agent: SAC, batch: ReplayBufferSamples, move_target: bool = True) -> 
     critic.requires_grad_(True)
     actor_loss = (temperature * log_prob - best_values).mean()
     actor.optimizer.zero_grad()
-    actor_loss.backward()
+    actor_loss.backward()  # type: ignore[no-untyped-call]
     actor.optimizer.step()
 
     entropy = -log_prob.detach().mean()

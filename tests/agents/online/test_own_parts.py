@@ -133,7 +133,7 @@ def test_windows_stay_within_episodes_environments_and_the_ring() -> None:
         return np.concatenate(seen).astype(np.float32), observations[:, 1]
 
     env = Point()
-    buffer = RelabelBuffer(10, env.observation_space, env.action_space, "cpu", n_envs=2)
+    buffer = RelabelBuffer(20, env.observation_space, env.action_space, "cpu", n_envs=2)
     buffer.context = 4
     lengths, clock, episode = (5, 7), [0, 0], [0, 1]
     for _ in range(23):
