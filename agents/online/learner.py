@@ -240,19 +240,24 @@ class PreferenceLearner(BaseAlgorithm):
 
     def _check_reward_model(self) -> None:
         """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
-        model, selector = self.reward_model, self.config.selector
+        model, members = self.reward_model, self.config.reward.members
         if not isinstance(model, RewardEnsemble):
             if self.config.reward.surf is not None:
                 raise PrefenvsError("SURF trains the reward ensemble: leave reward_model=... or surf away")
             sizes = (spaces.flatdim(space) for space in (self.observation_space, self.action_space))
             members = len(predict_rewards(model, *(np.zeros((2, size), np.float32) for size in sizes)))
-        else:
-            members = self.config.reward.members
-        if members == 1 and isinstance(selector, str) and selector.endswith(("disagreement", "bald")):
+        settings = self._compare_members()
+        if members == 1 and settings:
             raise PrefenvsError(
-                f"the selector {selector!r} compares a reward model's members, and {type(model).__name__} has one: "
-                "choose uniform, entropy or k-center"
+                f"{settings[0]} compares a reward model's members, and {type(model).__name__} has one: choose another "
+                "(the selectors uniform, entropy and k-center need one member)"
             )
+
+    def _compare_members(self) -> list[str]:
+        """Return the settings that have an effect only where the reward model has several members."""
+        selector, aggregate = self.config.selector, self.config.aggregate
+        names = [f"selector={selector!r}"] if str(selector).endswith(("disagreement", "bald")) else []
+        return names + ([f"aggregate={aggregate!r}"] if aggregate == "mean-std" else [])
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, without the episode rewards that a hidden-reward environment reports as 0."""

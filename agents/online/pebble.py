@@ -156,6 +156,9 @@ class PEBBLE(PreferenceLearner, SAC):
             self.replay_buffer.restore(folder / "replay.npz")
         self.replay_buffer.context = self.reward_context
 
+    def _compare_members(self) -> list[str]:
+        return super()._compare_members() + (["RUNE's bonus"] if self.config.bonus else [])
+
     def _fill(self) -> None:
         """Give all transitions their learned reward."""
         if self.reward_learned:

@@ -198,8 +198,9 @@ def test_a_model_can_be_named_and_must_keep_the_form(monkeypatch: pytest.MonkeyP
 
 
 def test_what_one_member_cannot_do_is_refused_before_training() -> None:
-    with pytest.raises(PrefenvsError, match="compares a reward model's members, and PreferenceTransformer has one"):
-        make_pebble(TRANSFORMER, selector="disagreement").learn(STEPS)
+    for settings in ({"selector": "disagreement"}, {"aggregate": "mean-std"}, {"bonus": 0.05}):
+        with pytest.raises(PrefenvsError, match="compares a reward model's members, and PreferenceTransformer has one"):
+            make_pebble(TRANSFORMER, **settings).learn(STEPS)
     with pytest.raises(PrefenvsError, match="SURF trains the reward ensemble"):
         make_pebble(Linear, reward=RewardConfig(surf=SurfConfig(margin=2))).learn(STEPS)
 
