@@ -23,8 +23,9 @@ from pebble_run import PlainPEBBLE, demo_settings, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from prefenvs.agents import PEBBLE, pebble
+from prefenvs.agents import PEBBLE
 from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.online import pebble
 from prefenvs.agents.online.exploration import StateEntropy
 from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.online.learner import PreferenceLearner
@@ -44,7 +45,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("environment", DummyVecEnv, "step_wait"),
     ("rewards", PreferenceLearner, "learned_reward"),
     ("rewards", PlainPEBBLE, "learned_reward"),
-    ("queries and fits", Feedback, "hold"),
+    ("queries and fits", Feedback, "run"),
 ]
 
 

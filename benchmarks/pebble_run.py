@@ -63,14 +63,14 @@ class PlainPEBBLE(PEBBLE):
         self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
         self.members: list[torch.nn.Sequential] = []
 
-    def hold_session(self) -> bool:
+    def update_reward(self) -> bool:
         """Hold a session if one is due, and take the members' new weights."""
-        changed = super().hold_session()
+        changed = super().update_reward()
         if changed:
             self.members = member_networks(self.reward_model)
         return changed
 
-    def learned_reward(self, observations: Array, actions: Array) -> tuple[Array, Array]:
+    def learned_reward(self, observations: Array, actions: Array, ends: Array | None = None) -> tuple[Array, Array]:
         """Return rewards by a loop over members and batches of 200."""
         rewards = relabel_in_batches(self.members, observations, actions)
         return rewards, np.zeros_like(rewards)

@@ -22,9 +22,8 @@ from stable_baselines3.common.logger import configure
 
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.mlp import Precision
-from prefenvs.agents.nets.policies import PebblePolicy
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import update
+from prefenvs.agents.online.sac import PebblePolicy, update
 
 ACTIONS = 6
 # Width of both hidden layers, batch, observation: SAC's usual size, the small preset's on Meta-World, one with a larger

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from interleaved import HEAD, Row, compare, machine
 from offline_updates import make_data
-from stable_baselines3.common.logger import configure
 
-import prefenvs
-from prefenvs.agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
+from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.offline.single_loss import SingleLossLearner
-from prefenvs.agents.online.pebble_seeds import PebbleGroup
-from prefenvs.agents.online.presets import pebble_settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.preferences import Preference, make_pairs
-from prefenvs.tasks import find_task
 
 
 def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[SingleLossLearner[Any]]], int]]:
@@ -106,34 +100,6 @@ def measure_rewards(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> li
     )
 
 
-def measure_pebble(seeds: int = 3, device: str = "cpu", rounds: int = 5, steps: int = 300) -> list[Row]:
-    """PEBBLE on Reacher, environments and all; on the true reward, so that no round has a fit that others lack."""
-    settings = pebble_settings(find_task("Reacher-v5"), "small")
-    config = replace(settings.config, true_reward=True)
-
-    def make() -> list[PEBBLE]:
-        options: dict[str, Any] = settings.sac | {"buffer_size": 20_000, "learning_starts": 100, "device": device}
-        env = "Reacher-v5"
-        agents = [PEBBLE("MlpPolicy", prefenvs.make(env), None, config, seed=seed, **options) for seed in range(seeds)]
-        for agent in agents:
-            agent.set_logger(configure(None, []))
-            agent.learn(200)
-        return agents
-
-    group, apart, single = PebbleGroup(make()), make(), make()[0]
-
-    def in_turn() -> None:
-        for agent in apart:
-            agent.learn(steps, reset_num_timesteps=False)
-
-    return compare(
-        f"{steps} steps of PEBBLE on Reacher, 2x128, batch 256",
-        {f"{seeds} seeds at once": lambda: group.learn(steps, reset_num_timesteps=False)},
-        {f"{seeds} in turn": in_turn, "one seed": lambda: single.learn(steps, reset_num_timesteps=False)},
-        rounds,
-    )
-
-
 def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
@@ -150,7 +116,6 @@ def main() -> None:
     print(machine())
     print(HEAD, *(row.line for row in measure(args.seeds, args.device, args.rounds)), sep="\n")
     print(*(row.line for row in measure_rewards(args.seeds, args.device, args.rounds)), sep="\n")
-    print(*(row.line for row in measure_pebble(args.seeds, args.device, args.rounds)), sep="\n")
 
 
 if __name__ == "__main__":

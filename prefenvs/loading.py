@@ -43,7 +43,7 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
     what = kind.__name__.lower()
     module, name = import_named(path, what)
     found = getattr(module, name, None)
-    if not isinstance(found, kind):
+    if found is None or not isinstance(found, kind):
         held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
         raise PrefenvsError(
             f"{what} {path!r}: {module.__name__} has no {kind.__name__} called {name!r}; it holds {held}"

@@ -92,6 +92,8 @@ class Oracle(ABC):
     name: str = "oracle"
     waiting: bool = False
     """True while `collect` blocks because the user asked for that; Ctrl-C then stops at once."""
+    margin: int = 0
+    """Steps at either end of each segment that learners sample for it and that are not rated."""
 
     @abstractmethod
     def ask(self, queries: Sequence[Query]) -> None:
@@ -110,7 +112,10 @@ class Oracle(ABC):
         """Hear how far learning has come, numbers by name; raters that people wait for show it to them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep so that answers go on as if nothing had happened, fit for JSON."""
+        """Return what a checkpoint has to keep so that answers go on as if nothing had happened.
+
+        Its values are fit for JSON, but for a list of queries under "queries", which the checkpoint's store keeps.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027, as `observe`

@@ -7,15 +7,16 @@ true reward: candidates are cut from observations and actions alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import entr, expit
 
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.loading import load_object
 from prefenvs.preferences import Preference, Query, make_pairs
-from prefenvs.protocols import RewardModel
+from prefenvs.protocols import QuerySelector, RewardModel, predict_segments
 from prefenvs.segments import Array, SegmentBatch
 from prefenvs.trajectories import Trajectories
 
@@ -210,6 +211,41 @@ class Selector:
         return kept[k_center(features, _centers(labelled, features.shape[1]), count)]
 
 
+SelectQueries = Callable[
+    [Trajectories, int, int, RewardModel | None, Sequence[Preference], np.random.Generator], list[Query]
+]
+"""A function with the arguments and the result of `QuerySelector.select`."""
+
+
+@dataclass(frozen=True)
+class FunctionSelector:
+    """A selector made of a function."""
+
+    select: SelectQueries
+
+
+def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
+    """Return the selector of a name (one of `NAMES`, or `module:NAME`), or the object or function given.
+
+    Raises PrefenvsError for anything else.
+    """
+    found: object = given
+    if isinstance(found, str):
+        if ":" not in found:
+            return Selector.named(found)
+        found = load_object(found, object)
+    if isinstance(found, type):
+        found = found()
+    if isinstance(found, QuerySelector):
+        return found
+    if callable(found):
+        return FunctionSelector(found)
+    raise PrefenvsError(
+        f"the query selector {given!r} is no selector: give one of {', '.join(NAMES)}, module:NAME, a function, or an "
+        "object with a method select"
+    )
+
+
 def _binary_entropy(probabilities: Array) -> Array:
     total: Array = entr(probabilities) + entr(1.0 - probabilities)
     return total
@@ -243,7 +279,8 @@ def _returns(pool: Trajectories, pairs: Array, length: int, reward_model: Reward
 
     def predict(chunk: Array) -> Array:
         batch = _cut(pool, chunk, length)
-        returns: Array = reward_model.predict(batch.observations, batch.actions).sum(axis=-1, dtype=np.float64)
+        rewards = predict_segments(reward_model, batch.observations, batch.actions)
+        returns: Array = rewards.sum(axis=-1, dtype=np.float64)
         return returns.reshape(len(returns), len(chunk), 2)
 
     return np.concatenate([predict(chunk) for chunk in _chunks(pairs, length)], axis=1)

@@ -1,4 +1,4 @@
-"""The process's global random generators, which Stable-Baselines3 draws from, as something that can be put away."""
+"""States of the process's global random generators, which Stable-Baselines3 draws from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 @dataclass(frozen=True, eq=False)
-class RandomStreams:
+class RngState:
     """States of the global generators of Python, NumPy and PyTorch."""
 
     python: Any
@@ -20,8 +20,8 @@ class RandomStreams:
     torch_cuda: torch.Tensor | None
 
     @classmethod
-    def now(cls) -> RandomStreams:
-        """Take the present states down."""
+    def capture(cls) -> RngState:
+        """Return the present states."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
 
@@ -38,8 +38,8 @@ class RandomStreams:
         }
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> RandomStreams:
-        """Make streams of what `state_dict` returned; without a CUDA device, its stream is left out."""
+    def from_dict(cls, state: dict[str, Any]) -> RngState:
+        """Return what `state_dict` made a dictionary of; without a CUDA device, its state is left out."""
         kind, keys, *rest = state["numpy"]
         version, words, normal = state["python"]
         cuda = state["torch_cuda"] if torch.cuda.is_available() else None
@@ -50,8 +50,8 @@ class RandomStreams:
             None if cuda is None else torch.tensor(cuda, dtype=torch.uint8),
         )
 
-    def resume(self) -> None:
-        """Let the generators go on from here."""
+    def restore(self) -> None:
+        """Set the generators to these states."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002
         torch.set_rng_state(self.torch_cpu)

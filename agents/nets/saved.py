@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
@@ -227,3 +229,13 @@ class _Unpacker:
         if kind == "snapshot":
             return Snapshot(**self.unpack(content))
         raise ValueError(f"a value of kind {kind!r}")
+
+
+def own_memory(state: Any) -> Any:
+    """Return a state in which no tensor is part of a larger one: a file would hold the weights of all seeds else."""
+
+    def detach(leaf: Any) -> Any:
+        shared = isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.numel() * leaf.element_size()
+        return leaf.detach().clone() if shared else leaf
+
+    return tree_map(detach, state)

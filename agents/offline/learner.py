@@ -20,9 +20,8 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prefenvs.agents.nets.flat import own_memory
 from prefenvs.agents.nets.kernels import products
-from prefenvs.agents.nets.saved import damage_told, new_file, read_config
+from prefenvs.agents.nets.saved import damage_told, new_file, own_memory, read_config
 from prefenvs.agents.offline.files import FORMAT, WAY_OUT, find_spaces, read_state
 from prefenvs.agents.offline.tables import StepTable, build_step_table
 from prefenvs.datasets.offline import OfflineDataset

@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from prefenvs.agents.nets.kernels import products
-from prefenvs.agents.nets.members import check_members
 from prefenvs.agents.offline.actor import make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossLearner
 from prefenvs.errors import PrefenvsError
@@ -31,7 +30,7 @@ class SeedGroup:
 
     def __init__(self, learners: Sequence[SingleLossLearner[Any]]) -> None:
         """Raises PrefenvsError for learners that cannot share a pass."""
-        check_members(learners, lambda one: (type(one), one.config, one.observation_size, one.action_size, one.device))
+        _check_members(learners)
         self.learners = list(learners)
         self._loss = _Loss(learners[0])
         self._share_tables()
@@ -150,6 +149,22 @@ class SeedGroup:
                 one, other = getattr(first, name), getattr(data, name)
                 if one.data_ptr() != other.data_ptr() and torch.equal(one, other):
                     setattr(data, name, one)
+
+
+def _check_members(learners: Sequence[SingleLossLearner[Any]]) -> None:
+    """Raise a PrefenvsError unless there are learners, each of them once, with the same settings."""
+    if not learners:
+        raise PrefenvsError("a group of seeds needs at least one member")
+    first = learners[0]
+    names = ("config", "observation_size", "action_size", "device")
+    for other in learners:
+        if type(other) is not type(first) or any(getattr(other, name) != getattr(first, name) for name in names):
+            raise PrefenvsError(
+                f"those that train together have the same class, settings, sizes and device, but {first.name} of seed "
+                f"{first.seed} and {other.name} of seed {other.seed} differ"
+            )
+    if len({id(learner) for learner in learners}) < len(learners):
+        raise PrefenvsError("the same member stands twice in a group of seeds")
 
 
 class _Loss(nn.Module):

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefenvs.agents.nets.rng_state import RandomStreams
+from prefenvs.agents.nets.rng_state import RngState
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder, read_values, write_values
-from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.online.saved_agent import read_agent
-from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_npz
 from prefenvs.store import Store
@@ -27,8 +25,8 @@ FORMAT = "prefenvs-checkpoint-1"
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
 ARRAYS = ("observations", "actions", "ends", "true_rewards", "states", "scenes", "terminated", "final_observations")
 
-# Name under which SURF's queries with their margins lie in the checkpoint's store.
-WIDE = "wide"
+# Name under which the queries in the state of a rater lie in the checkpoint's store.
+ASKED = "asked"
 WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another folder"
 
 
@@ -40,6 +38,10 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
     with new_folder(folder) as new:
         agent.save(new / "model.zip")
         agent.reward_model.save(new / "reward.pt")
+        if not (new / "reward.pt").exists():
+            raise PrefenvsError(
+                f"{type(agent.reward_model).__name__}.save wrote nothing to the path it was given, {new / 'reward.pt'}"
+            )
         agent.save_memory(new)
         _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
         save_episodes(agent, new / "episodes.npz")
@@ -55,12 +57,12 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
         }
         if agent.feedback is not None:
             state["feedback"] = agent.feedback.state_dict()
+            asked = state["feedback"]["oracle"].pop("queries", [])
             state["total_steps"] = agent.feedback.total_steps
             state["answers"] = len(agent.feedback.preferences)
             with Store(new / "preferences.sqlite") as store:
                 store.add_preferences(agent.feedback.preferences)
-                # An answer to one of these may still come, or come anew.
-                store.add_queries(agent.feedback.wide, run=WIDE)
+                store.add_queries(asked, run=ASKED)
         (new / "state.json").write_text(json.dumps(state))
     return folder
 
@@ -91,7 +93,7 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
         )
     _load_model(agent, folder / "model.zip")
     with damage_told(folder / "reward.pt", WAY_OUT, always=True):
-        agent.reward_model = RewardEnsemble.load(folder / "reward.pt", device=agent.device)
+        agent.load_reward_model(folder / "reward.pt")
     agent.load_memory(folder)
     buffer = agent.recorder.buffer
     with damage_told(folder / "trajectories.npz", WAY_OUT):
@@ -134,16 +136,13 @@ def load_episodes(agent: Any, path: Path) -> None:
 def random_state(agent: Any) -> dict[str, Any]:
     """Return the states of the process's random generators and of the action space's."""
     actions: Any = agent.action_space.np_random.bit_generator.state
-    return RandomStreams.now().state_dict() | {"actions": actions}
+    return RngState.capture().state_dict() | {"actions": actions}
 
 
 def load_random_state(agent: Any, state: dict[str, Any]) -> None:
     """Let the generators go on from what `random_state` returned."""
     agent.action_space.np_random.bit_generator.state = state["actions"]
-    streams = RandomStreams.of(state)
-    if hasattr(agent, "streams"):
-        agent.streams = streams
-    streams.resume()
+    RngState.from_dict(state).restore()
 
 
 def _load_model(agent: PreferenceLearner, path: Path) -> None:
@@ -159,11 +158,8 @@ def _load_model(agent: PreferenceLearner, path: Path) -> None:
 def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]) -> None:
     if agent.oracle is None:
         raise PrefenvsError("the checkpoint asks an oracle: pass oracle=... to the agent before it resumes")
-    buffer = agent.recorder.buffer
     with damage_told(folder / "state.json", WAY_OUT):
-        total_steps = int(state["total_steps"])
-        feedback = Feedback(agent.config, agent.oracle, agent.reward_model, buffer, 0, total_steps, agent.seed)
-        feedback.load_state_dict(state["feedback"])
+        feedback = agent.make_feedback(int(state["total_steps"]))
     path = folder / "preferences.sqlite"
     with damage_told(path, WAY_OUT, always=True):
         # A store that is not there would be made, empty, and every answer forgotten.
@@ -171,7 +167,11 @@ def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]
             raise FileNotFoundError(path)
         with Store(path) as store:
             feedback.preferences = store.preferences(with_true_rewards=True)
-            feedback.keep_margins(store.pending_queries(run=WIDE, with_true_rewards=True))
+            asked = store.pending_queries(run=ASKED, with_true_rewards=True)
+    with damage_told(folder / "state.json", WAY_OUT):
+        if asked:
+            state["feedback"]["oracle"]["queries"] = asked
+        feedback.load_state_dict(state["feedback"])
     expected = state.get("answers", len(feedback.preferences))
     if len(feedback.preferences) < expected:
         raise PrefenvsError(f"{path} holds {len(feedback.preferences)} answers of {expected}: {WAY_OUT}")

@@ -1,23 +1,64 @@
-"""Feedback sessions: when to ask, what to ask, and learning the reward from what has been answered."""
+"""The preference loop: sample candidates, select queries, ask a rater, collect answers, fit the reward model."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefenvs.accuracy import Share
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.agents.rewards.surf import centre_query
-from prefenvs.choices import check_choices
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.loading import load_object
 from prefenvs.preferences import Oracle, Preference, Query
-from prefenvs.queries import Selector
-from prefenvs.segments import Segment
+from prefenvs.protocols import QuerySelector, RewardModel
+from prefenvs.queries import Selector, SelectQueries, find_selector
 from prefenvs.trajectories import TrajectoryBuffer
+
+Schedule = Callable[[int, int, int], float]
+"""Maps the first session's size, the environment steps made and the run's to a session's size; rounded down."""
+
+
+def constant(size: int, steps: int, total: int) -> int:
+    """Return the same size for each session."""
+    return size
+
+
+def decreasing(size: int, steps: int, total: int) -> int:
+    """Return floor(n (T - t) / T), B-Pref's decreasing schedule."""
+    return size * max(total - steps, 0) // total
+
+
+def increasing(size: int, steps: int, total: int) -> int:
+    """Return floor(n T / (T - t + 1)), B-Pref's increasing schedule."""
+    return size * total // (max(total - steps, 0) + 1)
+
+
+SCHEDULES: dict[str, Schedule] = {schedule.__name__: schedule for schedule in (constant, decreasing, increasing)}
+
+if TYPE_CHECKING:
+    GivenSelector = str | QuerySelector | SelectQueries
+    GivenSchedule = str | Schedule
+else:
+    # What a command line can give, for those that read the fields' types.
+    GivenSelector = GivenSchedule = str
+
+
+def find_schedule(given: GivenSchedule) -> Schedule:
+    """Return the schedule of a name (one of `SCHEDULES`, or `module:NAME`), or the function given."""
+    found: object = given
+    if isinstance(given, str):
+        found = load_object(given, object) if ":" in given else SCHEDULES.get(given)
+    if not callable(found):
+        known = f"{', '.join(SCHEDULES)}, module:NAME or a function"
+        near = near_matches(given, tuple(SCHEDULES)) if isinstance(given, str) else ""
+        raise PrefenvsError(f"schedule={given!r} is unknown: choose {known}.{near}")
+    schedule: Schedule = found
+    return schedule
 
 
 @dataclass(frozen=True)
@@ -32,15 +73,15 @@ class FeedbackConfig:
     """Environment steps between two sessions."""
     segment_length: int = 50
     """Steps in one segment."""
-    selector: str = "disagreement"
-    """How queries are chosen after the first session, which is always uniform (see prefenvs.queries)."""
-    schedule: Literal["constant", "decreasing", "increasing"] = "constant"
-    """How the size of a session changes over the run."""
+    selector: GivenSelector = "disagreement"
+    """How queries are chosen after the first session, which is always uniform: a name (see prefenvs.queries),
+    `module:NAME`, a `QuerySelector` or a function."""
+    schedule: GivenSchedule = "constant"
+    """How the size of a session changes over the run: constant, decreasing, increasing, `module:NAME` or a function."""
     unlabelled: int = 10
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
         if self.labels < self.per_session:
             raise PrefenvsError(
                 f"a budget of {self.labels} labels is smaller than one session of {self.per_session}; "
@@ -49,21 +90,22 @@ class FeedbackConfig:
         for name in ("per_session", "interact", "segment_length"):
             if getattr(self, name) < 1:
                 raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
-        Selector.named(self.selector)
+        find_selector(self.selector)
+        find_schedule(self.schedule)
 
 
 class Feedback:
-    """The rater's side of training: holds the sessions and keeps every answer.
+    """The state of the preference loop: the answers so far, the budget, and when the next session is due.
 
-    An oracle that answers late (a person, a model behind a network) never blocks: what has arrived is learned from at
-    the next session, or at one of the looks in between, ten for each interval.
+    A rater that answers late (a person, a model behind a network) never blocks: what has arrived is learned from at the
+    next session, or at one of the looks in between, ten for each interval.
     """
 
     def __init__(
         self,
         config: FeedbackConfig,
         oracle: Oracle,
-        reward_model: RewardEnsemble,
+        reward_model: RewardModel,
         buffer: TrajectoryBuffer,
         first_session: int,
         total_steps: int,
@@ -71,21 +113,16 @@ class Feedback:
     ) -> None:
         self.config, self.oracle, self.reward_model, self.buffer = config, oracle, reward_model, buffer
         self.total_steps = total_steps
+        self.selector, self.schedule = find_selector(config.selector), find_schedule(config.schedule)
+        self.length = config.segment_length + 2 * oracle.margin
         self.next_session = self.next_look = first_session
         self.asked = self.sessions = 0
         self.fitted = False
         self.preferences: list[Preference] = []
         self.unlabelled: list[Query] = []
         self.predicted = Share(0.0, 0)
-        surf = reward_model.config.surf
-        # SURF learns from the rated segment with a margin of steps around it, which the rater does not see.
-        self.margin = surf.margin if surf is not None else 0
-        self.length = config.segment_length + 2 * self.margin
-        self.wide: list[Query] = []
-        self._wide: dict[str, Segment] = {}
         self.rng = np.random.default_rng(seed)
-        # In a group of seeds all reward models are fitted at once.
-        self.fit: Callable[[Sequence[Preference], Sequence[Query]], dict[str, float]] = self.fit_alone
+        self._session_size(first_session)
 
     @property
     def labels(self) -> int:
@@ -93,33 +130,78 @@ class Feedback:
         return sum(not preference.skipped for preference in self.preferences)
 
     def due(self, steps: int) -> bool:
-        """Tell whether a session should be held after `steps` environment steps."""
-        if self.asked < self.config.labels and steps >= self.next_session:
+        """Tell whether the loop is to be run after `steps` environment steps."""
+        if self._may_ask(steps):
             return self._has_segments()
         return steps >= self.next_look and self.oracle.pending > 0
 
-    def hold(self, steps: int) -> dict[str, float] | None:
-        """Ask what is due, take what has been answered, and fit the reward model.
+    def run(self, steps: int) -> dict[str, float] | None:
+        """Run the loop once: select and ask what is due, collect answers, and fit the reward model to all of them.
 
-        Returns the fit's metrics, or None where nothing new could be learned (no answers yet, or only skips).
+        Returns the fit's metrics, or None where nothing new could be learned (no answers yet, or only skips). The agent
+        then relabels its experience and trains on.
         """
-        if self.asked < self.config.labels and steps >= self.next_session:
-            self._ask(steps)
+        if self._may_ask(steps):
+            queries = self._select(self._session_size(steps))
+            self.oracle.ask(queries)
+            self.asked += len(queries)
+            self.sessions += 1
             self.next_session = steps + self.config.interact
         self.next_look = steps + max(self.config.interact // 10, 1)
-        answers = [self._widen(answer) for answer in self.oracle.collect()]
+        answers = self.oracle.collect()
         changed = self._add(answers)
-        status: dict[str, float | None] = {"steps": steps, "labels": self.labels, "budget": self.config.labels}
         metrics = None
         if self.labels and (changed or not all(answer.skipped for answer in answers)):
-            metrics = self.fit(self.preferences, self.unlabelled)
-            self._pool(metrics)
+            metrics = self._fit()
+        status = {"steps": steps, "labels": self.labels, "budget": self.config.labels}
         self.oracle.report(status | self._describe_predicted())
         return metrics
 
-    def _pool(self, metrics: dict[str, float]) -> None:
-        """Count the answers that the model predicted before it learned from them: of one look they are few."""
-        count = int(metrics["new"])
+    def _may_ask(self, steps: int) -> bool:
+        return self.asked < self.config.labels and steps >= self.next_session
+
+    def _session_size(self, steps: int) -> int:
+        """Return how many queries a session has: what the schedule says, within the budget, and at least one."""
+        size = self.schedule(self.config.per_session, steps, self.total_steps)
+        if not isinstance(size, int | float | np.number) or not math.isfinite(size):
+            raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
+        return max(min(int(size), self.config.labels - self.asked), 1)
+
+    def _select(self, size: int) -> list[Query]:
+        """Choose what is asked among segments of the recorded episodes; the first labels are drawn uniformly."""
+        candidates = self.buffer.trajectories()
+        self.oracle.observe(candidates)
+        selector = self.selector if self.labels else Selector("uniform")
+        queries = list(selector.select(candidates, size, self.length, self.reward_model, self.preferences, self.rng))
+        if len(queries) > size or not all(isinstance(query, Query) for query in queries):
+            kinds = ", ".join(sorted({type(query).__name__ for query in queries}))
+            raise PrefenvsError(
+                f"the selector {self.config.selector!r} returned {len(queries)} of {kinds}: it returns at most "
+                f"{size} of prefenvs.preferences.Query"
+            )
+        if _learns_from_unlabelled(self.reward_model):
+            self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
+        return queries
+
+    def _draw_uniform(self, count: int, rng: np.random.Generator) -> list[Query]:
+        return Selector("uniform").select(self.buffer.trajectories(), count, self.length, None, (), rng)
+
+    def _add(self, answers: Sequence[Preference]) -> bool:
+        """Keep answers, the later ones in place of earlier ones; tell whether any earlier one was replaced."""
+        new = {(answer.query.id, answer.annotator) for answer in answers}
+        kept = [old for old in self.preferences if (old.query.id, old.annotator) not in new]
+        replaced = len(kept) < len(self.preferences)
+        latest = {(answer.query.id, answer.annotator): answer for answer in answers}
+        self.preferences = [*kept, *latest.values()]
+        return replaced
+
+    def _fit(self) -> dict[str, float]:
+        """Fit the reward model, and count what it predicted before it learned from it: of one look that is little."""
+        if isinstance(self.reward_model, RewardEnsemble):
+            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
+        else:
+            metrics = dict(self.reward_model.fit(self.preferences) or {})
+        count = int(metrics.get("new", 0))
         # A model that has not learned yet predicts nothing.
         if count and self.fitted:
             self.predicted = Share(self.predicted.hits + metrics["new_accuracy"] * count, self.predicted.count + count)
@@ -128,6 +210,7 @@ class Feedback:
             low, high = self.predicted.interval
             metrics |= {"predicted_accuracy": self.predicted.value, "predicted": float(self.predicted.count)}
             metrics |= {"predicted_low": low, "predicted_high": high}
+        return metrics
 
     def _describe_predicted(self) -> dict[str, float | None]:
         """Return the accuracy of what was predicted before it was learned, its 95% interval and how many labels."""
@@ -140,21 +223,20 @@ class Feedback:
             "held_out_count": share.count,
         }
 
-    def fit_alone(self, preferences: Sequence[Preference], unlabelled: Sequence[Query]) -> dict[str, float]:
-        """Fit the reward model to all answers and return the metrics."""
-        return self.reward_model.fit(preferences, unlabelled=unlabelled)
-
-    def _add(self, answers: list[Preference]) -> bool:
-        """Keep answers, the later ones in place of earlier ones; tell whether any earlier one was replaced."""
-        new = {(answer.query.id, answer.annotator) for answer in answers}
-        kept = [old for old in self.preferences if (old.query.id, old.annotator) not in new]
-        replaced = len(kept) < len(self.preferences)
-        latest = {(answer.query.id, answer.annotator): answer for answer in answers}
-        self.preferences = [*kept, *latest.values()]
-        return replaced
+    def _has_segments(self) -> bool:
+        trajectories = self.buffer.trajectories()
+        if trajectories.count_segments(self.length) >= 2:
+            return True
+        if len(trajectories) >= 20 and self.buffer.episodes_seen % 20 == 0:
+            warnings.warn(
+                f"no query could be asked yet: the last {len(trajectories)} episodes of {self.buffer.task!r} are all "
+                f"shorter than segment_length={self.config.segment_length}; choose shorter segments",
+                stacklevel=2,
+            )
+        return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters and the random state that a checkpoint has to keep, beside `preferences` and `wide`."""
+        """Return the counters and the random state that a checkpoint has to keep, beside `preferences`."""
         names = ("next_session", "next_look", "asked", "sessions", "fitted")
         state: dict[str, Any] = {name: getattr(self, name) for name in names}
         state |= {"rng": self.rng.bit_generator.state, "oracle": self.oracle.state_dict()}
@@ -176,58 +258,6 @@ class Feedback:
             print(f"not number for number the unbroken run: SURF's {unlabelled} unlabelled queries are drawn anew")
             self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))
 
-    def keep_margins(self, queries: Iterable[Query]) -> list[Query]:
-        """Remember queries in `wide` until answers come, and return what the rater is to see of them, in order."""
-        queries = list(queries)
-        centres = [centre_query(query, self.margin) for query in queries]
-        self.wide += queries
-        for centre, query in zip(centres, queries, strict=True):
-            # By segment: a rater may have compared the segments of different queries.
-            self._wide |= {seen.hash: whole for seen, whole in zip(centre.segments, query.segments, strict=True)}
-        return centres
 
-    def _ask(self, steps: int) -> None:
-        name = self.config.selector if self.labels else "uniform"
-        trajectories = self.buffer.trajectories()
-        self.oracle.observe(trajectories)
-        size = self._session_size(steps)
-        queries = Selector.named(name).select(
-            trajectories, size, self.length, self.reward_model, self.preferences, self.rng
-        )
-        if self.margin:
-            self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
-            queries = self.keep_margins(queries)
-        self.oracle.ask(queries)
-        self.asked += len(queries)
-        self.sessions += 1
-
-    def _draw_uniform(self, count: int, rng: np.random.Generator) -> list[Query]:
-        return Selector.named("uniform").select(self.buffer.trajectories(), count, self.length, None, (), rng)
-
-    def _widen(self, answer: Preference) -> Preference:
-        """Give an answer's segments the margins back that SURF trains on."""
-        if not self.margin:
-            return answer
-        whole = tuple(self._wide.get(segment.hash, segment) for segment in answer.query.segments)
-        return replace(answer, query=Query(whole))
-
-    def _session_size(self, steps: int) -> int:
-        """B-Pref's schedules in the budget: floor(n (T - t) / T) decreasing, floor(n T / (T - t + 1)) increasing."""
-        size, total, left = self.config.per_session, self.total_steps, max(self.total_steps - steps, 0)
-        if self.config.schedule == "decreasing":
-            size = size * left // total
-        elif self.config.schedule == "increasing":
-            size = size * total // (left + 1)
-        return max(min(size, self.config.labels - self.asked), 1)
-
-    def _has_segments(self) -> bool:
-        trajectories = self.buffer.trajectories()
-        if trajectories.count_segments(self.length) >= 2:
-            return True
-        if len(trajectories) >= 20 and self.buffer.episodes_seen % 20 == 0:
-            warnings.warn(
-                f"no query could be asked yet: the last {len(trajectories)} episodes of {self.buffer.task!r} are all "
-                f"shorter than segment_length={self.config.segment_length}; choose shorter segments",
-                stacklevel=2,
-            )
-        return False
+def _learns_from_unlabelled(model: RewardModel) -> bool:
+    return isinstance(model, RewardEnsemble) and model.config.surf is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -21,14 +22,20 @@ from prefenvs.agents.online.exploration import StateEntropy
 from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
 from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.segment import SegmentReward
+from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
+from prefenvs.loading import load_object
 from prefenvs.preferences import Oracle
+from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_rewards
 from prefenvs.segments import Array
 from prefenvs.tasks import ends_by_time_alone, has_reward
 from prefenvs.trajectories import Trajectories
 
 AGGREGATES = ("mean", "min", "mean-std")
+GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
+"""A reward model of one's own, what makes one, or either's `module:NAME`."""
 LearnedReturns = Callable[[Trajectories], Array]
 """Maps episodes to each member's mean return [M]."""
 
@@ -78,10 +85,14 @@ class PreferenceLearner(SavedAgent):
     oracle: Oracle | None
     config: LearnerConfig
     feedback: Feedback | None
-    reward_model: RewardEnsemble
+    reward_model: RewardModel
     reward_learned: bool
 
-    def __init__(self, policy: Any, env: GymEnv | str | None, **kwargs: Any) -> None:
+    def __init__(
+        self, policy: Any, env: GymEnv | str | None, reward_model: GivenRewardModel = None, **kwargs: Any
+    ) -> None:
+        """reward_model: one of your own in place of the ensemble; everything else is Stable-Baselines3's."""
+        self._given_reward_model = reward_model
         if env is not None:
             env = maybe_make_env(env, kwargs.get("verbose", 0))
             check_spaces(type(self).__name__, self.takes, env)
@@ -99,7 +110,11 @@ class PreferenceLearner(SavedAgent):
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
         sizes = spaces.flatdim(self.observation_space), spaces.flatdim(self.action_space)
-        self.reward_model = RewardEnsemble(*sizes, config=self.config.reward, seed=self.seed or 0, device=self.device)
+        self.reward_model = (
+            RewardEnsemble(*sizes, config=self.config.reward, seed=self.seed or 0, device=self.device)
+            if self._given_reward_model is None
+            else make_reward_model(self._given_reward_model, *sizes, seed=self.seed or 0)
+        )
         self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
 
     @property
@@ -133,15 +148,16 @@ class PreferenceLearner(SavedAgent):
             return
         if self.oracle is None:
             raise PrefenvsError(f"{self.name} needs a rater: pass oracle=..., or set true_reward for the upper bound")
-        surf = self.config.reward.surf
-        length = self.config.segment_length + (2 * surf.margin if surf is not None else 0)
+        cropped = self._cropped(self.oracle).margin
+        length = self.config.segment_length + 2 * cropped
         horizon, task = self.recorder.horizon, self.recorder.buffer.task
         if horizon is not None and length > horizon:
-            margin = " with SURF's margins" if surf is not None else ""
+            margin = " with SURF's margins" if cropped else ""
             raise PrefenvsError(
                 f"a segment of {length} steps{margin} is longer than the horizon of {task}, {horizon} steps: "
                 "choose a smaller segment_length"
             )
+        self._check_reward_model()
         if self.first_session >= total_steps:
             raise PrefenvsError(
                 f"the first session comes after {self.first_session} steps, but the run ends after {total_steps}: "
@@ -182,40 +198,49 @@ class PreferenceLearner(SavedAgent):
                 "call resume(folder) with a checkpoint"
             )
         self.check_run(total_steps)
-        assert self.oracle is not None
-        self.feedback = Feedback(
-            self.config,
-            self.oracle,
-            self.reward_model,
-            self.recorder.buffer,
-            self.first_session,
-            total_steps,
-            self.seed,
-        )
+        self.feedback = self.make_feedback(total_steps)
 
-    def hold_session(self) -> bool:
-        """Hold a feedback session if one is due; returns whether the learned reward changed."""
+    def make_feedback(self, total_steps: int) -> Feedback:
+        """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
+        assert self.oracle is not None
+        rater, buffer = self._cropped(self.oracle), self.recorder.buffer
+        return Feedback(self.config, rater, self.reward_model, buffer, self.first_session, total_steps, self.seed)
+
+    def _cropped(self, rater: Oracle) -> Oracle:
+        surf = self.config.reward.surf
+        return rater if surf is None else CroppingOracle(rater, surf.margin)
+
+    def update_reward(self) -> bool:
+        """Run the preference loop if it is due (see `Feedback.run`); returns whether the learned reward changed."""
         if self.feedback is None or not self.feedback.due(self.num_timesteps):
             return False
-        metrics = self.feedback.hold(self.num_timesteps)
+        metrics = self.feedback.run(self.num_timesteps)
         self.logger.record("feedback/asked", self.feedback.asked)
         self.logger.record("feedback/labels", self.feedback.labels)
         for name, value in (metrics or {}).items():
             self.logger.record(f"reward/{name}", value)
         return metrics is not None
 
-    def learned_reward(self, observations: Array, actions: Array) -> tuple[Array, Array]:
-        """Return the reward that the agent maximises and the ensemble's standard deviation, [B] each.
+    def learned_reward(self, observations: Array, actions: Array, ends: Array | None = None) -> tuple[Array, Array]:
+        """Return the reward that the agent maximises and the standard deviation of the model's members, [B] each.
 
-        observations: [B, obs]; actions: [B, act] in the task's units. The reward is the members' `aggregate`.
+        observations: [B, obs]; actions: [B, act] in the task's units; ends: [E] rows before which episodes end, for a
+        model of sequences. The reward is the members' `aggregate`.
         """
-        if self.config.aggregate == "min":
-            members = self.reward_model.predict(observations, actions)
-            return members.min(axis=0), members.std(axis=0)
-        mean, spread = self.reward_model.mean_and_std(observations, actions)
-        if self.config.aggregate == "mean-std":
+        model, aggregate = self.reward_model, self.config.aggregate
+        if isinstance(model, RewardEnsemble) and aggregate != "min":
+            mean, spread = model.mean_and_std(observations, actions)
+        else:
+            members = predict_rewards(model, observations, actions, ends)
+            mean, spread = members.min(axis=0) if aggregate == "min" else members.mean(axis=0), members.std(axis=0)
+        if aggregate == "mean-std":
             mean = mean - np.float32(self.config.std_weight) * spread
         return mean, spread
+
+    @property
+    def reward_context(self) -> int:
+        """How many steps of its episode a learned reward depends on."""
+        return self.reward_model.context if isinstance(self.reward_model, SequenceRewardModel) else 1
 
     def learned_returns(self, trajectories: Trajectories) -> Array:
         """Return each member's mean return [M] of episodes by the learned reward."""
@@ -223,8 +248,41 @@ class PreferenceLearner(SavedAgent):
 
     def keep_learned_returns(self) -> LearnedReturns:
         """Return `learned_returns` of the reward as it is now, whatever is learned later."""
-        model = self.reward_model.copy()
-        return lambda trajectories: mean_returns(model, trajectories)
+        model = self.reward_model
+        kept = model.copy() if isinstance(model, RewardEnsemble) else copy.deepcopy(model)
+        return lambda trajectories: mean_returns(kept, trajectories)
+
+    def load_reward_model(self, path: Path) -> None:
+        """Read what the reward model's `save` wrote; raises PrefenvsError where that gives no such model."""
+        kind = type(self.reward_model)
+        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward)
+        loaded = kind.load(path, **({"device": self.device} if on_device else {}))
+        if not isinstance(loaded, kind):
+            raise PrefenvsError(
+                f"{kind.__name__}.load returned {loaded!r}: it is a class method that returns the model"
+            )
+        self.reward_model = loaded
+
+    def _check_reward_model(self) -> None:
+        """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
+        model, members = self.reward_model, self.config.reward.members
+        if not isinstance(model, RewardEnsemble):
+            if self.config.reward.surf is not None:
+                raise PrefenvsError("SURF trains the reward ensemble: leave reward_model=... or surf away")
+            sizes = (spaces.flatdim(space) for space in (self.observation_space, self.action_space))
+            members = len(predict_rewards(model, *(np.zeros((2, size), np.float32) for size in sizes)))
+        settings = self._compare_members()
+        if members == 1 and settings:
+            raise PrefenvsError(
+                f"{settings[0]} compares a reward model's members, and {type(model).__name__} has one: choose another "
+                "(the selectors uniform, entropy and k-center need one member)"
+            )
+
+    def _compare_members(self) -> list[str]:
+        """Return the settings that have an effect only where the reward model has several members."""
+        selector, aggregate = self.config.selector, self.config.aggregate
+        names = [f"selector={selector!r}"] if str(selector).endswith(("disagreement", "bald")) else []
+        return names + ([f"aggregate={aggregate!r}"] if aggregate == "mean-std" else [])
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, without the episode rewards that a hidden-reward environment reports as 0."""
@@ -255,11 +313,33 @@ class PreferenceLearner(SavedAgent):
         load_checkpoint(self, Path(folder))
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "oracle", "feedback", "reward_model", "state_entropy"]
+        return [
+            *super()._excluded_save_params(),
+            *("oracle", "feedback", "reward_model", "_given_reward_model", "state_entropy"),
+        ]
 
 
-def mean_returns(model: RewardEnsemble, trajectories: Trajectories) -> Array:
+def make_reward_model(
+    given: RewardModel | Callable[..., RewardModel] | str, observation_size: int, action_size: int, seed: int
+) -> RewardModel:
+    """Return the reward model given: an object, `module:NAME`, or what makes one.
+
+    That is called with observation_size, action_size and seed by name. Raises PrefenvsError where no model comes of it.
+    """
+    found: Any = load_object(given, object) if isinstance(given, str) else given
+    if isinstance(found, type) or (callable(found) and not isinstance(found, RewardModel)):
+        found = found(observation_size=observation_size, action_size=action_size, seed=seed)
+    missing = [name for name in ("predict", "fit", "save", "load") if not callable(getattr(found, name, None))]
+    if missing:
+        raise PrefenvsError(
+            f"the reward model {found!r} has no {' and no '.join(missing)}: see prefenvs.protocols.RewardModel"
+        )
+    model: RewardModel = found
+    return model
+
+
+def mean_returns(model: RewardModel, trajectories: Trajectories) -> Array:
     """Return each member's mean return [M] of episodes."""
-    rewards = model.predict(trajectories.observations, trajectories.actions)
+    rewards = predict_rewards(model, trajectories.observations, trajectories.actions, trajectories.ends)
     returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
     return returns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,25 +11,19 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from prefenvs.agents.nets.flat import FlatAdam, own_memory
 from prefenvs.agents.nets.kernels import products
-from prefenvs.agents.nets.policies import PebblePolicy
-from prefenvs.agents.nets.rng_state import RandomStreams
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
-from prefenvs.agents.online.compiled import GraphedUpdate
-from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
+from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import squashed_sample, update
+from prefenvs.agents.online.sac import PebblePolicy, squashed_sample, update
 from prefenvs.errors import PrefenvsError
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 
 SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
-TakeStep = Callable[[ReplayBufferSamples, bool], dict[str, torch.Tensor]]
-"""Makes a gradient step of a batch, moving the target critics or not, and returns its metrics."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +38,6 @@ class PebbleConfig(LearnerConfig):
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: float = 1e-5
     """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
-    cuda_graphs: bool = False
-    """On a CUDA device, replay each update as one recorded graph (see `online.compiled`); no effect on a CPU."""
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -86,8 +77,10 @@ class PEBBLE(PreferenceLearner, SAC):
         ent_coef_learning_rate: float = 1e-4,
         target_update_interval: int = 2,
         policy_kwargs: dict[str, Any] | None = None,
+        reward_model: GivenRewardModel = None,
         **kwargs: Any,
     ) -> None:
+        """reward_model: one of your own in place of the ensemble (see `prefenvs.protocols.RewardModel`)."""
         self.oracle = None if oracle is None else as_oracle(oracle)
         self.config = config or PebbleConfig()
         self.ent_coef_learning_rate = ent_coef_learning_rate
@@ -96,6 +89,7 @@ class PEBBLE(PreferenceLearner, SAC):
         super().__init__(
             policy,
             env,
+            reward_model=reward_model,
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
@@ -109,17 +103,13 @@ class PEBBLE(PreferenceLearner, SAC):
             replay_buffer_class=RelabelBuffer,
             **kwargs,
         )
-        # Where the global generators stand that the seed has set: in a group of seeds each agent goes on from its own.
-        self.streams = RandomStreams.now()
-        self.take_step_together: TakeStep | None = None
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.graphs = GraphedUpdate(self.device)
         if self.config.precision == "bfloat16":
             self.policy.round_inner()
         if self.log_ent_coef is not None:
-            self.ent_coef_optimizer = FlatAdam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
+            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
 
     @property
     def first_session(self) -> int:
@@ -150,8 +140,13 @@ class PEBBLE(PreferenceLearner, SAC):
         return self
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Hold a feedback session if one is due and take gradient steps; new transitions get rewards when drawn."""
-        if self.hold_session():
+        """Run the preference loop if it is due, relabel, and take gradient steps.
+
+        `Feedback.run` is the loop's other part: sample, select, ask, collect, fit. New transitions get their rewards
+        when they are drawn.
+        """
+        if self.update_reward():
+            self.replay_buffer.context = self.reward_context
             self.replay_buffer.relabel(self.learned_reward)
             if not self.reward_learned:
                 self.reward_learned = True
@@ -186,8 +181,10 @@ class PEBBLE(PreferenceLearner, SAC):
         """Read the replay buffer."""
         with damage_told(folder / "replay.npz", WAY_OUT):
             self.replay_buffer.restore(folder / "replay.npz")
-        # The weights and moments that were read with it lie elsewhere than those recorded.
-        self.graphs.forget()
+        self.replay_buffer.context = self.reward_context
+
+    def _compare_members(self) -> list[str]:
+        return super()._compare_members() + (["RUNE's bonus"] if self.config.bonus else [])
 
     def _fill(self) -> None:
         """Give all transitions their learned reward."""
@@ -202,7 +199,7 @@ class PEBBLE(PreferenceLearner, SAC):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         with torch.no_grad():
             observations = torch.as_tensor(np.asarray(self._last_obs), device=self.device)
-            scaled: Array = squashed_sample(self.actor, observations).actions.cpu().numpy()
+            scaled: Array = squashed_sample(self.actor, observations)[0].cpu().numpy()
         scaled = scaled.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
         return self.policy.unscale_action(scaled), scaled
 
@@ -218,29 +215,10 @@ class PEBBLE(PreferenceLearner, SAC):
             batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None)
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            metrics = self._take_step(batch)
+            metrics = update(self, batch, self._n_updates % self.target_update_interval == 0)
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             for name, value in metrics.items():
                 self.logger.record(f"train/{name}", float(value))
-
-    def _take_step(self, batch: ReplayBufferSamples) -> dict[str, torch.Tensor]:
-        move_target = self._n_updates % self.target_update_interval == 0
-        if self.take_step_together is not None:
-            return self.take_step_together(batch, move_target)
-        if not self.config.cuda_graphs:
-            return update(self, batch, move_target)
-        # A critic that starts afresh has a new optimiser, whose moments lie elsewhere.
-        rate = self.lr_schedule(self._current_progress_remaining)
-        key = move_target, rate, id(self.critic.optimizer)
-        return self.graphs(lambda parts: update(self, ReplayBufferSamples(*parts), move_target), tuple(batch[:5]), key)
-
-    def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """Return the state of policy and optimisers, as Stable-Baselines3 does; `save` writes it."""
-        parameters: dict[str, dict[str, Any]] = own_memory(super().get_parameters())
-        return parameters
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "graphs", "streams", "take_step_together"]

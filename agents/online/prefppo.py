@@ -17,14 +17,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from prefenvs.agents.nets.flat import FlatAdam
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.mlp import round_inner
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online import ppo
 from prefenvs.agents.online.checkpoint import WAY_OUT
-from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
-from prefenvs.agents.online.normalised import NormalisedObservations
+from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
+from prefenvs.agents.online.ppo import NormalisedObservations
+from prefenvs.protocols import SequenceRewardModel
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 
@@ -70,20 +70,23 @@ class PrefPPO(PreferenceLearner, PPO):
         gae_lambda: float = 0.92,
         clip_range: float | Schedule = 0.4,
         policy_kwargs: dict[str, Any] | None = None,
+        reward_model: GivenRewardModel = None,
         **kwargs: Any,
     ) -> None:
+        """reward_model: one of your own in place of the ensemble (see `prefenvs.protocols.RewardModel`)."""
         self.oracle = None if oracle is None else as_oracle(oracle)
         self.config = config or PrefPPOConfig()
         self.feedback = None
         self.reward_learned = False
         self.states_seen: Array = np.zeros((0, 0), np.float32)
-        adam = {"optimizer_class": FlatAdam, "optimizer_kwargs": {"eps": 1e-5}}
+        adam = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
         policy_kwargs = {"net_arch": [256, 256, 256]} | adam | (policy_kwargs or {})
         if self.config.normalise_observations:
             policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
         super().__init__(
             policy,
             env,
+            reward_model=reward_model,
             learning_rate=learning_rate,
             n_steps=n_steps,
             batch_size=batch_size,
@@ -129,18 +132,23 @@ class PrefPPO(PreferenceLearner, PPO):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Roll the policy out, hold a feedback session if one is due, and reward the rollout."""
+        """Roll the policy out, run the preference loop if it is due, and reward the rollout.
+
+        The rest of the loop (sample, select, ask, collect, fit) is `Feedback.run`.
+        """
+        before: dict[int, list[Any]] = {}
+        if isinstance(self.reward_model, SequenceRewardModel):
+            # Observations and actions alone, not the true rewards beside them.
+            before = {i: [step[:2] for step in steps] for i, steps in self.recorder.buffer.open_steps.items()}
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
             return False
         if self.config.true_reward:
             return True
-        if self.hold_session() and not self.reward_learned:
+        if self.update_reward() and not self.reward_learned:
             self.reward_learned = True
             self._reset_value_head()
         observations = rollout_buffer.observations.reshape(-1, spaces.flatdim(self.observation_space))
-        rewards = (
-            self._intrinsic(observations) if self.exploring else self.learned_reward(observations, self._actions())[0]
-        )
+        rewards = self._intrinsic(observations) if self.exploring else self._learned(observations, before)
         # The environment paid nothing, so what the buffer holds is the bootstrap value at time limits; keep it.
         rollout_buffer.rewards += rewards.reshape(rollout_buffer.rewards.shape)
         with torch.no_grad():
@@ -198,6 +206,26 @@ class PrefPPO(PreferenceLearner, PPO):
             return clipped
         one_hot: Array = np.eye(spaces.flatdim(self.action_space), dtype=np.float32)[actions.reshape(-1).astype(int)]
         return one_hot
+
+    def _learned(self, observations: Array, before: dict[int, list[Any]]) -> Array:
+        """Return the learned rewards [steps * envs] of the rollout's observations [steps * envs, obs].
+
+        before: the recorded steps of the episodes that were under way when it began, by environment; a reward that
+        depends on earlier steps sees them.
+        """
+        back = self.reward_context - 1
+        if not back:
+            return self.learned_reward(observations, self._actions())[0]
+        steps, envs = self.rollout_buffer.episode_starts.shape
+        columns = [part.reshape(steps, envs, -1) for part in (observations, self._actions())]
+        rewards = np.empty((steps, envs), np.float32)
+        for i in range(envs):
+            recent = before.get(i, [])[-back:]
+            earlier = ([np.ravel(step[k]) for step in recent] for k in (0, 1))
+            seen, done = (np.stack([*old, *new[:, i]]) for old, new in zip(earlier, columns, strict=True))
+            ends = np.append(np.flatnonzero(self.rollout_buffer.episode_starts[:, i]) + len(recent), len(seen))
+            rewards[:, i] = self.learned_reward(seen, done, ends[ends > 0])[0][len(recent) :]
+        return rewards.reshape(-1)
 
     def _reset_value_head(self) -> None:
         """Start the value head afresh, as the scale of the reward changes with the first session."""

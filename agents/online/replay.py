@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
-Reward = Callable[[Array, Array], tuple[Array, Array]]
+Reward = Callable[..., tuple[Array, Array]]
 
 
 class RelabelBuffer(ReplayBuffer):
@@ -25,12 +25,15 @@ class RelabelBuffer(ReplayBuffer):
     New rows wait with reward 0 until `fill`; `relabel` rewrites every row, before and after the ring has wrapped.
     A reward function maps observations [B, obs] and actions [B, act], in the units of the task, to the ensemble's mean
     [B] and standard deviation [B]; a sample's reward is mean + `bonus` * std (RUNE, Liang et al. 2022; 0 without it).
+    Where a reward depends on `context` > 1 steps of its episode, the function gets the steps before too, and as its
+    third argument the rows [E] before which episodes end.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.spreads = np.zeros((self.buffer_size, self.n_envs), np.float32)
         self.bonus = 0.0
+        self.context = 1
         self.added = 0
         self._unfilled = 0
         self._columns: dict[str, tuple[Array, torch.Tensor]] = {}
@@ -81,9 +84,12 @@ class RelabelBuffer(ReplayBuffer):
         return self.observations.reshape(-1, *self.obs_shape)
 
     def _write(self, reward: Reward, rows: Array | slice) -> None:
-        observations = self.observations[rows].reshape(-1, *self.obs_shape)
-        actions = self._task_actions(self.actions[rows].reshape(-1, self.action_dim))
-        mean, spread = reward(observations, actions)
+        if self.context == 1:
+            observations = self.observations[rows].reshape(-1, *self.obs_shape)
+            actions = self._task_actions(self.actions[rows].reshape(-1, self.action_dim))
+            mean, spread = reward(observations, actions)
+        else:
+            mean, spread = self._reward_sequences(reward, rows)
         if not np.all(np.isfinite(mean)):
             raise PrefenvsError(
                 "the reward model returned a NaN or infinite reward; check its training data and learning rate"
@@ -91,6 +97,25 @@ class RelabelBuffer(ReplayBuffer):
         self.rewards[rows] = mean.reshape(-1, self.n_envs)
         self.spreads[rows] = spread.reshape(-1, self.n_envs)
         self._unfilled = 0
+
+    def _reward_sequences(self, reward: Reward, rows: Array | slice) -> tuple[Array, Array]:
+        """Return means and standard deviations [rows * envs] of consecutive rows, seen after the steps before them."""
+        index = np.arange(self.buffer_size)[rows] if isinstance(rows, slice) else rows
+        before = index[0] - np.arange(self.context - 1, 0, -1)
+        before = before % self.buffer_size if self.full else before[before >= 0]
+        index = np.concatenate([before, index])
+        # An episode ends where the environment said so, where the ring was begun, and where the next row is another's.
+        last = self.dones[index].astype(bool)
+        following = self.observations[index[1:]]
+        moved = (self.next_observations[index[:-1]] != following).reshape(*following.shape[:2], -1).any(2)
+        last[:-1] |= moved | (index[1:] == self.pos)[:, None]
+        last[-1] = True
+        # Environment after environment, so that the steps of an episode are consecutive.
+        observations = self.observations[index].swapaxes(0, 1).reshape(-1, *self.obs_shape)
+        actions = self._task_actions(self.actions[index].swapaxes(0, 1).reshape(-1, self.action_dim))
+        results = reward(observations, actions, np.flatnonzero(last.T) + 1)
+        mean, spread = (part.reshape(self.n_envs, -1)[:, len(before) :].T.reshape(-1) for part in results)
+        return mean, spread
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         envs = np.random.randint(self.n_envs, size=len(batch_inds))  # noqa: NPY002 - SB3 seeds the global generator

@@ -1,111 +1,114 @@
-"""The update of soft actor-critic as one function (Haarnoja et al. 2018, with a learned temperature)."""
+"""Soft actor-critic as PEBBLE has it: the policy, and its update as one function (Haarnoja et al. 2018)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from stable_baselines3 import SAC
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples, Schedule
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.policies import Actor, SACPolicy
+from torch import Tensor, nn
+from torch.nn import functional
 
-from prefenvs.agents.nets.critics import StackedCritic
+from prefenvs.agents.nets.mlp import initialise, round_inner
 
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 LOG_2, HALF_LOG_2_PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
 
 
-class SquashedSample(NamedTuple):
-    """Actions tanh(mean + exp(log_std) * noise) [..., B, act], their log-probabilities [..., B, 1], and origins."""
+class BoundedActor(Actor):
+    """SAC's squashed Gaussian with log-std = an affine map of tanh into [-5, 2], as B-Pref has it."""
 
-    actions: torch.Tensor
-    log_prob: torch.Tensor
-    mean: torch.Tensor
-    log_std: torch.Tensor
-    deviation: torch.Tensor
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return mean and log-std of the Gaussian before squashing, [B, act] each."""
+        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        raw = torch.tanh(self.log_std(latent))  # type: ignore[operator]
+        return self.mu(latent), LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (raw + 1.0), {}
 
 
-def squashed_sample(actor: Any, observations: torch.Tensor, noise: torch.Tensor | None = None) -> SquashedSample:
-    """Draw one action for each observation, by standard normal `noise` [B, act] if that is given."""
+class PebblePolicy(SACPolicy):
+    """Stable-Baselines3's SAC policy with `BoundedActor`, orthogonal initialisation and fused Adam."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
+            kwargs["optimizer_kwargs"] = {"fused": True} | (kwargs.get("optimizer_kwargs") or {})
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        initialise(self.actor)
+        initialise(self.critic)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        """Return the actor network."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return BoundedActor(**kwargs).to(self.device)
+
+    def round_inner(self) -> None:
+        """Let the layers between the first and the last multiply in bfloat16, for as long as this object lives."""
+        round_inner(self.actor.latent_pi, last=True)
+        for critic in (self.critic, self.critic_target):
+            for network in critic.q_networks:
+                round_inner(cast("nn.Sequential", network))
+
+    def reset_critic(self, learning_rate: float) -> None:
+        """Forget the critics: new weights, a new target and a new optimiser; the actor stays."""
+        initialise(self.critic)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        make_optimizer: Any = self.optimizer_class
+        self.critic.optimizer = make_optimizer(self.critic.parameters(), lr=learning_rate, **self.optimizer_kwargs)
+
+
+def squashed_sample(actor: Actor, observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw an action [B, act] in [-1, 1] for each observation [B, obs]; return it and its log-probability [B, 1]."""
     mean, log_std, _ = actor.get_action_dist_params(observations)
-    return squash(mean, log_std, torch.randn_like(mean) if noise is None else noise)
-
-
-@torch.no_grad()
-def squash(mean: torch.Tensor, log_std: torch.Tensor, noise: torch.Tensor) -> SquashedSample:
-    """Return the sample that noise makes of Gaussians [..., B, act]; only `mean` and `log_std` carry gradients."""
-    deviation = log_std.exp() * noise
-    raw = mean + deviation
+    noise = torch.randn_like(mean)
+    raw = mean + log_std.exp() * noise
     # log(1 - tanh(x)^2) in its stable form 2 (log 2 - x - softplus(-2x)).
-    terms = 2.0 * (raw + F.softplus(-2.0 * raw)) - log_std - 0.5 * noise.square()
-    log_prob = terms.sum(-1, keepdim=True) - mean.shape[-1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
-    return SquashedSample(raw.tanh(), log_prob, mean, log_std, deviation)
+    terms = 2.0 * (raw + functional.softplus(-2.0 * raw)) - log_std - 0.5 * noise.square()
+    return raw.tanh(), terms.sum(-1, keepdim=True) - mean.shape[-1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
 
 
-def actor_gradients(
-    sample: SquashedSample, value_gradient: torch.Tensor, temperature: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of the actor's loss, mean(temperature * log_prob - Q), by mean and log_std.
-
-    All are [..., B, act]. value_gradient: the gradient of Q by the action. By the chain rule through
-    u = mean + exp(log_std) * noise and a = tanh(u), where d log_prob / du = 2 a, and d log_prob / d log_std = -1 with u
-    held fixed.
-    """
-    actions, rows = sample.actions, sample.actions.shape[-2]
-    by_raw = 2.0 * temperature * actions - value_gradient * (1.0 - actions.square())
-    return by_raw / rows, (by_raw * sample.deviation - temperature) / rows
-
-
-def update(
-    agent: SAC,
-    batch: ReplayBufferSamples,
-    update_target: bool = True,
-    noises: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
-) -> dict[str, torch.Tensor]:
+def update(agent: SAC, batch: ReplayBufferSamples, move_target: bool = True) -> dict[str, Tensor]:
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
 
-    noises: of the actions in the target and in the actor's loss, [B, act] each; drawn here unless they are given.
-
-    `agent` has a `PebblePolicy`, or another whose critics are `StackedCritic`. Returns detached scalars (critic_loss,
-    actor_loss, ent_coef, entropy) that stay on the device.
+    Returns detached scalars (critic_loss, actor_loss, ent_coef, entropy) that stay on the device.
     """
-    actor: Any = agent.actor
-    critic, critic_target = cast("StackedCritic", agent.critic), cast("StackedCritic", agent.critic_target)
+    actor, critic, critic_target = agent.actor, agent.critic, agent.critic_target
     temperature = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
     with torch.no_grad():
-        following = squashed_sample(actor, batch.next_observations, noises[0])
-        next_values = critic_target.values(batch.next_observations, following.actions).amin(0)
-        next_values -= temperature * following.log_prob
-        target = torch.addcmul(batch.rewards, 1.0 - batch.dones, next_values, value=agent.gamma)
-    errors = critic.values(batch.observations, batch.actions) - target
-    critic_loss = errors.square().sum() * (0.5 / len(target))
-    critic.give_gradients(torch.autograd.grad(critic_loss, critic.leaves))
+        actions, log_prob = squashed_sample(actor, batch.next_observations)
+        next_values = torch.cat(critic_target(batch.next_observations, actions), 1).amin(1, keepdim=True)
+        target = batch.rewards + agent.gamma * (1.0 - batch.dones) * (next_values - temperature * log_prob)
+    values = torch.stack(critic(batch.observations, batch.actions))
+    critic_loss = 0.5 * (values - target).square().mean((1, 2)).sum()
+    critic.optimizer.zero_grad()
+    critic_loss.backward()  # type: ignore[no-untyped-call]
     critic.optimizer.step()
 
-    sample = squashed_sample(actor, batch.observations, noises[1])
-    actions = sample.actions.requires_grad_()
-    # The actor's loss needs the critics' gradient by the action, not by their weights.
-    values = critic.values(batch.observations, actions, frozen=True).amin(0)
-    (value_gradient,) = torch.autograd.grad(values.sum(), actions)
+    actions, log_prob = squashed_sample(actor, batch.observations)
+    # The actor's loss needs the critics' gradient by the action, not by their weights: a tenth of the update's time.
+    critic.requires_grad_(False)
+    best_values = torch.cat(critic(batch.observations, actions), 1).amin(1, keepdim=True)
+    critic.requires_grad_(True)
+    actor_loss = (temperature * log_prob - best_values).mean()
     actor.optimizer.zero_grad()
-    with torch.no_grad():
-        gradients = actor_gradients(sample, value_gradient, temperature)
-        actor_loss = (temperature * sample.log_prob - values).mean()
-    torch.autograd.backward((sample.mean, sample.log_std), gradients)
+    actor_loss.backward()  # type: ignore[no-untyped-call]
     actor.optimizer.step()
 
-    entropy = -sample.log_prob.mean()
+    entropy = -log_prob.detach().mean()
     if agent.log_ent_coef is not None and agent.ent_coef_optimizer is not None:
         # The loss of the temperature is linear in its logarithm, so this is its gradient.
         agent.log_ent_coef.grad = (entropy - float(agent.target_entropy)).view_as(agent.log_ent_coef)
         agent.ent_coef_optimizer.step()
 
-    if update_target:
-        critic_target.flat.vector.lerp_(critic.flat.vector, agent.tau)
-    return {
-        "critic_loss": critic_loss.detach(),
-        "actor_loss": actor_loss,
-        "ent_coef": temperature.detach(),
-        "entropy": entropy,
-    }
+    if move_target:
+        polyak_update(critic.parameters(), critic_target.parameters(), agent.tau)
+    metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "ent_coef": temperature, "entropy": entropy}
+    return {name: metric.detach() for name, metric in metrics.items()}

@@ -23,18 +23,28 @@ from stable_baselines3.common.save_util import (
 from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from prefenvs.agents.nets.flat import FlatAdam
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
-from prefenvs.agents.online.normalised import NormalisedObservations
+from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_zip
 
 FORMAT = "prefenvs-online-1"
 RECORD = "agent.json"
-OWN_CLASSES = {kind.__name__: kind for kind in (FlatAdam, NormalisedObservations)}
+OWN_CLASSES = {NormalisedObservations.__name__: NormalisedObservations}
 # What a constructor takes and no file holds: what the user makes anew, what the class itself chooses, and the machine.
 NOT_SAVED = (
-    *("self", "policy", "env", "oracle", "reward", "config", "device", "tensorboard_log", "_init_setup_model"),
+    *(
+        "self",
+        "policy",
+        "env",
+        "oracle",
+        "reward",
+        "reward_model",
+        "config",
+        "device",
+        "tensorboard_log",
+        "_init_setup_model",
+    ),
     *("replay_buffer_class", "rollout_buffer_class", "args", "kwargs"),
 )
 COUNTERS = (
@@ -233,13 +243,19 @@ def _describe(agent: SavedAgent) -> dict[str, Any]:
             settings[name] = _encode(getattr(agent, attribute))
         except TypeError:
             code.append(name)
+    config = None
+    if kind.config_type is not None:
+        fields = dataclasses.asdict(agent.config)  # type: ignore[attr-defined]
+        # A selector or schedule of the user's own is code.
+        config = {name: value for name, value in fields.items() if _is_plain(value)}
+        code += ["config"] if len(config) < len(fields) else []
     return {
         "format": FORMAT,
         "algorithm": agent.name,
         "policy": policy,
         "settings": settings,
         "code": code,
-        "config": None if kind.config_type is None else dataclasses.asdict(agent.config),  # type: ignore[attr-defined]
+        "config": config,
         "spaces": {
             "observation": _describe_space(agent.observation_space),
             "action": _describe_space(agent.action_space),
@@ -247,6 +263,14 @@ def _describe(agent: SavedAgent) -> dict[str, Any]:
         "envs": agent.n_envs,
         "counters": {name: _encode(getattr(agent, name)) for name in COUNTERS if hasattr(agent, name)},
     }
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        _encode(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _encode(value: Any) -> Any:

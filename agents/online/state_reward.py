@@ -12,9 +12,9 @@ from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from prefenvs.agents.nets.policies import PebblePolicy
 from prefenvs.agents.online.learner import LearnedReturns
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
+from prefenvs.agents.online.sac import PebblePolicy
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError

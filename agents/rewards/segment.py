@@ -152,6 +152,10 @@ class SegmentReward(ABC, Generic[C]):
         ends = np.arange(1, len(flat[0]) // max(steps, 1) + 1) * steps
         return self._reward_sequences(*flat, ends).reshape(1, *lead)
 
+    def predict_episodes(self, observations: Array, actions: Array, ends: Array) -> Array:
+        """Return rewards [1, S] of the steps [S, ...] of episodes end to end, which end before the rows `ends` [E]."""
+        return self._reward_sequences(observations, actions, ends)[None]
+
     @torch.no_grad()
     def _reward_sequences(self, observations: Array, actions: Array, ends: Array) -> Array:
         inputs = torch.from_numpy(np.concatenate([observations, actions], 1, dtype=np.float32)).to(self.device)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.errors import PrefenvsError
-from prefenvs.preferences import Query
+from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Segment
+from prefenvs.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,65 @@ def _centre(segment: Segment, margin: int) -> Segment:
     cut = {name: getattr(segment, name) for name in ("observations", "actions", "true_rewards", "states")}
     cut = {name: None if array is None else array[inner] for name, array in cut.items()}
     return replace(segment, start=segment.start + margin if segment.start >= 0 else -1, **cut)
+
+
+class CroppingOracle(Oracle):
+    """Ask a rater about the centre of each segment, and return its answers over the uncropped segments.
+
+    The learner samples segments with `margin` more steps at either end, which the rater does not see.
+    """
+
+    def __init__(self, rater: Oracle, margin: int) -> None:
+        self.rater, self.margin, self.name = rater, margin, rater.name
+        self.asked: list[Query] = []
+        # By segment, because a rater may have compared the segments of different queries.
+        self._uncropped: dict[str, Segment] = {}
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Crop the queries and ask the rater."""
+        self.rater.ask(self._crop(queries))
+
+    def collect(self) -> list[Preference]:
+        """Return the rater's new answers over the segments that `ask` was given."""
+        return [self._uncrop(answer) for answer in self.rater.collect()]
+
+    @property
+    def waiting(self) -> bool:  # type: ignore[override]
+        """Whether the rater blocks because the user asked for that."""
+        return self.rater.waiting
+
+    @property
+    def pending(self) -> int:
+        """Number of asked queries that are still unanswered."""
+        return self.rater.pending
+
+    def observe(self, trajectories: Trajectories) -> None:
+        """Pass recent trajectories on."""
+        self.rater.observe(trajectories)
+
+    def report(self, status: Mapping[str, float | None]) -> None:
+        """Pass the learner's status on."""
+        self.rater.report(status)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rater's state and all uncropped queries: any of them may still be answered, or answered anew."""
+        return {"rater": self.rater.state_dict(), "queries": list(self.asked)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._crop(state.get("queries", []))
+        self.rater.load_state_dict(state["rater"])
+
+    def _crop(self, queries: Sequence[Query]) -> list[Query]:
+        crops = [centre_query(query, self.margin) for query in queries]
+        self.asked += queries
+        for crop, query in zip(crops, queries, strict=True):
+            self._uncropped |= {part.hash: whole for part, whole in zip(crop.segments, query.segments, strict=True)}
+        return crops
+
+    def _uncrop(self, answer: Preference) -> Preference:
+        whole = tuple(self._uncropped.get(segment.hash, segment) for segment in answer.query.segments)
+        return replace(answer, query=Query(whole))
 
 
 def centre_returns(rewards: Tensor, margin: int) -> Tensor:

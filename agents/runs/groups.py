@@ -1,33 +1,30 @@
-"""What holds for every group of seeds that train side by side, whatever they learn from."""
+"""What holds for every run, of one learner or of a group of seeds, whatever they learn from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
-from prefenvs.agents.nets.members import M, Member
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
-from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
 
-def choose_training(
-    members: Sequence[M], kind: type[Any], group: Callable[[Any], Any], known: str
-) -> Callable[..., object]:
-    """Return `learn` of one member, or of a group of them, which take a list of callbacks, one for each member.
+class Member(Protocol):
+    """A learner that a run folder can keep."""
 
-    kind: whose members can be grouped, by `group`; known: how the command line calls those, for the PrefenvsError that
-    others get.
-    """
-    if len(members) == 1:
-        alone: Any = members[0]
-        return lambda total, callbacks, **options: alone.learn(total, callbacks[0], **options)
-    if not all(isinstance(member, kind) for member in members):
-        raise PrefenvsError(f"{members[0].name} trains one seed at a time: several go with {known}")
-    learn: Callable[..., object] = group(members).learn
-    return learn
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps made."""
+
+    def save_checkpoint(self, folder: str | Path) -> Path:
+        """Write all that a resume needs."""
 
 
 @contextmanager

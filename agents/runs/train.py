@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from prefenvs.agents.offline.files import read_state
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.online.learner import PreferenceLearner
 from prefenvs.agents.online.pebble import PEBBLE
-from prefenvs.agents.online.pebble_seeds import PebbleGroup
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.evaluation_process import EvaluationProcess
-from prefenvs.agents.runs.groups import checkpointed, choose_training
+from prefenvs.agents.runs.groups import checkpointed
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
 from prefenvs.bench.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
@@ -36,15 +35,14 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train until `total_steps` environment steps and return the summaries that are written to the run folders.
 
-    Several agents, of PEBBLE, train side by side. A folder then holds evaluations.csv, log/ (CSV and TensorBoard), the
-    newest checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
+    Of one agent and its run. The folder then holds evaluations.csv, log/ (CSV and TensorBoard), the newest
+    checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
     KeyboardInterrupt goes on, so a run can be resumed. evaluate_beside: in a process of its own, on another core.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
         _check_evaluations(run)
-    first, begin = agents[0], time.time()
-    learn = training_of(agents)
+    (first,), begin = agents, time.time()
     stop, beside = StopOnInterrupt(first.oracle), EvaluationProcess() if evaluate_beside else None
     callbacks: list[MaybeCallback] = []
     for agent, run in zip(agents, runs, strict=True):
@@ -53,13 +51,11 @@ def train(
         evaluation = EvaluationCallback(
             run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0, beside=beside
         )
-        callbacks.append(
-            [evaluation, CheckpointCallback(run.checkpoint, beside=beside), stop if agent is first else stop.follower()]
-        )
+        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, beside=beside), stop])
     with checkpointed(agents, runs, stop, beside, "steps"):
-        learn(
+        first.learn(
             total_steps - first.num_timesteps if first.num_timesteps else total_steps,
-            callbacks,
+            callbacks[0],
             reset_num_timesteps=first.num_timesteps == 0,
             progress_bar=progress,
         )
@@ -89,11 +85,6 @@ def _check_labels(agent: PreferenceLearner, run: Run) -> None:
     else:
         why = f"all {asked} queries were skipped: choose another rater, or raise --labels"
     raise PrefenvsError(f"{run.folder} learned nothing, since it got no label; {why}")
-
-
-def training_of(agents: Sequence[PreferenceLearner]) -> Callable[..., object]:
-    """Return `learn` of one agent, or of a group, with a callback for each; raises PrefenvsError if none can be."""
-    return choose_training(agents, PEBBLE, PebbleGroup, "pebble")
 
 
 def task_of(agent: PreferenceLearner) -> str:

@@ -16,9 +16,10 @@ from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.evaluation_process import EvaluationProcess
-from prefenvs.agents.runs.groups import checkpointed, choose_training
+from prefenvs.agents.runs.groups import checkpointed
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
 from prefenvs.bench.curves import draw_learning_curve
+from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
@@ -63,7 +64,12 @@ def train_offline(
 
 def training_of(learners: Sequence[OfflineLearner[Any]]) -> Callable[..., object]:
     """Return `learn` of one learner, or of a group, with a callback for each; raises PrefenvsError if none can be."""
-    return choose_training(learners, SingleLossLearner, SeedGroup, "iql, cpl and bc")
+    if len(learners) == 1:
+        return lambda total, callbacks, **options: learners[0].learn(total, callbacks[0], **options)
+    members = [learner for learner in learners if isinstance(learner, SingleLossLearner)]
+    if len(members) < len(learners):
+        raise PrefenvsError(f"{learners[0].name} trains one seed at a time: several go with iql, cpl and bc")
+    return SeedGroup(members).learn
 
 
 def _sum_up(learner: OfflineLearner[Any], run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:

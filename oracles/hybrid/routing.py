@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prefenvs.preferences import Preference, Query
-from prefenvs.protocols import RewardModel
+from prefenvs.protocols import RewardModel, predict_segments
 from prefenvs.queries import disagreement, preference_probabilities
 from prefenvs.segments import Array, Segment
 
@@ -158,7 +158,7 @@ def _returns(model: RewardModel, queries: Sequence[Query]) -> Array:
     found: dict[int, Array] = {}
     for members in groups.values():
         observations = np.stack([segments[i].observations for i in members])
-        rewards = model.predict(observations, np.stack([segments[i].actions for i in members]))
+        rewards = predict_segments(model, observations, np.stack([segments[i].actions for i in members]))
         found |= dict(zip(members, rewards.sum(-1, dtype=np.float64).T, strict=True))
     flat = np.stack([found[i] for i in range(len(segments))], axis=1)
     return flat.reshape(len(flat), len(queries), 2)

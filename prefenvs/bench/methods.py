@@ -113,7 +113,6 @@ def _online(name: str, title: str, algorithm: str, ignores: tuple[str, ...] = ()
         asks=not upper,
         checkpoints=True,
         rewards=not upper,
-        seeds_together=algorithm == "pebble",
     )
 
 

@@ -51,7 +51,7 @@ class TrainOptions(RunOptions):
     steps: PositiveInt | None = None
     """Environment steps."""
     seeds: tuple[Seed, ...] = ()
-    """Several seeds trained side by side in one process, each with the result that it has alone (pebble).
+    """Several seeds, one after the other, each with the result that it has alone.
 
     Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
     """
@@ -95,21 +95,20 @@ class TrainOptions(RunOptions):
             options._train([agent], [run], steps, resume=True)
             return
         task = self._find_task()
-        each = of_seeds(self, self.seeds) if self.seeds else [self]
+        if self.seeds:
+            self._check_seeds(task)
+            for options in of_seeds(self, self.seeds):
+                options.run()
+            return
         # Settings are checked before a folder is made.
-        made = [options._make_agent(task) for options in each]
-        agents, steps = [agent for agent, _ in made], made[0][1]
-        for agent in agents:
-            agent.check_run(steps)
-        self._check_together(agents)
-        self._train(agents, [options._create_run(task) for options in each], steps)
+        agent, steps = self._make_agent(task)
+        agent.check_run(steps)
+        self._train([agent], [self._create_run(task)], steps)
 
-    def _check_together(self, agents: Sequence[PreferenceLearner]) -> None:
-        from prefenvs.agents.runs.train import training_of
+    def _check_seeds(self, task: Task) -> None:
         from prefenvs.oracles import PartialReturnOracle, RegretOracle
 
-        training_of(agents)
-        if len(agents) > 1 and not all(isinstance(a.oracle, PartialReturnOracle | RegretOracle | None) for a in agents):
+        if len(self.seeds) > 1 and not isinstance(self._make_oracle(task), PartialReturnOracle | RegretOracle | None):
             raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {self.oracle}: train one seed")
 
     def _create_run(self, task: Task) -> Run:

@@ -19,9 +19,7 @@ from prefenvs.oracles import Teacher
 from prefenvs.oracles.hybrid.config import HybridConfig
 
 CASES = [
-    (FeedbackConfig, "schedule"),
-    (PebbleConfig, "schedule"),
-    (PrefPPOConfig, "schedule"),
+    (PrefPPOConfig, "aggregate"),
     (PebbleConfig, "aggregate"),
     (PebbleConfig, "precision"),
     (RewardConfig, "stop"),
@@ -48,11 +46,12 @@ def test_what_is_none_of_the_names_is_refused_in_one_line(kind: Callable[..., An
     assert "\n" not in str(caught.value)
 
 
-def test_a_schedule_is_refused_as_a_function_and_taken_by_its_name() -> None:
-    with pytest.raises(PrefenvsError, match="schedule cannot be a function: choose constant, decreasing, increasing"):
-        FeedbackConfig(schedule=lambda progress: 1.0)  # type: ignore[arg-type]
-    for name in ("constant", "decreasing", "increasing"):
-        assert FeedbackConfig(schedule=name).schedule == name  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", ["decresing", 3, ["constant"]])
+def test_a_schedule_is_a_name_or_a_function(value: Any) -> None:
+    with pytest.raises(PrefenvsError, match="choose constant, decreasing, increasing, module:NAME or a function"):
+        FeedbackConfig(schedule=value)
+    for schedule in ("constant", "decreasing", "increasing", lambda size, steps, total: size):
+        assert FeedbackConfig(schedule=schedule).schedule is schedule
 
 
 def test_imitation_takes_a_function_and_refuses_unknown_names() -> None:

@@ -329,7 +329,14 @@ def test_wrong_settings_are_refused_with_a_way_out() -> None:
 def test_a_selector_that_is_no_name_is_refused(selector):
     from prefenvs.agents import PebbleConfig
 
-    for make in (lambda: Selector.named(selector), lambda: PebbleConfig(selector=selector)):
-        with pytest.raises(PrefenvsError, match=r"is named, .* choose one of uniform") as error:
-            make()
-        assert "\n" not in str(error.value)
+    with pytest.raises(PrefenvsError, match=r"is named, .* choose one of uniform") as error:
+        Selector.named(selector)
+    assert "\n" not in str(error.value)
+    if callable(selector):
+        assert PebbleConfig(selector=selector).selector is selector
+        return
+    with pytest.raises(
+        PrefenvsError, match=r"is no selector: give one of uniform, .* module:NAME, a function"
+    ) as error:
+        PebbleConfig(selector=selector)
+    assert "\n" not in str(error.value)

@@ -15,11 +15,9 @@ from torch import nn
 
 from prefenvs.agents import PEBBLE, PrefPPO, PrefPPOConfig
 from prefenvs.agents.nets.mlp import BatchedMLP, InnerLinear, round_inner
-from prefenvs.agents.nets.policies import PebblePolicy
 from prefenvs.agents.offline.actor import TanhActor
 from prefenvs.agents.offline.seeds import SeedGroup
-from prefenvs.agents.online.sac import update
-from prefenvs.agents.online.sac_stack import SACStack, Step
+from prefenvs.agents.online.sac import PebblePolicy, update
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.errors import PrefenvsError
 
@@ -71,8 +69,11 @@ def test_a_sac_update_in_bfloat16_is_close_to_the_exact_one() -> None:
     assert inner_layers(agents[1].policy) == 2 + 2 * 4, "two in the actor, two in each of four critics"
     assert agents[0].policy.state_dict().keys() == agents[1].policy.state_dict().keys()
     batch = agents[0].replay_buffer.sample(128)
-    noises = torch.randn(2, 128, 1)
-    exact, rough = (update(agent, batch, noises=tuple(noises)) for agent in agents)
+    results = []
+    for agent in agents:
+        torch.manual_seed(0)
+        results.append(update(agent, batch))
+    exact, rough = results
     for name, value in exact.items():
         torch.testing.assert_close(rough[name], value, rtol=0.02, atol=0.01, msg=name)
     assert not torch.equal(rough["critic_loss"], exact["critic_loss"])
@@ -87,23 +88,6 @@ def test_pebble_learns_saves_and_loads_in_bfloat16(tmp_path: Path) -> None:
     assert inner_layers(loaded.policy) == inner_layers(agent.policy) > 0
     observations = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     np.testing.assert_array_equal(*(one.predict(observations, deterministic=True)[0] for one in (loaded, agent)))
-
-
-def test_a_stacked_update_rounds_as_that_of_one_agent() -> None:
-    def agents() -> list[SAC]:
-        made = [filled(SAC(PebblePolicy, gym.make("Pendulum-v1"), seed=k, device="cpu", **WIDE)) for k in (0, 1)]
-        for agent in made:
-            agent.policy.round_inner()
-        return made
-
-    together, apart = agents(), agents()
-    steps = [Step(agent.replay_buffer.sample(128), tuple(torch.randn(2, 128, 1)), True) for agent in apart]
-    metrics = SACStack(together).update(steps)
-    for one, other, step, figures in zip(together, apart, steps, metrics, strict=True):
-        expected = update(other, step.batch, noises=step.noises)
-        torch.testing.assert_close(figures["critic_loss"], expected["critic_loss"], rtol=1e-3, atol=1e-4)
-        for name, value in other.policy.state_dict().items():
-            torch.testing.assert_close(one.policy.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
 def test_ppo_rounds_its_hidden_layers() -> None:

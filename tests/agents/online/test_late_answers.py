@@ -45,7 +45,7 @@ def say(store: Store, query: Query, best: int) -> None:
     store.add_preferences([Preference(query, np.eye(2)[best], "ann", "human")], run="run")
 
 
-def test_answers_to_questions_from_before_a_restart_are_widened(tmp_path: Path) -> None:
+def test_answers_to_questions_from_before_a_restart_cover_the_uncropped_segments(tmp_path: Path) -> None:
     with Store(tmp_path / "labels.sqlite") as store:
         agent = make_agent(store)
         agent.learn(170)
@@ -59,7 +59,7 @@ def test_answers_to_questions_from_before_a_restart_are_widened(tmp_path: Path) 
         assert agent.feedback.labels == 4
         agent.feedback.total_steps = 300
         agent.save_checkpoint(tmp_path / "checkpoint")
-        wide = {query.id: query for query in agent.feedback.wide}
+        uncropped = {query.id: query for query in agent.feedback.oracle.asked}
 
         resumed = make_agent(store)
         resumed.resume(tmp_path / "checkpoint")
@@ -70,11 +70,11 @@ def test_answers_to_questions_from_before_a_restart_are_widened(tmp_path: Path) 
         resumed.learn(30, reset_num_timesteps=False)
         answers = {answer.query.id: answer for answer in resumed.feedback.preferences}
         assert resumed.feedback.labels == len(answers) == 20
-        assert set(answers) == set(wide)
+        assert set(answers) == set(uncropped)
         chosen = sorted(answer.best for answer in answers.values())
         assert chosen == [0] * 3 + [1] * 17
         for key, answer in answers.items():
-            for found, given in zip(answer.query.segments, wide[key].segments, strict=True):
+            for found, given in zip(answer.query.segments, uncropped[key].segments, strict=True):
                 assert (len(found), found.episode, found.start) == (8 + 2 * MARGIN, given.episode, given.start)
                 np.testing.assert_array_equal(found.observations, given.observations)
                 np.testing.assert_array_equal(found.true_rewards, given.true_rewards)

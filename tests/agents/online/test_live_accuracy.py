@@ -39,7 +39,7 @@ def test_accuracy_is_pooled_over_all_labels_predicted_before_they_were_learned()
     feedback = make_feedback(oracle)
     seen, hits, rows = 0, 0.0, []
     for session in range(20):
-        metrics = feedback.hold(10 * (session + 1))
+        metrics = feedback.run(10 * (session + 1))
         assert metrics is not None
         if session:  # nothing had been learned before the first
             seen += int(metrics["new"])
@@ -61,7 +61,7 @@ def test_accuracy_is_pooled_over_all_labels_predicted_before_they_were_learned()
 def test_the_pool_is_in_the_checkpoint() -> None:
     first = make_feedback(Noting())
     for session in range(3):
-        first.hold(10 * (session + 1))
+        first.run(10 * (session + 1))
     other = make_feedback(Noting())
     other.load_state_dict(first.state_dict())
     assert other.predicted == first.predicted

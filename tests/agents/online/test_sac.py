@@ -11,21 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
-from stable_baselines3.sac.policies import SACPolicy
 
 from prefenvs.agents.nets import kernels
-from prefenvs.agents.nets.critics import StackedCritic
-from prefenvs.agents.nets.flat import FlatAdam, FlatParameters
 from prefenvs.agents.nets.kernels import products, round_rows
-from prefenvs.agents.nets.policies import LOG_STD_MAX, LOG_STD_MIN, PebblePolicy
-from prefenvs.agents.online.sac import squashed_sample, update
-
-
-class StackedPolicy(SACPolicy):
-    """Stable-Baselines3's policy with our critics."""
-
-    def make_critic(self, features_extractor: Any = None) -> StackedCritic:
-        return StackedCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor))
+from prefenvs.agents.online.sac import LOG_STD_MAX, LOG_STD_MIN, PebblePolicy, squashed_sample, update
 
 
 def filled(agent: SAC) -> SAC:
@@ -42,7 +31,7 @@ def test_log_probability_of_a_squashed_sample_is_that_of_the_distribution() -> N
     agent = SAC("MlpPolicy", gym.make("Pendulum-v1"), seed=0, device="cpu")
     observations = torch.randn(64, 3)
     torch.manual_seed(1)
-    actions, log_prob, *_ = squashed_sample(agent.actor, observations)
+    actions, log_prob = squashed_sample(agent.actor, observations)
     mean, log_std, _ = agent.actor.get_action_dist_params(observations)
     base = torch.distributions.Normal(mean, log_std.exp())
     expected = torch.distributions.TransformedDistribution(base, torch.distributions.TanhTransform(cache_size=1))
@@ -55,7 +44,7 @@ def test_update_moves_the_critic_as_stable_baselines_does(monkeypatch: pytest.Mo
     """The critic's step depends on the noise of the next action only, so with a fixed temperature both must agree."""
     critics = []
     for ours in (True, False):
-        agent = filled(SAC(StackedPolicy, gym.make("Pendulum-v1"), seed=0, device="cpu", ent_coef=0.2))
+        agent = filled(SAC("MlpPolicy", gym.make("Pendulum-v1"), seed=0, device="cpu", ent_coef=0.2))
         agent.set_logger(configure(None, []))
         batch = agent.replay_buffer.sample(128)
         torch.manual_seed(7)
@@ -120,11 +109,9 @@ class PlainSAC:
                 goal.data.mul_(1 - self.tau).add_(self.tau * source.data)
 
 
-@pytest.mark.parametrize("batched", [True, False])
-def test_many_updates_equal_those_of_a_plain_statement(batched: bool) -> None:
-    """Also with the moments of a fresh optimiser, a copy of the agent's parts, and critics computed one by one."""
+def test_many_updates_equal_those_of_a_plain_statement() -> None:
+    """Also with the moments of a fresh optimiser and a copy of the agent's parts."""
     agent = filled(SAC(PebblePolicy, gym.make("Pendulum-v1"), seed=0, device="cpu", learning_rate=1e-3))
-    agent.critic.stackable = batched
     plain = PlainSAC(agent)
     for i in range(20):
         batch = agent.replay_buffer.sample(64)
@@ -141,48 +128,6 @@ def test_many_updates_equal_those_of_a_plain_statement(batched: bool) -> None:
             assert (p - q).abs().median() < 1e-5
             assert (p - q).abs().max() < 5e-3
     torch.testing.assert_close(agent.log_ent_coef.detach(), plain.log_alpha.detach(), rtol=1e-3, atol=1e-4)
-
-
-def test_flat_adam_steps_and_saves_as_adam_does() -> None:
-    torch.manual_seed(0)
-    shapes = [(4, 3), (4,), (2, 4), ()]
-    mine = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
-    theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
-    optimizers = [FlatAdam(mine, lr=1e-2), torch.optim.Adam(theirs, lr=1e-2)]
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            for p, q in zip(mine, theirs, strict=True):
-                p.grad = torch.randn(p.shape)
-                q.grad = p.grad.clone()
-            for optimizer in optimizers:
-                optimizer.step()
-        for p, q in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(p, q)
-
-    steps(5)
-    # Each takes up what the other has saved.
-    saved = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
-    optimizers = [FlatAdam(mine, lr=1e-2), torch.optim.Adam(theirs, lr=1e-2)]
-    for optimizer, state in zip(optimizers, reversed(saved), strict=True):
-        optimizer.load_state_dict(state)
-    steps(5)
-    # And goes on when the parameters have moved.
-    for p in mine:
-        p.data = p.data.clone()
-    steps(5)
-
-
-def test_flat_parameters_are_the_parameters() -> None:
-    layer = torch.nn.Linear(3, 2)
-    values = torch.cat([p.detach().flatten() for p in layer.parameters()])
-    flat = FlatParameters(list(layer.parameters()))
-    torch.testing.assert_close(flat.vector, values)
-    flat.vector.zero_()
-    assert not layer.weight.any()
-    layer.bias.data.fill_(3.0)
-    assert flat.vector.tolist() == [0.0] * 6 + [3.0] * 2
-    assert FlatParameters(list(layer.parameters())).vector.data_ptr() == flat.vector.data_ptr()
 
 
 @pytest.mark.parametrize("kernels_are_exact", [None, False])
