@@ -79,7 +79,7 @@ def make_task(name: str, env: type[Any]) -> Task:
 
 def add_task(monkeypatch: pytest.MonkeyPatch, row: Task) -> str:
     """Put a row into the table for the time of a test, and return its id."""
-    monkeypatch.setitem(table._rows(), row.id, row)
+    monkeypatch.setitem(table.tables(), row.id, row)
     return row.id
 
 

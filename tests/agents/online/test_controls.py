@@ -8,7 +8,7 @@ import pytest
 from prefenvs.agents import PEBBLE
 from prefenvs.errors import PrefenvsError
 
-from ..conftest import Point, Rater
+from ..worlds import Point, Rater
 from .test_pebble import make_agent, make_config
 
 

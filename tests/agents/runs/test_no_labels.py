@@ -33,7 +33,7 @@ def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("command", [PEBBLE, PREFPPO])
 @pytest.mark.parametrize(
     ("rater", "length", "way_out"),
-    [("oracle", "500", "lower --segment-length"), ("skips", "2", "choose another rater"), ("human", "2", "--wait")],
+    [("skips", "2", "choose another rater"), ("human", "2", "--wait")],
 )
 def test_a_run_without_a_label_fails(
     command: list[str],
