@@ -20,8 +20,8 @@ import prefenvs
 from prefenvs.agents import BC, CPL, IQL, PEBBLE, BCConfig, CPLConfig, IQLConfig
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.offline.single_loss import OneLossLearner
+from prefenvs.agents.online.pebble import preset
 from prefenvs.agents.online.pebble_seeds import PebbleGroup
-from prefenvs.agents.online.presets import pebble_settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.tasks import find_task
@@ -108,11 +108,15 @@ def measure_rewards(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> li
 
 def measure_pebble(seeds: int = 3, device: str = "cpu", rounds: int = 5, steps: int = 300) -> list[Row]:
     """PEBBLE on Reacher, environments and all; on the true reward, so that no round has a fit that others lack."""
-    settings = pebble_settings(find_task("Reacher-v5"), "small")
+    settings = preset(find_task("Reacher-v5"), "small")
     config = replace(settings.config, true_reward=True)
 
     def make() -> list[PEBBLE]:
-        options: dict[str, Any] = settings.sac | {"buffer_size": 20_000, "learning_starts": 100, "device": device}
+        options: dict[str, Any] = settings.options.keywords() | {
+            "buffer_size": 20_000,
+            "learning_starts": 100,
+            "device": device,
+        }
         env = "Reacher-v5"
         agents = [PEBBLE("MlpPolicy", prefenvs.make(env), None, config, seed=seed, **options) for seed in range(seeds)]
         for agent in agents:

@@ -14,6 +14,7 @@ from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.rewards.surf import centre_query
 from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.queries import Selector
 from prefenvs.segments import Segment
@@ -24,19 +25,19 @@ from prefenvs.trajectories import TrajectoryBuffer
 class FeedbackConfig:
     """When and how much a rater is asked; the defaults are B-Pref's for walker-walk with 500 labels."""
 
-    labels: int = 500
+    labels: PositiveInt = 500
     """Label budget; every query asked counts, skipped or not."""
-    per_session: int = 50
+    per_session: PositiveInt = 50
     """Queries in one session (the first value where a schedule changes it)."""
-    interact: int = 20_000
+    interact: PositiveInt = 20_000
     """Environment steps between two sessions."""
-    segment_length: int = 50
+    segment_length: PositiveInt = 50
     """Steps in one segment."""
     selector: str = "disagreement"
     """How queries are chosen after the first session, which is always uniform (see prefenvs.queries)."""
     schedule: Literal["constant", "decreasing", "increasing"] = "constant"
     """How the size of a session changes over the run."""
-    unlabelled: int = 10
+    unlabelled: NonNegativeInt = 10
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle
 from prefenvs.segments import Array
 from prefenvs.tasks import has_reward
@@ -36,18 +37,18 @@ LearnedReturns = Callable[[Trajectories], Array]
 class LearnerConfig(FeedbackConfig):
     """Settings of state-entropy exploration and of the reward ensemble; B-Pref's defaults."""
 
-    unsupervised_steps: int = 9_000
+    unsupervised_steps: NonNegativeInt = 9_000
     """Steps of state-entropy exploration before the first session."""
-    neighbour: int = 5
+    neighbour: PositiveInt = 5
     """Which nearest neighbour measures the novelty of a state."""
-    entropy_states: int | None = None
+    entropy_states: PositiveInt | None = None
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
     true_reward: bool = False
     """Learn from the true reward instead: the upper bound, labelled as such wherever it appears."""
     aggregate: Literal["mean", "min", "mean-std"] = "mean"
     """What the ensemble's members become for the agent: their mean, or against over-optimisation the worst case (min)
     or the mean less their spread (Coste et al. 2024, section 3, which subtracts the variance)."""
-    std_weight: float = 1.0
+    std_weight: NonNegativeFloat = 1.0
     """How many standard deviations mean-std subtracts."""
     precision: Precision = "float32"
     """bfloat16 multiplies in that type between the first and the last layers of actor, critics and value function."""
@@ -112,6 +113,11 @@ class PreferenceLearner(BaseAlgorithm):
                 "the agent has no environment: pass env=prefenvs.make(...) to the constructor or to load"
             )
         return self.env
+
+    @property
+    def task(self) -> str:
+        """Id of the task that the agent is trained on."""
+        return self.recorder.buffer.task
 
     @property
     def learns_from(self) -> str:

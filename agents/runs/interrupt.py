@@ -34,7 +34,6 @@ class StopOnInterrupt(BaseCallback):
         self.requested = False
         self.safe = True
         self._former: dict[signal.Signals, Any] = {}
-        self._leader = self
 
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere they are somebody else's affair.
@@ -47,20 +46,14 @@ class StopOnInterrupt(BaseCallback):
             signal.signal(number, former)
         self._former = {}
 
-    def follower(self) -> StopOnInterrupt:
-        """Return a callback for another agent of the same `learn`, which stops with this one."""
-        other = StopOnInterrupt()
-        other._leader = self
-        return other
-
     def _on_rollout_start(self) -> None:
-        if self._leader.requested:
+        if self.requested:
             raise KeyboardInterrupt
 
     def _on_step(self) -> bool:
         # An on-policy rollout may take minutes and is thrown away by a resume in any case; an off-policy one is short,
         # and has to reach the replay buffer.
-        if self._leader.requested and isinstance(self.model, OnPolicyAlgorithm):
+        if self.requested and isinstance(self.model, OnPolicyAlgorithm):
             raise KeyboardInterrupt
         return True
 

@@ -1,328 +1,330 @@
-"""`prefenvs train <algorithm>`."""
+"""`prefenvs train ALGORITHM`: built from the algorithm's declaration, every field of its configuration a flag."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import arg
-
-import prefenvs
+from prefenvs.agents.registry import (
+    Algorithm,
+    Online,
+    Settings,
+    describe_algorithm,
+    find_algorithm,
+    list_algorithms,
+)
+from prefenvs.cli import train_raters
 from prefenvs.cli.clip import ClipOptions
-from prefenvs.cli.hybrid import HybridOptions
-from prefenvs.cli.run_options import RunOptions
-from prefenvs.cli.seeds import check_resume, of_seeds
-from prefenvs.cli.vlm import VLMOptions, given_flags
+from prefenvs.cli.flags import flags_of, given_flags, keywords_of, parse_groups, restore
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import NonNegativeInt, PositiveInt, Seed
+from prefenvs.limits import DeviceName, PositiveInt, Seed
 from prefenvs.runs import Run
-from prefenvs.store import Recorded, Store
 from prefenvs.tasks import Task, find_task, has_reward
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from prefenvs.agents.online.learner import LearnerConfig, PreferenceLearner
-    from prefenvs.agents.online.presets import PebbleSettings
+    from prefenvs.datasets.offline import OfflineDataset
     from prefenvs.preferences import Oracle
 
-# What has no effect where no rater is asked.
-LABEL_OPTIONS = ("oracle", "expert", "labels", "per_session", "interact", "segment_length", "selector", "schedule")
-AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
+EXAMPLE = "dmc-walker-walk-v0"
+"""Whose defaults the help shows where no task is named."""
+NOW = ("resume", "progress", "evaluate-beside", "threads")
+"""Flags that may stand beside --resume."""
 
 
 @dataclass(frozen=True)
-class TrainOptions(RunOptions):
-    """What every online learner is told; settings that are not given are the published ones."""
+class Training:
+    """How long, where, and when the policy is measured."""
 
-    algorithm: ClassVar[str]
+    steps: PositiveInt
+    """Steps of training: of the environment online, gradient steps from fixed data."""
+    preset: str
+    """Where the defaults come from: the published settings for the task, or small ones for a CPU."""
+    seed: Seed = 0
+    """Seed of everything in training; evaluation has seeds of its own."""
+    seeds: tuple[Seed, ...] = ()
+    """Several seeds, each with the result that it has alone and a run folder of its own.
+
+    {seed} in --folder becomes the seed, or else it is appended. iql, cpl and bc share gradient steps among the seeds;
+    online, each seed is a process.
+    """
+    evaluate_every: PositiveInt = 10_000
+    """Steps between two evaluations: of the environment online, gradient steps from fixed data."""
+    episodes: PositiveInt = 10
+    """Episodes in an evaluation."""
+    evaluate_beside: bool = False
+    """Evaluate in a process of its own while training goes on, which takes another core."""
+    threads: PositiveInt = 1
+    """PyTorch threads; small networks are slower with more."""
+    device: DeviceName = "auto"
+    """Where to train: auto, cpu or cuda."""
+    folder: Path | None = None
+    """Run folder; by default one below runs/, named by task, algorithm, learning signal and seed."""
+    resume: Path | None = None
+    """Continue the run in this folder; all other options come from it."""
+    progress: bool = True
+    """Show a progress bar with an ETA."""
+
+    def of_each_seed(self) -> list[Training]:
+        """Return the training of each seed; raises PrefenvsError where one stands twice."""
+        if not self.seeds:
+            return [self]
+        if len(set(self.seeds)) < len(self.seeds):
+            raise PrefenvsError(f"--seeds names a seed twice: {' '.join(map(str, self.seeds))}")
+        return [
+            dataclasses.replace(self, seed=seed, seeds=(), folder=folder_of(self.folder, seed)) for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class OnlineTask:
+    """What you must say."""
 
     task: str = ""
     """Task id; `prefenvs tasks` lists them."""
-    oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, human or ratings, vlm, clip.
 
-    regret-noisy, regret-crowd-antmaze, ...: by regret, with a simulated teacher's irrationalities. hybrid: two of
-    these, --cheap and --costly.
+
+def folder_of(folder: Path | None, seed: int) -> Path | None:
+    """Return the run folder of one seed of several."""
+    if folder is None:
+        return None
+    name = str(folder)
+    return Path(name.replace("{seed}", str(seed)) if "{seed}" in name else f"{name}-{seed}")
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train, or continue to train, and print the returns before and after.
+
+    arguments: the algorithm's name and its flags. Raises PrefenvsError for what does not fit together.
     """
-    expert: Path | None = None
-    """With --oracle regret: run folder (`train pebble --true-reward`) or SB3 .zip; Delivery-v0 can do without."""
-    regret_form: Literal["advantage", "deterministic", "visited"] = "advantage"
-    """With --oracle regret: sum of advantages; telescoped; or telescoped without the last action, as CPL's labels."""
-    store: str | None = None
-    """With --oracle human: the store that `prefenvs label --store` serves, a file or a postgresql:// URL.
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(describe_algorithms())
+        if not arguments:
+            raise PrefenvsError("say which algorithm: prefenvs train ALGORITHM")
+        return
+    name, *rest = arguments
+    algorithm, given = find_algorithm(name), given_flags(rest)
+    resumed = None
+    if "resume" in given and not {"-h", "--help"} & {*rest}:
+        resumed = Run.resume(Path(given["resume"]), f"train {name}")
+        _check_resume(given)
+    if algorithm.source == "offline":
+        from prefenvs.cli.offline import train_offline
 
-    With --oracle vlm: where prompts and replies are kept, if not in the run folder's own store.
+        train_offline(algorithm, rest, given, resumed)
+    else:
+        _train_online(algorithm, rest, given, resumed)
+
+
+def describe_algorithms() -> str:
+    """Return the list of algorithms, a line each; none is imported."""
+    found = {name: describe_algorithm(place) for name, place in list_algorithms().items()}
+    width = max(map(len, found))
+    lines = [f"  {name:{width}}  {sentence}" for name, sentence in found.items()]
+    usage = "usage: prefenvs train ALGORITHM [OPTIONS]\n\nTrain an agent. Each algorithm has its own options, with the"
+    usage += " defaults of a task and preset:\nprefenvs train pebble --task dmc-walker-walk-v0 --preset small --help"
+    return "\n".join([f"{usage}\n\nalgorithms:", *lines, "", "An algorithm of your own is called module:NAME."])
+
+
+def read_groups(
+    algorithm: Algorithm,
+    arguments: Sequence[str],
+    given: Mapping[str, str],
+    task: Task,
+    first: Mapping[str, Any],
+    training: type[Training],
+    resumed: Run | None,
+) -> tuple[dict[str, Any], Settings]:
+    """Return the groups of options as the command line has them, and the settings of the run.
+
+    first: groups before that of the training. The defaults are the preset's for the task, or what a resumed run has
+    kept; the groups of raters lie in its record by name, all others side by side.
     """
-    wait: bool = False
-    """With --oracle human or vlm: stop at each session until all is answered; otherwise training goes on meanwhile."""
-    steps: PositiveInt | None = None
-    """Environment steps."""
-    seeds: tuple[Seed, ...] = ()
-    """Several seeds trained side by side in one process, each with the result that it has alone (pebble).
-
-    Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
-    """
-    labels: PositiveInt | None = None
-    """Label budget."""
-    per_session: PositiveInt | None = None
-    """Queries in a session."""
-    interact: PositiveInt | None = None
-    """Environment steps between sessions (pebble: closer together in a run shorter than published)."""
-    segment_length: PositiveInt | None = None
-    """Steps in a segment."""
-    selector: str | None = None
-    """uniform, disagreement, entropy, bald, k-center, k-center-disagreement, k-center-entropy or near-on-policy."""
-    schedule: Literal["constant", "decreasing", "increasing"] | None = None
-    """How the size of a session changes over the run; constant by default."""
-    unsupervised_steps: NonNegativeInt | None = None
-    """Steps of state-entropy exploration before the first session (pebble: at most a sixth of a short run)."""
-    aggregate: Literal["mean", "min", "mean-std"] | None = None
-    """What the ensemble's members become for the agent: mean, or against over-optimisation min or mean-std."""
-    precision: Literal["float32", "bfloat16"] | None = None
-    """bfloat16 multiplies in that type within the networks: faster where the processor has it, to two or three digits.
-
-    SAC learned less with it in the one task that was tried (docs/performance.md).
-    """
-    true_reward: bool = False
-    """Upper bound: learn from the true reward instead of preferences."""
-    vlm: Annotated[VLMOptions, arg(name="", prefix_name=False)] = field(default_factory=VLMOptions)
-    """With --oracle vlm: the model."""
-    hybrid: Annotated[HybridOptions, arg(name="", prefix_name=False)] = field(default_factory=HybridOptions)
-    """With --oracle hybrid: the two raters."""
-    clip: Annotated[ClipOptions, arg(name="", prefix_name=False)] = field(default_factory=ClipOptions)
-    """With --oracle clip: the model."""
-
-    def run(self) -> None:
-        """Train, or continue to train, and print the returns before and after."""
-        if self.resume is not None:
-            check_resume(self.seeds)
-            run = Run.resume(self.resume, f"train {self.algorithm}")
-            now = {"folder": run.folder, "progress": self.progress, "vlm": self.vlm.over(run.config.get("vlm", {}))}
-            now["hybrid"] = HybridOptions(**run.config.get("hybrid", {}))
-            now["clip"] = ClipOptions.read(run.config.get("clip", {}))
-            options = dataclasses.replace(self, **run.config | now)
-            agent, steps = options._make_agent(options._find_task())
-            options._train([agent], [run], steps, resume=True)
-            return
-        task = self._find_task()
-        each = of_seeds(self, self.seeds) if self.seeds else [self]
-        # Settings are checked before a folder is made.
-        made = [options._make_agent(task) for options in each]
-        agents, steps = [agent for agent, _ in made], made[0][1]
-        for agent in agents:
-            agent.check_run(steps)
-        self._check_together(agents)
-        self._train(agents, [options._create_run(task) for options in each], steps)
-
-    def _check_together(self, agents: Sequence[PreferenceLearner]) -> None:
-        from prefenvs.agents.runs.train import training_of
-        from prefenvs.oracles import PartialReturnOracle, RegretOracle
-
-        training_of(agents)
-        if len(agents) > 1 and not all(isinstance(a.oracle, PartialReturnOracle | RegretOracle | None) for a in agents):
-            raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {self.oracle}: train one seed")
-
-    def _create_run(self, task: Task) -> Run:
-        rater = "true-reward" if self.true_reward else self.oracle
-        folder = self.folder or Path("runs") / f"{task.file_name}-{self.algorithm}-{rater}-{self.seed}"
-        return Run.create(folder, f"train {self.algorithm}", dataclasses.asdict(self))
-
-    def _train(
-        self, agents: Sequence[PreferenceLearner], runs: Sequence[Run], steps: int, resume: bool = False
-    ) -> None:
-        import torch
-
-        from prefenvs.agents.runs.train import train
-
-        torch.set_num_threads(self.threads)
-        with contextlib.ExitStack() as stack:
-            for run in runs:
-                stack.enter_context(run.locked())
-            raters = [agent.oracle for agent in agents]
-            for agent, run in zip(agents, runs, strict=True):
-                self._attach(agent, run, stack)
-                if resume and has_checkpoint(run):
-                    agent.resume(run.checkpoint)
-            schedule = self.evaluate_every, self.episodes, self.progress, self.evaluate_beside
-            summaries = train(agents, runs, steps, *schedule)
-        for summary, run, rater in zip(summaries, runs, raters, strict=True):
-            report(summary, run, rater)
-
-    def _attach(self, agent: PreferenceLearner, run: Run, stack: contextlib.ExitStack) -> None:
-        """Let what the rater is asked and answers go into the run's store."""
-        from prefenvs.oracles import HumanOracle, HybridOracle
-
-        store = stack.enter_context(Store(run.path("preferences.sqlite")))
-        rater = agent.oracle
-        for one in (rater.cheap, rater.costly) if isinstance(rater, HybridOracle) else (rater,):
-            self._connect(one, store, run, stack)
-        if isinstance(rater, HybridOracle):
-            rater.watch(lambda: agent.reward_model)
-        # What people are asked and answer is in a store already.
-        if rater is not None and not isinstance(rater, HumanOracle):
-            agent.oracle = Recorded(rater, store)
-
-    def _connect(self, rater: Oracle | None, store: Store, run: Run, stack: contextlib.ExitStack) -> None:
-        """Give a rater that needs them the run's store and the run's name, which its questions go under."""
-        from prefenvs.oracles import HumanOracle, VLMOracle
-
-        if isinstance(rater, VLMOracle):
-            rater.store, rater.run = rater.store or store, run.folder.name
-            # Calls under way when training ends have been paid for, and are written down.
-            stack.enter_context(rater)
-        if isinstance(rater, HumanOracle):
-            rater.run = run.folder.name
-            kind = " --kind rating" if self.oracle == "ratings" else ""
-            page = f"prefenvs label --store {self.store}{kind}"
-            print(f"questions go to {self.store}: label with `{page}`", flush=True)
-
-    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
-        """Return the agent and how many environment steps it is to be trained for."""
-        raise PrefenvsError("choose an algorithm: prefenvs train pebble or prefenvs train prefppo")
-
-    def _make_oracle(self, task: Task) -> Oracle | None:
-        """Return the rater of the name given, or two as one; none for the upper bound."""
-        names = self.hybrid.raters if self.oracle == "hybrid" else (self.oracle,)
-        if (self.store is not None or self.wait) and (self.true_reward or not {"human", "ratings", "vlm"} & {*names}):
-            raise PrefenvsError(f"--store and --wait go with --oracle human or vlm, not with {self.oracle!r}")
-        if self.hybrid != HybridOptions() and self.oracle != "hybrid":
-            raise PrefenvsError(f"--cheap, --costly and --route go with --oracle hybrid, not with {self.oracle!r}")
-        if self.regret_form != "advantage" and not any(name.split("-")[0] == "regret" for name in names):
-            raise PrefenvsError(f"--regret-form goes with --oracle regret, not with {self.oracle!r}")
-        self._check_models(() if self.true_reward else names)
-        if self.true_reward:
-            return None
-        if self.expert is not None and not any(name.split("-")[0] == "regret" for name in names):
-            raise PrefenvsError(f"--expert goes with --oracle regret, not with {self.oracle!r}")
-        if self.oracle == "hybrid":
-            return self.hybrid.make(lambda name, seed: self._make_rater(task, name, seed), self.seed)
-        return self._make_rater(task, self.oracle, self.seed)
-
-    def _check_models(self, names: Sequence[str]) -> None:
-        """Raise a PrefenvsError for options of a model that none of these raters is, and of labels where none rates."""
-        rater = f"--oracle {self.oracle}" if names else "--true-reward"
-        for kind, options in (("vlm", self.vlm), ("clip", self.clip)):
-            given = given_flags(options)
-            if given and not any(name.split("-")[0] == kind for name in names):
-                raise PrefenvsError(f"{given[0]} goes with --oracle {kind}, not with {rater}: leave it out")
-        if not names:
-            for flag in LABEL_OPTIONS:
-                if getattr(self, flag) not in (None, "oracle"):
-                    raise PrefenvsError(
-                        f"--{flag.replace('_', '-')} is about labels, of which --true-reward needs none: leave it out"
-                    )
-
-    def _make_rater(self, task: Task, name: str, seed: int) -> Oracle:
-        """Return the people behind a store, a model, or the simulated teacher of that name."""
-        from prefenvs.cli.critic import make_regret_oracle
-        from prefenvs.oracles import CLIPOracle, HumanOracle, PartialReturnOracle, RatingOracle
-
-        if name == "vlm":
-            self.vlm.check()
-            return self.vlm.make(task, None if self.store is None else Store(self.store), wait=self.wait)
-        raters: dict[str, type[HumanOracle]] = {"human": HumanOracle, "ratings": RatingOracle}
-        if name in raters:
-            if self.store is None:
-                raise PrefenvsError(f"--oracle {name} needs the store that people label: --store labels.sqlite")
-            return raters[name](Store(self.store), wait=self.wait)
-        if name.split("-")[0] == "clip":
-            return CLIPOracle(self.clip.make(task), name.partition("-")[2] or "oracle", seed)
-        if name.split("-")[0] == "regret":
-            return make_regret_oracle(task, self.expert, self.regret_form, name.partition("-")[2] or "oracle", seed)
-        return PartialReturnOracle(name, seed=seed)
-
-    def _override(self, config: AnyConfig) -> AnyConfig:
-        """Put what was given on the command line in place of the published settings."""
-        names = ["per_session", "interact", "segment_length", "selector", "unsupervised_steps", "aggregate"]
-        names += ["precision", "schedule"]
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return dataclasses.replace(config, **given, true_reward=self.true_reward)
-
-    def _find_task(self) -> Task:
-        if not self.task:
-            raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
-        if self.steps is not None and self.steps < 1:
-            raise PrefenvsError(f"--steps must be at least 1, got {self.steps}")
-        return find_task(self.task)
+    saved = {} if resumed is None else resumed.config
+    known = dict(saved) if resumed is not None else keywords_of(algorithm.preset, given)
+    name = str(saved.get("preset") or given.get("preset", ""))
+    preset = name if name in algorithm.presets else algorithm.presets[0]
+    chosen = {key: value for key, value in known.items() if value is not None and key not in ("task", "name")}
+    settings = algorithm.settings(task, preset, **chosen)
+    groups: dict[str, Any] = {**first, "training": training(settings.steps, preset), algorithm.name: settings.config}
+    if settings.options is not None and dataclasses.fields(settings.options):
+        groups["learner"] = settings.options
+    if resumed is not None:
+        groups = _restore(groups, resumed)
+    titles = {title: title.replace(":", "-").replace(".", "-") for title in groups}
+    example = "" if set(given) & {"task", "dataset", "resume"} else f" Defaults are those of {task.id}."
+    parsed = parse_groups(
+        arguments,
+        {titles[title]: group for title, group in groups.items()},
+        f"prefenvs train {algorithm.name}",
+        f"{describe_algorithm(list_algorithms().get(algorithm.name, algorithm.name))}{example}",
+        {"preset": Literal[algorithm.presets]},
+    )
+    groups = {title: parsed[titles[title]] for title in groups}
+    options = groups.get("learner", settings.options)
+    settings = Settings(groups[algorithm.name], groups["training"].steps, options)
+    return groups, settings
 
 
-@dataclass(frozen=True)
-class TrainPebble(TrainOptions):
-    """Train PEBBLE: SAC on a reward learned online from a rater's preferences."""
-
-    algorithm = "pebble"
-
-    preset: Literal["published", "small"] = "published"
-    """small: 2x128 networks, batches of 256 and larger steps, for a CPU."""
-    surf: bool = False
-    """Semi-supervised reward learning with augmentation (SURF)."""
-    rune: bool = False
-    """Reward bonus for the ensemble's uncertainty (RUNE)."""
-    learning_starts: NonNegativeInt = 1_000
-    """Steps of random actions at the beginning."""
-    envs: PositiveInt = 1
-    """Environments stepped side by side; one update for each environment step in any case."""
-
-    def settings(self, task: Task) -> PebbleSettings:
-        """Return the task's settings with what was given in their place."""
-        from prefenvs.agents.online.presets import PebbleSettings, fit_schedule, pebble_settings
-        from prefenvs.agents.rewards.surf import SurfConfig
-
-        published = pebble_settings(task, self.preset, self.labels)
-        config, steps = self._override(published.config), published.steps if self.steps is None else self.steps
-        if steps < published.steps:
-            given = {name for name in ("unsupervised_steps", "interact") if getattr(self, name) is not None}
-            config = fit_schedule(config, steps, self.learning_starts, given)
-        if self.rune:
-            config = dataclasses.replace(config, bonus=0.05)
-        if self.surf:
-            config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, surf=SurfConfig()))
-        sac = published.sac | {"buffer_size": steps, "learning_starts": self.learning_starts}
-        return PebbleSettings(config, sac, steps)
-
-    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
-        from prefenvs.agents import PEBBLE
-
-        config, sac, steps = self.settings(task)
-        envs = make_envs(task.id, self.envs, self.seed)
-        return PEBBLE("MlpPolicy", envs, self._make_oracle(task), config, seed=self.seed, **sac), steps
+def record_of(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings as a run folder keeps them."""
+    record: dict[str, Any] = {}
+    for title, group in groups.items():
+        values = dataclasses.asdict(group)
+        record |= {title: values} if title in train_raters.MODELS else values
+    return record
 
 
-@dataclass(frozen=True)
-class TrainPrefPPO(TrainOptions):
-    """Train PrefPPO: PPO on a reward learned online from a rater's preferences."""
+def _restore(groups: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Return the groups as a run folder has kept them; raises PrefenvsError for a setting that this version lacks."""
+    saved = run.config
+    known = {field.name for title, group in groups.items() for field in dataclasses.fields(group)}
+    unknown = sorted(set(saved) - known - set(train_raters.MODELS))
+    try:
+        if unknown:
+            raise PrefenvsError(f"it has the setting {unknown[0]!r}")
+        return {
+            title: restore(group, saved.get(title, {}) if title in train_raters.MODELS else saved)
+            for title, group in groups.items()
+        }
+    except PrefenvsError as error:
+        raise PrefenvsError(
+            f"{run.folder} was made by another version ({error}, which this one does not know): resume it with that "
+            "version, or start anew in another --folder"
+        ) from None
 
-    algorithm = "prefppo"
 
-    envs: PositiveInt | None = None
-    """Environments stepped side by side; 16 or 32 by task, as published."""
-
-    def _make_agent(self, task: Task) -> tuple[PreferenceLearner, int]:
-        from prefenvs.agents import PrefPPO
-        from prefenvs.agents.online.presets import prefppo_settings
-
-        settings = prefppo_settings(task, self.labels)
-        config = self._override(settings.config)
-        envs = make_envs(task.id, settings.envs if self.envs is None else self.envs, self.seed)
-        agent = PrefPPO("MlpPolicy", envs, self._make_oracle(task), config, seed=self.seed, **settings.ppo)
-        return agent, self.steps or settings.steps
+def _check_resume(given: Mapping[str, str]) -> None:
+    """Raise a PrefenvsError for flags that a resumed run has settled already."""
+    if "seeds" in given:
+        raise PrefenvsError("--resume continues one run: leave --seeds away, and resume each seed's run")
+    models = {flag for options in train_raters.MODELS.values() for flag in flags_of(options)}
+    for flag in given:
+        if flag not in NOW and flag not in models:
+            raise PrefenvsError(f"--{flag} comes from the run that --resume continues: leave it out")
 
 
-def make_envs(task: str, count: int, seed: int) -> VecEnv:
-    """Make `count` environments that are stepped one after the other in this process."""
-    from prefenvs.envs.vectors import IndependentEnvs
+def _train_online(
+    algorithm: Algorithm, arguments: Sequence[str], given: Mapping[str, str], resumed: Run | None
+) -> None:
+    import torch
 
-    if count < 1:
-        raise PrefenvsError(f"--envs must be at least 1, got {count}")
-    venv = IndependentEnvs([lambda: prefenvs.make(task)] * count)
-    venv.seed(seed)
-    return venv
+    from prefenvs.agents.runs.train import train as train_runs
+
+    words: dict[str, str] = dict(given)
+    if resumed is not None:
+        words |= _words_of(resumed.config)
+    first: dict[str, Any] = {"environment": OnlineTask()}
+    upper = algorithm.signal == "labels" and words.get("true-reward") == "true"
+    if upper:
+        train_raters.check_true_reward(given)
+    elif algorithm.signal == "labels":
+        first |= {"rater": train_raters.RaterOptions(), **train_raters.rater_groups(words)}
+    elif algorithm.signal == "states":
+        first["clip"] = ClipOptions()
+    named = words.get("task", "")
+    if not named and not {"-h", "--help"} & {*arguments}:
+        raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
+    groups, settings = read_groups(algorithm, arguments, given, find_task(named or EXAMPLE), first, Training, resumed)
+    training: Training = groups["training"]
+    if resumed is None and training.seeds:
+        _train_seeds(algorithm, arguments, training)
+        return
+    task = find_task(groups["environment"].task)
+    torch.set_num_threads(training.threads)
+    rater = groups.get("rater")
+    oracle = None if rater is None else train_raters.make_oracle(rater, groups, task, training.seed)
+    reward = groups["clip"].make(task, device=training.device) if algorithm.signal == "states" else None
+    agent = algorithm.make_online(settings, Online(task, oracle, training.seed, training.device, reward))
+    # Settings are checked before a folder is made.
+    if resumed is None:
+        agent.check_run(settings.steps)
+        signal = {"labels": "true-reward" if rater is None else rater.oracle, "true": "true-reward"}
+        parts = (task.file_name, algorithm.name.replace(":", "-"), signal.get(algorithm.signal, ""), training.seed)
+        folder = training.folder or Path("runs") / "-".join(str(part) for part in parts if part != "")
+        record = record_of(groups) | ({"true_reward": True} if algorithm.signal == "true" else {})
+        run = Run.create(folder, f"train {algorithm.name}", record, resumable=algorithm.resumes)
+    else:
+        run = resumed
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.locked())
+        if rater is not None:
+            train_raters.attach_rater(agent, rater, run, stack)
+        if resumed is not None and has_checkpoint(run):
+            agent.resume(run.checkpoint)
+        (summary,) = train_runs(
+            [agent],
+            [run],
+            settings.steps,
+            training.evaluate_every,
+            training.episodes,
+            training.progress,
+            training.evaluate_beside,
+        )
+    report(summary, run, oracle)
+
+
+def _words_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a run folder has kept as words of a command line, by flag."""
+    return {
+        name.replace("_", "-"): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in {**config, **config.get("hybrid", {})}.items()
+        if value is not None and not isinstance(value, dict | list)
+    }
+
+
+def _train_seeds(algorithm: Algorithm, arguments: Sequence[str], training: Training) -> None:
+    """Train each seed in a process of its own, as many at a time as there are processors for their threads."""
+    each = training.of_each_seed()
+    rest, words = [], iter(arguments)
+    pending = next(words, None)
+    while pending is not None:
+        flag = pending.partition("=")[0]
+        following = next(words, None)
+        if flag in ("--seeds", "--folder"):
+            while following is not None and not following.startswith("--"):
+                following = next(words, None)
+        else:
+            rest.append(pending)
+        pending = following
+    lines = []
+    for one in each:
+        place = [] if one.folder is None else ["--folder", str(one.folder)]
+        lines.append([*rest, "--seed", str(one.seed), *place, "--no-progress"])
+    most = max((os.cpu_count() or 1) // training.threads, 1)
+    failed = run_side_by_side(
+        [[sys.executable, "-m", "prefenvs", "train", algorithm.name, *line] for line in lines], most
+    )
+    if failed:
+        seeds = ", ".join(str(each[number].seed) for number in failed)
+        raise PrefenvsError(f"{len(failed)} of {len(each)} seeds failed ({seeds}): see above why")
+
+
+def run_side_by_side(lines: Sequence[Sequence[str]], most: int) -> list[int]:
+    """Run programs, `most` at a time, and return which failed; an interrupt is passed on once, and waited for."""
+    waiting, running, failed = list(enumerate(lines)), dict[int, subprocess.Popen[bytes]](), list[int]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                number, line = waiting.pop(0)
+                running[number] = subprocess.Popen(line, start_new_session=True)
+            time.sleep(0.05)
+            for number, process in [(n, p) for n, p in running.items() if p.poll() is not None]:
+                failed += [number] if process.returncode else []
+                del running[number]
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return sorted(failed)
 
 
 def has_checkpoint(run: Run) -> bool:
@@ -332,20 +334,38 @@ def has_checkpoint(run: Run) -> bool:
     return run.has_checkpoint
 
 
-def report(summary: dict[str, Any], run: Run, rater: Oracle | None) -> None:
-    """Print the figures of a finished run."""
-    from prefenvs.oracles import HybridOracle
-
-    first, last = summary["first"], summary["last"]
+def report(
+    summary: Mapping[str, Any],
+    run: Run,
+    rater: Oracle | None = None,
+    dataset: OfflineDataset | None = None,
+    caution: str = "",
+) -> None:
+    """Print the figures of a finished run, the final policy's and the best one's apart."""
+    first, last, best = summary["first"], summary["last"], summary["best"]
     print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
-    print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
+    if dataset is None:
+        print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
+    else:
+        print(f"{summary['dataset']}: {len(dataset)} episodes; labels: {summary['labels']}; "
+              f"{summary['updates']} gradient steps")  # fmt: skip
+    if summary.get("left_out"):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["left_out_because"].items())
+        print(f"labels left out: {summary['left_out']} ({reasons})")
+    if summary.get("held_out_accuracy") is not None:
+        print(f"held-out labels predicted: {summary['held_out_accuracy']:.1%} of {summary['held_out_labels']}")
+    rows = {"before": first, "final": last, "best": best}
     if has_reward(summary["task"]):
-        print(f"true return before: {first['mean_return']:.1f} +- {first['std_return']:.1f}")
-        print(f"true return after:  {last['mean_return']:.1f} +- {last['std_return']:.1f}")
+        for name, row in rows.items():
+            solved = "" if row["success"] != row["success"] else f", success {row['success']:.0%}"
+            note = f" (chosen by this very evaluation, at step {row['steps']:.0f})" if name == "best" else ""
+            print(f"true return, {name:6} {row['mean_return']:.1f} +- {row['std_return']:.1f}{solved}{note}")
     else:
         print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
-    if not math.isnan(last["success"]):
-        print(f"success before and after: {first['success']:.0%}, {last['success']:.0%}")
+    if summary["learns_from"] == "a reward of states":
+        print(f"learned return before and after: {first['learned_return']:.2f}, {last['learned_return']:.2f}")
+    if "normalised_score" in summary:
+        print(f"normalised score, final {summary['normalised_score']:.1f}{caution}")
     print(f"run folder: {run.folder}")
-    if isinstance(rater, HybridOracle):
+    if hasattr(rater, "summary"):
         print("\n".join(rater.summary()))

@@ -33,6 +33,10 @@ class Budget:
     source: str
 
 
+WALKER_BUDGET = Budget(labels=500, per_session=50, interact=20_000, steps=500_000, epochs=50, lr=5e-4, source="B-Pref")
+"""What tasks without a published budget get: walker-walk's smallest."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """Where to look from: a camera of the model by `name`, or a free one that follows body `track` if given.
@@ -91,6 +95,16 @@ class Task:
     def file_name(self) -> str:
         """The id as part of a file's name: without the colon and dots of `module:NAME`."""
         return re.sub(r"[:.]", "-", self.id)
+
+    def budget(self, labels: int | None = None) -> Budget:
+        """Return the published budget of so many labels; else the smallest, or walker-walk's, with `labels` instead."""
+        if labels is not None and labels < 1:
+            raise PrefenvsError(f"labels must be at least 1, got {labels}")
+        for budget in self.budgets:
+            if labels in (None, budget.labels):
+                return budget
+        nearest = self.budgets[0] if self.budgets else WALKER_BUDGET
+        return dataclasses.replace(nearest, labels=labels or nearest.labels)
 
 
 @cache

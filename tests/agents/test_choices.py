@@ -1,6 +1,7 @@
 """A setting that is one of a few names is never accepted and ignored."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,7 @@ from prefenvs.agents.online.pebble import PebbleConfig
 from prefenvs.agents.online.prefppo import PrefPPOConfig
 from prefenvs.agents.rewards.config import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig
-from prefenvs.cli.hybrid import HybridOptions
-from prefenvs.cli.train import TrainPebble
+from prefenvs.cli.train_raters import RaterOptions, make_oracle
 from prefenvs.oracles import Teacher
 from prefenvs.oracles.hybrid.config import HybridConfig
 
@@ -66,10 +66,11 @@ def test_imitation_takes_a_function_and_refuses_unknown_names() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hybrid": HybridOptions(route="random")}, "--route go with --oracle hybrid"),
         ({"regret_form": "visited"}, "--regret-form goes with --oracle regret"),
+        ({"expert": Path("run")}, "--expert goes with --oracle regret"),
+        ({"wait": True}, "--store and --wait go with --oracle human or vlm"),
     ],
 )
 def test_options_of_another_rater_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PrefenvsError, match=message):
-        TrainPebble(task="Pendulum-v1", oracle="oracle", **options)._make_oracle(find_task("Pendulum-v1"))
+        make_oracle(RaterOptions(**options), {}, find_task("Pendulum-v1"), 0)

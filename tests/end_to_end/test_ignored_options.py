@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from prefenvs.cli import main
-from prefenvs.cli.clip import ClipOptions
-from prefenvs.cli.vlm import VLMOptions, given_flags
 
 TASK = ["--task", "InvertedPendulum-v5", "--no-progress"]
 VLM = [["--vlm-model", "m"], ["--vlm-url", "http://localhost:1/v1"], ["--vlm-size", "64"], ["--vlm-replay"]]
@@ -37,10 +33,3 @@ def test_an_option_of_another_rater_is_refused(
     assert option[0] in line
     assert "leave it out" in line
     assert not run.exists()
-
-
-@pytest.mark.parametrize("options", [VLMOptions(), ClipOptions()])
-def test_defaults_are_not_taken_for_given(options: Any) -> None:
-    assert given_flags(options) == []
-    for field in dataclasses.fields(options):
-        assert len(given_flags(dataclasses.replace(options, **{field.name: "other"}))) == 1

@@ -12,10 +12,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import prefenvs
 from prefenvs.agents import PEBBLE, PrefPPO
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli.hybrid import HybridOptions
-from prefenvs.cli.train import TrainPebble, make_envs
+from prefenvs.cli.train_raters import RaterOptions, make_oracle
 from prefenvs.envs.recording import TrajectoryRecorder
+from prefenvs.envs.vectors import make_envs
 from prefenvs.evaluate import FIRST_SEED, evaluation_seeds
 from prefenvs.oracles import HybridOracle, PartialReturnOracle, Teacher
 from prefenvs.preferences import Query
@@ -133,8 +134,7 @@ def overlap(first: Array, second: Array) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 17])
 def test_two_erring_raters_of_a_hybrid_err_independently(queries: list[Query], seed: int) -> None:
     hybrid = HybridOptions("mistake", "noisy", route="random")
-    options = TrainPebble(task=TASK, oracle="hybrid", hybrid=hybrid, seed=seed)
-    rater = options._make_oracle(prefenvs.find_task(TASK))
+    rater = make_oracle(RaterOptions("hybrid"), {"hybrid": hybrid}, prefenvs.find_task(TASK), seed)
     assert isinstance(rater, HybridOracle)
     assert isinstance(rater.cheap, PartialReturnOracle)
     assert isinstance(rater.costly, PartialReturnOracle)
@@ -148,7 +148,7 @@ def test_two_erring_raters_of_a_hybrid_err_independently(queries: list[Query], s
 @pytest.mark.parametrize("name", ["mistake", "regret-mistake"])
 def test_every_simulated_rater_takes_the_seed_it_is_given(queries: list[Query], name: str) -> None:
     task = prefenvs.find_task("Delivery-v0")
-    first, second = (TrainPebble(task=task.id, oracle=name)._make_rater(task, name, seed) for seed in (0, 1))
+    first, second = (make_oracle(RaterOptions(name), {}, task, seed) for seed in (0, 1))
     states = [one._rng.bit_generator.state["state"]["state"] for one in (first, second)]  # type: ignore[attr-defined]
     assert states[0] != states[1]
 

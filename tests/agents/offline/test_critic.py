@@ -12,7 +12,7 @@ import prefenvs
 from prefenvs import PrefenvsError, Query, Segment
 from prefenvs.agents import PEBBLE, PebbleConfig
 from prefenvs.agents.experts import LearnedAdvantage, _Memory, load_expert
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
 from prefenvs.envs.delivery_board import find_board
 from prefenvs.envs.delivery_values import BoardValues
