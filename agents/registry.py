@@ -94,6 +94,10 @@ class OfflineOptions:
         """Whether a rater's labels are learned from."""
         return True
 
+    def unused(self) -> tuple[str, ...]:
+        """Parts of the configuration that have no effect with these options, so that they are no flags."""
+        return ()
+
     def signal(self, rater: str, config: Any) -> str:
         """What is learned from, in a word, for the run folder's name; `rater`: who answered."""
         return rater

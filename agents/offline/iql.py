@@ -366,6 +366,10 @@ class IQLOptions(OfflineOptions):
         """Not on true rewards."""
         return not self.true_reward
 
+    def unused(self) -> tuple[str, ...]:
+        """The ensemble's settings, where no ensemble is fitted."""
+        return ("reward",) if self.true_reward or self.reward_model != "mlp" else ()
+
     def signal(self, rater: str, config: IQLConfig) -> str:
         """The rater, or that rewards are true."""
         return "true-reward" if self.true_reward else rater

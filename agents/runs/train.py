@@ -111,9 +111,9 @@ def checkpointed(
         except (KeyboardInterrupt, EvaluationFailed):
             if stop.safe:
                 _save(learners, runs)
-            print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}; to continue:")
-            for run in runs:
-                print(f"prefenvs {run.record['command']} --resume {run.folder}")
+            print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}")
+            for run in runs if hasattr(learners[0], "resume") else ():
+                print(f"to continue: prefenvs {run.record['command']} --resume {run.folder}")
             if stop.safe and beside is not None:
                 with suppress(EvaluationFailed):
                     beside.drain()

@@ -31,7 +31,7 @@ HOUR = Limits(seconds=3_600, memory_gb=6)
 ENSEMBLES = ("pebble", "pebble-min", "pebble-mean-std")
 IQL_SMALL: dict[str, Option] = {
     "preset": "small",
-    "normalise_observations": "True",
+    "normalise_observations": True,
     "steps": 6_000,
     "segment_length": 64,
     "regret_form": "visited",
@@ -47,7 +47,6 @@ def _mixed(task: str, mix: tuple[str, ...], steps: int = 8_000) -> Data:
     episodes = ("--task", task, "--dataset", "{data}/episodes", "--preset", "small", "--seed", "100")
     learning = (
         "--normalise-observations",
-        "True",
         "--steps",
         str(steps),
         "--evaluate-every",

@@ -25,12 +25,14 @@ def parse_groups(
     prog: str,
     description: str,
     types: Mapping[str, Any] | None = None,
+    hidden: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return each group, a dataclass, with what the command line says in the place of its values.
 
     groups: by the title of their box in the help; their fields are flags of that name, and the dataclasses among their
     values groups of their own, `--reward.members` for `reward`. A field that may hold a dataclass and holds None has no
-    flag. types: of fields in place of their own. Raises PrefenvsError for a value outside of its limits.
+    flag. types: of fields in place of their own. hidden: nested dataclasses that have no
+    flags. Raises PrefenvsError for a value outside of its limits.
     """
     fields: list[Any] = []
     for title, group in groups.items():
@@ -41,8 +43,8 @@ def parse_groups(
         kind = dataclasses.make_dataclass(type(group).__name__, made, frozen=True)
         kind.__doc__ = (type(group).__doc__ or "").partition("\n")[0]
         fields.append((title, tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default=kind())))  # type: ignore[misc]
-        for name, value in _nested(group):
-            fields.append((name, type(value), dataclasses.field(default=value)))
+        nested = [(name, value) for name, value in _nested(group) if name not in hidden]
+        fields += [(name, type(value), dataclasses.field(default=value)) for name, value in nested]
     command = dataclasses.make_dataclass("Train", fields, frozen=True)
     command.__doc__ = description
     parsed = tyro.cli(command, args=list(arguments), prog=prog, config=(tyro.conf.AvoidSubcommands,))
@@ -51,7 +53,7 @@ def parse_groups(
         flat_values = getattr(parsed, title)
         check_limits(flat_values)
         values = {field.name: getattr(flat_values, field.name) for field in dataclasses.fields(flat_values)}
-        for name, _ in _nested(group):
+        for name in [name for name, _ in _nested(group) if name not in hidden]:
             values[name] = getattr(parsed, name)
             check_limits(values[name], f"{name}.")
         result[title] = dataclasses.replace(group, **values)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefenvs.agents.registry import (
+    ALGORITHMS,
     Algorithm,
     Online,
     Settings,
@@ -114,6 +115,8 @@ def train(arguments: Sequence[str]) -> None:
     resumed = None
     if "resume" in given and not {"-h", "--help"} & {*rest}:
         resumed = Run.resume(Path(given["resume"]), f"train {name}")
+        if not algorithm.resumes:
+            raise PrefenvsError(f"`prefenvs train {name}` cannot be resumed: start anew in another --folder")
         _check_resume(given)
     if algorithm.source == "offline":
         from prefenvs.cli.offline import train_offline
@@ -131,6 +134,19 @@ def describe_algorithms() -> str:
     usage = "usage: prefenvs train ALGORITHM [OPTIONS]\n\nTrain an agent. Each algorithm has its own options, with the"
     usage += " defaults of a task and preset:\nprefenvs train pebble --task dmc-walker-walk-v0 --preset small --help"
     return "\n".join([f"{usage}\n\nalgorithms:", *lines, "", "An algorithm of your own is called module:NAME."])
+
+
+def algorithm_table() -> str:
+    """Return the algorithms as a table in Markdown, made from their declarations."""
+    learns = {"labels": "a rater's preferences", "states": "a reward of states", "true": "the true reward"}
+    lines = ["| algorithm | `prefenvs train` | learns from | configuration |", "|---|---|---|---|"]
+    for name in ALGORITHMS:
+        algorithm = find_algorithm(name)
+        where = "an environment" if algorithm.source == "online" else "a data set"
+        lines.append(
+            f"| {algorithm.title} | `{name}` | {where}, {learns[algorithm.signal]} | `{algorithm.config.__name__}` |"
+        )
+    return "\n".join(lines)
 
 
 def read_groups(
@@ -166,6 +182,7 @@ def read_groups(
         f"prefenvs train {algorithm.name}",
         f"{describe_algorithm(list_algorithms().get(algorithm.name, algorithm.name))}{example}",
         {"preset": Literal[algorithm.presets]},
+        settings.options.unused() if hasattr(settings.options, "unused") else (),
     )
     groups = {title: parsed[titles[title]] for title in groups}
     options = groups.get("learner", settings.options)

@@ -71,7 +71,8 @@ def check_true_reward(given: Mapping[str, str]) -> None:
     """Raise a PrefenvsError for an option about labels where the true reward is learned from."""
     models = {flag for options in MODELS.values() for flag in flags_of(options)}
     for flag in given:
-        if flag in models or flag in LABELS or (flag == "oracle" and given[flag] != "oracle"):
+        about = flag in models or flag in LABELS or flag.startswith("reward.")
+        if about or (flag == "oracle" and given[flag] != "oracle"):
             raise PrefenvsError(f"--{flag} is about labels, of which --true-reward needs none: leave it out")
         if flag in ("store", "wait"):
             raise PrefenvsError(f"--{flag} goes with --oracle human or vlm, not with --true-reward: leave it out")

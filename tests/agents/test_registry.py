@@ -30,6 +30,7 @@ from prefenvs.bench.methods import find_method, methods_of
 from prefenvs.bench.suite import Cell
 from prefenvs.cli import main
 from prefenvs.cli.flags import flags_of
+from prefenvs.cli.train import algorithm_table
 from prefenvs.datasets.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
@@ -158,6 +159,11 @@ def test_unknown_and_taken_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         find_algorithm("bcc")
 
 
+def test_the_docs_have_the_table_of_the_registry() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    assert algorithm_table() in page
+
+
 TOY = '''"""A toy that imitates by a linear policy."""
 
 from __future__ import annotations
@@ -272,6 +278,16 @@ def test_a_learner_from_outside_costs_one_file_and_one_line(
     observation = np.array([0.1, 0.2, 0.3], np.float32)
     np.testing.assert_array_equal(*(policy.predict(observation)[0] for policy in policies))
     capsys.readouterr()
+    record["config"]["nonsense"] = 1
+    (toy / "half" / "run.json").write_text(json.dumps(record))
+    for arguments, message in (
+        ([], "another version (it has the setting 'nonsense'"),
+        (["--rate", "1"], "--rate comes"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", "toy", "--resume", str(toy / "half"), *arguments])
+        (told,) = capsys.readouterr().err.strip().splitlines()
+        assert message in told
     main(["evaluate", str(folder), "--episodes", "1"])
     assert "true return" in capsys.readouterr().out
     method = find_method("toy")
