@@ -40,14 +40,14 @@ def parse_groups(
         made: list[Any] = [
             (name, _documented(hint, doc), dataclasses.field(default=getattr(group, name))) for name, hint, doc in flat
         ]
-        kind = dataclasses.make_dataclass(type(group).__name__, made, frozen=True)
+        kind: Any = dataclasses.make_dataclass(type(group).__name__, made, frozen=True)
         kind.__doc__ = (type(group).__doc__ or "").partition("\n")[0]
-        fields.append((title, tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default=kind())))  # type: ignore[misc]
+        fields.append((title, tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default=kind())))
         nested = [(name, value) for name, value in _nested(group) if name not in hidden]
         fields += [(name, type(value), dataclasses.field(default=value)) for name, value in nested]
-    command = dataclasses.make_dataclass("Train", fields, frozen=True)
+    command: Any = dataclasses.make_dataclass("Train", fields, frozen=True)
     command.__doc__ = description
-    parsed = tyro.cli(command, args=list(arguments), prog=prog, config=(tyro.conf.AvoidSubcommands,))
+    parsed: Any = tyro.cli(command, args=list(arguments), prog=prog, config=(tyro.conf.AvoidSubcommands,))
     result = {}
     for title, group in groups.items():
         flat_values = getattr(parsed, title)
@@ -92,7 +92,8 @@ def keywords_of(function: Callable[..., Any], given: Mapping[str, str]) -> dict[
 
     What cannot be read as such is left out: the parser that comes after will refuse it.
     """
-    hints, found = get_type_hints(function), {}
+    hints = get_type_hints(function)
+    found: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         text = given.get(name.replace("_", "-"))
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or text is None:
@@ -168,7 +169,7 @@ def _documented(hint: Any, doc: str) -> Any:
 
 
 @cache
-def _docstrings(kind: type[Any]) -> dict[str, str]:
+def _docstrings(kind: Any) -> dict[str, str]:
     """The strings below the fields of a dataclass and of its bases."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
