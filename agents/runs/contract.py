@@ -81,8 +81,8 @@ def _observations(learner: Any) -> Array:
 
 
 def _same(one: Any, other: Any, observations: Array, tolerance: float = 0.0) -> bool:
-    actions = [np.asarray(learner.predict(observations, deterministic=True)[0]) for learner in (one, other)]
-    return np.allclose(*actions, rtol=tolerance, atol=tolerance)
+    first, second = (np.asarray(learner.predict(observations, deterministic=True)[0]) for learner in (one, other))
+    return np.allclose(first, second, rtol=tolerance, atol=tolerance)
 
 
 def _demand(kept: bool, algorithm: Algorithm, broken: str) -> None:

@@ -129,7 +129,7 @@ def methods_of(algorithm: Algorithm) -> list[Method]:
             row.name,
             row.title,
             ("train", algorithm.name),
-            QUIET | row.options,
+            {**QUIET, **row.options},
             unknown + (() if row.asks or offline else SESSIONS),
             upper=algorithm.upper,
             asks=row.asks,

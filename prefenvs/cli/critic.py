@@ -1,4 +1,4 @@
-"""`prefenvs critic RUN`, and `prefenvs train dqn`: experts whose values judge by regret, and how good these are."""
+"""`prefenvs critic RUN`: experts whose values judge by regret, and how good these are."""
 
 from __future__ import annotations
 

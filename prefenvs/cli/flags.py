@@ -36,28 +36,48 @@ def parse_groups(
     """
     fields: list[Any] = []
     for title, group in groups.items():
-        flat = [(name, types.get(name, hint) if types else hint, doc) for name, hint, doc in _flat(group)]
-        made: list[Any] = [
-            (name, _documented(hint, doc), dataclasses.field(default=getattr(group, name))) for name, hint, doc in flat
-        ]
-        kind: Any = dataclasses.make_dataclass(type(group).__name__, made, frozen=True)
-        kind.__doc__ = (type(group).__doc__ or "").partition("\n")[0]
-        fields.append((title, tyro.conf.OmitArgPrefixes[kind], dataclasses.field(default=kind())))
-        nested = [(name, value) for name, value in _nested(group) if name not in hidden]
-        fields += [(name, type(value), dataclasses.field(default=value)) for name, value in nested]
+        kind: Any = _mirror(group, types or {}, nested=False)
+        fields.append((title, Annotated[kind, tyro.conf.OmitArgPrefixes], dataclasses.field(default=kind())))
+        for name, value in _nested(group):
+            if name not in hidden:
+                part: Any = _mirror(value, {})
+                fields.append((name, part, dataclasses.field(default=part())))
     command: Any = dataclasses.make_dataclass("Train", fields, frozen=True)
     command.__doc__ = description
     parsed: Any = tyro.cli(command, args=list(arguments), prog=prog, config=(tyro.conf.AvoidSubcommands,))
     result = {}
     for title, group in groups.items():
-        flat_values = getattr(parsed, title)
-        check_limits(flat_values)
-        values = {field.name: getattr(flat_values, field.name) for field in dataclasses.fields(flat_values)}
-        for name in [name for name, _ in _nested(group) if name not in hidden]:
-            values[name] = getattr(parsed, name)
-            check_limits(values[name], f"{name}.")
+        own = getattr(parsed, title)
+        check_limits(own)
+        values = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
+        for name, value in _nested(group):
+            if name not in hidden:
+                values[name] = _rebuild(value, getattr(parsed, name), f"{name}.")
         result[title] = dataclasses.replace(group, **values)
     return result
+
+
+def _mirror(group: Any, types: Mapping[str, Any], nested: bool = True) -> Any:
+    """Return a dataclass with a group's fields and values but none of its checks, which the parser would swallow."""
+    fields: list[Any] = [
+        (name, _documented(types.get(name, hint), doc), dataclasses.field(default=getattr(group, name)))
+        for name, hint, doc in _flat(group)
+    ]
+    for name, value in _nested(group) if nested else ():
+        inner = _mirror(value, {})
+        fields.append((name, inner, dataclasses.field(default=inner())))
+    kind = dataclasses.make_dataclass(type(group).__name__, fields, frozen=True)
+    kind.__doc__ = (type(group).__doc__ or "").partition("\n")[0]
+    return kind
+
+
+def _rebuild(group: Any, mirrored: Any, prefix: str) -> Any:
+    """Return a group with the values of its mirror; raises PrefenvsError for one outside of its limits."""
+    check_limits(mirrored, prefix)
+    values = {field.name: getattr(mirrored, field.name) for field in dataclasses.fields(mirrored)}
+    for name, value in _nested(group):
+        values[name] = _rebuild(value, values[name], f"{prefix}{name}.")
+    return dataclasses.replace(group, **values)
 
 
 def flags_of(group: Any) -> set[str]:
@@ -172,6 +192,7 @@ def _documented(hint: Any, doc: str) -> Any:
 def _docstrings(kind: Any) -> dict[str, str]:
     """The strings below the fields of a dataclass and of its bases."""
     docs: dict[str, str] = {}
+    base: Any
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):
             continue

@@ -169,24 +169,22 @@ def read_groups(
     preset = name if name in algorithm.presets else algorithm.presets[0]
     chosen = {key: value for key, value in known.items() if value is not None and key not in ("task", "name")}
     settings = algorithm.settings(task, preset, **chosen)
-    groups: dict[str, Any] = {**first, "training": training(settings.steps, preset), algorithm.name: settings.config}
+    groups: dict[str, Any] = {**first, "training": training(settings.steps, preset), "algorithm": settings.config}
     if settings.options is not None and dataclasses.fields(settings.options):
         groups["learner"] = settings.options
     if resumed is not None:
         groups = _restore(groups, resumed)
-    titles = {title: title.replace(":", "-").replace(".", "-") for title in groups}
     example = "" if set(given) & {"task", "dataset", "resume"} else f" Defaults are those of {task.id}."
-    parsed = parse_groups(
+    groups = parse_groups(
         arguments,
-        {titles[title]: group for title, group in groups.items()},
+        groups,
         f"prefenvs train {algorithm.name}",
         f"{describe_algorithm(list_algorithms().get(algorithm.name, algorithm.name))}{example}",
         {"preset": Literal[algorithm.presets]},
         settings.options.unused() if hasattr(settings.options, "unused") else (),
     )
-    groups = {title: parsed[titles[title]] for title in groups}
     options = groups.get("learner", settings.options)
-    settings = Settings(groups[algorithm.name], groups["training"].steps, options)
+    settings = Settings(groups["algorithm"], groups["training"].steps, options)
     return groups, settings
 
 
@@ -252,6 +250,9 @@ def _train_online(
     groups, settings = read_groups(algorithm, arguments, given, find_task(named or EXAMPLE), first, Training, resumed)
     training: Training = groups["training"]
     if resumed is None and training.seeds:
+        asked = words.get("oracle", "oracle")
+        if asked in ("human", "ratings") or set(train_raters.MODELS) & set(first):
+            raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {asked}: train one seed")
         _train_seeds(algorithm, arguments, training)
         return
     task = find_task(groups["environment"].task)
@@ -384,5 +385,6 @@ def report(
     if "normalised_score" in summary:
         print(f"normalised score, final {summary['normalised_score']:.1f}{caution}")
     print(f"run folder: {run.folder}")
-    if hasattr(rater, "summary"):
-        print("\n".join(rater.summary()))
+    told = getattr(rater, "summary", None)
+    if told is not None:
+        print("\n".join(told()))

@@ -184,7 +184,7 @@ def count_labels(folder: Path) -> int:
         return len(store.preferences())
 
 
-def test_seeds_train_side_by_side_to_what_each_reaches_alone(
+def test_seeds_train_in_processes_to_what_each_reaches_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["train", "pebble", "--task", "InvertedPendulum-v5", "--preset", "small", "--steps", "360",
@@ -196,8 +196,7 @@ def test_seeds_train_side_by_side_to_what_each_reaches_alone(
     rows = [Run.open(folder).rows("evaluations") for folder in (tmp_path / "1" / "run", tmp_path / "alone")]
     assert [row["steps"] for row in rows[0]] == [0, 180, 360]
     for together, alone in zip(*rows, strict=True):
-        assert together["labels"] == alone["labels"]
-        assert together["mean_return"] == pytest.approx(alone["mean_return"], rel=0.2, abs=3.0)
+        assert (together["labels"], together["mean_return"]) == (alone["labels"], alone["mean_return"])
     assert (tmp_path / "0" / "run" / "summary.json").exists()
     store = str(tmp_path / "labels.sqlite")
     for extra, message in (

@@ -329,6 +329,8 @@ def test_command_line_trains_an_expert_on_the_board(tmp_path, capsys) -> None:
         [
             "train",
             "dqn",
+            "--task",
+            "Delivery-v0",
             "--steps",
             "1500",
             "--evaluate-every",
