@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -159,7 +159,8 @@ def restore(group: Any, saved: Mapping[str, Any]) -> Any:
 
 def _flat(group: Any) -> Iterator[tuple[str, Any, str]]:
     """Names, types and docstrings of the fields that are flags themselves."""
-    hints, docs = get_type_hints(type(group), include_extras=True), _docstrings(type(group))
+    kind: Any = type(group)
+    hints, docs = get_type_hints(kind, include_extras=True), _docstrings(kind)
     for field in dataclasses.fields(group):
         if not (dataclasses.is_dataclass(getattr(group, field.name)) or _holds_dataclass(hints[field.name])):
             yield field.name, hints[field.name], docs.get(field.name, "")
@@ -197,7 +198,7 @@ def _docstrings(kind: Any) -> dict[str, str]:
         if not dataclasses.is_dataclass(base):
             continue
         try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+            body = ast.parse(textwrap.dedent(inspect.getsource(cast("type[Any]", base)))).body[0].body  # type: ignore[attr-defined]
         except (OSError, TypeError, SyntaxError):
             continue
         for statement, after in pairwise(body):
