@@ -290,6 +290,10 @@ def test_a_learner_from_outside_costs_one_file_and_one_line(
         assert message in told
     main(["evaluate", str(folder), "--episodes", "1"])
     assert "true return" in capsys.readouterr().out
+    main(["train", "toy_package:ALGORITHM", *line[2:], "--folder", str(toy / "own")])
+    np.testing.assert_array_equal(
+        load_policy(Run.open(toy / "own")).predict(observation)[0], policies[0].predict(observation)[0]
+    )
     method = find_method("toy")
     cell = Cell("toy", "Pendulum-v1", "oracle", 10, 0, {"steps": 6}, str(toy / "data"))
     assert method.commands(cell, toy / "cell", None)[0][4:6] == ["train", "toy"]
