@@ -16,10 +16,10 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 
+from prefenvs.agents.online.dqn import TrueRewardDQN
 from prefenvs.agents.online.pebble import PEBBLE
 from prefenvs.agents.online.saved_agent import find_kind, is_saved_agent
 from prefenvs.agents.online.state_reward import StateRewardSAC
-from prefenvs.agents.runs.dqn import TrueRewardDQN
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 from prefenvs.segments import Array

@@ -10,6 +10,7 @@ Run: python benchmarks/pebble_profile.py [--steps 10000]     (the first steps of
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,8 +30,8 @@ from prefenvs.agents.online import pebble
 from prefenvs.agents.online.exploration import StateEntropy
 from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.online.learner import PreferenceLearner
-from prefenvs.agents.online.presets import PebbleSettings
 from prefenvs.agents.online.replay import RelabelBuffer
+from prefenvs.agents.registry import Settings
 
 # Part of the run, and the functions whose time it is made of.
 PARTS: list[tuple[str, Any, str]] = [
@@ -72,7 +73,7 @@ class Clock:
         return timed
 
 
-def profile(kind: type[PEBBLE], task_id: str, settings: PebbleSettings) -> tuple[Counter[str], float, int]:
+def profile(kind: type[PEBBLE], task_id: str, settings: Settings) -> tuple[Counter[str], float, int]:
     """Train and return seconds by part, in all, and the number of gradient steps."""
     agent, clock = make_agent(kind, task_id, settings), Clock()
     patches = [mock.patch.object(owner, name, clock.wrap(part, vars(owner)[name])) for part, owner, name in PARTS]
@@ -123,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     task_id, settings = demo_settings()
     steps = min(args.steps, settings.steps)
-    settings = settings._replace(steps=steps)
+    settings = dataclasses.replace(settings, steps=steps)
     torch.set_num_threads(1)
     print(machine())
     plain, before, _ = profile(PlainPEBBLE, task_id, settings)

@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,9 +31,11 @@ from stable_baselines3.sac.policies import SACPolicy
 from tqdm import tqdm
 
 from prefenvs.agents import PEBBLE
-from prefenvs.agents.online.presets import PebbleSettings, fit_schedule, pebble_settings
+from prefenvs.agents.online.pebble import preset
+from prefenvs.agents.registry import Settings
+from prefenvs.cli.flags import given_flags, keywords_of
 from prefenvs.cli.look.demo import Demo
-from prefenvs.cli.train import make_envs
+from prefenvs.envs.vectors import make_envs
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
@@ -100,26 +103,25 @@ class PlainPEBBLE(PEBBLE):
         buffer.sample = lambda *_, **__: batch._replace(rewards=rewards)  # type: ignore[method-assign]
 
 
-def settings_of(task_id: str, steps: int) -> PebbleSettings:
+def settings_of(task_id: str, steps: int) -> Settings:
     """Return the small preset's settings with 1,000 labels, the stages fitted to a run of `steps`."""
-    config, sac, _ = pebble_settings(find_task(task_id), "small", 1_000)
-    random_steps = min(1_000, steps // 10)
-    config = fit_schedule(config, steps, random_steps)
-    return PebbleSettings(config, sac | {"buffer_size": steps, "learning_starts": random_steps}, steps)
+    return preset(find_task(task_id), "small", labels=1_000, steps=steps, learning_starts=min(1_000, steps // 10))
 
 
-def make_agent(kind: type[PEBBLE], task_id: str, settings: PebbleSettings) -> PEBBLE:
+def make_agent(kind: type[PEBBLE], task_id: str, settings: Settings) -> PEBBLE:
     """Return an agent that is ready for its first step."""
-    config, sac, steps = settings
+    config = settings.config
     config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, epochs=PASSES, stop="never"))
     rater = PartialReturnOracle("oracle", seed=0)
-    agent = kind("MlpPolicy", make_envs(task_id, 1, 0), rater, config, seed=0, device="auto", **sac)
+    agent = kind(
+        "MlpPolicy", make_envs(task_id, 1, 0), rater, config, seed=0, device="auto", **settings.options.keywords()
+    )
     agent.set_logger(configure(None, []))
-    agent.start_feedback(steps)
+    agent.start_feedback(settings.steps)
     return agent
 
 
-def seconds_by_chunk(kind: type[PEBBLE], task_id: str, settings: PebbleSettings, chunk: int) -> Iterator[float]:
+def seconds_by_chunk(kind: type[PEBBLE], task_id: str, settings: Settings, chunk: int) -> Iterator[float]:
     """Train chunk by chunk and yield the seconds that each took."""
     agent = make_agent(kind, task_id, settings)
     for _ in range(settings.steps // chunk):
@@ -128,7 +130,7 @@ def seconds_by_chunk(kind: type[PEBBLE], task_id: str, settings: PebbleSettings,
         yield time.perf_counter() - begin
 
 
-def compare_runs(what: str, task_id: str, settings: PebbleSettings, chunk: int) -> Row:
+def compare_runs(what: str, task_id: str, settings: Settings, chunk: int) -> Row:
     ours, theirs = (seconds_by_chunk(kind, task_id, settings, chunk) for kind in (PEBBLE, PlainPEBBLE))
     chunks = range(settings.steps // chunk)
     bar = tqdm(chunks, desc=what, unit="chunk", disable=None)
@@ -144,10 +146,10 @@ def measure(steps: int = 10_000, chunk: int = 1_000, task_id: str = "metaworld-d
     return [compare_runs(what, task_id, settings_of(task_id, steps), chunk)]
 
 
-def demo_settings() -> tuple[str, PebbleSettings]:
+def demo_settings() -> tuple[str, Settings]:
     """Return the task and the settings of `make demo`."""
-    training = Demo().training()
-    return training.task, training.settings(find_task(training.task))
+    words = given_flags(Demo().training(Path("runs/demo")))
+    return words["task"], preset(find_task(words["task"]), words["preset"], **keywords_of(preset, words))
 
 
 def measure_demo(chunk: int = 1_000) -> list[Row]:

@@ -39,7 +39,9 @@ FINITE = 1e12
 
 PositiveInt = Annotated[int, Limits(1, LARGE)]
 NonNegativeInt = Annotated[int, Limits(0, LARGE)]
+AtLeastMinusOne = Annotated[int, Limits(-1, LARGE)]
 Seed = Annotated[int, Limits(0, 2**32 - 1)]
+Number = Annotated[float, Limits(-FINITE, FINITE)]
 PositiveFloat = Annotated[float, Limits(0, FINITE, above=True)]
 NonNegativeFloat = Annotated[float, Limits(0, FINITE)]
 Fraction = Annotated[float, Limits(0, 1)]
@@ -77,23 +79,24 @@ def limits_of(annotation: Any) -> Limits | Device | None:
     return next((found for found in members if found is not None), None)
 
 
-def check_limits(options: Any) -> None:
+def check_limits(options: Any, prefix: str = "") -> None:
     """Raise a PrefenvsError for the first field of a dataclass, or of one within it, outside its declared limits.
 
     Fields are named as the command line names them: `--per-session` for `per_session`, or what `tyro.conf.arg` says.
+    prefix: goes before those names, as `reward.` in `--reward.members`.
     """
     annotations = get_type_hints(type(options), include_extras=True)
     for field in dataclasses.fields(options):
         name, annotation, value = field.name, annotations[field.name], getattr(options, field.name)
         if dataclasses.is_dataclass(value):
-            check_limits(value)
+            check_limits(value, f"{prefix}{name}." if prefix else "")
             continue
         limits = limits_of(annotation)
         for one in value if isinstance(value, tuple) else (value,):
             if limits is not None and one is not None:
-                limits.check(_flag(name, annotation), one)
+                limits.check(_flag(name, annotation, prefix), one)
 
 
-def _flag(name: str, annotation: Any) -> str:
+def _flag(name: str, annotation: Any, prefix: str) -> str:
     given = (getattr(extra, "name", None) for extra in getattr(annotation, "__metadata__", ()))
-    return "--" + (next((found for found in given if found), None) or name).replace("_", "-")
+    return f"--{prefix}" + (next((found for found in given if found), None) or name).replace("_", "-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
+from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
 from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array
+from prefenvs.tasks import Task
 
 BestBy = Literal["win_rate", "bradley_terry"]
 
@@ -32,17 +35,17 @@ class BCConfig(SingleLossConfig):
 
     loss: Literal["nll", "mse"] = "nll"
     """nll: a Gaussian by maximum likelihood; mse: a deterministic actor by squared errors."""
-    best_share: float = 1.0
+    best_share: PositiveFraction = 1.0
     """Clone only this share of what was labelled, or of the episodes where returns are given: the best of it."""
     best_by: BestBy = "win_rate"
     """Order segments by the share of comparisons won, or by Bradley-Terry strength, which knows who was beaten."""
-    learning_rate: float = 3e-4
+    learning_rate: PositiveFloat = 3e-4
     """Adam's."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Steps of the data in a gradient step."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the actor's ReLU layers."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Share of hidden units dropped while training."""
 
     def __post_init__(self) -> None:
@@ -189,3 +192,69 @@ def rate_segments(pairs: PairTable, by: BestBy, prior: float = 0.1) -> tuple[Arr
 
         strengths = minimize(loss, np.zeros(len(segments)), jac=True, method="L-BFGS-B").x
     return segments[:, 0], segments[:, 1], strengths
+
+
+@dataclass(frozen=True)
+class BCOptions(OfflineOptions):
+    """By what the best share is told."""
+
+    true_reward: bool = False
+    """Baseline on privileged information: clone the best share of the episodes by true return."""
+
+    def needs_labels(self, config: BCConfig) -> bool:
+        """Only to choose the best by preference."""
+        return config.best_share < 1.0 and not self.true_reward
+
+    def signal(self, rater: str, config: BCConfig) -> str:
+        """All data, or the best share by whom."""
+        if config.best_share == 1.0:
+            return "all"
+        return f"best{config.best_share:g}-{'true-reward' if self.true_reward else rater}"
+
+
+def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:
+    """Return settings of behaviour cloning for data of a task.
+
+    On Meta-World those of CPL's cloning stage, for all of its 500,000 steps; elsewhere, where no publication is
+    followed, those of IQL's actor without dropout.
+    """
+    config, total = BCConfig(), 1_000_000
+    if name == "small":
+        config, total = BCConfig(loss="mse", hidden=(128, 128), learning_rate=1e-3), 20_000
+    elif task.family == "metaworld":
+        # One batch of the published stage holds 2 * 96 segments of 64 steps.
+        config = BCConfig(loss="mse", learning_rate=1e-4, batch_size=12_288, hidden=(512, 512), dropout=0.25)
+        total = 500_000
+    return Settings(config, steps or total)
+
+
+def _make(settings: Settings, each: Sequence[Offline]) -> list[BC]:
+    config, true_reward = settings.config, settings.options.true_reward
+    if true_reward and config.best_share == 1.0:
+        raise PrefenvsError("--true-reward chooses the best episodes: give --best-share too, such as 0.1")
+    made = []
+    for one in each:
+        learner = BC(one.dataset, one.preferences, config, returns=one.returns, seed=one.seed, device=one.device)
+        if true_reward:
+            learner.learns_from = f"the best {config.best_share:.0%} of the episodes by true return"
+        made.append(learner)
+    return made
+
+
+ALGORITHM = Algorithm(
+    name="bc",
+    title="behaviour cloning",
+    source="offline",
+    learner=BC,
+    config=BCConfig,
+    options=BCOptions,
+    preset=preset,
+    presets=("published", "small"),
+    make=_make,
+    together=True,
+    rows=(
+        Row("bc", "behaviour cloning of all data", asks=False),
+        Row("bc-10", "behaviour cloning of the preferred 10%", {"best_share": 0.1}),
+    ),
+    upper="iql-true-reward",
+)

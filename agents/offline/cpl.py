@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
+from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
 from prefenvs.agents.rewards.losses import LOWEST
 from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
+from prefenvs.tasks import Task
 
 FlipCorrection = Literal["unbiased", "forward", "smoothing"]
 
@@ -32,36 +36,36 @@ FlipCorrection = Literal["unbiased", "forward", "smoothing"]
 class CPLConfig(SingleLossConfig):
     """Settings of CPL; the defaults are those published for Meta-World from states (Hejna et al. 2024)."""
 
-    alpha: float = 0.1
+    alpha: PositiveFloat = 0.1
     """Factor on log-probabilities; it and the segment length set the scale of the scores together."""
-    conservative: float = 0.5
+    conservative: PositiveFraction = 0.5
     """lambda in (0, 1]: factor on the score of the segment not preferred; below 1 it keeps the policy near the data."""
-    discount: float = 1.0
+    discount: Fraction = 1.0
     """Weight of step t is discount^t; the published code has 1, the paper's formula gamma."""
-    bc_coefficient: float = 0.0
+    bc_coefficient: NonNegativeFloat = 0.0
     """Weight of a behaviour-cloning loss on all labelled segments, beside the contrastive one (CPL-BC has 1)."""
     kl: bool = False
     """Score by log pi - log pi_ref, with the policy at the end of the cloning stage as pi_ref (CPL-KL)."""
-    pretrain_updates: int = 200_000
+    pretrain_updates: NonNegativeInt = 200_000
     """Gradient steps of behaviour cloning at the beginning, of 500,000 in all as published."""
-    pretrain_batch: int | None = None
+    pretrain_batch: PositiveInt | None = None
     """Single steps of the whole data set in a batch of that stage; None clones the batch's labelled segments, as
     published, which costs as much as a contrastive step."""
-    warmup_updates: int = 10_000
+    warmup_updates: NonNegativeInt = 10_000
     """Steps after that stage, whose optimiser is forgotten, in which the learning rate rises from 0."""
-    rate_factor: float = 1.0
+    rate_factor: PositiveFloat = 1.0
     """Factor on the learning rate after that stage (CPL-KL has 0.1)."""
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """Adam's."""
-    batch_size: int = 96
+    batch_size: PositiveInt = 96
     """Pairs of segments in a gradient step; with ranked segments, twice as many segments, each compared with each."""
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[PositiveInt, ...] = (512, 512)
     """Widths of the actor's ReLU layers."""
-    dropout: float = 0.25
+    dropout: Fraction = 0.25
     """Share of hidden units dropped while training."""
     gaussian: bool = False
     """Learn a Gaussian; otherwise log pi is minus the squared error of a deterministic actor, as published."""
-    flip_rate: float = 0.0
+    flip_rate: Fraction = 0.0
     """Share of labels assumed to be flipped, below 0.5."""
     correction: FlipCorrection = "unbiased"
     """How the loss allows for flipped labels (see `pair_loss`)."""
@@ -294,3 +298,69 @@ def ranking_loss(scores: Tensor, ranks: Tensor, bias: float = 1.0) -> Tensor:
     preferred = (ranks[:, None] > ranks[None, :]).to(scores.dtype) + 0.5 * (ranks[:, None] == ranks[None, :])
     preferred = preferred.fill_diagonal_(0.0)
     return -(preferred * logsigmoid(margins)).sum() / preferred.sum()
+
+
+Variant = Literal["cpl", "cpl-kl", "cpl-bc"]
+
+
+@dataclass(frozen=True)
+class CPLOptions(OfflineOptions):
+    """Which CPL, from which labels."""
+
+    variant: Variant = "cpl"
+    """cpl-kl: relative to the cloned policy; cpl-bc: with a cloning loss beside the contrastive one."""
+    dense: bool = False
+    """With a simulated rater: --labels is a number of segments, every two of which are compared."""
+
+    def needs_labels(self, config: CPLConfig) -> bool:
+        """Not where segments are ranked."""
+        return not self.dense
+
+
+def preset(
+    task: Task, name: str = "published", *, variant: Variant = "cpl", steps: int | None = None, **_: Any
+) -> Settings:
+    """Return the settings of CPL or a variant (Hejna et al. 2024), whatever the task.
+
+    steps: of another number of steps than the published 500,000, cloning and warm-up take the same shares.
+    """
+    config, small = CPLConfig(), name == "small"
+    if variant == "cpl-kl":
+        config = CPLConfig(alpha=0.2, conservative=0.75, kl=True, rate_factor=0.1)
+    elif variant == "cpl-bc":
+        config = CPLConfig(conservative=1.0, bc_coefficient=1.0)
+    total = steps or (20_000 if small else 500_000)
+    config = dataclasses.replace(config, pretrain_updates=total * 2 // 5, warmup_updates=total // 50)
+    if small:
+        config = dataclasses.replace(
+            config, hidden=(128, 128), learning_rate=3e-4, batch_size=16, pretrain_batch=256, dropout=0.1
+        )
+    return Settings(config, total, CPLOptions(variant))
+
+
+def _make(settings: Settings, each: Sequence[Offline]) -> list[CPL]:
+    made = []
+    for one in each:
+        ranking = one.rank() if settings.options.dense and one.rank is not None else None
+        config = settings.config
+        made.append(CPL(one.dataset, one.preferences, config, ranking=ranking, seed=one.seed, device=one.device))
+    return made
+
+
+ALGORITHM = Algorithm(
+    name="cpl",
+    title="CPL",
+    source="offline",
+    learner=CPL,
+    config=CPLConfig,
+    options=CPLOptions,
+    preset=preset,
+    presets=("published", "small"),
+    make=_make,
+    together=True,
+    rows=(
+        Row("cpl", "CPL", controls=("cpl-shuffled",), bound="iql-true-reward"),
+        Row("cpl-shuffled", "CPL on shuffled labels (control)", {"shuffle_labels": True}),
+    ),
+    upper="iql-true-reward",
+)

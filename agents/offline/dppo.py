@@ -17,10 +17,13 @@ from prefenvs.agents.nets.windows import ragged_rows, windows_per_batch
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
 from prefenvs.agents.offline.tables import build_pair_table
+from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference
+from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 
 
@@ -28,22 +31,22 @@ from prefenvs.trajectories import Trajectories
 class SegmentScoreConfig(SegmentRewardConfig):
     """Settings of DPPO's preference predictor; the defaults are Preference Transformer's, as in the released code."""
 
-    width: int = 256
+    width: PositiveInt = 256
     """Width of tokens and hidden states."""
-    layers: int = 1
+    layers: PositiveInt = 1
     """Transformer blocks."""
-    heads: int = 4
+    heads: PositiveInt = 4
     """Attention heads of each."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Dropout of embeddings, attention and both branches of a block."""
-    positions: int = 1000
+    positions: PositiveInt = 1000
     """Longest segment."""
-    smoothness: float = 1.0
+    smoothness: NonNegativeFloat = 1.0
     """Weight nu of the squared difference between the scores of two overlapping segments; 0 leaves it out.
 
     The released command takes nu and the shift from the user; these two defaults are this project's.
     """
-    shift: float = 20.0
+    shift: NonNegativeFloat = 20.0
     """Standard deviation m, in steps, of how far one of the two is shifted along its episode."""
 
     def __post_init__(self) -> None:
@@ -149,19 +152,19 @@ class DPPOConfig(OfflineConfig):
 
     predictor: SegmentScoreConfig = field(default_factory=SegmentScoreConfig)
     """The preference predictor, fitted first."""
-    window: int | None = None
+    window: PositiveInt | None = None
     """Steps in a segment; None takes the longest labelled segment (100 in the released command)."""
-    conservatism: float = 1.0
+    conservatism: Fraction = 1.0
     """lambda in [0, 1]: factor on the worse segment's distance; below 1 the policy stays nearer to the better one."""
-    temperature: float = 0.1
+    temperature: PositiveFloat = 0.1
     """Divides distances."""
-    dropout: float = 0.25
+    dropout: Fraction = 0.25
     """Share of the policy's hidden units dropped while training."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Segments in a gradient step; all pairs of them are compared."""
-    learning_rate: float = 3e-4
+    learning_rate: PositiveFloat = 3e-4
     """Adam's."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the policy's ReLU layers."""
 
     def __post_init__(self) -> None:
@@ -267,3 +270,24 @@ def alignment_loss(distances: Tensor, scores: Tensor, conservatism: float) -> Te
     losses = functional.softplus(distances[:, None] - conservatism * distances)
     better = scores[:, None] > scores
     return (losses * better).sum() / better.sum().clamp_min(1)
+
+
+def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:
+    """Return DPPO's settings (An et al. 2023), whatever the task."""
+    if name == "small":
+        predictor = SegmentScoreConfig(width=64, heads=2, epochs=100)
+        return Settings(DPPOConfig(predictor=predictor, batch_size=64, learning_rate=1e-3), steps or 10_000)
+    return Settings(DPPOConfig(), steps or 1_000_000)
+
+
+ALGORITHM = Algorithm(
+    name="dppo",
+    title="DPPO",
+    source="offline",
+    learner=DPPO,
+    config=DPPOConfig,
+    preset=preset,
+    presets=("published", "small"),
+    rows=(Row("dppo", "DPPO"),),
+    upper="iql-true-reward",
+)

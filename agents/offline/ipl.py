@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,40 +20,43 @@ from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.iql import advantage_weights, expectile_loss
 from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
 from prefenvs.agents.offline.tables import build_pair_table
+from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
+from prefenvs.tasks import Task
 
 
 @dataclass(frozen=True)
 class IPLConfig(OfflineConfig):
     """Settings of IPL with IQL; the defaults are the released ones for locomotion (Hejna and Sadigh 2023)."""
 
-    discount: float = 0.99
+    discount: Fraction = 0.99
     """gamma."""
-    expectile: float = 0.7
+    expectile: Fraction = 0.7
     """tau: which expectile of Q over the data's actions V estimates."""
-    inv_temperature: float = 3.0
+    inv_temperature: PositiveFloat = 3.0
     """Factor on the advantage in the actor's weights; the released code divides by 0.3333 instead."""
-    weight_clip: float = 100.0
+    weight_clip: PositiveFloat = 100.0
     """Largest weight of a transition in the actor's loss."""
-    regularisation: float = 0.5
+    regularisation: PositiveFloat = 0.5
     """lambda: weight of the mean squared implied reward."""
-    replay_weight: float = 0.5
+    replay_weight: Fraction = 0.5
     """Weight of the data set's transitions against those of labelled segments, in all losses but the preferences'."""
-    target_rate: float = 0.005
+    target_rate: PositiveFraction = 0.005
     """rho: how far the target critics go towards the critics after each step."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Transitions of the data set in a gradient step."""
-    pairs: int = 8
+    pairs: PositiveInt = 8
     """Labelled pairs in a gradient step."""
-    segment_steps: int = 64
+    segment_steps: PositiveInt = 64
     """Steps of each labelled segment, drawn anew each time; shorter segments are taken whole."""
-    learning_rate: float = 3e-4
+    learning_rate: PositiveFloat = 3e-4
     """Adam's, for all networks."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the ReLU layers of every network."""
     limit_values: bool = True
     """Limit V(s') in implied rewards to 1 / (lambda (1 - gamma)); not so in the released settings for Meta-World."""
@@ -195,3 +199,32 @@ def segment_losses(rewards: Tensor, inside: Tensor, targets: Tensor) -> Tensor:
     """Return the cross entropy [critics, P] of implied rewards [critics, 2 P T], summed where `inside` [P, 2, T]."""
     returns = (rewards.view(-1, *inside.shape) * inside).sum(-1)
     return preference_loss(returns, targets)
+
+
+def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:
+    """Return IPL's settings (Hejna and Sadigh 2023): those released for Meta-World, or locomotion's.
+
+    On Meta-World the number of transitions of the data set in a batch, and their weight, are still locomotion's: the
+    sources at hand do not tell them.
+    """
+    config, total = IPLConfig(), 1_000_000
+    if task.family == "metaworld":
+        hidden = (256, 256, 256)
+        config = IPLConfig(regularisation=3.0, expectile=0.75, hidden=hidden, pairs=16, segment_steps=16)
+        config, total = dataclasses.replace(config, limit_values=False), 200_000
+    if name == "small":
+        config, total = dataclasses.replace(config, hidden=(256, 256), learning_rate=1e-3), 20_000
+    return Settings(config, steps or total)
+
+
+ALGORITHM = Algorithm(
+    name="ipl",
+    title="IPL",
+    source="offline",
+    learner=IPL,
+    config=IPLConfig,
+    preset=preset,
+    presets=("published", "small"),
+    rows=(Row("ipl", "IPL"),),
+    upper="iql-true-reward",
+)

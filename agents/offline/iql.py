@@ -19,15 +19,19 @@ from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import check_answers
+from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.agents.rewards.image.ensemble import ImageRewardEnsemble
+from prefenvs.agents.rewards.kinds import Kind, KindConfig, fit_kind, kind_settings
 from prefenvs.agents.rewards.relabel import relabel
 from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, Number, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
 from prefenvs.segments import Array
+from prefenvs.tasks import Task
 
 # Rows that go through the networks at once outside of training.
 CHUNK = 65_536
@@ -39,25 +43,25 @@ RewardRule = Literal["none", "range", "range_from_min"]
 class IQLConfig(SingleLossConfig):
     """Settings of IQL; the defaults are those of Kostrikov et al. (2022) for locomotion."""
 
-    expectile: float = 0.7
+    expectile: Fraction = 0.7
     """tau: which expectile of Q over the data's actions V estimates; 0.5 is the mean, towards 1 the maximum."""
-    inv_temperature: float = 3.0
+    inv_temperature: PositiveFloat = 3.0
     """Factor on the advantage in the actor's weights, exp(inv_temperature * A); 1 / beta where others divide by it."""
-    weight_clip: float = 100.0
+    weight_clip: PositiveFloat = 100.0
     """Largest weight of a transition in the actor's loss."""
-    discount: float = 0.99
+    discount: Fraction = 0.99
     """gamma."""
-    target_rate: float = 0.005
+    target_rate: PositiveFraction = 0.005
     """rho: how far the target critics go towards the critics after each step."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Transitions in a gradient step."""
-    learning_rate: float = 3e-4
+    learning_rate: PositiveFloat = 3e-4
     """Adam's, for all networks; the actor's falls to 0 along a cosine if `cosine` is set."""
     cosine: bool = True
     """Let the actor's learning rate fall along a cosine over the whole of training."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the ReLU layers of every network."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Share of the actor's hidden units dropped while training (0.1 on Adroit and Kitchen)."""
     deterministic: bool = False
     """Learn an actor without noise, by weighted squared errors, instead of a Gaussian."""
@@ -66,10 +70,10 @@ class IQLConfig(SingleLossConfig):
     reward_rule: RewardRule = "range"
     """range: rewards times `return_range` / (highest - lowest return of an episode); none: as they are; range_from_min:
     shifted before, so that the lowest return is 0, as Preference Transformer does for AntMaze."""
-    return_range: float | None = None
+    return_range: PositiveFloat | None = None
     """How far the returns of episodes lie apart after that: by default 1000 for rewards that are given (Kostrikov et
     al. 2022, locomotion), and the time limit in steps for learned ones (Kim et al. 2023)."""
-    reward_shift: float = 0.0
+    reward_shift: Number = 0.0
     """Added to each reward after that: -1 on AntMaze."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward ensemble that is fitted where preferences but no reward model are given."""
@@ -336,3 +340,165 @@ def transform_rewards(
         lengths = ends - begins
         rewards = rewards - np.repeat(np.add.reduceat(rewards, begins).min() / lengths, lengths)
     return rewards * scale + shift
+
+
+@dataclass(frozen=True)
+class IQLOptions(OfflineOptions):
+    """Where IQL's rewards come from."""
+
+    true_reward: bool = False
+    """Upper bound: learn from the data's true rewards instead of preferences."""
+    constant_reward: bool = False
+    """Control: learn from a reward of 1 for every step instead of preferences."""
+    reward_model: Literal["mlp"] | Kind = "mlp"
+    """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
+    an ensemble on frames rendered from the data set's states."""
+    encoder: str | None = None
+    """With --reward-model image: a CLIP model, by folder or hub name, whose frozen features take the place of
+    convolutions."""
+    model: KindConfig | None = None
+    """Settings of a reward model other than mlp."""
+
+    def __post_init__(self) -> None:
+        if self.encoder is not None and self.reward_model != "image":
+            raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
+        if self.true_reward and self.constant_reward:
+            raise PrefenvsError("--true-reward and --constant-reward are two controls: choose one")
+
+    def needs_labels(self, config: IQLConfig) -> bool:
+        """Not on true or constant rewards."""
+        return not (self.true_reward or self.constant_reward)
+
+    def unused(self) -> tuple[str, ...]:
+        """The ensemble's settings, where no ensemble is fitted."""
+        return () if self.needs_labels(IQLConfig()) and self.reward_model == "mlp" else ("reward",)
+
+    def signal(self, rater: str, config: IQLConfig) -> str:
+        """The rater, or which rewards there are instead."""
+        if self.constant_reward:
+            return "constant-reward"
+        return "true-reward" if self.true_reward else rater
+
+
+def preset(
+    task: Task,
+    name: str = "published",
+    *,
+    true_reward: bool = False,
+    constant_reward: bool = False,
+    reward_model: Literal["mlp"] | Kind = "mlp",
+    steps: int | None = None,
+    **_: Any,
+) -> Settings:
+    """Return IQL's settings for data of a task.
+
+    Locomotion, AntMaze, Adroit and Kitchen have those of Kostrikov et al. (2022); there learned rewards are scaled and
+    shifted as by Preference Transformer (Kim et al. 2023). Meta-World has those of CPL's P-IQL (Hejna et al. 2024):
+    batches of as many transitions as 96 pairs of segments of 64 steps have, and the raw reward of one network. That
+    network is fitted first here, by as many batches as theirs in the first 50,000 steps of 10,000 labels, with
+    LeakyReLU; transitions are drawn from all of the data. True rewards there, other reward models there, and all
+    families that were not named are this project's choice: locomotion's settings.
+
+    small: networks of 2x128 and batches of 256 transitions.
+    """
+    learned, small = not true_reward, name == "small"
+    config, total = IQLConfig(reward_shift=0.5 if learned else 0.0), 1_000_000
+    if task.domain == "antmaze":
+        rule: RewardRule = "range_from_min" if learned else "none"
+        config = IQLConfig(expectile=0.9, inv_temperature=10.0, reward_rule=rule, reward_shift=-1.0)
+    elif task.domain in ("adroit", "kitchen"):
+        config = IQLConfig(inv_temperature=0.5, dropout=0.1, reward_rule="range" if learned else "none")
+    elif task.family == "metaworld":
+        config, total = IQLConfig(), 500_000
+        if not small:
+            config = _piql(raw=learned and reward_model == "mlp")
+    if small:
+        config, total = dataclasses.replace(config, hidden=(128, 128), learning_rate=1e-3, target_rate=0.01), 20_000
+        config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, width=128))
+    if constant_reward:
+        # Equal returns have no range to be scaled by.
+        config = dataclasses.replace(config, reward_rule="none")
+    model = kind_settings(reward_model, small) if learned and reward_model != "mlp" else None
+    options = IQLOptions(true_reward, constant_reward, reward_model, model=model)
+    return Settings(config, total if steps is None else steps, options)
+
+
+def _piql(raw: bool) -> IQLConfig:
+    network = RewardConfig(members=1, layers=2, width=512, output="identity", batch_size=96, epochs=480, stop="never")
+    return IQLConfig(
+        hidden=(512, 512),
+        dropout=0.25,
+        deterministic=True,
+        orthogonal=True,
+        batch_size=2 * 96 * 64,
+        reward_rule="none" if raw else "range",
+        reward=network,
+    )
+
+
+def _make(settings: Settings, each: Sequence[Offline]) -> list[IQL]:
+    """Return learners whose reward models are fitted, those of the seeds together where they are ensembles."""
+    config, options = settings.config, settings.options
+    if options.true_reward:
+        made = []
+        for one in each:
+            if one.rewards is None:
+                raise PrefenvsError(f"data set {one.dataset.name!r} holds no true rewards: leave --true-reward out")
+            learner = IQL(one.dataset, None, config, rewards=one.rewards, seed=one.seed, device=one.device)
+            learner.learns_from = "true reward (upper bound)"
+            made.append(learner)
+        return made
+    if options.constant_reward:
+        made = []
+        for one in each:
+            ones = np.ones(len(one.dataset.trajectories.observations), np.float32)
+            learner = IQL(one.dataset, None, config, rewards=ones, seed=one.seed, device=one.device)
+            learner.learns_from = "a constant reward (control)"
+            made.append(learner)
+        return made
+    labels = [one.preferences or [] for one in each]
+    fitted: list[tuple[Any, dict[str, float]]]
+    if options.reward_model == "mlp":
+        seeds = [one.seed for one in each]
+        fitted = list(fit_reward_models(each[0].dataset, config, labels, seeds, each[0].device))
+    else:
+        for own in labels:
+            check_answers(own)
+        kind, task, encoder = options.reward_model, each[0].dataset.task, options.encoder
+        fitted = [
+            (fit_kind(kind, options.model, own, task, encoder, one.seed, one.device, one.folder), {})
+            for one, own in zip(each, labels, strict=True)
+        ]
+    made = []
+    for one, own, (model, figures) in zip(each, labels, fitted, strict=True):
+        learner = IQL(one.dataset, None, config, reward_model=model, seed=one.seed, device=one.device)
+        learner.labels, learner.reward_figures = sum(not answer.skipped for answer in own), dict(figures)
+        made.append(learner)
+    return made
+
+
+ALGORITHM = Algorithm(
+    name="iql",
+    title="IQL",
+    source="offline",
+    learner=IQL,
+    config=IQLConfig,
+    options=IQLOptions,
+    preset=preset,
+    presets=("published", "small"),
+    make=_make,
+    together=True,
+    rows=(
+        Row(
+            "iql",
+            "IQL on a learned reward",
+            rewards=True,
+            controls=("iql-shuffled", "iql-constant"),
+            bound="iql-true-reward",
+        ),
+        Row("iql-shuffled", "IQL on shuffled labels (control)", {"shuffle_labels": True}, rewards=True),
+        Row("iql-constant", "IQL on a constant reward (control)", {"constant_reward": True}, asks=False),
+        Row("iql-true-reward", "IQL on the true reward (upper bound)", {"true_reward": True}, asks=False),
+    ),
+    upper="iql-true-reward",
+)

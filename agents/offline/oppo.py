@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +16,14 @@ from prefenvs.agents.nets.transformer import StepTransformer, Transformer, initi
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
 from prefenvs.agents.offline.tables import build_pair_table
+from prefenvs.agents.registry import Algorithm, Offline, Row, Settings
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.seeding import derive_seed
 from prefenvs.segments import Array, Segment
+from prefenvs.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -31,39 +36,39 @@ class OPPOConfig(OfflineConfig):
 
     normalise_observations: bool = True
     """Give observations mean 0 and standard deviation 1 over the data set."""
-    window: int = 20
+    window: PositiveInt = 20
     """Steps that encoder and policy see at once (K)."""
-    context_size: int = 8
+    context_size: PositiveInt = 8
     """Numbers in a context z."""
-    width: int = 128
+    width: PositiveInt = 128
     """Width of tokens and hidden states of both transformers."""
-    layers: int = 3
+    layers: PositiveInt = 3
     """Blocks of each."""
-    heads: int = 1
+    heads: PositiveInt = 1
     """The policy's attention heads."""
-    encoder_heads: int = 2
+    encoder_heads: PositiveInt = 2
     """The encoder's attention heads."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Dropout of embeddings, attention and both branches of a block."""
-    positions: int = 1000
+    positions: PositiveInt = 1000
     """Longest episode; each step's number in its episode is embedded."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Windows of each of the two halves of a batch, and labelled pairs."""
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """AdamW's, for encoder and policy."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """AdamW's, for encoder, policy and z*."""
-    warmup_steps: int = 10_000
+    warmup_steps: NonNegativeInt = 10_000
     """Updates in which the policy's learning rate rises linearly."""
-    best_learning_rate: float = 1e-3
+    best_learning_rate: PositiveFloat = 1e-3
     """AdamW's, for the best context z*."""
-    preference_weight: float = 0.1
+    preference_weight: NonNegativeFloat = 0.1
     """Weight of the triplet loss in the encoder's step."""
-    norm_weight: float = 0.1
+    norm_weight: NonNegativeFloat = 0.1
     """Weight of (||z|| - 1)^2 in the encoder's step."""
-    margin: float = 1.0
+    margin: NonNegativeFloat = 1.0
     """Margin of the triplet loss."""
-    gradient_clip: float = 0.25
+    gradient_clip: PositiveFloat = 0.25
     """Largest gradient norm of encoder and of policy."""
 
     def __post_init__(self) -> None:
@@ -169,6 +174,7 @@ class OPPO(OfflineLearner[OPPOConfig]):
 
     name = "oppo"
     config_type = OPPOConfig
+    drops_ties = True
 
     def _build(self) -> None:
         config, sizes = self.config, (self.observation_size, self.action_size)
@@ -333,3 +339,35 @@ class OPPO(OfflineLearner[OPPOConfig]):
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return dict(self.optimisers)
+
+
+def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:
+    """Return OPPO's settings (Kang et al. 2023), whatever the task."""
+    if name == "small":
+        config = OPPOConfig(width=64, layers=2, batch_size=32, learning_rate=1e-3, warmup_steps=500)
+        return Settings(config, steps or 10_000)
+    return Settings(OPPOConfig(), steps or 100_000)
+
+
+def _make(settings: Settings, each: Sequence[Offline]) -> list[OPPO]:
+    """Return learners that know as many positions as the longest episode has steps."""
+    made = []
+    for one in each:
+        longest = max(int(one.dataset.trajectories.lengths.max()), settings.config.positions)
+        config = dataclasses.replace(settings.config, positions=longest)
+        made.append(OPPO(one.dataset, one.preferences, config, seed=one.seed, device=one.device))
+    return made
+
+
+ALGORITHM = Algorithm(
+    name="oppo",
+    title="OPPO",
+    source="offline",
+    learner=OPPO,
+    config=OPPOConfig,
+    preset=preset,
+    presets=("published", "small"),
+    make=_make,
+    rows=(Row("oppo", "OPPO"),),
+    upper="iql-true-reward",
+)

@@ -13,6 +13,7 @@ import numpy as np
 from prefenvs.accuracy import Share
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.limits import NonNegativeInt, PositiveInt
 from prefenvs.loading import load_object
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import QuerySelector, RewardModel
@@ -65,20 +66,20 @@ def find_schedule(given: GivenSchedule) -> Schedule:
 class FeedbackConfig:
     """When and how much a rater is asked; the defaults are B-Pref's for walker-walk with 500 labels."""
 
-    labels: int = 500
+    labels: PositiveInt = 500
     """Label budget; every query asked counts, skipped or not."""
-    per_session: int = 50
+    per_session: PositiveInt = 50
     """Queries in one session (the first value where a schedule changes it)."""
-    interact: int = 20_000
+    interact: PositiveInt = 20_000
     """Environment steps between two sessions."""
-    segment_length: int = 50
+    segment_length: PositiveInt = 50
     """Steps in one segment."""
     selector: GivenSelector = "disagreement"
     """How queries are chosen after the first session, which is always uniform: a name (see prefenvs.queries),
     `module:NAME`, a `QuerySelector` or a function."""
     schedule: GivenSchedule = "constant"
     """How the size of a session changes over the run: constant, decreasing, increasing, `module:NAME` or a function."""
-    unlabelled: int = 10
+    unlabelled: NonNegativeInt = 10
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.loading import load_object
 from prefenvs.preferences import Oracle
 from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_rewards
@@ -44,11 +45,11 @@ LearnedReturns = Callable[[Trajectories], Array]
 class LearnerConfig(FeedbackConfig):
     """Settings of state-entropy exploration and of the reward ensemble; B-Pref's defaults."""
 
-    unsupervised_steps: int = 9_000
+    unsupervised_steps: NonNegativeInt = 9_000
     """Steps of state-entropy exploration before the first session."""
-    neighbour: int = 5
+    neighbour: PositiveInt = 5
     """Which nearest neighbour measures the novelty of a state."""
-    entropy_states: int | None = None
+    entropy_states: PositiveInt | None = None
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
     true_reward: bool = False
     """Learn from the true reward instead: the upper bound, labelled as such wherever it appears."""
@@ -57,7 +58,7 @@ class LearnerConfig(FeedbackConfig):
     aggregate: Literal["mean", "min", "mean-std"] = "mean"
     """What the ensemble's members become for the agent: their mean, or against over-optimisation the worst case (min)
     or the mean less their spread (Coste et al. 2024, section 3, which subtracts the variance)."""
-    std_weight: float = 1.0
+    std_weight: NonNegativeFloat = 1.0
     """How many standard deviations mean-std subtracts."""
     precision: Precision = "float32"
     """bfloat16 multiplies in that type between the first and the last layers of actor, critics and value function."""
@@ -125,6 +126,11 @@ class PreferenceLearner(SavedAgent):
                 "the agent has no environment: pass env=prefenvs.make(...) to the constructor or to load"
             )
         return self.env
+
+    @property
+    def task(self) -> str:
+        """Id of the task that the agent is trained on."""
+        return self.recorder.buffer.task
 
     @property
     def learns_from(self) -> str:

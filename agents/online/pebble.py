@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,9 +22,14 @@ from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.online.sac import PebblePolicy, squashed_sample, update
+from prefenvs.agents.registry import Algorithm, Row, Settings
+from prefenvs.agents.rewards.ensemble import RewardConfig
+from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
+from prefenvs.tasks import Task
 
 SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
 
@@ -30,14 +38,51 @@ SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
 class PebbleConfig(LearnerConfig):
     """PEBBLE's settings beside those of SAC; B-Pref's defaults."""
 
-    reset_updates: int = 100
+    reset_updates: NonNegativeInt = 100
     """Updates right after the first session, when the critic starts afresh."""
     explore_first: bool = False
     """With true_reward: explore for `unsupervised_steps` before it, and start with a fresh critic, as with labels."""
-    bonus: float = 0.0
+    bonus: NonNegativeFloat = 0.0
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
-    bonus_decay: float = 1e-5
+    bonus_decay: Fraction = 1e-5
     """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """SAC's arguments; the defaults are B-Pref's for DeepMind Control."""
+
+    learning_rate: PositiveFloat = 5e-4
+    """Adam's, for actor and critics."""
+    batch_size: PositiveInt = 1_024
+    """Transitions in a gradient step."""
+    hidden: tuple[PositiveInt, ...] = (1024, 1024)
+    """Widths of the ReLU layers of actor and critics."""
+    buffer_size: PositiveInt = 1_000_000
+    """Transitions kept."""
+    learning_starts: NonNegativeInt = 1_000
+    """Steps of random actions at the beginning."""
+    train_freq: PositiveInt = 1
+    """Steps of each environment between two rounds of updates."""
+    gradient_steps: AtLeastMinusOne = -1
+    """Updates in a round; -1 makes as many as environment steps were made."""
+    gamma: Fraction = 0.99
+    """Discount."""
+    tau: Fraction = 0.005
+    """How far the target critics go towards the critics."""
+    target_update_interval: PositiveInt = 2
+    """Updates between two moves of the target critics."""
+    ent_coef: str = "auto_0.1"
+    """Weight of the entropy: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
+    ent_coef_learning_rate: PositiveFloat = 1e-4
+    """Adam's, for the entropy's weight."""
+    envs: PositiveInt = 1
+    """Environments stepped side by side; one update for each environment step in any case."""
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments of the learner's constructor."""
+        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "envs"}
+        return {name: getattr(self, name) for name in names} | {"policy_kwargs": {"net_arch": list(self.hidden)}}
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -66,16 +111,16 @@ class PEBBLE(PreferenceLearner, SAC):
         env: GymEnv | str | None,
         oracle: AnyRater | None = None,
         config: PebbleConfig | None = None,
-        learning_rate: float | Schedule = 5e-4,
-        buffer_size: int = 1_000_000,
-        learning_starts: int = 1_000,
-        batch_size: int = 1_024,
-        tau: float = 0.005,
-        gamma: float = 0.99,
-        gradient_steps: int = -1,
-        ent_coef: str | float = "auto_0.1",
-        ent_coef_learning_rate: float = 1e-4,
-        target_update_interval: int = 2,
+        learning_rate: float | Schedule = SACConfig.learning_rate,
+        buffer_size: int = SACConfig.buffer_size,
+        learning_starts: int = SACConfig.learning_starts,
+        batch_size: int = SACConfig.batch_size,
+        tau: float = SACConfig.tau,
+        gamma: float = SACConfig.gamma,
+        gradient_steps: int = SACConfig.gradient_steps,
+        ent_coef: str | float = SACConfig.ent_coef,
+        ent_coef_learning_rate: float = SACConfig.ent_coef_learning_rate,
+        target_update_interval: int = SACConfig.target_update_interval,
         policy_kwargs: dict[str, Any] | None = None,
         reward_model: GivenRewardModel = None,
         **kwargs: Any,
@@ -99,7 +144,7 @@ class PEBBLE(PreferenceLearner, SAC):
             gradient_steps=gradient_steps,
             ent_coef=ent_coef,
             target_update_interval=target_update_interval,
-            policy_kwargs={"net_arch": [1024, 1024]} | (policy_kwargs or {}),
+            policy_kwargs={"net_arch": list(SACConfig.hidden)} | (policy_kwargs or {}),
             replay_buffer_class=RelabelBuffer,
             **kwargs,
         )
@@ -222,3 +267,130 @@ class PEBBLE(PreferenceLearner, SAC):
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             for name, value in metrics.items():
                 self.logger.record(f"train/{name}", float(value))
+
+
+@dataclass(frozen=True)
+class PebbleOptions(SACConfig):
+    """SAC's arguments, and PEBBLE's relatives."""
+
+    surf: bool = False
+    """Semi-supervised reward learning with augmentation (SURF); --reward.surf... then has its settings."""
+    rune: bool = False
+    """Reward bonus for the ensemble's uncertainty (RUNE): --bonus 0.05."""
+
+
+def preset(
+    task: Task,
+    name: str = "published",
+    *,
+    labels: int | None = None,
+    steps: int | None = None,
+    per_session: int | None = None,
+    interact: int | None = None,
+    unsupervised_steps: int | None = None,
+    learning_starts: int = SACConfig.learning_starts,
+    surf: bool = False,
+    rune: bool = False,
+    **_: Any,
+) -> Settings:
+    """Return B-Pref's settings for a task (its scripts, 2021); small: smaller networks and batches for a CPU.
+
+    Of a budget that comes from another paper's scripts (`LabelBudget.source`) the numbers in it are taken, and
+    networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
+
+    labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
+    steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
+    """
+    budget, manipulation = task.budget(labels), task.family == "metaworld"
+    config = PebbleConfig(
+        labels=budget.labels,
+        per_session=min(budget.per_session, budget.labels) if per_session is None else per_session,
+        interact=budget.interact if interact is None else interact,
+        segment_length=task.segment_length,
+        unsupervised_steps=PebbleConfig.unsupervised_steps if unsupervised_steps is None else unsupervised_steps,
+        reward=RewardConfig(epochs=budget.epochs, surf=SurfConfig() if surf else None),
+        bonus=0.05 if rune else 0.0,
+    )
+    total = budget.steps if steps is None else steps
+    if total < budget.steps:
+        given = {"interact": interact, "unsupervised_steps": unsupervised_steps}
+        config = fit_schedule(
+            config, total, learning_starts, {key for key, value in given.items() if value is not None}
+        )
+    options = PebbleOptions(
+        learning_rate=budget.lr,
+        batch_size=512 if manipulation else 1024,
+        hidden=(256, 256, 256) if manipulation else (1024, 1024),
+        buffer_size=total,
+        learning_starts=learning_starts,
+        surf=surf,
+        rune=rune,
+    )
+    if name == "small":
+        options = dataclasses.replace(
+            options,
+            learning_rate=1e-3,
+            batch_size=256,
+            hidden=(128, 128),
+            ent_coef_learning_rate=1e-3,
+            target_update_interval=1,
+        )
+        reward = dataclasses.replace(config.reward, width=128)
+        config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
+    return Settings(config, total, options)
+
+
+def fit_schedule(
+    config: PebbleConfig, steps: int, learning_starts: int = 1_000, given: Collection[str] = ()
+) -> PebbleConfig:
+    """Fit a schedule into a short run: explore for a sixth at most, and hold the sessions within four fifths of it.
+
+    given: which of unsupervised_steps and interact are to stay as they are.
+    """
+    exploration, interact = config.unsupervised_steps, config.interact
+    if "unsupervised_steps" not in given:
+        exploration = min(exploration, 4 * steps // 25)
+    if "interact" not in given:
+        sessions = math.ceil(config.labels / config.per_session)
+        room = 4 * steps // 5 - learning_starts - exploration
+        interact = min(interact, max(room // max(sessions - 1, 1), 1))
+    return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
+
+
+CONTROLS = ("pebble-coin", "pebble-no-labels")
+"""What PEBBLE's figures are held against: the same steps, seeds and exploration."""
+
+ALGORITHM = Algorithm(
+    name="pebble",
+    title="PEBBLE",
+    source="online",
+    learner=PEBBLE,
+    config=PebbleConfig,
+    options=PebbleOptions,
+    preset=preset,
+    presets=("published", "small"),
+    rows=(
+        *(
+            Row(name, title, options, rewards=True, controls=CONTROLS, bound="pebble-true-reward-explored")
+            for name, title, options in (
+                ("pebble", "PEBBLE", {}),
+                ("pebble-surf", "PEBBLE + SURF", {"surf": True}),
+                ("pebble-rune", "PEBBLE + RUNE", {"rune": True}),
+                ("pebble-min", "PEBBLE, worst case of the ensemble", {"aggregate": "min"}),
+                ("pebble-mean-std", "PEBBLE, mean less one standard deviation", {"aggregate": "mean-std"}),
+            )
+        ),
+        Row("pebble-true-reward", "SAC on the true reward (upper bound)", {"true_reward": True}, asks=False),
+        Row("pebble-coin", "PEBBLE on coin flips (control)", rewards=True, rater="coin"),
+        Row("pebble-no-labels", "exploration alone (control)", {"exploration_only": True}, asks=False),
+        Row(
+            "pebble-true-reward-explored",
+            "SAC on the true reward after exploration (upper bound)",
+            {"true_reward": True, "explore_first": True},
+            asks=False,
+            upper="pebble-true-reward-explored",
+            keeps=("unsupervised_steps",),
+        ),
+    ),
+    upper="pebble-true-reward",
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +26,14 @@ from prefenvs.agents.online import ppo
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.ppo import NormalisedObservations
+from prefenvs.agents.registry import Algorithm, Row, Settings
+from prefenvs.agents.rewards.ensemble import RewardConfig
+from prefenvs.envs import make
+from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.protocols import SequenceRewardModel
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
+from prefenvs.tasks import Task
 
 SelfPrefPPO = TypeVar("SelfPrefPPO", bound="PrefPPO")
 
@@ -35,14 +42,58 @@ SelfPrefPPO = TypeVar("SelfPrefPPO", bound="PrefPPO")
 class PrefPPOConfig(LearnerConfig):
     """PrefPPO's settings beside those of PPO; B-Pref's defaults."""
 
-    unsupervised_steps: int = 32_000
+    unsupervised_steps: NonNegativeInt = 32_000
     """Environment steps of state-entropy exploration before the first session."""
-    entropy_states: int | None = 32_000
+    entropy_states: PositiveInt | None = 32_000
     """Compare with the newest so many states."""
-    unsupervised_epochs: int = 50
+    unsupervised_epochs: PositiveInt = 50
     """PPO epochs for each rollout during exploration."""
     normalise_observations: bool = True
     """Normalise what the policy sees; recorded segments, reward model and exploration see observations as they are."""
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO's arguments; the defaults are B-Pref's for walker-walk (32 environments of 500 steps there)."""
+
+    learning_rate: PositiveFloat = 5e-5
+    """Adam's."""
+    n_steps: PositiveInt = 500
+    """Steps of each environment in a rollout."""
+    batch_size: PositiveInt = 64
+    """Steps in a gradient step."""
+    n_epochs: PositiveInt = 20
+    """Passes over a rollout."""
+    hidden: tuple[PositiveInt, ...] = (256, 256, 256)
+    """Widths of the layers of policy and value function."""
+    gamma: Fraction = 0.99
+    """Discount."""
+    gae_lambda: Fraction = 0.92
+    """GAE's lambda."""
+    clip_range: PositiveFloat = 0.4
+    """How far a step may move the policy's ratio from 1."""
+    clip_range_falls: bool = False
+    """Let the clip range fall to 0 over the run, as published."""
+    ent_coef: NonNegativeFloat = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: NonNegativeFloat = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: PositiveFloat = 0.5
+    """Largest norm of a gradient."""
+    use_sde: bool = False
+    """Explore by noise that is a function of the state (gSDE)."""
+    sde_sample_freq: AtLeastMinusOne = -1
+    """Steps after which that noise is drawn anew; -1 once for each rollout."""
+    envs: PositiveInt = 32
+    """Environments stepped side by side; 16 or 32 by task, as published."""
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments of the learner's constructor."""
+        names = {field.name for field in dataclasses.fields(self)} - {"hidden", "envs", "clip_range_falls"}
+        keywords = {name: getattr(self, name) for name in names} | {"policy_kwargs": {"net_arch": list(self.hidden)}}
+        if self.clip_range_falls:
+            keywords["clip_range"] = lambda remaining: self.clip_range * remaining
+        return keywords
 
 
 class PrefPPO(PreferenceLearner, PPO):
@@ -63,12 +114,12 @@ class PrefPPO(PreferenceLearner, PPO):
         env: GymEnv | str | None,
         oracle: AnyRater | None = None,
         config: PrefPPOConfig | None = None,
-        learning_rate: float | Schedule = 5e-5,
-        n_steps: int = 500,
-        batch_size: int = 64,
-        n_epochs: int = 20,
-        gae_lambda: float = 0.92,
-        clip_range: float | Schedule = 0.4,
+        learning_rate: float | Schedule = PPOConfig.learning_rate,
+        n_steps: int = PPOConfig.n_steps,
+        batch_size: int = PPOConfig.batch_size,
+        n_epochs: int = PPOConfig.n_epochs,
+        gae_lambda: float = PPOConfig.gae_lambda,
+        clip_range: float | Schedule = PPOConfig.clip_range,
         policy_kwargs: dict[str, Any] | None = None,
         reward_model: GivenRewardModel = None,
         **kwargs: Any,
@@ -80,7 +131,7 @@ class PrefPPO(PreferenceLearner, PPO):
         self.reward_learned = False
         self.states_seen: Array = np.zeros((0, 0), np.float32)
         adam = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
-        policy_kwargs = {"net_arch": [256, 256, 256]} | adam | (policy_kwargs or {})
+        policy_kwargs = {"net_arch": list(PPOConfig.hidden)} | adam | (policy_kwargs or {})
         if self.config.normalise_observations:
             policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
         super().__init__(
@@ -230,3 +281,63 @@ class PrefPPO(PreferenceLearner, PPO):
     def _reset_value_head(self) -> None:
         """Start the value head afresh, as the scale of the reward changes with the first session."""
         self.policy.value_net.reset_parameters()
+
+
+WALKER, BUTTON = PPOConfig(), PPOConfig(envs=16, batch_size=128)
+PUBLISHED = {
+    "dmc-walker-walk-v0": WALKER,
+    "dmc-quadruped-walk-v0": PPOConfig(envs=16, batch_size=128, gae_lambda=0.9),
+    "metaworld-button-press-v3": BUTTON,
+    "metaworld-sweep-into-v3": PPOConfig(batch_size=256),
+}
+"""B-Pref's four tasks; on Meta-World its scripts also try 64 environments, and segments of 25 beside those of 50."""
+
+
+def preset(
+    task: Task, name: str = "published", *, labels: int | None = None, steps: int | None = None, **_: Any
+) -> Settings:
+    """Return B-Pref's settings of PrefPPO for a task (its scripts, 2021).
+
+    Meta-World's other tasks have button-press's, all others walker-walk's; where actions are discrete there is no
+    state-dependent exploration. When and how much is asked is PEBBLE's budget, since the scripts leave that to the
+    user. What differs on Meta-World is that observations are not normalised: some of its entries hardly vary and then
+    drown the others (on door-close with the true reward, 80,000 steps came to 400 with normalisation and to 4,311
+    without, seed 0).
+    """
+    budget, manipulation = task.budget(labels), task.family == "metaworld"
+    config = PrefPPOConfig(
+        labels=budget.labels,
+        per_session=min(budget.per_session, budget.labels),
+        interact=budget.interact,
+        segment_length=task.segment_length,
+        normalise_observations=not manipulation,
+        reward=RewardConfig(epochs=50 if manipulation else 100),
+    )
+    ppo = dataclasses.replace(PUBLISHED.get(task.id, BUTTON if manipulation else WALKER), clip_range_falls=True)
+    if _acts_continuously(task):
+        ppo = dataclasses.replace(ppo, use_sde=True, sde_sample_freq=4)
+    if manipulation:
+        ppo = dataclasses.replace(ppo, learning_rate=3e-4, n_steps=250)
+    return Settings(config, steps or (3_000_000 if manipulation else 4_000_000), ppo)
+
+
+def _acts_continuously(task: Task) -> bool:
+    """Whether gSDE, noise that is a function of the state, can be added to a task's actions."""
+    with closing(make(task.id)) as env:
+        return isinstance(env.action_space, spaces.Box)
+
+
+ALGORITHM = Algorithm(
+    name="prefppo",
+    title="PrefPPO",
+    source="online",
+    learner=PrefPPO,
+    config=PrefPPOConfig,
+    options=PPOConfig,
+    preset=preset,
+    rows=(
+        Row("prefppo", "PrefPPO", rewards=True),
+        Row("prefppo-true-reward", "PPO on the true reward (upper bound)", {"true_reward": True}, asks=False),
+    ),
+    upper="prefppo-true-reward",
+)

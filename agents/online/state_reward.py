@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,18 @@ from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.online.learner import LearnedReturns
-from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
+from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig, SACConfig
 from prefenvs.agents.online.sac import PebblePolicy
+from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs.recording import TrajectoryRecorder
-from prefenvs.envs.vectors import seed_environments
+from prefenvs.envs.vectors import make_envs, seed_environments
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.segments import Array
 from prefenvs.state_rewards import StateReward, reward_steps
+from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 
 
@@ -60,6 +65,32 @@ class ReachedStates(VecEnvWrapper):
         return np.asarray(states, np.float64), np.asarray(scenes, np.float64) if scenes else None
 
 
+@dataclass(frozen=True)
+class StateRewardConfig(SACConfig):
+    """SAC's arguments; the defaults are VLM-RM's (Rocamonde et al. 2024): 100 steps, then as many updates."""
+
+    learning_rate: PositiveFloat = 6e-4
+    """Adam's, for actor and critics."""
+    batch_size: PositiveInt = 512
+    """Transitions in a gradient step."""
+    hidden: tuple[PositiveInt, ...] = (256, 256)
+    """Widths of the ReLU layers of actor and critics."""
+    learning_starts: NonNegativeInt = 50_000
+    """Steps of random actions at the beginning."""
+    train_freq: PositiveInt = 100
+    """Steps of each environment that are scored together, before as many updates."""
+    gamma: Fraction = 0.95
+    """Discount."""
+    target_update_interval: PositiveInt = 1
+    """Updates between two moves of the target critics."""
+    ent_coef: str = "auto"
+    """Weight of the entropy: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
+    ent_coef_learning_rate: PositiveFloat = 6e-4
+    """Adam's, for the entropy's weight."""
+    precision: Precision = "float32"
+    """bfloat16 multiplies in that type between the first and the last layers of actor and critics."""
+
+
 class StateRewardSAC(PEBBLE):
     """PEBBLE's SAC on a given reward of states instead of a learned one: no rater, no exploration phase.
 
@@ -77,14 +108,14 @@ class StateRewardSAC(PEBBLE):
         env: GymEnv | str | None,
         reward: StateReward | None = None,
         config: PebbleConfig | None = None,
-        learning_rate: float = 6e-4,
-        learning_starts: int = 50_000,
-        batch_size: int = 512,
-        gamma: float = 0.95,
-        train_freq: int = 100,
-        ent_coef: str | float = "auto",
-        ent_coef_learning_rate: float = 6e-4,
-        target_update_interval: int = 1,
+        learning_rate: float = StateRewardConfig.learning_rate,
+        learning_starts: int = StateRewardConfig.learning_starts,
+        batch_size: int = StateRewardConfig.batch_size,
+        gamma: float = StateRewardConfig.gamma,
+        train_freq: int = StateRewardConfig.train_freq,
+        ent_coef: str | float = StateRewardConfig.ent_coef,
+        ent_coef_learning_rate: float = StateRewardConfig.ent_coef_learning_rate,
+        target_update_interval: int = StateRewardConfig.target_update_interval,
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -102,7 +133,7 @@ class StateRewardSAC(PEBBLE):
             ent_coef=ent_coef,
             ent_coef_learning_rate=ent_coef_learning_rate,
             target_update_interval=target_update_interval,
-            policy_kwargs={"net_arch": [256, 256]} | (policy_kwargs or {}),
+            policy_kwargs={"net_arch": list(StateRewardConfig.hidden)} | (policy_kwargs or {}),
             **kwargs,
         )
 
@@ -161,3 +192,38 @@ class StateRewardSAC(PEBBLE):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reward"]
+
+
+def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:
+    """Return VLM-RM's settings (Rocamonde et al. 2024); small: learning starts earlier, smaller batches, for a CPU."""
+    total = 10_000_000 if steps is None else steps
+    config = StateRewardConfig(buffer_size=min(total, StateRewardConfig.buffer_size))
+    if name == "small":
+        config = dataclasses.replace(config, learning_starts=1_000, batch_size=256)
+    return Settings(config, total)
+
+
+def _make(settings: Settings, given: Online) -> StateRewardSAC:
+    config = settings.config
+    return StateRewardSAC(
+        "MlpPolicy",
+        make_envs(given.task.id, config.envs, given.seed),
+        given.reward,
+        PebbleConfig(precision=config.precision),
+        seed=given.seed,
+        device=given.device,
+        **config.keywords(),
+    )
+
+
+ALGORITHM = Algorithm(
+    name="clip",
+    title="SAC on the CLIP reward",
+    source="online",
+    learner=StateRewardSAC,
+    config=StateRewardConfig,
+    preset=preset,
+    presets=("published", "small"),
+    make=_make,
+    signal="states",
+)

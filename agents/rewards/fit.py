@@ -18,6 +18,7 @@ from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_return
 from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
 from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
@@ -28,11 +29,11 @@ Stop = Literal["train", "validation", "never"]
 class RewardConfig:
     """Settings of the reward ensemble; the defaults are those of B-Pref's PEBBLE (Lee et al. 2021)."""
 
-    members: int = 3
+    members: PositiveInt = 3
     """Networks in the ensemble."""
-    layers: int = 3
+    layers: PositiveInt = 3
     """Hidden layers of each."""
-    width: int = 256
+    width: PositiveInt = 256
     """Units of each hidden layer."""
     normalise: bool = False
     """Give observations mean 0 and standard deviation 1 over the labelled steps, anew at each fit.
@@ -42,11 +43,11 @@ class RewardConfig:
     """
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each step's reward in [-1, 1]."""
-    learning_rate: float = 3e-4
+    learning_rate: PositiveFloat = 3e-4
     """Adam's, for all members."""
-    batch_size: int = 128
+    batch_size: PositiveInt = 128
     """Labelled queries in one gradient step."""
-    epochs: int = 50
+    epochs: PositiveInt = 50
     """Passes over the labels in one fit, at most (50 on the DeepMind Control tasks, 10 on Meta-World)."""
     stop: Stop | None = None
     """When to end a fit early; None means "train", and with SURF "never", as published.
@@ -54,15 +55,15 @@ class RewardConfig:
     train: after the first pass whose accuracy exceeds `stop_accuracy`; validation: once the held-out loss has not
     fallen for `patience` passes, going back to the best weights.
     """
-    stop_accuracy: float = 0.97
+    stop_accuracy: Fraction = 0.97
     """Mean accuracy of the members during a pass, over decided labels."""
-    patience: int = 5
+    patience: PositiveInt = 5
     """Passes without a better held-out loss before stopping on it."""
-    validation_share: float = 0.0
+    validation_share: Fraction = 0.0
     """Share of the labels held out, by episode where possible."""
     bootstrap: bool = False
     """Give each member its own resample of the labels, drawn with replacement at each fit."""
-    flip_rate: float = 0.0
+    flip_rate: Fraction = 0.0
     """Share of labels assumed to be flipped at random, below 0.5."""
     correction: Correction = "unbiased"
     """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""

@@ -13,6 +13,7 @@ from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, NonNegativeFloat, Number, PositiveInt
 
 # Standard deviations stay within exp of this range, so that no sample overflows.
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -27,21 +28,21 @@ class GaussianRewardConfig(SegmentRewardConfig):
 
     backbone: Literal["transformer", "mlp"] = "transformer"
     """transformer: a causal one over the window, as in the paper; mlp: the reward sees its own step alone."""
-    width: int = 256
+    width: PositiveInt = 256
     """Width of the transformer, or of the MLP's hidden layers."""
-    layers: int = 1
+    layers: PositiveInt = 1
     """Transformer blocks; the MLP has two more hidden layers than that."""
-    heads: int = 4
+    heads: PositiveInt = 4
     """Attention heads of each block."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Dropout of the transformer."""
-    positions: int = 1000
+    positions: PositiveInt = 1000
     """Longest segment."""
-    samples: int = 5
+    samples: PositiveInt = 5
     """Sampled rewards of each step for one loss."""
-    entropy_weight: float = 0.1
+    entropy_weight: NonNegativeFloat = 0.1
     """Weight lambda of the penalty on entropies below the floor; 0 leaves the variance to the cross entropy."""
-    entropy_floor: float = 0.0
+    entropy_floor: Number = 0.0
     """Entropy eta, in nats, below which a step's distribution is penalised; 0 is a standard deviation of 0.24."""
 
     def __post_init__(self) -> None:

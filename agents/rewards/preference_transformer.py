@@ -10,21 +10,22 @@ from torch import Tensor, nn
 from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import Fraction, PositiveInt
 
 
 @dataclass(frozen=True)
 class PreferenceTransformerConfig(SegmentRewardConfig):
     """Settings of Preference Transformer; the defaults are those of its released command (Kim et al. 2023)."""
 
-    width: int = 256
+    width: PositiveInt = 256
     """Width of tokens and hidden states."""
-    layers: int = 1
+    layers: PositiveInt = 1
     """Transformer blocks."""
-    heads: int = 4
+    heads: PositiveInt = 4
     """Attention heads of each."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Dropout of embeddings, attention and both branches of a block."""
-    positions: int = 1000
+    positions: PositiveInt = 1000
     """Longest segment."""
     attention: bool = True
     """The paper's preference attention layer.

@@ -24,6 +24,7 @@ from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference
 from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_zip
+from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
@@ -35,17 +36,17 @@ Aggregate = Literal["mean", "sum"]
 class SegmentRewardConfig:
     """Settings that all reward models of segments have; the defaults are Preference Transformer's (Kim et al. 2023)."""
 
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """AdamW's, first and last; in between it rises linearly to ten times that and falls along a cosine."""
-    peak: float = 10.0
+    peak: PositiveFloat = 10.0
     """How many times `learning_rate` the highest rate is."""
-    warmup: float = 0.1
+    warmup: Fraction = 0.1
     """Share of the gradient steps in which the rate rises."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """AdamW's."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Labelled queries in one gradient step."""
-    epochs: int = 10_000
+    epochs: PositiveInt = 10_000
     """Passes over the labels in one fit; each fit has its own schedule of learning rates."""
     aggregate: Aggregate = "mean"
     """Whether a segment's score is the mean over its steps, as released, or their sum, as in the paper's formula.
@@ -53,7 +54,7 @@ class SegmentRewardConfig:
     With the mean, scores of segments of L steps are an L-th of what they are with the sum, so that rewards learned from
     the same labels come out larger.
     """
-    validation_share: float = 0.0
+    validation_share: Fraction = 0.0
     """Share of the labels held out, by episode where possible."""
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.trajectories import Trajectories
@@ -23,13 +24,13 @@ class SurfConfig:
     The segments handed to `RewardEnsemble.fit` are the rated ones with `margin` more steps on either side.
     """
 
-    margin: int = 5
+    margin: NonNegativeInt = 5
     """Steps around the rated segment, and how much a crop may be shorter or longer than it."""
-    threshold: float = 0.99
+    threshold: PositiveFraction = 0.99
     """Confidence from which a member's own prediction becomes a pseudo-label."""
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     """Weight of the loss on pseudo-labels."""
-    ratio: int = 4
+    ratio: PositiveInt = 4
     """Unlabelled queries for each labelled one in a batch."""
 
     def __post_init__(self) -> None:

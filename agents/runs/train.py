@@ -1,121 +1,193 @@
-"""Training runs in run folders: learn, evaluate, keep checkpoints, stop and resume, and sum up."""
+"""Training runs in run folders, of every algorithm: learn, evaluate, keep checkpoints, stop and resume, and sum up."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.type_aliases import MaybeCallback
 
 from prefenvs.agents.offline.files import read_state
 from prefenvs.agents.offline.learner import OfflineLearner
-from prefenvs.agents.online.learner import PreferenceLearner
-from prefenvs.agents.online.pebble import PEBBLE
+from prefenvs.agents.offline.seeds import SeedGroup
+from prefenvs.agents.offline.single_loss import SingleLossLearner
+from prefenvs.agents.registry import find_algorithm
+from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
-from prefenvs.agents.runs.evaluation_process import EvaluationProcess
-from prefenvs.agents.runs.groups import checkpointed
+from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
 from prefenvs.bench.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import Env
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
+from prefenvs.tasks import find_task
+
+Learner = Any
+"""An algorithm of Stable-Baselines3, or an `OfflineLearner`: `learn`, `set_logger`, `num_timesteps`, `seed`, `get_env`.
+
+A run folder asks it further for name, task, labels, learns_from, and save_checkpoint.
+"""
 
 
 def train(
-    agents: Sequence[PreferenceLearner],
+    learners: Sequence[Learner],
     runs: Sequence[Run],
-    total_steps: int,
+    total: int,
     evaluate_every: int,
     episodes: int = 10,
     progress: bool = True,
     evaluate_beside: bool = False,
+    facts: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train until `total_steps` environment steps and return the summaries that are written to the run folders.
+    """Train until `total` steps, of environment or gradient, and return the summaries written to the run folders.
 
-    Of one agent and its run. The folder then holds evaluations.csv, log/ (CSV and TensorBoard), the newest
-    checkpoint, learning_curve.png and summary.json. After Ctrl-C the checkpoints are written before
-    KeyboardInterrupt goes on, so a run can be resumed. evaluate_beside: in a process of its own, on another core.
+    Several learners, from fixed data and different in their seeds alone, train side by side. A folder then holds
+    evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its
+    `facts` in it. After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on, so a run can be resumed.
+    evaluate_beside: in a process of its own, on another core.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
         _check_evaluations(run)
-    (first,), begin = agents, time.time()
-    stop, beside = StopOnInterrupt(first.oracle), EvaluationProcess() if evaluate_beside else None
-    callbacks: list[MaybeCallback] = []
-    for agent, run in zip(agents, runs, strict=True):
+    begin, made = time.time(), learners[0].num_timesteps
+    together = group_of(learners)
+    stop, beside = (
+        StopOnInterrupt(getattr(learners[0], "oracle", None)),
+        EvaluationProcess() if evaluate_beside else None,
+    )
+    callbacks: list[list[BaseCallback]] = []
+    envs: list[Env] = []
+    for learner, run in zip(learners, runs, strict=True):
         # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
-        agent.set_logger(configure(str(run.path(f"log/from-{agent.num_timesteps}")), ["csv", "tensorboard"]))
-        evaluation = EvaluationCallback(
-            run, task_of(agent), evaluate_every, episodes, seed=agent.seed or 0, beside=beside
-        )
-        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, beside=beside), stop])
-    with checkpointed(agents, runs, stop, beside, "steps"):
-        first.learn(
-            total_steps - first.num_timesteps if first.num_timesteps else total_steps,
-            callbacks[0],
-            reset_num_timesteps=first.num_timesteps == 0,
-            progress_bar=progress,
-        )
-    seconds = round(time.time() - begin, 1)
-    labelled = [(agent, run) for agent, run in zip(agents, runs, strict=True) if not lacks_labels(agent)]
-    summaries = [_sum_up(agent, run, seconds) for agent, run in labelled]
-    for agent, run in zip(agents, runs, strict=True):
-        _check_labels(agent, run)
+        learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
+        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed or 0, envs, beside)
+        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, beside=beside)])
+    # The first learner's callbacks come first of all, where every learner has made equally many steps.
+    callbacks[0] = [stop, *callbacks[0]]
+    with checkpointed(learners, runs, stop, beside):
+        if made < total:
+            learn, given = (learners[0].learn, callbacks[0]) if together is None else (together.learn, callbacks)
+            learn(total - made, given, progress_bar=progress, reset_num_timesteps=made == 0)
+    seconds = {"seconds": round(time.time() - begin, 1)}
+    ended = list(zip(learners, runs, facts or [{}] * len(runs), strict=True))
+    summaries = [_sum_up(learner, run, dict(own) | seconds) for learner, run, own in ended if not lacks_labels(learner)]
+    for learner, run, _ in ended:
+        _check_labels(learner, run)
     return summaries
 
 
-def lacks_labels(agent: PreferenceLearner) -> bool:
-    """Tell whether an agent was to learn from labels and has none, so that its reward was never learned."""
-    return agent.learns_from == "preferences" and (agent.feedback is None or not agent.feedback.labels)
+def group_of(learners: Sequence[Learner]) -> SeedGroup | None:
+    """Return several learners as one, or None for a single one; raises PrefenvsError where they cannot share steps."""
+    if len(learners) == 1:
+        return None
+    if not all(isinstance(learner, SingleLossLearner) for learner in learners):
+        raise PrefenvsError(f"{learners[0].name} trains one seed at a time: several share steps with iql, cpl and bc")
+    return SeedGroup(learners)
 
 
-def _check_labels(agent: PreferenceLearner, run: Run) -> None:
+@contextmanager
+def checkpointed(
+    learners: Sequence[Learner], runs: Sequence[Run], stop: StopOnInterrupt, beside: EvaluationProcess | None
+) -> Iterator[None]:
+    """Write each learner's checkpoint into its run folder when training ends.
+
+    Meanwhile no other process can continue the runs. After Ctrl-C or SIGTERM, and where an evaluation beside training
+    fails, the commands that continue are printed too, and the exception goes on.
+    """
+    with ExitStack() as held:
+        held.enter_context(beside or nullcontext())
+        for run in runs:
+            held.enter_context(run.locked())
+        try:
+            with stop:
+                yield
+        except (KeyboardInterrupt, EvaluationFailed):
+            if stop.safe:
+                _save(learners, runs)
+            print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}")
+            for run in runs if hasattr(learners[0], "resume") else ():
+                print(f"to continue: prefenvs {run.record['command']} --resume {run.folder}")
+            if stop.safe and beside is not None:
+                with suppress(EvaluationFailed):
+                    beside.drain()
+            raise
+        _save(learners, runs)
+
+
+def _save(learners: Sequence[Learner], runs: Sequence[Run]) -> None:
+    for learner, run in zip(learners, runs, strict=True):
+        learner.save_checkpoint(run.checkpoint)
+
+
+def unit_of(learner: Learner) -> str:
+    """Return what a learner's steps are: "steps" of an environment, or gradient "updates" on fixed data."""
+    return "updates" if learner.get_env() is None else "steps"
+
+
+def lacks_labels(learner: Learner) -> bool:
+    """Tell whether an online learner was to learn from labels and has none, so that its reward was never learned."""
+    if learner.learns_from != "preferences" or not hasattr(learner, "feedback"):
+        return False
+    return learner.feedback is None or not learner.feedback.labels
+
+
+def _check_labels(learner: Learner, run: Run) -> None:
     """Raise a PrefenvsError for a run that was to learn from labels and got none, with what can be done."""
-    if not lacks_labels(agent):
+    if not lacks_labels(learner):
         return
-    asked = 0 if agent.feedback is None else agent.feedback.asked
+    asked = 0 if learner.feedback is None else learner.feedback.asked
     if not asked:
-        length, task = agent.config.segment_length, task_of(agent)
+        length, task = learner.config.segment_length, learner.task
         why = f"no two segments of {length} steps were recorded in {task}: lower --segment-length or raise --steps"
-    elif agent.oracle is not None and agent.oracle.pending:
+    elif learner.oracle is not None and learner.oracle.pending:
         why = f"its {asked} queries still wait for an answer: train with --wait, or raise --steps"
     else:
         why = f"all {asked} queries were skipped: choose another rater, or raise --labels"
     raise PrefenvsError(f"{run.folder} learned nothing, since it got no label; {why}")
 
 
-def task_of(agent: PreferenceLearner) -> str:
-    """Return the id of the task that an agent is trained on."""
-    return agent.recorder.buffer.task
-
-
-def _sum_up(agent: PreferenceLearner, run: Run, seconds: float) -> dict[str, Any]:
+def _sum_up(learner: Learner, run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write what a finished run leaves beside its checkpoint, and return its summary."""
-    summary = summarise(agent, run) | {"seconds": seconds}
+    model = getattr(learner, "reward_model", None)
+    if isinstance(model, RewardEnsemble):
+        model.save(run.checkpoint / "reward.pt")
+    summary = summarise(learner, run) | dict(facts)
     run.summarise(summary)
-    asked = agent.learns_from == "preferences"
-    learner = f"{agent.name}, {summary['labels']} labels" if asked else agent.learns_from
-    title = f"{task_of(agent)}, seed {agent.seed}"
-    draw_learning_curve({learner: run.rows("evaluations")}, run.path("learning_curve.png"), title)
+    labels = f", {summary['labels']} labels" if summary["labels"] else ""
+    title, unit = f"{learner.task}, seed {learner.seed}", "environment steps"
+    if unit_of(learner) == "updates":
+        unit = "gradient steps"
+    curve = {f"{learner.name} from {summary['learns_from']}{labels}": run.rows("evaluations")}
+    draw_learning_curve(curve, run.path("learning_curve.png"), title, unit=unit)
     return summary
 
 
-def summarise(agent: PreferenceLearner, run: Run) -> dict[str, Any]:
-    """Return first and last evaluation, labels and learning signal of a run."""
-    rows = run.rows("evaluations")
+def summarise(learner: Learner, run: Run) -> dict[str, Any]:
+    """Return a run's figures; `last` is the final policy's evaluation, `best` that of the best of all, kept apart.
+
+    The best one was chosen by the very evaluation that it reports, so it is an optimistic figure.
+    """
+    rows, feedback = run.rows("evaluations"), getattr(learner, "feedback", None)
+    measure = "mean_return" if math.isnan(rows[-1]["success"]) else "success"
+    labels = getattr(learner, "labels", 0) if feedback is None else feedback.labels
     return {
-        "task": task_of(agent),
-        "algorithm": agent.name,
-        "learns_from": agent.learns_from,
-        "seed": agent.seed,
-        "steps": agent.num_timesteps,
-        "labels": 0 if agent.feedback is None else agent.feedback.labels,
-        "queries": 0 if agent.feedback is None else agent.feedback.asked,
+        "task": learner.task,
+        "algorithm": learner.name,
+        "learns_from": learner.learns_from,
+        "seed": learner.seed,
+        unit_of(learner): learner.num_timesteps,
+        "labels": labels,
+        "queries": labels if feedback is None else feedback.asked,
+        "evaluation_horizon": getattr(learner, "horizon", None) or find_task(learner.task).horizon,
         "first": rows[0],
         "last": rows[-1],
+        "best": max(rows, key=lambda row: (row[measure], row["mean_return"])),
         "best_mean_return": max(row["mean_return"] for row in rows),
     }
 
@@ -131,29 +203,22 @@ def _check_evaluations(run: Run) -> None:
 
 def load_policy(run: Run) -> Policy:
     """Return the policy of a run's newest checkpoint, ready to predict."""
-    from prefenvs.agents import PrefPPO, StateRewardSAC
-    from prefenvs.agents.runs.dqn import TrueRewardDQN
-
     path = run.checkpoint / "model.zip"
     if not path.is_file():
         raise PrefenvsError(
             f"{run.folder} holds no checkpoint yet (no {path.name} in {path.parent.name}/); train it further first"
         )
-    algorithms: dict[str, type[PEBBLE] | type[PrefPPO] | type[TrueRewardDQN]] = {
-        "train pebble": PEBBLE,
-        "train prefppo": PrefPPO,
-        "train clip": StateRewardSAC,
-        "train dqn": TrueRewardDQN,
-    }
-    command = run.record["command"]
-    if command in algorithms:
-        return algorithms[command].load(path, device="cpu")
-    return load_offline(path)
+    command, _, name = run.record["command"].partition(" ")
+    if command != "train" or not name:
+        raise PrefenvsError(f"{run.folder} is a run of `prefenvs {run.record['command']}`, which trains no policy")
+    algorithm = find_algorithm(name)
+    if algorithm.source == "offline":
+        return load_offline(path, name=name)
+    policy: Policy = algorithm.learner.load(path, device="cpu")
+    return policy
 
 
-def load_offline(path: Path, device: str = "cpu") -> OfflineLearner[Any]:
+def load_offline(path: Path, device: str = "cpu", name: str | None = None) -> OfflineLearner[Any]:
     """Return the learner from fixed data that a file holds, whichever it is; it can act, but has no data."""
-    from prefenvs.agents import BC, CPL, DPPO, IPL, IQL, OPPO
-
-    kinds: dict[str, type[OfflineLearner[Any]]] = {kind.name: kind for kind in (BC, CPL, DPPO, IPL, IQL, OPPO)}
-    return kinds[read_state(path)["algorithm"]].load(path, device=device)
+    kind: type[OfflineLearner[Any]] = find_algorithm(name or read_state(path)["algorithm"]).learner
+    return kind.load(path, device=device)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefenvs.agents.registry import Algorithm, find_algorithm, list_algorithms
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.loading import entry_points, load_object
 
@@ -95,88 +96,10 @@ def words(options: Mapping[str, Option], data: Path | None = None) -> list[str]:
 
 QUIET = {"progress": False}
 SESSIONS = ("per_session", "interact", "segment_length", "selector", "unsupervised_steps", "schedule")
-SMALL_NETS = ("preset",)
+GRID = (*SESSIONS, "learning_starts", "envs")
+"""Options of a grid that not every algorithm has."""
 
-
-def _online(name: str, title: str, algorithm: str, ignores: tuple[str, ...] = (), **options: Option) -> Method:
-    upper = bool(options.get("true_reward"))
-    labelled = algorithm == "pebble" and not upper
-    return Method(
-        name,
-        title,
-        ("train", algorithm),
-        QUIET | options,
-        ignores + (SESSIONS if upper else ()),
-        upper=f"{algorithm}-true-reward",
-        controls=("pebble-coin", "pebble-no-labels") if labelled else (),
-        bound="pebble-true-reward-explored" if labelled else "",
-        asks=not upper,
-        checkpoints=True,
-        rewards=not upper,
-    )
-
-
-PEBBLE = _online("pebble", "PEBBLE", "pebble")
-_CONTROL = replace(PEBBLE, controls=(), bound="", seeds_together=False)
-CONTROLS = (
-    replace(_CONTROL, name="pebble-coin", title="PEBBLE on coin flips (control)", rater="coin"),
-    replace(
-        _CONTROL,
-        name="pebble-no-labels",
-        title="exploration alone (control)",
-        options=QUIET | {"exploration_only": True},
-        ignores=SESSIONS,
-        asks=False,
-        rewards=False,
-    ),
-    replace(
-        _CONTROL,
-        name="pebble-true-reward-explored",
-        title="SAC on the true reward after exploration (upper bound)",
-        options=QUIET | {"true_reward": True, "explore_first": True},
-        ignores=tuple(name for name in SESSIONS if name != "unsupervised_steps"),
-        upper="pebble-true-reward-explored",
-        asks=False,
-        rewards=False,
-    ),
-)
-"""What PEBBLE's figures are held against: the same steps, seeds and exploration."""
-
-
-ONLINE = ("per_session", "interact", "selector", "unsupervised_steps", "schedule", "learning_starts", "envs")
-
-
-def _offline(
-    name: str, title: str, algorithm: str, rewards: bool = False, controls: tuple[str, ...] = (), **options: Option
-) -> Method:
-    unlabelled = bool(options.get("true_reward") or options.get("constant_reward")) or name == "bc"
-    return Method(
-        name,
-        title,
-        ("train", algorithm),
-        QUIET | options,
-        ONLINE,
-        upper="iql-true-reward",
-        controls=controls,
-        bound="iql-true-reward" if controls else "",
-        asks=not unlabelled,
-        offline=True,
-        checkpoints=True,
-        rewards=rewards,
-        seeds_together=algorithm in ("iql", "cpl", "bc"),
-    )
-
-
-METHODS = (
-    PEBBLE,
-    _online("pebble-surf", "PEBBLE + SURF", "pebble", surf=True),
-    _online("pebble-rune", "PEBBLE + RUNE", "pebble", rune=True),
-    _online("pebble-min", "PEBBLE, worst case of the ensemble", "pebble", aggregate="min"),
-    _online("pebble-mean-std", "PEBBLE, mean less one standard deviation", "pebble", aggregate="mean-std"),
-    _online("pebble-true-reward", "SAC on the true reward (upper bound)", "pebble", true_reward=True),
-    *CONTROLS,
-    _online("prefppo", "PrefPPO", "prefppo", SMALL_NETS),
-    _online("prefppo-true-reward", "PPO on the true reward (upper bound)", "prefppo", SMALL_NETS, true_reward=True),
+BASELINES = (
     Method(
         "imitation-pc",
         "imitation's preference comparisons",
@@ -184,17 +107,6 @@ METHODS = (
         only=("steps", "episodes"),
         upper="prefppo-true-reward",
     ),
-    _offline("iql", "IQL on a learned reward", "iql", rewards=True, controls=("iql-shuffled", "iql-constant")),
-    _offline("iql-shuffled", "IQL on shuffled labels (control)", "iql", rewards=True, shuffle_labels=True),
-    _offline("iql-constant", "IQL on a constant reward (control)", "iql", constant_reward=True),
-    _offline("cpl", "CPL", "cpl", controls=("cpl-shuffled",)),
-    _offline("cpl-shuffled", "CPL on shuffled labels (control)", "cpl", shuffle_labels=True),
-    _offline("oppo", "OPPO", "oppo"),
-    _offline("ipl", "IPL", "ipl"),
-    _offline("dppo", "DPPO", "dppo"),
-    _offline("bc", "behaviour cloning of all data", "bc"),
-    _offline("bc-10", "behaviour cloning of the preferred 10%", "bc", best_share=0.1),
-    _offline("iql-true-reward", "IQL on the true reward (upper bound)", "iql", true_reward=True),
     Method(
         "random",
         "random actions",
@@ -206,9 +118,37 @@ METHODS = (
 )
 
 
+def methods_of(algorithm: Algorithm) -> list[Method]:
+    """Return the rows that an algorithm declares, as programs of our own command line."""
+    offline = algorithm.source == "offline"
+    parts = [kind for kind in (algorithm.config, algorithm.options) if kind is not None]
+    known = {field.name for kind in parts for field in fields(kind)} | ({"segment_length"} if offline else set())
+    unknown = tuple(name for name in GRID if name not in known) + (("preset",) if len(algorithm.presets) == 1 else ())
+    return [
+        Method(
+            row.name,
+            row.title,
+            ("train", algorithm.name),
+            {**QUIET, **row.options},
+            unknown + (() if row.asks or offline else tuple(name for name in SESSIONS if name not in row.keeps)),
+            upper=row.upper or algorithm.upper,
+            controls=row.controls,
+            bound=row.bound,
+            rater=row.rater,
+            asks=row.asks,
+            offline=offline,
+            checkpoints=algorithm.resumes,
+            rewards=row.rewards,
+            seeds_together=algorithm.together,
+        )
+        for row in algorithm.rows
+    ]
+
+
 def list_methods() -> list[Method]:
-    """Return our methods and those that installed packages offer under `prefenvs.methods`."""
-    return [*METHODS, *entry_points("prefenvs.methods", Method)]
+    """Return our methods and those that installed packages offer, as algorithms or under `prefenvs.methods`."""
+    ours = [method for name in list_algorithms() for method in methods_of(find_algorithm(name))]
+    return [*ours, *BASELINES, *entry_points("prefenvs.methods", Method)]
 
 
 def find_method(name: str) -> Method:

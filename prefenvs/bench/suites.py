@@ -35,7 +35,7 @@ OFFLINE_CONTROLS = ("cpl-shuffled", "iql-shuffled", "iql-constant")
 """What shows whether labels teach: the same steps, seeds and exploration without knowledge, and on the true reward."""
 IQL_SMALL: dict[str, Option] = {
     "preset": "small",
-    "normalise_observations": "True",
+    "normalise_observations": True,
     "steps": 6_000,
     "segment_length": 64,
     "regret_form": "visited",
@@ -51,7 +51,6 @@ def _mixed(task: str, mix: tuple[str, ...], steps: int = 8_000) -> Data:
     episodes = ("--task", task, "--dataset", "{data}/episodes", "--preset", "small", "--seed", "100")
     learning = (
         "--normalise-observations",
-        "True",
         "--steps",
         str(steps),
         "--evaluate-every",

@@ -8,17 +8,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated, NoReturn, Protocol
 
 import tyro
-from tyro.conf import OmitSubcommandPrefixes, subcommand
+from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
 from prefenvs.cli import raters
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
-from prefenvs.cli.critic import Critic, TrainDQN
+from prefenvs.cli.critic import Critic
 from prefenvs.cli.data.labels import LabelsImport, LabelsReport
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.label import Label
@@ -30,25 +31,23 @@ from prefenvs.cli.look.judge import Judge
 from prefenvs.cli.look.record import Record
 from prefenvs.cli.look.tasks import Tasks
 from prefenvs.cli.rate import Rate
-from prefenvs.cli.train import TrainPebble, TrainPrefPPO
-from prefenvs.cli.train_clip import TrainClip
-from prefenvs.cli.train_offline import TrainBC, TrainCPL, TrainIQL
-from prefenvs.cli.train_reward_free import TrainDPPO, TrainIPL, TrainOPPO
+from prefenvs.cli.train import train
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import check_limits
 
-Train = (
-    Annotated[TrainPebble, subcommand("pebble")]
-    | Annotated[TrainPrefPPO, subcommand("prefppo")]
-    | Annotated[TrainDQN, subcommand("dqn")]
-    | Annotated[TrainClip, subcommand("clip")]
-    | Annotated[TrainIQL, subcommand("iql")]
-    | Annotated[TrainCPL, subcommand("cpl")]
-    | Annotated[TrainBC, subcommand("bc")]
-    | Annotated[TrainOPPO, subcommand("oppo")]
-    | Annotated[TrainIPL, subcommand("ipl")]
-    | Annotated[TrainDPPO, subcommand("dppo")]
-)
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent from preferences; `prefenvs train --help` lists the algorithms."""
+
+    words: Annotated[tuple[str, ...], Positional] = ()
+    """The algorithm and its options."""
+
+    def run(self) -> None:
+        """Train."""
+        train(self.words)
+
+
 StoreCommand = (
     Annotated[StoreStats, subcommand("stats")]
     | Annotated[StoreExport, subcommand("export")]
@@ -68,7 +67,7 @@ Command = (
     Annotated[Tasks, subcommand("tasks")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
-    | Annotated[Train, subcommand("train", description="Train an agent from preferences.")]
+    | Annotated[Train, subcommand("train")]
     | Annotated[Collect, subcommand("collect")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
@@ -96,11 +95,16 @@ class Runnable(Protocol):
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        raters.look_at(words)
-    except PrefenvsError as error:
-        _fail(str(error), 2)
-    command: Runnable = tyro.cli(Command, args=arguments, prog="prefenvs", config=(OmitSubcommandPrefixes,))
+    command: Runnable
+    if words[:1] == ["train"]:
+        # Its options depend on the algorithm that is named, and on task and preset.
+        command = Train(tuple(words[1:]))
+    else:
+        try:
+            raters.look_at(words)
+        except PrefenvsError as error:
+            _fail(str(error), 2)
+        command = tyro.cli(Command, args=words, prog="prefenvs", config=(OmitSubcommandPrefixes,))
     try:
         check_limits(command)
         with _terminated_as_interrupted():

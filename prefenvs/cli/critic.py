@@ -1,8 +1,7 @@
-"""`prefenvs critic RUN`, and `prefenvs train dqn`: experts whose values judge by regret, and how good these are."""
+"""`prefenvs critic RUN`: experts whose values judge by regret, and how good these are."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import PositiveFraction, PositiveInt, Seed
+from prefenvs.limits import PositiveInt, Seed
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import find_task
 
@@ -95,11 +94,13 @@ def load_values(
     samples, critics, entropy: of SAC, see `experts.LearnedAdvantage`; IQL has a V of its own, and the lower of
     two critics. Raises PrefenvsError for a run that learned from preferences: its values are of the learned reward.
     """
-    from prefenvs.agents import IQL
     from prefenvs.agents.experts import LearnedAdvantage, load_expert
+    from prefenvs.agents.registry import find_algorithm
 
     folder = Path(expert)
-    if (folder / "run.json").is_file() and Run.open(folder).record["command"] == "train iql":
+    name = Run.open(folder).record["command"].removeprefix("train ") if (folder / "run.json").is_file() else ""
+    algorithm = find_algorithm(name) if name else None
+    if algorithm is not None and algorithm.source == "offline":
         run = Run.open(folder)
         if not run.config.get("true_reward", False):
             raise PrefenvsError(
@@ -107,7 +108,9 @@ def load_values(
             )
         if critics != "min" or entropy:
             raise PrefenvsError("--critics and --entropy go with an expert of SAC, not with one of IQL")
-        learned = IQL.load(run.checkpoint / "model.zip", device="cpu")
+        if not hasattr(algorithm.learner, "advantage"):
+            raise PrefenvsError(f"{folder} is no expert: {algorithm.title} has no values of actions; train iql")
+        learned = algorithm.learner.load(run.checkpoint / "model.zip", device="cpu")
         return learned, learned
     agent = load_expert(expert, device="cpu")
     return agent, LearnedAdvantage(agent, samples, critics, entropy)
@@ -135,58 +138,3 @@ def describe(error: CriticError) -> str:
     ceiling = "" if error.ceiling is None else f"; two halves of the roll-outs: {error.ceiling:.1%}"
     lines.append(f"pairs of segments ordered alike: {error.pairs:.1%}{ceiling}")
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class TrainDQN:
-    """Train DQN on the true reward: the upper bound, and an expert for --oracle regret, where actions are discrete."""
-
-    task: str = "Delivery-v0"
-    """Task id."""
-    steps: PositiveInt = 100_000
-    """Environment steps."""
-    seed: Seed = 0
-    """Seed of everything in training; evaluation has seeds of its own."""
-    gamma: PositiveFraction = 0.99
-    """Discount."""
-    evaluate_every: PositiveInt = 10_000
-    """Environment steps between two evaluations."""
-    episodes: PositiveInt = 10
-    """Episodes in an evaluation."""
-    threads: PositiveInt = 1
-    """PyTorch threads; small networks are slower with more."""
-    folder: Path | None = None
-    """Run folder; runs/<task>-dqn-true-reward-<seed> by default."""
-    resume: Path | None = None
-    """Continue the run in this folder; every other option is then taken from it, --progress apart."""
-    progress: bool = True
-    """Show a progress bar with an ETA."""
-
-    def run(self) -> None:
-        """Train, or continue to train, and print the returns before and after."""
-        if self.resume is not None:
-            run = Run.resume(self.resume, "train dqn")
-            config = {name: value for name, value in run.config.items() if name not in ("true_reward", "folder")}
-            dataclasses.replace(self, **config | {"progress": self.progress, "resume": None})._train(run)
-            return
-        self._train(None)
-
-    def _train(self, resumed: Run | None) -> None:
-        import torch
-
-        from prefenvs.agents.runs.dqn import DQNConfig, make_dqn, train_dqn
-        from prefenvs.cli.train import report
-
-        if self.steps < 1 or self.evaluate_every < 1:
-            raise PrefenvsError("--steps and --evaluate-every are at least 1")
-        task = find_task(self.task)
-        torch.set_num_threads(self.threads)
-        agent = make_dqn(task.id, DQNConfig(gamma=self.gamma), self.seed)
-        folder = self.folder or Path("runs") / f"{task.file_name}-dqn-true-reward-{self.seed}"
-        config = dataclasses.asdict(self) | {"true_reward": True}
-        run = resumed or Run.create(folder, "train dqn", config)
-        with run.locked():
-            if resumed and run.has_checkpoint:
-                agent.resume(run.checkpoint)
-            summary = train_dqn(agent, task.id, run, self.steps, self.evaluate_every, self.episodes, self.progress)
-        report(summary, run, None)

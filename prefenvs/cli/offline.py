@@ -1,42 +1,42 @@
-"""What `prefenvs train iql`, `cpl`, `bc`, `oppo`, `ipl` and `dppo` have in common: learners from a fixed data set."""
+"""`prefenvs train` from a fixed data set: which data, which labels, and the runs of one or several seeds."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any
 
+from prefenvs.agents.registry import Algorithm, Offline, Settings
 from prefenvs.cli import offline_labels
 from prefenvs.cli.offline_labels import Labels, LabelSource, RegretForm
-from prefenvs.cli.run_options import RunOptions
-from prefenvs.cli.seeds import check_resume, of_seeds
-from prefenvs.cli.train import has_checkpoint
+from prefenvs.cli.train import (
+    EXAMPLE,
+    Training,
+    has_checkpoint,
+    read_groups,
+    record_of,
+    report,
+)
 from prefenvs.datasets.d4rl import find_d4rl
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
+from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from prefenvs.agents.offline.learner import OfflineLearner
-    from prefenvs.agents.offline.single_loss import SingleLossLearner
-    from prefenvs.preferences import Preference
+    from prefenvs.agents.offline.tables import RankedSegments
 
 
 @dataclass(frozen=True)
-class TrainOffline(RunOptions, ABC):
-    """What every learner from fixed data is told; settings that are not given are the published ones."""
-
-    algorithm: ClassVar[str]
-    one_loss: ClassVar[bool] = False
-    """Whether it is one of those learners whose update lowers one loss (prefenvs.agents.offline.single_loss)."""
+class DataOptions:
+    """What you must say: the data that are learned from."""
 
     dataset: str = ""
     """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
@@ -44,6 +44,12 @@ class TrainOffline(RunOptions, ABC):
     """Task to evaluate on, where the data set does not tell it."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Who compared segments of the data, and how many of the labels are taken."""
+
     preferences: str = "oracle"
     """A rater that answers on the spot, a store, or a folder of published labels.
 
@@ -66,187 +72,213 @@ class TrainOffline(RunOptions, ABC):
     """Control: permute the labels over their queries, so that they say nothing."""
     held_out: Fraction = 0.0
     """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
-    preset: Literal["published", "small"] = "published"
-    """small: smaller networks and batches and larger steps, for a CPU."""
-    steps: PositiveInt | None = None
-    """Gradient steps."""
-    normalise_observations: bool | None = None
-    """Give observations mean 0 and standard deviation 1."""
-    seeds: tuple[Seed, ...] = ()
-    """Several seeds trained side by side in one process, each with the result that it has alone (iql, cpl, bc).
 
-    Each has a run folder of its own: {seed} in --folder becomes the seed, or else it is appended.
-    """
-    precision: Literal["float32", "bfloat16"] | None = None
-    """bfloat16 multiplies in that type within the networks (iql, bc, cpl): faster where the processor has it."""
-    compile: bool = False
-    """Compile the loss by torch.compile (iql, bc, cpl): on a CPU IQL is a tenth to a fifth faster by it, CPL slower."""
-    device: DeviceName = "auto"
-    """Where to train: auto, cpu or cuda."""
-    evaluate_every: PositiveInt = 5_000
-    """Gradient steps between two evaluations."""
-
-    def run(self) -> None:
-        """Train, or continue to train, and print the returns before and after."""
-        if self.resume is not None:
-            check_resume(self.seeds)
-            run = Run.resume(self.resume, f"train {self.algorithm}")
-            options = dataclasses.replace(self, **run.config | {"folder": run.folder, "progress": self.progress})
-            dataset = options._load()
-            options._train(options._assemble([options], dataset, run), dataset)
-            return
-        dataset = self._load()
-        options = dataclasses.replace(self, task=dataset.task)
-        each = of_seeds(options, self.seeds) if self.seeds else [options]
-        self._train(self._assemble(each, dataset), dataset)
-
-    def _load(self) -> OfflineDataset:
-        if not self.dataset:
-            raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
-        if self.steps is not None and self.steps < 1:
-            raise PrefenvsError(f"--steps must be at least 1, got {self.steps}")
-        dataset = load_dataset(self.dataset, self.task or None, max_gib=self.max_gib)
-        if not dataset.task:
-            raise PrefenvsError(f"data set {dataset.name!r} does not tell its task: give --task ID (`prefenvs tasks`)")
-        find_task(dataset.task)
-        return dataset
-
-    def _assemble(self, each: Sequence[Self], dataset: OfflineDataset, resumed: Run | None = None) -> list[_Training]:
-        """Gather labels and make the learner of each seed; no folder is made before all settings were checked."""
-        import torch
-
-        self._check_speed(len(each))
-        if self.shuffle_labels and not self._needs_preferences:
-            raise PrefenvsError("--shuffle-labels is about labels, of which this learner needs none: leave it out")
-        torch.set_num_threads(self.threads)
-        nothing = Labels(None, [], {})
-        labels = [one._preferences(dataset, resumed) if one._needs_preferences else nothing for one in each]
-        made = self._make_learners(each, dataset, [own.train for own in labels])
-        for learner, steps in made:
-            learner._check_total(steps)
-            if self.compile:
-                cast("SingleLossLearner[Any]", learner).compile()
-            if resumed is not None and has_checkpoint(resumed):
-                learner.resume(resumed.checkpoint)
-        return [
-            _Training(options, learner, steps, own, resumed)
-            for options, (learner, steps), own in zip(each, made, labels, strict=True)
-        ]
-
-    def _check_speed(self, seeds: int) -> None:
-        """Raise a PrefenvsError for options of speed that cannot be had, before anything else takes time."""
-        from prefenvs.agents.offline.single_loss import check_compiler
-
-        for name in ("compile", "precision"):
-            if getattr(self, name) and not self.one_loss:
-                raise PrefenvsError(f"--{name} goes with iql, bc and cpl, not with {self.algorithm}")
-        if self.compile:
-            if seeds > 1:
-                raise PrefenvsError("--compile goes with one seed: updates of several in one pass are slower by it")
-            check_compiler("inductor", self.device)
-
-    def _train(self, trainings: Sequence[_Training], dataset: OfflineDataset) -> None:
-        from prefenvs.agents.runs.train_offline import train_offline, training_of
-
-        learners, facts = [t.learner for t in trainings], [t.facts(dataset.name) for t in trainings]
-        training_of(learners)
-        runs = [training.open_run() for training in trainings]
-        steps = trainings[0].steps
-        schedule = self.evaluate_every, self.episodes, self.progress
-        with contextlib.ExitStack() as locks:
-            for run in runs:
-                locks.enter_context(run.locked())
-            summaries = train_offline(learners, runs, steps, *schedule, facts, self.evaluate_beside)
-        for training, run, summary in zip(trainings, runs, summaries, strict=True):
-            if training.labels.held_out:
-                accuracy = training.learner.preference_accuracy(training.labels.held_out)
-                summary["held_out_accuracy"] = None if math.isnan(accuracy) else accuracy
-            if scores_hold(dataset):
-                last = summary["last"]["mean_return"]
-                summary["normalised_score"] = float(dataset.normalised_score(last))
-            run.summarise(summary)
-            report(summary, dataset, run)
-
-    @property
-    def _needs_preferences(self) -> bool:
-        return True
-
-    @property
-    def _signal(self) -> str:
-        """What is learned from, in a word."""
-        kind = self._source().kind
-        return kind.replace(":", "-") if kind != "given" else Path(self.preferences).stem
-
-    def _preferences(self, dataset: OfflineDataset, resumed: Run | None) -> Labels:
-        """Return the labels of the run that is resumed, or those that the options name."""
-        if resumed is not None and resumed.path("preferences.sqlite").is_file():
-            return offline_labels.kept(resumed)
-        return self._source().read(dataset)
-
-    def _source(self) -> LabelSource:
+    def source(self, seed: int) -> LabelSource:
+        """Return where the labels of a seed come from."""
         return LabelSource(
             self.preferences,
             self.labels,
             self.segment_length,
             self.held_out,
-            self.seed,
+            seed,
             self.regret_form,
             self.regret_discount,
             self.shuffle_labels,
         )
 
-    def _make_learners(
-        self, each: Sequence[Self], dataset: OfflineDataset, labels: Sequence[list[Preference] | None]
-    ) -> list[tuple[OfflineLearner[Any], int]]:
-        """Return each seed's learner, and how many gradient steps it is to make."""
-        return [options._make_learner(dataset, own) for options, own in zip(each, labels, strict=True)]
-
-    @abstractmethod
-    def _make_learner(
-        self, dataset: OfflineDataset, preferences: list[Preference] | None
-    ) -> tuple[OfflineLearner[Any], int]:
-        """Return the learner and how many gradient steps it is to make."""
-
-    def _keep(self, learner: OfflineLearner[Any], run: Run) -> None:
-        """Put beside the run what `_make_learner` needs when the run is resumed."""
-
-    def _override(self, config: Any, **given: Any) -> Any:
-        """Put what was given on the command line in place of the published settings."""
-        given |= {"normalise_observations": self.normalise_observations, "precision": self.precision}
-        return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    @property
+    def rater(self) -> str:
+        """Who answered, in a word."""
+        kind = self.source(0).kind
+        return kind.replace(":", "-") if kind != "given" else Path(self.preferences).stem
 
 
 @dataclass(frozen=True)
-class _Training:
-    """One learner, the labels it learns from, and the run that it continues, if any."""
+class OfflineTraining(Training):
+    """How long, where, and when the policy is measured."""
 
-    options: TrainOffline
-    learner: OfflineLearner[Any]
-    steps: int
+    evaluate_every: PositiveInt = 5_000
+    """Gradient steps between two evaluations."""
+    compile: bool = False
+    """Compile the loss by torch.compile (iql, bc, cpl): on a CPU IQL is a tenth to a fifth faster by it, CPL slower."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """One seed's training, the labels that it learns from, and its learner."""
+
+    training: OfflineTraining
     labels: Labels
-    resumed: Run | None
+    learner: Any
 
-    def open_run(self) -> Run:
-        """Return the run folder, made anew unless one is continued."""
-        options, run = self.options, self.resumed
-        if run is None:
-            name = f"{find_task(options.task).file_name}-{options.algorithm}-{options._signal}-{options.seed}"
-            folder = options.folder or Path("runs") / name
-            run = Run.create(folder, f"train {options.algorithm}", dataclasses.asdict(options))
-            if self.labels.train is not None:
-                offline_labels.keep(run, self.labels)
-        options._keep(self.learner, run)
-        return run
 
-    def facts(self, dataset: str) -> dict[str, Any]:
-        """Return what the summary tells about the labels."""
-        held_out, left_out = self.labels.held_out, dict(self.labels.left_out)
-        answered = sum(not preference.skipped for preference in self.labels.train or ())
-        if self.options.algorithm == "oppo" and self.learner.labels < answered:
-            left_out["tied"] = answered - self.learner.labels
-        facts: dict[str, Any] = {"dataset": dataset, "signal": self.options._signal}
-        facts |= {"left_out": sum(left_out.values()), "left_out_because": left_out}
-        return facts | ({"held_out_labels": len(held_out)} if held_out else {})
+def train_offline(
+    algorithm: Algorithm, arguments: Sequence[str], given: Mapping[str, str], resumed: Run | None
+) -> None:
+    """Train from fixed data, or continue to, and print the figures."""
+    kept = {} if resumed is None else resumed.config
+    names = {name: str(kept.get(name) or given.get(name.replace("_", "-"), "")) for name in ("dataset", "task")}
+    gib = kept.get("max_gib") or _number(given.get("max-gib"))
+    dataset = (
+        None if _asks_for_help(arguments) and not names["dataset"] else _load(names["dataset"], names["task"], gib)
+    )
+    task = find_task(dataset.task if dataset is not None else names["task"] or EXAMPLE)
+    first = {"data": DataOptions(), "rater": LabelOptions()}
+    groups, settings = read_groups(algorithm, arguments, given, task, first, OfflineTraining, resumed)
+    assert dataset is not None
+    groups["data"] = dataclasses.replace(groups["data"], task=dataset.task)
+    fittings = _assemble(algorithm, groups, settings, dataset, resumed)
+    _train(algorithm, groups, settings, fittings, dataset, resumed)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & {*arguments})
+
+
+def _number(text: str | None) -> float | None:
+    """The number that a word says; what is none is refused later."""
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        return None
+    return number if number is not None and 0 < number < math.inf else None
+
+
+def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
+    if not name:
+        raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
+    dataset = load_dataset(name, task or None, max_gib=max_gib)
+    if not dataset.task:
+        raise PrefenvsError(f"data set {dataset.name!r} does not tell its task: give --task ID (`prefenvs tasks`)")
+    find_task(dataset.task)
+    return dataset
+
+
+def _assemble(
+    algorithm: Algorithm, groups: Mapping[str, Any], settings: Settings, dataset: OfflineDataset, resumed: Run | None
+) -> list[Fitting]:
+    """Gather labels and make the learner of each seed; no folder is made before all settings were checked."""
+    import torch
+
+    training, options, wanted = groups["training"], settings.options, groups["rater"]
+    each = training.of_each_seed() if resumed is None else [training]
+    _check_speed(algorithm, training, len(each))
+    torch.set_num_threads(training.threads)
+    true_reward = bool(getattr(options, "true_reward", False))
+    needs = options is None or options.needs_labels(settings.config)
+    if wanted.shuffle_labels and not needs:
+        raise PrefenvsError("--shuffle-labels is about labels, of which this learner needs none: leave it out")
+    labels = [_labels_of(wanted.source(one.seed), dataset, resumed) if needs else Labels(None, [], {}) for one in each]
+    parts = [
+        Offline(
+            dataset,
+            own.train,
+            one.seed,
+            one.device,
+            one.folder if resumed is None else resumed.folder,
+            partial(rank, wanted.source(one.seed), dataset),
+            dataset.trajectories.true_rewards if true_reward else None,
+            dataset.trajectories.returns if true_reward and dataset.trajectories.true_rewards is not None else None,
+        )
+        for one, own in zip(each, labels, strict=True)
+    ]
+    learners = algorithm.make_offline(settings, parts)
+    for learner in learners:
+        learner._check_total(settings.steps)
+        if training.compile:
+            learner.compile()
+        if resumed is not None and has_checkpoint(resumed):
+            learner.resume(resumed.checkpoint)
+    return [Fitting(*parts) for parts in zip(each, labels, learners, strict=True)]
+
+
+def _labels_of(source: LabelSource, dataset: OfflineDataset, resumed: Run | None) -> Labels:
+    """Return the labels of the run that is resumed, or those that the options name."""
+    if resumed is not None and resumed.path("preferences.sqlite").is_file():
+        return offline_labels.kept(resumed)
+    return source.read(dataset)
+
+
+def _check_speed(algorithm: Algorithm, training: OfflineTraining, seeds: int) -> None:
+    """Raise a PrefenvsError for options of speed that cannot be had, before anything else takes time."""
+    if not training.compile:
+        return
+    from prefenvs.agents.offline.single_loss import check_compiler
+
+    if not hasattr(algorithm.learner, "compile"):
+        raise PrefenvsError(f"--compile goes with iql, bc and cpl, not with {algorithm.name}")
+    if seeds > 1:
+        raise PrefenvsError("--compile goes with one seed: updates of several in one pass are slower by it")
+    check_compiler("inductor", training.device)
+
+
+def _train(
+    algorithm: Algorithm,
+    groups: Mapping[str, Any],
+    settings: Settings,
+    fittings: Sequence[Fitting],
+    dataset: OfflineDataset,
+    resumed: Run | None,
+) -> None:
+    from prefenvs.agents.runs.train import group_of, train
+
+    learners, training = [fitting.learner for fitting in fittings], groups["training"]
+    group_of(learners)
+    rater = groups["rater"].rater
+    signal = rater if settings.options is None else settings.options.signal(rater, settings.config)
+    runs = [
+        resumed or _create_run(algorithm, {**groups, "training": fitting.training}, fitting, signal)
+        for fitting in fittings
+    ]
+    facts = [_facts(fitting, dataset, signal) for fitting in fittings]
+    with contextlib.ExitStack() as locks:
+        for run in runs:
+            locks.enter_context(run.locked())
+        summaries = train(
+            learners,
+            runs,
+            settings.steps,
+            training.evaluate_every,
+            training.episodes,
+            training.progress,
+            training.evaluate_beside,
+            facts,
+        )
+    for fitting, run, summary in zip(fittings, runs, summaries, strict=True):
+        if fitting.labels.held_out:
+            accuracy = fitting.learner.preference_accuracy(fitting.labels.held_out)
+            summary["held_out_accuracy"] = None if math.isnan(accuracy) else accuracy
+        caution = ""
+        if scores_hold(dataset):
+            differs = find_d4rl(dataset.name).differs if dataset.name.startswith("d4rl/") else ""
+            caution = f" (not quite D4RL's: {differs})" if differs else ""
+            summary["normalised_score"] = float(dataset.normalised_score(summary["last"]["mean_return"]))
+        run.summarise(summary)
+        report(summary, run, dataset=dataset, caution=caution)
+
+
+def _create_run(algorithm: Algorithm, groups: Mapping[str, Any], fitting: Fitting, signal: str) -> Run:
+    training, task = fitting.training, find_task(groups["data"].task)
+    name = f"{task.file_name}-{algorithm.name.replace(':', '-')}-{signal}-{training.seed}"
+    run = Run.create(training.folder or Path("runs") / name, f"train {algorithm.name}", record_of(groups))
+    if fitting.labels.train is not None:
+        offline_labels.keep(run, fitting.labels)
+    model = getattr(fitting.learner, "reward_model", None)
+    # The ensemble lies in the checkpoint; what takes long to fit is kept before training begins.
+    if getattr(groups.get("learner"), "model", None) is not None and model is not None:
+        model.save(run.path("reward.pt"))
+    return run
+
+
+def _facts(fitting: Fitting, dataset: OfflineDataset, signal: str) -> dict[str, Any]:
+    """Return what the summary tells about the data and labels."""
+    held_out, left_out = fitting.labels.held_out, dict(fitting.labels.left_out)
+    answered = sum(not preference.skipped for preference in fitting.labels.train or ())
+    if getattr(fitting.learner, "drops_ties", False) and fitting.learner.labels < answered:
+        left_out["tied"] = answered - fitting.learner.labels
+    facts: dict[str, Any] = {"dataset": dataset.name, "signal": signal}
+    facts |= {"left_out": sum(left_out.values()), "left_out_because": left_out}
+    return facts | ({"held_out_labels": len(held_out)} if held_out else {})
 
 
 def scores_hold(dataset: OfflineDataset) -> bool:
@@ -259,22 +291,19 @@ def scores_hold(dataset: OfflineDataset) -> bool:
     return entry.horizon is not None and entry.horizon == dataset.horizon and entry.task == dataset.task
 
 
-def report(summary: dict[str, Any], dataset: OfflineDataset, run: Run) -> None:
-    """Print the figures of a finished run, the final policy's and the best one's apart."""
-    print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
-    print(f"{summary['dataset']}: {len(dataset)} episodes; labels: {summary['labels']}; "
-          f"{summary['updates']} gradient steps")  # fmt: skip
-    if summary["left_out"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["left_out_because"].items())
-        print(f"labels left out: {summary['left_out']} ({reasons})")
-    if summary.get("held_out_accuracy") is not None:
-        print(f"held-out labels predicted: {summary['held_out_accuracy']:.1%} of {summary['held_out_labels']}")
-    for name, row in (("before", summary["first"]), ("final", summary["last"]), ("best", summary["best"])):
-        solved = "" if math.isnan(row["success"]) else f", success {row['success']:.0%}"
-        note = f" (chosen by this very evaluation, at step {row['steps']:.0f})" if name == "best" else ""
-        print(f"true return, {name:6} {row['mean_return']:.1f} +- {row['std_return']:.1f}{solved}{note}")
-    if "normalised_score" in summary:
-        differs = find_d4rl(dataset.name).differs if dataset.name.startswith("d4rl/") else ""
-        caution = f" (not quite D4RL's: {differs})" if differs else ""
-        print(f"normalised score, final {summary['normalised_score']:.1f}{caution}")
-    print(f"run folder: {run.folder}")
+def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
+    """Score segments of a data set by a simulated rater's values of their steps, summed."""
+    import numpy as np
+
+    from prefenvs.agents.offline.tables import RankedSegments
+    from prefenvs.oracles.simulated.synthetic import SyntheticOracle
+
+    if source.kind == "given":
+        raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
+    if source.held_out:
+        raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
+    oracle, rng = source.make_oracle(dataset), np.random.default_rng([source.seed, 1])
+    if not isinstance(oracle, SyntheticOracle):
+        raise PrefenvsError(f"--dense ranks segments by the values of their steps, which {oracle.name} does not give")
+    segments = dataset.trajectories.sample(source.labels or 500, source.length(dataset), rng)
+    return RankedSegments(segments, oracle.step_values(list(segments)).sum(1))

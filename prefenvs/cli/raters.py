@@ -36,7 +36,7 @@ class Asking(NamedTuple):
 
 
 ONLINE, RATE = Asking(), Asking("vlm", ("store",))
-ASKING = {"train pebble": ONLINE, "train prefppo": ONLINE, "rate": RATE}
+ASKING = {"rate": RATE}
 
 
 def look_at(arguments: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from prefenvs.envs import make
+from prefenvs.errors import PrefenvsError
 from prefenvs.seeding import derive_seed
 
 
@@ -29,3 +31,12 @@ def seed_environments(venv: VecEnv, seed: int | None) -> Sequence[int]:
     # A vector takes its seeds from one number only; the innermost one keeps them until the reset.
     venv.unwrapped._seeds = list(seeds)
     return seeds
+
+
+def make_envs(task: str, count: int = 1, seed: int = 0) -> IndependentEnvs:
+    """Make `count` environments of a task that hide their reward, stepped one after the other in this process."""
+    if count < 1:
+        raise PrefenvsError(f"--envs must be at least 1, got {count}")
+    venv = IndependentEnvs([lambda: make(task)] * count)
+    venv.seed(seed)
+    return venv

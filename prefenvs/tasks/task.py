@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ class LabelBudget:
     epochs: int
     lr: float
     source: str
+
+
+WALKER_BUDGET = LabelBudget(
+    labels=500, per_session=50, interact=20_000, steps=500_000, epochs=50, lr=5e-4, source="B-Pref"
+)
+"""What tasks without a published budget get: walker-walk's smallest."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,16 @@ class Task:
     def file_name(self) -> str:
         """The id as part of a file's name: without the colon, dots and slashes of `module:NAME`."""
         return re.sub(r"[:./]", "-", self.id)
+
+    def budget(self, labels: int | None = None) -> LabelBudget:
+        """Return the published budget of so many labels; else the smallest, or walker-walk's, with `labels` instead."""
+        if labels is not None and labels < 1:
+            raise PrefenvsError(f"labels must be at least 1, got {labels}")
+        for budget in self.budgets:
+            if labels in (None, budget.labels):
+                return budget
+        nearest = self.budgets[0] if self.budgets else WALKER_BUDGET
+        return dataclasses.replace(nearest, labels=labels or nearest.labels)
 
 
 @cache

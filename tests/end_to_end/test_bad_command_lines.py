@@ -14,7 +14,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
+from prefenvs.agents.registry import find_algorithm, list_algorithms
 from prefenvs.cli import Command, main
+from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
+from prefenvs.cli.train import Training
 from prefenvs.limits import Device, Limits, limits_of
 
 # What a command needs before its other options are looked at.
@@ -39,6 +42,10 @@ NEEDED = {
 }
 
 
+NESTED = ("reward", "predictor")
+"""Parts of a configuration whose flags begin with their name."""
+
+
 def commands(kind: Any = Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, type]]:
     """Every command with its class."""
     if get_origin(kind) is Annotated:
@@ -48,11 +55,20 @@ def commands(kind: Any = Command, path: tuple[str, ...] = ()) -> Iterator[tuple[
     elif get_origin(kind) in (types.UnionType, typing.Union):
         for member in get_args(kind):
             yield from commands(member, path)
+    elif path == ("train",):
+        for name in list_algorithms():
+            algorithm = find_algorithm(name)
+            offline = [DataOptions, LabelOptions, OfflineTraining]
+            for part in offline if algorithm.source == "offline" else [Training]:
+                yield f"train {name}", part
+            for part in (algorithm.config, algorithm.options):
+                if part is not None:
+                    yield f"train {name}", part
     else:
         yield " ".join(path), kind
 
 
-def numbers(kind: type) -> Iterator[tuple[str, Any]]:
+def numbers(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every number that a command takes: its flag and its type, those of groups of options included."""
     for name, annotation in get_type_hints(kind, include_extras=True).items():
         if name not in {field.name for field in dataclasses.fields(kind)}:
@@ -62,10 +78,10 @@ def numbers(kind: type) -> Iterator[tuple[str, Any]]:
             bare, extras = annotation.__origin__, annotation.__metadata__
         if dataclasses.is_dataclass(bare):
             assert isinstance(bare, type)
-            yield from numbers(bare)
+            yield from numbers(bare, f"{name}." if prefix or name in NESTED else "")
         elif {int, float} & {bare, *get_args(bare)} or limits_of(annotation) is not None:
             named = next((extra.name for extra in extras if getattr(extra, "name", None)), name)
-            yield "--" + named.replace("_", "-"), annotation
+            yield f"--{prefix}{named.replace('_', '-')}", annotation
 
 
 NUMBERS = [(command, flag, kind) for command, found in commands() for flag, kind in numbers(found)]

@@ -203,7 +203,9 @@ def count_labels(folder: Path) -> int:
         return len(store.preferences())
 
 
-def test_seeds_train_to_what_each_reaches_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_train_in_processes_to_what_each_reaches_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["train", "pebble", "--task", "InvertedPendulum-v5", "--preset", "small", "--steps", "360",
                "--labels", "12", "--per-session", "6", "--interact", "100", "--unsupervised-steps", "60",
                "--learning-starts", "100",
@@ -212,9 +214,8 @@ def test_seeds_train_to_what_each_reaches_alone(tmp_path: Path, capsys: pytest.C
     main([*options, "--seed", "1", "--folder", str(tmp_path / "alone")])
     rows = [Run.open(folder).rows("evaluations") for folder in (tmp_path / "1" / "run", tmp_path / "alone")]
     assert [row["steps"] for row in rows[0]] == [0, 180, 360]
-    for of_several, alone in zip(*rows, strict=True):
-        assert of_several["labels"] == alone["labels"]
-        assert of_several["mean_return"] == alone["mean_return"]
+    for together, alone in zip(*rows, strict=True):
+        assert (together["labels"], together["mean_return"]) == (alone["labels"], alone["mean_return"])
     assert (tmp_path / "0" / "run" / "summary.json").exists()
     store = str(tmp_path / "labels.sqlite")
     for extra, message in (

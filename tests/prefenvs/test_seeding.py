@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import prefenvs
 from prefenvs.agents import PEBBLE, PrefPPO
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
-from prefenvs.cli.train import TrainPebble, make_envs
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.envs.recording import TrajectoryRecorder
+from prefenvs.envs.vectors import make_envs
 from prefenvs.evaluate import FIRST_SEED, evaluation_seeds
 from prefenvs.oracles import HybridOracle, PartialReturnOracle, RaterContext, Teacher, make_rater
 from prefenvs.preferences import Query
@@ -131,8 +131,7 @@ def overlap(first: Array, second: Array) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1, 17])
 def test_two_erring_raters_of_a_hybrid_err_independently(queries: list[Query], seed: int) -> None:
-    options = TrainPebble(task=TASK, oracle="hybrid:cheap=mistake,costly=noisy,route=random", seed=seed)
-    rater = options._make_oracle(prefenvs.find_task(TASK))
+    rater = make_rater("hybrid:cheap=mistake,costly=noisy,route=random", RaterContext(TASK, seed))
     assert isinstance(rater, HybridOracle)
     assert isinstance(rater.cheap, PartialReturnOracle)
     assert isinstance(rater.costly, PartialReturnOracle)

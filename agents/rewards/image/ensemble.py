@@ -24,6 +24,7 @@ from prefenvs.closing import Closing
 from prefenvs.envs.frames import FrameCache
 from prefenvs.errors import PrefenvsError
 from prefenvs.file_sizes import check_zip
+from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.state_rewards import reward_steps
@@ -43,33 +44,33 @@ class ImageRewardConfig:
     `layers` do.
     """
 
-    members: int = 3
+    members: PositiveInt = 3
     """Networks in the ensemble."""
-    size: int = 64
+    size: PositiveInt = 64
     """Width and height of the frames in pixels."""
-    stride: int = 5
+    stride: PositiveInt = 5
     """Every so many steps of a segment one frame is looked at, counted back from its last step."""
     hide_robot: bool = False
     """Draw the objects only."""
-    channels: tuple[int, int, int, int] = (16, 32, 64, 128)
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128)
     """Channels of the convolutions, with kernels 5, 3, 3, 3 and strides 3, 2, 2, 2."""
-    width: int = 256
+    width: PositiveInt = 256
     """With an encoder: units of each hidden layer on its features."""
-    layers: int = 2
+    layers: PositiveInt = 2
     """With an encoder: hidden layers."""
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each frame's reward in [-1, 1]."""
-    learning_rate: float = 3e-4
+    learning_rate: PositiveFloat = 3e-4
     """Adam's, for all members."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Labelled queries in one gradient step."""
-    epochs: int = 50
+    epochs: PositiveInt = 50
     """Passes over the labels in one fit, at most."""
-    stop_accuracy: float = 0.97
+    stop_accuracy: Fraction = 0.97
     """A fit ends after the first pass with a higher accuracy, mean of the members over decided labels; 1 for never."""
-    validation_share: float = 0.0
+    validation_share: Fraction = 0.0
     """Share of the labels held out, by episode where possible."""
-    cached_frames: int = 20_000
+    cached_frames: PositiveInt = 20_000
     """Frames kept for states that are looked at again."""
 
     def __post_init__(self) -> None:

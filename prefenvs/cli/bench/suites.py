@@ -45,7 +45,7 @@ class BenchRun:
     memory_limit: PositiveFloat | None = None
     """Gigabytes of memory for one cell, instead of the suite's."""
     seeds_at_once: bool = False
-    """Train the seeds of a cell in one program where the method can (pebble, iql, cpl, bc); not with --ray."""
+    """Train the seeds of a cell in one program where the method can (iql, cpl, bc); not with --ray."""
     min_free_gb: NonNegativeFloat = 2.0
     """Free disk space below which no further cell is started."""
     methods: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefenvs.cli.look.record import record_run
-from prefenvs.cli.train import TrainPebble
+from prefenvs.cli.train import train
 from prefenvs.envs.gl import gl_backend
 from prefenvs.limits import PositiveInt, Seed
 from prefenvs.runs import Run
@@ -32,25 +32,26 @@ class Demo:
         """Train, print the returns before and after, and write the run folder."""
         gl_backend()  # a machine that cannot render says so before it trains
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-        self.training(folder).run()
+        train(self.training(folder))
         print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed)}")
         print(f"learning curve: {folder / 'learning_curve.png'}")
 
-    def training(self, folder: Path | None = None) -> TrainPebble:
-        """Return the training that the demo is."""
-        return TrainPebble(
-            task="metaworld-door-close-v3",
-            seed=self.seed,
-            steps=self.steps,
-            labels=self.labels,
-            per_session=60,
-            interact=1_000,
-            segment_length=50,
-            unsupervised_steps=4_000,
-            selector="uniform",
-            preset="small",
-            evaluate_every=5_000,
-            episodes=5,
-            folder=folder,
-            progress=self.progress,
-        )
+    def training(self, folder: Path) -> list[str]:
+        """Return the command line of the training that the demo is."""
+        options = {
+            "task": "metaworld-door-close-v3",
+            "preset": "small",
+            "seed": self.seed,
+            "steps": self.steps,
+            "labels": self.labels,
+            "per-session": 60,
+            "interact": 1_000,
+            "segment-length": 50,
+            "unsupervised-steps": 4_000,
+            "selector": "uniform",
+            "evaluate-every": 5_000,
+            "episodes": 5,
+            "folder": folder,
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return ["pebble", *words, "--progress" if self.progress else "--no-progress"]

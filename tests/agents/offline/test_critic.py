@@ -12,7 +12,7 @@ import prefenvs
 from prefenvs import PrefenvsError, Query, Segment
 from prefenvs.agents import PEBBLE, PebbleConfig
 from prefenvs.agents.experts import LearnedAdvantage, _Memory, load_expert
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
 from prefenvs.envs.delivery_board import find_board
 from prefenvs.envs.delivery_values import BoardValues
@@ -329,6 +329,8 @@ def test_command_line_trains_an_expert_on_the_board(tmp_path, capsys) -> None:
         [
             "train",
             "dqn",
+            "--task",
+            "Delivery-v0",
             "--steps",
             "1500",
             "--evaluate-every",

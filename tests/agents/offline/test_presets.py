@@ -6,23 +6,25 @@ import pytest
 
 from prefenvs.agents import BC, CPL, IPL, IQL
 from prefenvs.agents.offline.iql import IQLConfig
-from prefenvs.agents.offline.presets import bc_settings, cpl_settings, iql_settings
-from prefenvs.agents.offline.presets_reward_free import (
-    dppo_settings,
-    gaussian_settings,
-    ipl_settings,
-    oppo_settings,
-    transformer_settings,
-)
+from prefenvs.agents.registry import find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig
-from prefenvs.cli.train_offline import TrainIQL
-from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.agents.rewards.kinds import kind_settings
 from prefenvs.tasks import find_task, list_tasks
 
 from ..worlds import ACTIONS, make_line_data, prefer_by_return
 
 DOOR, BUTTON = find_task("AdroitHandDoor-v1"), find_task("metaworld-button-press-v3")
 CHEETAH = find_task("HalfCheetah-v5")
+
+
+def settings_of(name, task=CHEETAH, preset="published", **given):
+    """Return an algorithm's configuration and steps."""
+    settings = find_algorithm(name).preset(task, preset, **given)
+    return settings.config, settings.steps
+
+
+def of_rewards(rewards: str) -> dict[str, object]:
+    return {"true_reward": True} if rewards == "true" else {"reward_model": rewards}
 
 
 def check(config: object, **expected: object) -> None:
@@ -47,7 +49,7 @@ def check(config: object, **expected: object) -> None:
 )
 @pytest.mark.parametrize("rewards", ["true", "mlp", "transformer"])
 def test_iql_by_task(task, tau, beta, dropout, rewards) -> None:
-    config, steps = iql_settings(find_task(task), rewards)
+    config, steps = settings_of("iql", find_task(task), **of_rewards(rewards))
     check(config, expectile=tau, inv_temperature=beta, dropout=dropout, discount=0.99, target_rate=0.005)
     check(config, learning_rate=3e-4, weight_clip=100.0, cosine=True)
     manipulation = find_task(task).family == "metaworld"
@@ -67,33 +69,30 @@ def test_iql_by_task(task, tau, beta, dropout, rewards) -> None:
 )
 def test_rewards_of_iql(task, true, learned) -> None:
     for rewards, (rule, shift) in (("true", true), ("mlp", learned), ("transformer", learned), ("gaussian", learned)):
-        check(iql_settings(find_task(task), rewards)[0], reward_rule=rule, reward_shift=shift, return_range=None)
+        check(
+            settings_of("iql", find_task(task), **of_rewards(rewards))[0],
+            reward_rule=rule,
+            reward_shift=shift,
+            return_range=None,
+        )
 
 
 def test_piql_is_cpls() -> None:
-    config, _ = iql_settings(BUTTON, "mlp")
+    config, _ = settings_of("iql", BUTTON)
     check(config, reward_rule="none", reward_shift=0.0)
     check(config.reward, members=1, layers=2, width=512, output="identity", batch_size=96, stop="never")
     # As many batches as its first 50,000 steps, of 10,000 labels.
     assert config.reward.epochs * 10_000 / 96 == 50_000
     for rewards in ("true", "transformer", "gaussian", "image"):
-        check(iql_settings(BUTTON, rewards)[0], reward_rule="range", reward_shift=0.0)
+        check(settings_of("iql", BUTTON, **of_rewards(rewards))[0], reward_rule="range", reward_shift=0.0)
 
 
 def test_small_presets_stay_small_on_every_task() -> None:
     for task in list_tasks():
-        config, steps = iql_settings(task, preset="small")
+        config, steps = settings_of("iql", task, "small")
         check(config, hidden=(128, 128), batch_size=256, learning_rate=1e-3)
         assert (steps, config.reward.width) == (20_000, 128)
-        assert ipl_settings(task, "small")[1] == bc_settings(task, "small")[1] == 20_000
-
-
-@pytest.mark.parametrize("folder", ["open-loop", "pen-and-paper", "door-close", "kitchen", "antmaze", "metaworld-data"])
-def test_a_folders_name_decides_nothing(folder) -> None:
-    data = dataclasses.replace(make_line_data(3).trajectories, task="HalfCheetah-v5")
-    options = TrainIQL(dataset=folder)
-    found = options._settings(OfflineDataset(folder, data))
-    assert found == options._settings(OfflineDataset("runs/x", data)) == (iql_settings(CHEETAH)[0], 1_000_000)
+        assert settings_of("ipl", task, "small")[1] == settings_of("bc", task, "small")[1] == 20_000
 
 
 @pytest.mark.parametrize("horizon", [100, 200, None])
@@ -130,26 +129,26 @@ def test_learned_rewards_are_scaled_to_the_time_limit_and_true_ones_to_1000(hori
     ],
 )
 def test_cpl(variant, expected) -> None:
-    config, steps = cpl_settings(variant)
+    config, steps = settings_of("cpl", variant=variant)
     check(config, **expected, hidden=(512, 512), dropout=0.25, gaussian=False, batch_size=96, learning_rate=1e-4)
     check(config, pretrain_updates=200_000, warmup_updates=10_000, discount=1.0)
     assert steps == 500_000
-    assert CPL.config_type() == cpl_settings("cpl")[0]
+    assert CPL.config_type() == settings_of("cpl")[0]
 
 
 def test_behaviour_cloning() -> None:
-    config, steps = bc_settings(BUTTON)
+    config, steps = settings_of("bc", BUTTON)
     check(config, loss="mse", hidden=(512, 512), dropout=0.25, learning_rate=1e-4, batch_size=2 * 96 * 64)
     assert steps == 500_000
-    assert bc_settings(DOOR) == (BC.config_type(), 1_000_000)
+    assert settings_of("bc", DOOR) == (BC.config_type(), 1_000_000)
 
 
 def test_ipl_by_task() -> None:
-    config, steps = ipl_settings(CHEETAH)
+    config, steps = settings_of("ipl")
     check(config, regularisation=0.5, expectile=0.7, inv_temperature=3.0, hidden=(256, 256), pairs=8, limit_values=True)
     check(config, batch_size=256, replay_weight=0.5)
     assert steps == 1_000_000
-    config, steps = ipl_settings(BUTTON)
+    config, steps = settings_of("ipl", BUTTON)
     check(config, regularisation=3.0, expectile=0.75, hidden=(256, 256, 256), pairs=16, segment_steps=16)
     check(config, limit_values=False)
     assert steps == 200_000
@@ -170,16 +169,16 @@ def test_ipl_limits_v_only_where_it_is_told_to() -> None:
 
 
 def test_transformers() -> None:
-    config, steps = oppo_settings()
+    config, steps = settings_of("oppo")
     check(config, window=20, context_size=8, width=128, layers=3, heads=1, encoder_heads=2, dropout=0.1, batch_size=64)
     check(config, learning_rate=1e-4, weight_decay=1e-4, warmup_steps=10_000, best_learning_rate=1e-3, margin=1.0)
     check(config, preference_weight=0.1, norm_weight=0.1, gradient_clip=0.25)
     assert steps == 100_000
-    dppo, steps = dppo_settings()
+    dppo, steps = settings_of("dppo")
     check(dppo, conservatism=1.0, temperature=0.1, batch_size=256, hidden=(256, 256), learning_rate=3e-4)
-    for reward in (transformer_settings(), gaussian_settings(), dppo.predictor):
+    for reward in (kind_settings("transformer"), kind_settings("gaussian"), dppo.predictor):
         check(reward, width=256, layers=1, heads=4, dropout=0.1, batch_size=256, epochs=10_000, aggregate="mean")
         check(reward, learning_rate=1e-4, peak=10.0, warmup=0.1)
     # The paper's layer, which the released command leaves out, as its docstring says.
-    assert transformer_settings().attention
-    assert not transformer_settings().scaled
+    assert kind_settings("transformer").attention
+    assert not kind_settings("transformer").scaled

@@ -8,37 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefenvs.agents.offline import presets_reward_free as published_reward_free
-from prefenvs.agents.offline.dppo import DPPOConfig, SegmentScoreConfig
-from prefenvs.agents.offline.oppo import OPPOConfig
-from prefenvs.agents.rewards.pearl import GaussianRewardConfig
-from prefenvs.agents.rewards.preference_transformer import PreferenceTransformerConfig
 from prefenvs.cli import main
 from prefenvs.datasets.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.trajectories import Trajectories
 
-TINY = {"width": 16, "heads": 2, "epochs": 2, "batch_size": 16}
+SMALL = {
+    "oppo": "--width 16 --layers 1 --window 5 --batch-size 8",
+    "ipl": "--hidden 16 16",
+    "dppo": "--batch-size 8 --predictor.width 16 --predictor.heads 2 --predictor.epochs 2 --predictor.batch-size 16",
+    "iql": "--hidden 16 16 --model.width 16 --model.heads 2 --model.epochs 2 --model.batch-size 16",
+}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data set of random Pendulum-like steps, and settings small enough for a test."""
+def folder(tmp_path: Path) -> Path:
+    """A data set of random Pendulum-like steps."""
     rng = np.random.default_rng(0)
     steps, ends = 240, np.arange(60, 241, 60)
     arrays = rng.standard_normal((steps, 3)).astype(np.float32), rng.uniform(-2, 2, (steps, 1)).astype(np.float32)
     data = Trajectories(*arrays, ends, rng.random(steps), terminated=np.zeros(4, bool), task="Pendulum-v1")
     write_npz(OfflineDataset("random", data), tmp_path / "data")
-    small = OPPOConfig(width=16, layers=1, window=5, batch_size=8), 4
-    monkeypatch.setattr(published_reward_free, "oppo_settings", lambda preset: small)
-    predictor = SegmentScoreConfig(**TINY)
-    monkeypatch.setattr(
-        published_reward_free, "dppo_settings", lambda preset: (DPPOConfig(predictor=predictor, batch_size=8), 4)
-    )
-    monkeypatch.setattr(
-        published_reward_free, "transformer_settings", lambda preset: PreferenceTransformerConfig(**TINY)
-    )
-    monkeypatch.setattr(published_reward_free, "gaussian_settings", lambda preset: GaussianRewardConfig(**TINY))
     return tmp_path
 
 
@@ -47,6 +37,7 @@ def test_a_run_and_its_continuation(learner: str, folder: Path, capsys: pytest.C
     algorithm, _, reward = learner.partition(" ")
     options = ["--dataset", str(folder / "data"), "--labels", "20", "--segment-length", "8", "--steps", "4"]
     options += ["--preset", "small", "--episodes", "1", "--no-progress", "--folder", str(folder / "run")]
+    options += SMALL[algorithm].split()
     if reward:
         options += ["--reward-model", reward]
     main(["train", algorithm, *options])
@@ -65,7 +56,7 @@ def test_a_run_and_its_continuation(learner: str, folder: Path, capsys: pytest.C
 def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--dataset", str(folder / "data"), "--labels", "20", "--segment-length", "8"]
     for options, message in (
-        (["oppo", *data, "--window", "0"], "window must be at least 1"),
+        (["oppo", *data, "--window", "0"], "--window must be at least 1"),
         (["ipl", *data, "--expectile", "1"], "expectile"),
         (["dppo", *data, "--conservatism", "2"], "conservatism"),
         (["oppo"], "--dataset"),

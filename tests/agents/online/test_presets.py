@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefenvs.agents.online.pebble import PebbleConfig
-from prefenvs.agents.online.presets import pebble_settings, prefppo_settings
-from prefenvs.cli.train import TrainPebble
+from prefenvs.agents.online.pebble import preset as pebble_preset
+from prefenvs.agents.online.prefppo import preset as prefppo_preset
 from prefenvs.tasks import find_task
 
 
@@ -16,9 +16,10 @@ from prefenvs.tasks import find_task
 def test_a_run_of_published_length_has_the_published_schedule(preset) -> None:
     task = find_task("dmc-walker-walk-v0")
     for steps in (None, 500_000, 2_000_000):
-        config, sac, total = pebble_settings(task, preset, 500, steps)
+        settings = pebble_preset(task, preset, labels=500, steps=steps)
+        config = settings.config
         assert (config.unsupervised_steps, config.interact, config.per_session) == (9_000, 20_000, 50)
-        assert total == sac["buffer_size"] == (steps or 500_000)
+        assert settings.steps == settings.options.buffer_size == (steps or 500_000)
 
 
 @given(
@@ -29,17 +30,12 @@ def test_a_run_of_published_length_has_the_published_schedule(preset) -> None:
     name=st.sampled_from(["dmc-walker-walk-v0", "metaworld-door-close-v3", "Reacher-v5"]),
 )
 def test_a_shorter_run_spends_its_labels_before_it_ends(steps, labels, per_session, unsupervised_steps, name) -> None:
-    options = TrainPebble(
-        task=name,
-        steps=steps,
-        labels=labels,
-        per_session=per_session,
-        unsupervised_steps=unsupervised_steps,
-    )
-    config, sac, total = options.settings(find_task(name))
-    assert total == sac["buffer_size"] == steps
+    given = {"labels": labels, "per_session": per_session, "unsupervised_steps": unsupervised_steps}
+    settings = pebble_preset(find_task(name), steps=steps, **given)
+    config, options = settings.config, settings.options
+    assert settings.steps == options.buffer_size == steps
     sessions = math.ceil(config.labels / config.per_session)
-    last = sac["learning_starts"] + config.unsupervised_steps + (sessions - 1) * config.interact
+    last = options.learning_starts + config.unsupervised_steps + (sessions - 1) * config.interact
     assert last <= 0.8 * steps + sessions
     if unsupervised_steps is None:
         assert config.unsupervised_steps <= min(steps / 6, 9_000)
@@ -48,8 +44,8 @@ def test_a_shorter_run_spends_its_labels_before_it_ends(steps, labels, per_sessi
 
 
 def test_what_is_given_stays() -> None:
-    options = TrainPebble(task="Reacher-v5", steps=5_000, labels=100, interact=77, unsupervised_steps=2_222)
-    config = options.settings(find_task("Reacher-v5")).config
+    task = find_task("Reacher-v5")
+    config = pebble_preset(task, steps=5_000, labels=100, interact=77, unsupervised_steps=2_222).config
     assert (config.interact, config.unsupervised_steps) == (77, 2_222)
 
 
@@ -67,10 +63,16 @@ def test_what_is_given_stays() -> None:
     ],
 )
 def test_pebble_is_b_prefs(task, labels, per_session, interact, steps, epochs, rate, net, batch) -> None:
-    config, sac, total = pebble_settings(find_task(task), labels=labels)
-    assert (config.labels, config.per_session, config.interact, total) == (labels, per_session, interact, steps)
+    settings = pebble_preset(find_task(task), labels=labels)
+    config, sac = settings.config, settings.options
+    assert (config.labels, config.per_session, config.interact, settings.steps) == (
+        labels,
+        per_session,
+        interact,
+        steps,
+    )
     assert (config.segment_length, config.unsupervised_steps, config.reward.epochs) == (50, 9_000, epochs)
-    assert (sac["learning_rate"], sac["batch_size"], sac["policy_kwargs"]["net_arch"]) == (rate, batch, net)
+    assert (sac.learning_rate, sac.batch_size, list(sac.hidden)) == (rate, batch, net)
     reward = config.reward
     assert (reward.members, reward.layers, reward.width, reward.output) == (3, 3, 256, "tanh")
     assert (reward.learning_rate, reward.batch_size) == (3e-4, 128)
@@ -92,13 +94,14 @@ def test_pebble_is_b_prefs(task, labels, per_session, interact, steps, epochs, r
 )
 def test_prefppo_is_b_prefs(task, envs, n_steps, batch, gae, rate, steps, epochs) -> None:
     """None stands for the learner's own default, walker-walk's 500 steps and 5e-5."""
-    settings = prefppo_settings(find_task(task))
-    ppo = settings.ppo
-    assert (settings.envs, settings.steps, settings.config.reward.epochs) == (envs, steps, epochs)
-    assert (ppo.get("n_steps"), ppo.get("learning_rate")) == (n_steps, rate)
-    assert (ppo["batch_size"], ppo["gae_lambda"]) == (batch, gae)
-    assert (ppo["clip_range"](1.0), ppo["clip_range"](0.5), ppo["sde_sample_freq"]) == (0.4, 0.2, 4)
+    settings = prefppo_preset(find_task(task))
+    ppo = settings.options
+    assert (ppo.envs, settings.steps, settings.config.reward.epochs) == (envs, steps, epochs)
+    assert (ppo.n_steps, ppo.learning_rate) == (n_steps or 500, rate or 5e-5)
+    assert (ppo.batch_size, ppo.gae_lambda) == (batch, gae)
+    clip = ppo.keywords()["clip_range"]
+    assert (clip(1.0), clip(0.5), ppo.sde_sample_freq) == (0.4, 0.2, 4)
     assert (settings.config.unsupervised_steps, settings.config.unsupervised_epochs) == (32_000, 50)
     # Published everywhere; what differs on Meta-World is told by the settings' docstring.
     assert settings.config.normalise_observations == (not task.startswith("metaworld"))
-    assert "observations are not normalised" in " ".join((prefppo_settings.__doc__ or "").split())
+    assert "observations are not normalised" in " ".join((prefppo_preset.__doc__ or "").split())

@@ -28,7 +28,7 @@ from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, Reward
 from prefenvs.agents.experts import load_expert
 from prefenvs.agents.online import checkpoint as checkpoints
 from prefenvs.agents.online import saved_agent
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.agents.runs.train import load_policy
 from prefenvs.datasets.sources import load_sb3
 from prefenvs.errors import PrefenvsError

@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import prefenvs
 from prefenvs import PrefenvsError
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig, StateRewardSAC
-from prefenvs.agents.online.presets import prefppo_settings
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.prefppo import preset
 from prefenvs.cli import main
 from prefenvs.evaluate import evaluate
 
@@ -165,9 +165,10 @@ def test_the_command_line_says_who_takes_discrete_actions(
     ("task", "continuous"), [("Pendulum-v1", True), ("CartPole-v1", False), ("Delivery-v0", False)]
 )
 def test_prefppo_explores_by_gsde_where_actions_are_continuous(task: str, continuous: bool) -> None:
-    settings = prefppo_settings(prefenvs.find_task(task))
-    assert settings.ppo.get("use_sde", False) is continuous
-    agent = PrefPPO("MlpPolicy", prefenvs.make(task), Rater(), settings.config, device="cpu", **settings.ppo)
+    settings = preset(prefenvs.find_task(task))
+    assert settings.options.use_sde is continuous
+    keywords = settings.options.keywords()
+    agent = PrefPPO("MlpPolicy", prefenvs.make(task), Rater(), settings.config, device="cpu", **keywords)
     assert agent.use_sde is continuous
 
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 import prefenvs
 from prefenvs import PrefenvsError
 from prefenvs.agents import PEBBLE, PrefPPO, StateRewardSAC
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.evaluate import evaluate
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from prefenvs.agents.runs.dqn import DQNConfig, TrueRewardDQN, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, TrueRewardDQN, make_dqn
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run

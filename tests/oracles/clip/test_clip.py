@@ -321,7 +321,7 @@ def test_a_run_and_its_continuation(how: str, clip: Path, tmp_path: Path, capsys
     options = ["--task", TASK, "--clip-model", str(clip), "--clip-alpha", "0.5", "--preset", "small", "--no-progress"]
     options += ["--episodes", "1", "--evaluate-every", "1000", "--folder", str(tmp_path / "run")]
     if how == "clip":
-        options += ["--steps", "220", "--chunk", "110", "--learning-starts", "200"]
+        options += ["--steps", "220", "--train-freq", "110", "--learning-starts", "200"]
     else:
         options += ["--oracle", "clip", "--steps", "220", "--learning-starts", "50", "--unsupervised-steps", "60"]
         options += ["--labels", "4", "--per-session", "4", "--interact", "1000", "--segment-length", "2"]

@@ -65,7 +65,7 @@ def test_the_server_teaches_iql_a_task(simulated_model, tmp_path: Path) -> None:
     main(["collect", task, "--mix", *mix, "--format", "npz", "--out", "data", "--no-progress"])
     main(["rate", "--dataset", "data", "--segment-length", "64", "--pairs", "1000", *options])
     assert len(server.requests) == 1_000
-    learn = ["--dataset", "data", "--preset", "small", "--normalise-observations", "True", "--steps", "6000"]
+    learn = ["--dataset", "data", "--preset", "small", "--normalise-observations", "--steps", "6000"]
     measure = ["--evaluate-every", "6000", "--episodes", "20", "--no-progress"]
     main(["train", "iql", "--preferences", str(labels), *learn, *measure, "--folder", "iql"])
     main(["bench", "random", "--task", task, "--episodes", "20", "--folder", "random"])

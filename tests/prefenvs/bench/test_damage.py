@@ -10,8 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
+from prefenvs.agents.registry import find_algorithm
 from prefenvs.bench import find_suite, list_methods, list_suites
-from prefenvs.bench.methods import ONLINE, SESSIONS
+from prefenvs.bench.methods import GRID
 from prefenvs.bench.results import collect
 from prefenvs.cli.bench.suites import BenchRun
 from prefenvs.errors import PrefenvsError
@@ -121,14 +122,17 @@ def test_what_leaves_its_program_ends_with_the_cell(bench: Bench) -> None:
         time.sleep(0.05)
 
 
-def flags(algorithm: str) -> set[str]:
-    from prefenvs.cli import Train
+def flags(name: str) -> set[str]:
+    """Names of the options of a training, with the algorithm's own."""
+    from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
+    from prefenvs.cli.train import OnlineTask, Training
+    from prefenvs.cli.train_raters import RaterOptions
 
-    for member in Train.__args__:
-        kind = member.__origin__
-        if getattr(kind, "algorithm", None) == algorithm:
-            return {field.name for field in dataclasses.fields(kind)}
-    raise AssertionError(algorithm)
+    algorithm = find_algorithm(name)
+    online: list[Any] = [OnlineTask, RaterOptions, Training]
+    kinds = [DataOptions, LabelOptions, OfflineTraining] if algorithm.source == "offline" else online
+    kinds += [kind for kind in (algorithm.config, algorithm.options) if kind is not None]
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
 
 @pytest.mark.parametrize("name", [m.name for m in list_methods() if m.command[0] == "train"])
@@ -142,14 +146,6 @@ def test_a_method_takes_every_option_that_suites_give_it(name: str) -> None:
                 assert set(cell.options) <= known, f"{suite.name}: {cell.name}"
 
 
-@pytest.mark.parametrize("option", sorted({*SESSIONS, *ONLINE}))
+@pytest.mark.parametrize("option", GRID)
 def test_every_option_of_sessions_is_one_of_the_command_line(option: str) -> None:
     assert option in flags("pebble")
-
-
-def test_a_schedule_reaches_the_learner() -> None:
-    from prefenvs.cli.train import TrainPebble
-    from prefenvs.tasks import find_task
-
-    options = TrainPebble(task="Pendulum-v1", schedule="decreasing", preset="small")
-    assert options.settings(find_task("Pendulum-v1")).config.schedule == "decreasing"

@@ -2,17 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
 from tyro.conf import OmitSubcommandPrefixes
 
 import prefenvs
+from prefenvs.agents.registry import find_algorithm
 from prefenvs.bench import Cell, Grid, Suite, find_method, find_suite, list_methods, list_suites
 from prefenvs.bench.folder import cell_from, select
 from prefenvs.bench.methods import OURS
 from prefenvs.bench.report.published import published_figures
 from prefenvs.cli import Command
+from prefenvs.cli.flags import given_flags
+from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
+from prefenvs.cli.train import OnlineTask, Training, read_groups
+from prefenvs.cli.train_raters import RaterOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
 
@@ -32,15 +38,27 @@ def test_a_suite_names_methods_and_tasks_that_exist(suite: Suite) -> None:
         assert bool(cell.dataset) or not method.offline
 
 
+def parse(words: list[str], task: str) -> Any:
+    """Read a command line without carrying it out."""
+    if words[0] != "train":
+        return tyro.cli(Command, args=words, config=(OmitSubcommandPrefixes,))
+    algorithm, rest = find_algorithm(words[1]), words[2:]
+    online: dict[str, Any] = {"environment": OnlineTask(), "rater": RaterOptions()}
+    offline: dict[str, Any] = {"data": DataOptions(), "rater": LabelOptions()}
+    first, training = (offline, OfflineTraining) if algorithm.source == "offline" else (online, Training)
+    groups, _ = read_groups(algorithm, rest, given_flags(rest), prefenvs.find_task(task), first, training, None)
+    return groups["training"]
+
+
 @pytest.mark.parametrize("suite", list_suites(), ids=lambda suite: suite.name)
 def test_every_method_of_a_suite_is_a_command_line_that_exists(suite: Suite, tmp_path) -> None:
     for cell in {cell.method: cell for cell in suite.cells()}.values():
         for line in find_method(cell.method).commands(cell, tmp_path / "run", tmp_path / "data"):
             assert line[: len(OURS)] == list(OURS)
-            command = tyro.cli(Command, args=line[len(OURS) :], config=(OmitSubcommandPrefixes,))
+            command = parse(line[len(OURS) :], cell.task)
             assert getattr(command, "seed", cell.seed) == cell.seed or "measure" in line
         for line in cell.data.commands if cell.data else ():
-            tyro.cli(Command, args=list(line), config=(OmitSubcommandPrefixes,))
+            parse(list(line), cell.task)
 
 
 def test_names_of_methods_are_unique() -> None:

@@ -13,7 +13,7 @@ from stable_baselines3 import PPO, SAC
 
 import prefenvs
 from prefenvs import PrefenvsError
-from prefenvs.agents.runs.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
 from prefenvs.datasets import CollectionPlan, Source, collect, load_dataset, parse_mix, write_minari
 from prefenvs.datasets.collecting import count_episodes
