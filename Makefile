@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/prefenvs demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.loading import load_object
+from prefenvs.internal.loading import load_object
 
 if TYPE_CHECKING:
     from prefenvs.datasets.offline import OfflineDataset

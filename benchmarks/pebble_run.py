@@ -33,8 +33,8 @@ from tqdm import tqdm
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.pebble import preset
 from prefenvs.agents.registry import Settings
-from prefenvs.cli.flags import given_flags, keywords_of
 from prefenvs.cli.look.demo import Demo
+from prefenvs.cli.train.flags import given_flags, keywords_of
 from prefenvs.envs.vectors import make_envs
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.segments import Array

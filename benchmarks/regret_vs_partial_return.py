@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prefenvs import Query, Segment
-from prefenvs.envs.delivery_board import FEATURES, Board, random_board
-from prefenvs.envs.delivery_values import BoardValues, scaled_return
+from prefenvs.envs.delivery.board import FEATURES, Board, random_board
+from prefenvs.envs.delivery.values import BoardValues, scaled_return
+from prefenvs.internal.seeding import derive_seed
 from prefenvs.oracles import PartialReturnOracle, RegretOracle, Teacher
-from prefenvs.seeding import derive_seed
 
 Array = np.ndarray
 ENOUGH = 0.9

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 import prefenvs
-from prefenvs.envs.gl import gl_backend
-from prefenvs.envs.rendering import Renderer
+from prefenvs.envs.rendering.gl import gl_backend
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.envs.states import write_scene
 from prefenvs.segments import Array, Segment
 from prefenvs.videos import ClipCache, ClipPool, ClipWriter, Look, Recorder, write_clip
@@ -65,7 +65,7 @@ class Reference:
     def __init__(self, task: prefenvs.Task, model: Any, scene: Array | None, size: int) -> None:
         import mujoco
 
-        from prefenvs.envs.mujoco_rendering import MujocoPainter
+        from prefenvs.envs.rendering.mujoco import MujocoPainter
 
         if scene is not None:
             write_scene(model, task.scene, scene)

@@ -37,7 +37,7 @@ from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, Reward
 from prefenvs.agents.nets.kernels import onednn_is_exact, products
 from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.offline.single_loss import SingleLossLearner
-from prefenvs.envs.gl import gl_backend
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.queries import k_center
 
@@ -192,7 +192,7 @@ def rendering(quick: bool) -> list[Row]:
     import rendering as frames
 
     import prefenvs
-    from prefenvs.envs.rendering import Renderer
+    from prefenvs.envs.rendering.renderer import Renderer
 
     rows = []
     for task_id in ("HalfCheetah-v5", "metaworld-drawer-open-v3"):

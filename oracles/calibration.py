@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prefenvs.accuracy import Share
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles.simulated.partial_return import true_rewards
 from prefenvs.oracles.vlm.oracle import VLMOracle
 from prefenvs.oracles.vlm.verdicts import Judgement

@@ -11,8 +11,9 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.internal.loading import entry_points, import_object
+from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import limits_of
-from prefenvs.loading import entry_points, import_object
 from prefenvs.oracles.clip.options import ClipRaterOptions
 from prefenvs.oracles.hybrid.config import HybridOptions
 from prefenvs.oracles.people.human import HumanOptions
@@ -21,7 +22,6 @@ from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS
 from prefenvs.oracles.vlm.config import VLMOptions
 from prefenvs.preferences import Oracle
 from prefenvs.raters import FunctionOracle, as_oracle
-from prefenvs.seeding import derive_seed
 from prefenvs.store import Store
 from prefenvs.tasks import find_task
 
@@ -279,8 +279,8 @@ def _make_regret(options: RegretOptions, context: RaterContext) -> Oracle:
                 f"--oracle regret needs an expert of {context.task}: train one with `prefenvs train pebble "
                 "--true-reward` and give its run folder, or a .zip of SB3's SAC or DQN: --expert, or regret:expert=..."
             )
-        from prefenvs.envs.delivery_board import find_board
-        from prefenvs.envs.delivery_values import BoardValues
+        from prefenvs.envs.delivery.board import find_board
+        from prefenvs.envs.delivery.values import BoardValues
 
         values: Any = BoardValues(find_board(0))
     elif context.load_values is None:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import entr, expit
 
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.loading import load_object
+from prefenvs.internal.loading import load_object
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.protocols import QuerySelector, RewardModel, predict_segments
 from prefenvs.segments import Array, SegmentBatch

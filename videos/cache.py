@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.segments import Segment
 from prefenvs.videos.recorder import Recorder
 

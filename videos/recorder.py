@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from prefenvs.closing import Closing
-from prefenvs.envs.rendering import Renderer
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task, is_same_task

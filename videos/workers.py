@@ -15,10 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prefenvs.closing import Closing
-from prefenvs.envs.gl import gl_backend
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.child import Child
+from prefenvs.internal.closing import Closing
 from prefenvs.segments import Segment
 from prefenvs.videos.cache import DEFAULT_LOOK, ClipCache, Look, write
 

@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import prefenvs
 from prefenvs.agents.baselines.imitation_nets import EnsembleRewardNet, ImitationRewardModel, as_reward_net, open_logger
-from prefenvs.choices import check_choices
 from prefenvs.envs.hidden_reward import TrueReward
 from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.choices import check_choices
 
 # isort: split
 from imitation.algorithms import preference_comparisons as theirs

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.file_sizes import check_zip
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array, Segment
 

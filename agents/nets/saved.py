@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_npz
+from prefenvs.internal.file_sizes import check_npz
 from prefenvs.segments import Array
 
 BIT_GENERATORS = {

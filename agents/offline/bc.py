@@ -18,9 +18,9 @@ from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
 from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
-from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.choices import check_choices
 from prefenvs.limits import Fraction, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array

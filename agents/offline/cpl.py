@@ -14,17 +14,17 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from prefenvs.accuracy import credit, label_accuracy
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
 from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
 from prefenvs.agents.rewards.losses import LOWEST
-from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.choices import check_choices
 from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.metrics.accuracy import credit, label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
 from prefenvs.tasks import Task

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prefenvs.accuracy import label_accuracy
 from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.nets.windows import ragged_rows, windows_per_batch
 from prefenvs.agents.offline.actor import TanhActor, make_adam
@@ -22,6 +21,7 @@ from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories

@@ -14,7 +14,7 @@ import prefenvs
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import check_actions
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.file_sizes import check_zip
 from prefenvs.segments import Array
 from prefenvs.tasks import list_tasks
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prefenvs.accuracy import label_accuracy
 from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.actor import TanhActor, make_adam
@@ -25,6 +24,7 @@ from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
 from prefenvs.tasks import Task

@@ -14,7 +14,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from prefenvs.accuracy import label_accuracy
 from prefenvs.agents.nets.mlp import BatchedMLP, initialise
 from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
@@ -24,10 +23,11 @@ from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_e
 from prefenvs.agents.rewards.image.ensemble import ImageRewardEnsemble
 from prefenvs.agents.rewards.kinds import Kind, KindConfig, fit_kind, kind_settings
 from prefenvs.agents.rewards.relabel import relabel
-from prefenvs.choices import check_choices
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.choices import check_choices
 from prefenvs.limits import Fraction, Number, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
 from prefenvs.segments import Array
@@ -436,26 +436,22 @@ def _piql(raw: bool) -> IQLConfig:
     )
 
 
+def _make_on_given_rewards(config: IQLConfig, given: Offline, constant: bool) -> IQL:
+    data, rewards = given.dataset, given.rewards
+    if constant:
+        rewards = np.ones(len(data.trajectories.observations), np.float32)
+    if rewards is None:
+        raise PrefenvsError(f"data set {data.name!r} holds no true rewards: leave --true-reward out")
+    learner = IQL(data, None, config, rewards=rewards, seed=given.seed, device=given.device)
+    learner.learns_from = "a constant reward (control)" if constant else "true reward (upper bound)"
+    return learner
+
+
 def _make(settings: Settings, each: Sequence[Offline]) -> list[IQL]:
     """Return learners whose reward models are fitted, those of the seeds together where they are ensembles."""
     config, options = settings.config, settings.options
-    if options.true_reward:
-        made = []
-        for one in each:
-            if one.rewards is None:
-                raise PrefenvsError(f"data set {one.dataset.name!r} holds no true rewards: leave --true-reward out")
-            learner = IQL(one.dataset, None, config, rewards=one.rewards, seed=one.seed, device=one.device)
-            learner.learns_from = "true reward (upper bound)"
-            made.append(learner)
-        return made
-    if options.constant_reward:
-        made = []
-        for one in each:
-            ones = np.ones(len(one.dataset.trajectories.observations), np.float32)
-            learner = IQL(one.dataset, None, config, rewards=ones, seed=one.seed, device=one.device)
-            learner.learns_from = "a constant reward (control)"
-            made.append(learner)
-        return made
+    if not options.needs_labels(config):
+        return [_make_on_given_rewards(config, one, options.constant_reward) for one in each]
     labels = [one.preferences or [] for one in each]
     fitted: list[tuple[Any, dict[str, float]]]
     if options.reward_model == "mlp":

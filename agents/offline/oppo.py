@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prefenvs.accuracy import label_accuracy
 from prefenvs.agents.nets.transformer import StepTransformer, Transformer, initialise
 from prefenvs.agents.nets.windows import ragged_rows
 from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
@@ -19,9 +18,10 @@ from prefenvs.agents.offline.tables import build_pair_table
 from prefenvs.agents.registry import Algorithm, Offline, Row, Settings
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
-from prefenvs.seeding import derive_seed
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
 

@@ -13,7 +13,7 @@ from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder, rea
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.online.saved_agent import read_agent
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_npz
+from prefenvs.internal.file_sizes import check_npz
 from prefenvs.store import Store
 from prefenvs.tasks import is_same_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer

@@ -20,7 +20,7 @@ from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_npz
+from prefenvs.internal.file_sizes import check_npz
 from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.tasks import Task
 

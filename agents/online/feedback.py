@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefenvs.accuracy import Share
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.internal.loading import load_object
 from prefenvs.limits import NonNegativeInt, PositiveInt
-from prefenvs.loading import load_object
+from prefenvs.metrics.accuracy import Share
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import QuerySelector, RewardModel
 from prefenvs.queries import Selector, SelectQueries, find_selector

@@ -26,8 +26,8 @@ from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.loading import load_object
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
-from prefenvs.loading import load_object
 from prefenvs.preferences import Oracle
 from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_rewards
 from prefenvs.segments import Array

@@ -26,7 +26,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
 from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.file_sizes import check_zip
 
 FORMAT = "prefenvs-online-1"
 RECORD = "agent.json"

@@ -18,7 +18,7 @@ from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
 from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.file_sizes import check_zip
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 

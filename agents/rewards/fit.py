@@ -16,8 +16,8 @@ from prefenvs.agents.nets.mlp import OUTPUTS, EnsembleMLP, Output, Precision, ch
 from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss
 from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
 from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
-from prefenvs.choices import check_choices
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.choices import check_choices
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prefenvs.accuracy import credit
+from prefenvs.metrics.accuracy import credit
 
 Correction = Literal["unbiased", "forward"]
 
@@ -48,7 +48,7 @@ def preference_loss(
 
 
 def credit_labels(returns: Tensor, targets: Tensor, present: Tensor | None = None) -> Tensor:
-    """Return what the prediction of each label counts [...], by `prefenvs.accuracy.credit`.
+    """Return what the prediction of each label counts [...], by `prefenvs.metrics.accuracy.credit`.
 
     Meant for decided labels alone: a tied label has no right answer.
     """

@@ -23,7 +23,7 @@ from prefenvs.agents.nets.windows import window_batches
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss
 from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from prefenvs.agents.rewards.losses import is_decided
+from prefenvs.datasets.holdout import hold_out_queries
 from prefenvs.errors import PrefenvsError
-from prefenvs.holdout import hold_out_queries
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 
@@ -165,11 +165,11 @@ def prepare_labels(
 ) -> tuple[Labels | None, dict[str, float]]:
     """Put the answered preferences into a table and hold out a share of them; return labels and the first metrics.
 
-    sides: which query ids are held out; new ones are added (see `prefenvs.holdout.hold_out_queries`). generator: CPU
-    generator, which gives one number. weights: [len(preferences)] factors on the losses, 1 by default. The metrics are
-    labels, skipped, decided, and with a share validation_by_episode; without any label there are None, and the metrics
-    hold epochs, loss and accuracy too. Raises PrefenvsError for weights of another length, for segments that do not fit
-    the table, and where all labels are held out.
+    sides: which query ids are held out; new ones are added (see `prefenvs.datasets.holdout.hold_out_queries`).
+    generator: on the CPU, which gives one number. weights: [len(preferences)] factors on the losses, 1 by default.
+    The metrics are labels, skipped, decided, and with a share validation_by_episode; without any label there are None,
+    and the metrics hold epochs, loss and accuracy too. Raises PrefenvsError for weights of another length, for segments
+    that do not fit the table, and where all labels are held out.
     """
     if weights is not None and np.shape(weights) != (len(preferences),):
         raise PrefenvsError(

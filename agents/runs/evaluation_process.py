@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from prefenvs.agents.nets.kernels import products
-from prefenvs.closing import Closing
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env, Evaluation, evaluate
 from prefenvs.internal.child import Child
+from prefenvs.internal.closing import Closing
 from prefenvs.tasks import find_task
 
 ENVS = 5

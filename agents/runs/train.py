@@ -21,9 +21,9 @@ from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
-from prefenvs.bench.curves import draw_learning_curve
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env
+from prefenvs.metrics.curves import draw_learning_curve
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task

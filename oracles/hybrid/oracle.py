@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prefenvs.accuracy import Share
-from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
+from prefenvs.internal.seeding import sequence
+from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles.hybrid.config import AFTER, AUDIT, Case, HybridConfig, Routed
 from prefenvs.oracles.hybrid.routing import (
     LearnedRouter,
@@ -23,7 +24,6 @@ from prefenvs.oracles.hybrid.routing import (
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import RewardModel
 from prefenvs.raters import AnyRater, as_oracle
-from prefenvs.seeding import sequence
 from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.seeding import derive_seed, sequence
 from prefenvs.oracles.judging.ranking import DRAWS, Matches, Ranking, information, rank
 from prefenvs.oracles.make import RaterContext, make_rater, read_spec
 from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
 from prefenvs.preferences import Preference, Query
-from prefenvs.seeding import derive_seed, sequence
 from prefenvs.segments import Array, Segment
 from prefenvs.store import Store
 

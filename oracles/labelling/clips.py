@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.store import Store
 from prefenvs.videos import ClipCache, ClipPool, Look
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from prefenvs.internal.seeding import sequence
 from prefenvs.preferences import Oracle, Preference, Query
-from prefenvs.seeding import sequence
 
 
 class CoinOracle(Oracle):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.seeding import sequence
 from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS, Teacher, find_teacher
 from prefenvs.preferences import Oracle, Preference, Query
-from prefenvs.seeding import sequence
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.oracles.vlm.client import check_server, import_openai
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.oracles.vlm.prompts import read_prompts

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from prefenvs.envs.rendering import Renderer
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from prefenvs.agents.registry import Algorithm, find_algorithm, list_algorithms
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.loading import entry_points, load_object
+from prefenvs.internal.loading import entry_points, load_object
 
 if TYPE_CHECKING:
     from prefenvs.bench.cells import Cell, Option

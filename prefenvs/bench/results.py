@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome, read_json, read_suite
-from prefenvs.datasets.d4rl import find_d4rl
+from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
 

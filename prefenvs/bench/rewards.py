@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from prefenvs.accuracy import credit
 from prefenvs.envs import make
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.metrics import Transitions, return_correlation, reward_of, starc_distance
+from prefenvs.metrics.accuracy import credit
 from prefenvs.protocols import Policy, RewardModel
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task

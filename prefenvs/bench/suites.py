@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefenvs.bench.cells import Data, Limits, Option
 from prefenvs.bench.suite import Grid, Suite
-from prefenvs.datasets.d4rl import find_d4rl
+from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.loading import entry_points, load_object
+from prefenvs.internal.loading import entry_points, load_object
 from prefenvs.tasks import find_task
 
 TEACHERS = ("oracle", "mistake", "noisy", "skip", "myopic", "equal")

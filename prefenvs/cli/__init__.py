@@ -19,7 +19,6 @@ from prefenvs.cli import raters
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
-from prefenvs.cli.critic import Critic
 from prefenvs.cli.data.labels import LabelsImport, LabelsReport
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.label import Label
@@ -31,7 +30,8 @@ from prefenvs.cli.look.judge import Judge
 from prefenvs.cli.look.record import Record
 from prefenvs.cli.look.tasks import Tasks
 from prefenvs.cli.rate import Rate
-from prefenvs.cli.train import train
+from prefenvs.cli.train.command import train
+from prefenvs.cli.train.critic import Critic
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import check_limits
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from prefenvs.datasets.collecting import CollectionPlan, Episode, collect, count_episodes
-from prefenvs.datasets.minari import find_place, write_minari
-from prefenvs.datasets.npz import write_npz
+from prefenvs.datasets.formats.minari import find_place, write_minari
+from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Source, load_source, parse_mix
 from prefenvs.envs import make

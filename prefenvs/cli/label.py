@@ -62,7 +62,7 @@ class Label:
             import uvicorn
         except ModuleNotFoundError:
             raise PrefenvsError('the labelling page needs a web server: pip install "prefenvs[human]"') from None
-        from prefenvs.envs.gl import gl_backend
+        from prefenvs.envs.rendering.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding
         from prefenvs.store import AssignmentPlan, Store

@@ -179,7 +179,7 @@ def check_flags(given: Mapping[str, str | None], asking: Asking = ONLINE, rater:
 
 def load_expert_values(task: str, expert: Path) -> Any:
     """Return the values of an expert; raises PrefenvsError where it is of another task, by name or by its spaces."""
-    from prefenvs.cli.critic import load_values
+    from prefenvs.cli.train.critic import load_values
 
     agent, values = load_values(expert)
     if agent is values:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from prefenvs.datasets.collecting import CollectionPlan, collect
-from prefenvs.datasets.d4rl import find_d4rl, load_d4rl, read_d4rl
-from prefenvs.datasets.human_labels import LabelFile, label_preferences, read_labels
-from prefenvs.datasets.imitation import read_imitation, write_imitation
-from prefenvs.datasets.label_report import LabelReport, report_labels
+from prefenvs.datasets.d4rl.entries import find_d4rl, load_d4rl, read_d4rl
+from prefenvs.datasets.formats.imitation import read_imitation, write_imitation
+from prefenvs.datasets.formats.minari import read_minari, write_minari
+from prefenvs.datasets.formats.npz import read_npz, write_npz
+from prefenvs.datasets.labels.files import LabelFile, label_preferences, read_labels
+from prefenvs.datasets.labels.report import LabelReport, report_labels
 from prefenvs.datasets.load import load_dataset
-from prefenvs.datasets.minari import read_minari, write_minari
-from prefenvs.datasets.npz import read_npz, write_npz
 from prefenvs.datasets.offline import OfflineDataset, TransitionArrays
 from prefenvs.datasets.sources import Source, parse_mix
 

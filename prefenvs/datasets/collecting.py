@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.npz import read_npz, save_episodes
+from prefenvs.datasets.formats.npz import read_npz, save_episodes
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Disturbance, Source, load_source
 from prefenvs.envs import make

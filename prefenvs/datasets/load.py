@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefenvs.datasets.d4rl import d4rl_entries, load_d4rl, read_d4rl
-from prefenvs.datasets.imitation import imitation_action_space, read_imitation
-from prefenvs.datasets.minari import read_minari
-from prefenvs.datasets.npz import read_npz
+from prefenvs.datasets.d4rl.entries import d4rl_entries, load_d4rl, read_d4rl
+from prefenvs.datasets.formats.imitation import imitation_action_space, read_imitation
+from prefenvs.datasets.formats.minari import read_minari
+from prefenvs.datasets.formats.npz import read_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import check_actions, check_fit
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.file_sizes import size_limit
+from prefenvs.internal.file_sizes import size_limit
 from prefenvs.tasks import find_task
 
 FORMS = (
@@ -26,7 +26,7 @@ def load_dataset(name_or_path: str | Path, task: str | None = None, *, max_gib: 
     name_or_path: a D4RL name (`d4rl/halfcheetah-medium-v2`) or .hdf5 file, a Minari name (`minari/...`) or folder, or
     a folder of imitation's trajectories or of .npz files. task: id of the task it was made in, where the data do not
     tell it. max_gib: memory that the data may take, by what the files say of their sizes (default 4 GiB), see
-    `prefenvs.file_sizes`. Raises PrefenvsError for anything else.
+    `prefenvs.internal.file_sizes`. Raises PrefenvsError for anything else.
     """
     with size_limit(max_gib):
         dataset = _load(str(name_or_path), Path(name_or_path), task)

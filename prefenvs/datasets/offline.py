@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.columns import check_columns
+from prefenvs.datasets.formats.columns import check_columns
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import list_tasks

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import random_policy
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.file_sizes import check_zip
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import Task

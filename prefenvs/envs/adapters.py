@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
-from prefenvs.envs.gl import without_backend
+from prefenvs.envs.rendering.gl import without_backend
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array

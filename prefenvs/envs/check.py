@@ -251,7 +251,7 @@ def check_horizon(task: Task, first: HiddenReward, second: HiddenReward, seed: i
 
 def check_rendering(task: Task, first: HiddenReward, second: HiddenReward, seed: int) -> str:
     """Frames show something, equal those made from the stored state, and leave the simulation alone."""
-    from prefenvs.envs.rendering import Renderer
+    from prefenvs.envs.rendering.renderer import Renderer
 
     actions = _actions(first, 5, seed)
     watched = _roll(first, actions[:2], *first.reset(seed=seed))

@@ -168,7 +168,7 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         if self.render_mode != "rgb_array" or state is None:
             return self.env.render()
         if self._renderer is None:
-            from prefenvs.envs.rendering import Renderer
+            from prefenvs.envs.rendering.renderer import Renderer
 
             self._renderer = Renderer(self.task)
         return self._renderer.frame(state, self._scene)

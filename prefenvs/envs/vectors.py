@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
-from prefenvs.seeding import derive_seed
+from prefenvs.internal.seeding import derive_seed
 
 
 class IndependentEnvs(DummyVecEnv):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from prefenvs.accuracy import label_accuracy
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
 from prefenvs.segments import Array, SegmentBatch
@@ -42,7 +42,7 @@ def preference_accuracy(model: RewardModel, preferences: Sequence[Preference]) -
 
     Counted are answers with one best segment: skips and ties are left out, and a soft label counts by its most probable
     segment, whatever its probability. Where the model gives its greatest return to k segments, the preferred one among
-    them, the answer counts 1/k; so a constant model scores 1/2 on pairs (`prefenvs.accuracy.credit`). Raises
+    them, the answer counts 1/k; so a constant model scores 1/2 on pairs (`prefenvs.metrics.accuracy.credit`). Raises
     PrefenvsError where no answer counts.
     """
     clear = [preference for preference in preferences if preference.best is not None]

@@ -17,8 +17,8 @@ from prefenvs.envs.spaces import one_hot
 from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import FIRST_SEED
+from prefenvs.internal.seeding import derive_seed
 from prefenvs.protocols import Policy
-from prefenvs.seeding import derive_seed
 from prefenvs.segments import Array
 
 SLOTS = 16

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from prefenvs.accuracy import Share, credit
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import Share, credit
 from prefenvs.metrics.agreement import Correlation, preference_accuracy, return_correlation
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel

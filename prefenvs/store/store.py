@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from prefenvs.closing import Closing
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store import rows

@@ -1,4 +1,4 @@
-"""Gridworlds, whose optimal values are known exactly (prefenvs.envs.delivery_values)."""
+"""Gridworlds, whose optimal values are known exactly (prefenvs.envs.delivery.values)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TASKS: tuple[Task, ...] = (
         # Three moves, as in the study with human raters.
         segment_length=3,
         fps=4,
-        source="prefenvs.envs.delivery:Delivery",
+        source="prefenvs.envs.delivery.environment:Delivery",
         success_key="success",
     ),
 )

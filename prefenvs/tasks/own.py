@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.loading import import_named
+from prefenvs.internal.loading import import_named
 from prefenvs.tasks.task import Task
 
 if TYPE_CHECKING:

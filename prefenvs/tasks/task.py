@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.loading import entry_points
+from prefenvs.internal.loading import entry_points
 
 FAMILIES = ("gymnasium_mujoco", "classic_control", "dm_control", "metaworld", "robotics", "gridworld", "poses")
 

@@ -29,9 +29,9 @@ from prefenvs.agents.runs.train import load_policy
 from prefenvs.bench.methods import find_method, methods_of
 from prefenvs.bench.suite import Cell
 from prefenvs.cli import main
-from prefenvs.cli.flags import flags_of
-from prefenvs.cli.train import algorithm_table
-from prefenvs.datasets.npz import write_npz
+from prefenvs.cli.train.command import algorithm_table
+from prefenvs.cli.train.flags import flags_of
+from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import limits_of

@@ -16,8 +16,8 @@ import pytest
 
 from prefenvs.agents.registry import find_algorithm, list_algorithms
 from prefenvs.cli import Command, main
-from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
-from prefenvs.cli.train import Training
+from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
+from prefenvs.cli.train.options import Training
 from prefenvs.limits import Device, Limits, limits_of
 
 # What a command needs before its other options are looked at.

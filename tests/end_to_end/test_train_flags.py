@@ -9,10 +9,11 @@ import pytest
 
 from prefenvs.agents.registry import ALGORITHMS, Settings, find_algorithm
 from prefenvs.cli import main
-from prefenvs.cli.flags import flags_of, given_flags, keywords_of, restore
-from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
-from prefenvs.cli.train import OnlineTask, Training, read_groups, record_of
-from prefenvs.cli.train_raters import RaterOptions
+from prefenvs.cli.train.flags import flags_of, given_flags, keywords_of, restore
+from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
+from prefenvs.cli.train.online import OnlineTask
+from prefenvs.cli.train.options import Training, read_groups, record_of
+from prefenvs.cli.train.raters import RaterOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
 

@@ -13,7 +13,7 @@ import pytest
 
 from prefenvs.agents import RewardEnsemble
 from prefenvs.cli import main
-from prefenvs.cli.offline_labels import LabelSource
+from prefenvs.cli.train.labels import LabelSource
 from prefenvs.datasets.load import load_dataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.store import Store

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from prefenvs.accuracy import Share, credit, label_accuracy
 from prefenvs.agents.offline.cpl import CPL
 from prefenvs.agents.offline.oppo import OPPO
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.losses import credit_labels, is_decided
 from prefenvs.bench.rewards import judge_reward_on
 from prefenvs.metrics import preference_accuracy
+from prefenvs.metrics.accuracy import Share, credit, label_accuracy
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import TrajectoryBuffer

@@ -7,8 +7,8 @@ import pytest
 
 import prefenvs
 from prefenvs.envs import check
-from prefenvs.envs.gl import gl_backend
 from prefenvs.envs.hidden_reward import HiddenReward
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 
 RENDERED = {

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 import prefenvs
 from prefenvs import PrefenvsError
 from prefenvs.envs.check import check_task
-from prefenvs.envs.delivery import Delivery, draw
-from prefenvs.envs.delivery_board import BOARDS, FEATURES, GLYPHS, Board, find_board, random_board
-from prefenvs.envs.delivery_values import BoardValues, optimal_values, policy_values, scaled_return
+from prefenvs.envs.delivery.board import BOARDS, FEATURES, GLYPHS, Board, find_board, random_board
+from prefenvs.envs.delivery.environment import Delivery, draw
+from prefenvs.envs.delivery.values import BoardValues, optimal_values, policy_values, scaled_return
 
 UP, DOWN, LEFT, RIGHT = range(4)
 SMALL = Board((".:cr", "#CR.", "SD.."))
@@ -173,7 +173,7 @@ def test_pictures_tell_cells_apart() -> None:
     frames = {draw(np.array([0, row, column])).tobytes() for row, column in np.argwhere(np.ones(board.shape))}
     assert len(frames) == 100
     alone = [Board((f"{glyph}.D",)) if glyph != "#" else Board((".D#",)) for glyph in GLYPHS]
-    from prefenvs.envs.delivery_drawing import draw_board
+    from prefenvs.envs.delivery.drawing import draw_board
 
     assert len({draw_board(b, 0, 1).tobytes() for b in alone}) == len(GLYPHS)
 

@@ -12,8 +12,8 @@ import pytest
 
 import prefenvs
 from prefenvs import PrefenvsError, find_task
-from prefenvs.envs.gl import CHECKED, gl_backend, open_context
-from prefenvs.envs.rendering import Renderer
+from prefenvs.envs.rendering.gl import CHECKED, gl_backend, open_context
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.tasks import Camera
 
 TASKS = (
@@ -218,7 +218,7 @@ def test_importing_prefenvs_looks_for_no_backend():
 
 def test_a_backend_that_does_not_exist_is_one_plain_line():
     code = (
-        "from prefenvs.envs.rendering import Renderer\n"
+        "from prefenvs.envs.rendering.renderer import Renderer\n"
         "try: Renderer('HalfCheetah-v5')\n"
         "except ValueError as error: print(type(error).__name__, error)"
     )
@@ -231,7 +231,7 @@ def test_a_backend_that_does_not_exist_is_one_plain_line():
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MuJoCo knows one backend")
 def test_a_backend_that_does_not_work_is_passed_over_or_explained():
     # GLFW works only where there is a display.
-    code = "from prefenvs.envs.gl import gl_backend\nprint(gl_backend())"
+    code = "from prefenvs.envs.rendering.gl import gl_backend\nprint(gl_backend())"
     asked = run_python(code, MUJOCO_GL="glfw")
     assert asked.returncode != 0
     message = asked.stderr.strip().splitlines()[-1]
@@ -247,7 +247,7 @@ def test_a_backend_that_does_not_work_is_passed_over_or_explained():
 def test_what_renders_nothing_needs_no_backend(task, backend):
     # No library is found, as on a machine without OSMesa.
     code = (
-        "import prefenvs, prefenvs.envs.gl as gl, os\n"
+        "import prefenvs, prefenvs.envs.rendering.gl as gl, os\n"
         "gl.find_library = lambda name: None\n"
         f"env = prefenvs.make({task!r}); env.reset(seed=0); env.step(env.action_space.sample())\n"
         "print('stepped', os.environ['MUJOCO_GL'])"

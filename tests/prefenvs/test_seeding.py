@@ -16,9 +16,9 @@ from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.vectors import make_envs
 from prefenvs.evaluate import FIRST_SEED, evaluation_seeds
+from prefenvs.internal.seeding import derive_seed, sequence
 from prefenvs.oracles import HybridOracle, PartialReturnOracle, RaterContext, Teacher, make_rater
 from prefenvs.preferences import Query
-from prefenvs.seeding import derive_seed, sequence
 from prefenvs.segments import Array, Segment
 
 TASK = "Pendulum-v1"

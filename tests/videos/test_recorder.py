@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import prefenvs
 from prefenvs import PrefenvsError, Query, Segment, TrajectoryBuffer
-from prefenvs.envs.gl import gl_backend
-from prefenvs.envs.rendering import Renderer
+from prefenvs.envs.rendering.gl import gl_backend
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.tasks import list_tasks
 from prefenvs.videos import Recorder, decode, layout, record_episodes
 

@@ -20,10 +20,10 @@ from prefenvs.agents.rewards.image.frames import FrameTable, check_states
 from prefenvs.agents.rewards.image.nets import ConvEnsemble, HeadEnsemble
 from prefenvs.agents.rewards.losses import ABSENT, credit_labels, is_decided, preference_loss
 from prefenvs.agents.rewards.tables import prepare_labels
-from prefenvs.closing import Closing
-from prefenvs.envs.frames import FrameCache
+from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_zip
+from prefenvs.internal.closing import Closing
+from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment

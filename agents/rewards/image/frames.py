@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefenvs.envs.frames import state_keys
+from prefenvs.envs.rendering.frames import state_keys
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment

@@ -17,7 +17,7 @@ from prefenvs.limits import NonNegativeFloat, PositiveFloat
 from prefenvs.runs import to_json
 
 if TYPE_CHECKING:
-    from prefenvs.datasets.label_report import LabelReport
+    from prefenvs.datasets.labels.report import LabelReport
 
 SHORT = {
     "preference-transformer": "PT",
@@ -48,8 +48,8 @@ class LabelsReport:
 
     def run(self) -> None:
         """Print a table, then faults and remarks; raises PrefenvsError if no folder is named."""
-        from prefenvs.datasets.human_labels import read_labels
-        from prefenvs.datasets.label_report import report_labels
+        from prefenvs.datasets.labels.files import read_labels
+        from prefenvs.datasets.labels.report import report_labels
         from prefenvs.datasets.load import load_dataset
 
         if not self.folders:
@@ -113,7 +113,7 @@ class LabelsImport:
 
     def run(self) -> None:
         """Import all labels or none, and print how many; raises PrefenvsError if some cross an episode's end."""
-        from prefenvs.datasets.human_labels import label_preferences, read_labels
+        from prefenvs.datasets.labels.files import label_preferences, read_labels
         from prefenvs.datasets.load import load_dataset
         from prefenvs.store import Store
 

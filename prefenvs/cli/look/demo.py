@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefenvs.cli.look.record import record_run
-from prefenvs.cli.train import train
-from prefenvs.envs.gl import gl_backend
+from prefenvs.cli.train.command import train
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.limits import PositiveInt, Seed
 from prefenvs.runs import Run
 

@@ -46,7 +46,7 @@ class Doctor:
         return sum(not result.passed for result in results)
 
     def _check_installation(self) -> int:
-        from prefenvs.envs.gl import gl_backend
+        from prefenvs.envs.rendering.gl import gl_backend
 
         print(f"python {platform.python_version()}, {os.cpu_count()} processors")
         for package in PACKAGES:

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from prefenvs.cli.look.evaluate import evaluate_run
-from prefenvs.envs.gl import gl_backend
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Pixels, PositiveInt, Seed
 from prefenvs.runs import Run

@@ -14,8 +14,8 @@ from prefenvs.agents import PEBBLE, PebbleConfig
 from prefenvs.agents.experts import LearnedAdvantage, _Memory, load_expert
 from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
-from prefenvs.envs.delivery_board import find_board
-from prefenvs.envs.delivery_values import BoardValues
+from prefenvs.envs.delivery.board import find_board
+from prefenvs.envs.delivery.values import BoardValues
 from prefenvs.metrics.critic import fit, measure_critic, ordered_alike, returns_from, walk
 from prefenvs.oracles import RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle

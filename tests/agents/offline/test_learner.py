@@ -9,9 +9,9 @@ from stable_baselines3.common.logger import Logger, configure
 
 from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig
 from prefenvs.agents.offline.tables import RankedSegments
+from prefenvs.datasets.holdout import split_preferences
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.holdout import split_preferences
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.trajectories import Trajectories
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prefenvs.cli import main
-from prefenvs.datasets.npz import write_npz
+from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.trajectories import Trajectories
 

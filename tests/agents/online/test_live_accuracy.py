@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefenvs.accuracy import Share
 from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.trajectories import TrajectoryBuffer
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefenvs.agents.rewards.tables import QueryTable
+from prefenvs.datasets.holdout import hold_out_queries
 from prefenvs.errors import PrefenvsError
-from prefenvs.holdout import hold_out_queries
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 

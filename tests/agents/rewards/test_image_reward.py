@@ -16,7 +16,7 @@ from prefenvs.agents.rewards.image.encoders import ModuleEncoder
 from prefenvs.agents.rewards.image.frames import frame_steps
 from prefenvs.agents.rewards.image.nets import ConvEnsemble
 from prefenvs.cli import main
-from prefenvs.datasets.npz import write_npz
+from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import prefenvs
 from prefenvs.agents import StateRewardSAC
 from prefenvs.cli import main
-from prefenvs.envs.frames import FrameCache
-from prefenvs.envs.gl import gl_backend
+from prefenvs.envs.rendering.frames import FrameCache
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import CLIPOracle, CLIPReward, PartialReturnOracle
 from prefenvs.oracles.clip.reward import projected_reward

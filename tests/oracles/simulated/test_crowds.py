@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prefenvs import PrefenvsError, Query, Segment
-from prefenvs.cli.train_raters import RaterOptions, make_oracle
+from prefenvs.cli.train.raters import RaterOptions, make_oracle
 from prefenvs.oracles import CROWDS, PartialReturnOracle, RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle
 from prefenvs.oracles.simulated.crowds import MEASURED, crowd_rates

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from prefenvs import PrefenvsError, Query, Segment
-from prefenvs.envs.delivery_board import BOARDS, find_board
-from prefenvs.envs.delivery_values import BoardValues
+from prefenvs.envs.delivery.board import BOARDS, find_board
+from prefenvs.envs.delivery.values import BoardValues
 from prefenvs.oracles import PartialReturnOracle, RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle
 from prefenvs.protocols import Advantage

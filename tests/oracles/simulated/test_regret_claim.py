@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from prefenvs import Query, Segment
-from prefenvs.envs.delivery_board import BOARDS
-from prefenvs.envs.delivery_values import BoardValues, scaled_return
+from prefenvs.envs.delivery.board import BOARDS
+from prefenvs.envs.delivery.values import BoardValues, scaled_return
 from prefenvs.oracles import PartialReturnOracle, RegretOracle
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "regret_vs_partial_return.py"

@@ -124,9 +124,10 @@ def test_what_leaves_its_program_ends_with_the_cell(bench: Bench) -> None:
 
 def flags(name: str) -> set[str]:
     """Names of the options of a training, with the algorithm's own."""
-    from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
-    from prefenvs.cli.train import OnlineTask, Training
-    from prefenvs.cli.train_raters import RaterOptions
+    from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
+    from prefenvs.cli.train.online import OnlineTask
+    from prefenvs.cli.train.options import Training
+    from prefenvs.cli.train.raters import RaterOptions
 
     algorithm = find_algorithm(name)
     online: list[Any] = [OnlineTask, RaterOptions, Training]

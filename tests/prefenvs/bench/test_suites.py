@@ -15,10 +15,11 @@ from prefenvs.bench.folder import cell_from, select
 from prefenvs.bench.methods import OURS
 from prefenvs.bench.report.published import published_figures
 from prefenvs.cli import Command
-from prefenvs.cli.flags import given_flags
-from prefenvs.cli.offline import DataOptions, LabelOptions, OfflineTraining
-from prefenvs.cli.train import OnlineTask, Training, read_groups
-from prefenvs.cli.train_raters import RaterOptions
+from prefenvs.cli.train.flags import given_flags
+from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
+from prefenvs.cli.train.online import OnlineTask
+from prefenvs.cli.train.options import Training, read_groups
+from prefenvs.cli.train.raters import RaterOptions
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
 

@@ -15,7 +15,7 @@ from prefenvs.bench.cells import Cell
 from prefenvs.bench.results import _d4rl_score
 from prefenvs.cli import main
 from prefenvs.datasets import find_d4rl, load_d4rl, load_dataset, read_d4rl, write_npz
-from prefenvs.datasets.d4rl import LOCOMOTION, TASKS, d4rl_entries
+from prefenvs.datasets.d4rl.entries import LOCOMOTION, TASKS, d4rl_entries
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.tasks import find_task
 from prefenvs.videos import Recorder

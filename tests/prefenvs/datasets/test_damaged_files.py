@@ -25,7 +25,7 @@ from prefenvs.agents.offline.bc import BCConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.datasets import load_dataset, write_imitation, write_minari, write_npz
 from prefenvs.datasets.collecting import count_episodes
-from prefenvs.datasets.human_labels import read_labels
+from prefenvs.datasets.labels.files import read_labels
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import load_sb3
 from prefenvs.errors import PrefenvsError

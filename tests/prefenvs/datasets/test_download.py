@@ -12,8 +12,8 @@ import pytest
 
 from prefenvs import PrefenvsError
 from prefenvs.datasets import find_d4rl
-from prefenvs.datasets.d4rl import D4RLEntry, load_d4rl
-from prefenvs.datasets.download import download
+from prefenvs.datasets.d4rl.download import download
+from prefenvs.datasets.d4rl.entries import D4RLEntry, load_d4rl
 
 BODY = np.random.default_rng(0).bytes(3_000_000)
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
@@ -173,7 +173,7 @@ def test_a_data_set_comes_by_its_name(server, tmp_path, monkeypatch, capsys) -> 
     server.body = (tmp_path / "made.hdf5").read_bytes()
     entry = find_d4rl("hopper-medium-v2")
     here = D4RLEntry(entry.name, entry.scores, f"{server.address}/{entry.file}")
-    monkeypatch.setattr("prefenvs.datasets.d4rl.find_d4rl", lambda name: here)
+    monkeypatch.setattr("prefenvs.datasets.d4rl.entries.find_d4rl", lambda name: here)
     dataset = load_d4rl("hopper-medium-v2", folder=tmp_path / "cache")
     assert dataset.trajectories.ends.tolist() == [10, 20, 30]
     assert (tmp_path / "cache" / "hopper_medium-v2.hdf5").is_file()

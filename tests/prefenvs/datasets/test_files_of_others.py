@@ -15,11 +15,11 @@ import pytest
 from gymnasium import spaces
 
 from prefenvs.datasets import load_dataset, read_labels, read_minari, write_minari
+from prefenvs.datasets.formats.pickles import read_array_pickle
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.pickles import read_array_pickle
 from prefenvs.datasets.sizes import check_actions
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import size_limit
+from prefenvs.internal.file_sizes import size_limit
 from prefenvs.store.events import Event
 from prefenvs.trajectories import Trajectories
 
@@ -312,7 +312,7 @@ DISCRETE = {
 
 @pytest.mark.parametrize("kind", DISCRETE)
 def test_samples_of_any_space_become_vectors(kind: str) -> None:
-    from prefenvs.datasets.spaces import flatten
+    from prefenvs.datasets.formats.spaces import flatten
 
     space, values, expected = DISCRETE[kind]
     if expected is None:

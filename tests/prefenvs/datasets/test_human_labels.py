@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefenvs.cli import main
-from prefenvs.datasets.human_labels import label_preferences, place, qlearning_rows, read_labels
-from prefenvs.datasets.label_report import report_labels
+from prefenvs.datasets.formats.pickles import read_array_pickle
+from prefenvs.datasets.labels.files import label_preferences, place, qlearning_rows, read_labels
+from prefenvs.datasets.labels.report import report_labels
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.pickles import read_array_pickle
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.simulated.crowds import MEASURED
 from prefenvs.store import Store
@@ -396,7 +396,7 @@ def write_crossing(tmp_path) -> tuple[str, str]:
 
 
 def test_pairs_across_an_end_are_counted_alike_by_report_import_and_training(tmp_path, capsys) -> None:
-    from prefenvs.cli.offline_labels import LabelSource
+    from prefenvs.cli.train.labels import LabelSource
 
     folder, data = write_crossing(tmp_path)
     main(["labels", "report", folder, "--dataset", data, "--tie-below", "1e9"])

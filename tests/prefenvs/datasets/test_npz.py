@@ -10,7 +10,7 @@ import pytest
 
 from prefenvs import PrefenvsError
 from prefenvs.datasets import load_dataset, read_npz, write_npz
-from prefenvs.datasets.npz import save_episodes
+from prefenvs.datasets.formats.npz import save_episodes
 
 STEP = ("observations", "actions", "true_rewards", "states")
 

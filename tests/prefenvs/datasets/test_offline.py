@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefenvs import PrefenvsError, Trajectories
 from prefenvs.datasets import OfflineDataset, load_dataset, write_imitation, write_npz
-from prefenvs.datasets.flat import episode_ends, time_limits
+from prefenvs.datasets.formats.flat import episode_ends, time_limits
 
 FLAGS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import gymnasium
 
-from prefenvs.datasets.hdf5 import column_bytes, open_hdf5, walk
+from prefenvs.datasets.d4rl.hdf5 import column_bytes, open_hdf5, walk
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_size
+from prefenvs.internal.file_sizes import check_size
 
 
 def check_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_size
+from prefenvs.internal.file_sizes import check_size
 
 INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
 # What h5py raises for damaged files, depending on where the damage lies.

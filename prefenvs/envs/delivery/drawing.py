@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from prefenvs.envs.delivery_board import Board
+from prefenvs.envs.delivery.board import Board
 from prefenvs.segments import Array
 
 PIXELS = 256

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from prefenvs.datasets.holdout import hold_out_episodes, split_preferences
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.holdout import hold_out_episodes, split_preferences
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
@@ -151,7 +151,7 @@ class LabelSource:
                 f"--preferences {self.preferences}: there is no such file; give a rater such as oracle, a "
                 "store (.sqlite or postgresql://...) or a published label file"
             )
-        from prefenvs.datasets.human_labels import label_preferences, read_labels
+        from prefenvs.datasets.labels.files import label_preferences, read_labels
 
         labels = read_labels(path)
         preferences = label_preferences(labels, dataset)

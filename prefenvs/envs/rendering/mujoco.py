@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prefenvs.envs.gl import current, free_context, open_context
+from prefenvs.envs.rendering.gl import current, free_context, open_context
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks.task import Camera

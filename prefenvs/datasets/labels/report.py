@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefenvs.datasets.human_labels import LabelFile, Rows, miscounted, other_rows, place
+from prefenvs.datasets.labels.files import LabelFile, Rows, miscounted, other_rows, place
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array

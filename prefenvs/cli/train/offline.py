@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefenvs.agents.registry import Algorithm, Offline, Settings
-from prefenvs.cli import offline_labels
-from prefenvs.cli.offline_labels import Labels, LabelSource, RegretForm
-from prefenvs.cli.train import (
+from prefenvs.cli.train import labels as offline_labels
+from prefenvs.cli.train.labels import Labels, LabelSource, RegretForm
+from prefenvs.cli.train.options import (
     EXAMPLE,
     Training,
     has_checkpoint,
@@ -22,7 +22,7 @@ from prefenvs.cli.train import (
     record_of,
     report,
 )
-from prefenvs.datasets.d4rl import find_d4rl
+from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from prefenvs.datasets.columns import read_column, read_ends, read_flags, read_numbers
-from prefenvs.datasets.flat import episode_ends, time_limits
-from prefenvs.datasets.hdf5 import first_line
+from prefenvs.datasets.d4rl.hdf5 import first_line
+from prefenvs.datasets.formats.columns import read_column, read_ends, read_flags, read_numbers
+from prefenvs.datasets.formats.flat import episode_ends, time_limits
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_npz, check_size
+from prefenvs.internal.file_sizes import check_npz, check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories

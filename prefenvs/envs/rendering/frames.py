@@ -7,9 +7,9 @@ from collections import OrderedDict
 
 import numpy as np
 
-from prefenvs.closing import Closing
-from prefenvs.envs.rendering import Renderer
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.closing import Closing
 from prefenvs.envs.adapters import make_source
-from prefenvs.envs.gl import gl_backend
+from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.envs.states import States, mujoco_model, write_scene
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN
@@ -56,7 +56,7 @@ class Renderer(Closing):
             return
         # Before MuJoCo is imported, which fails by itself, less helpfully, where MUJOCO_GL names nothing that works.
         gl_backend()
-        from prefenvs.envs.mujoco_rendering import MujocoPainter
+        from prefenvs.envs.rendering.mujoco import MujocoPainter
 
         self._painter = MujocoPainter(_model_of(self.task.id), self.task.camera, width, height, quality, hide_robot)
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from prefenvs.datasets.columns import read_flags
-from prefenvs.datasets.download import download
-from prefenvs.datasets.flat import episode_ends, time_limits
-from prefenvs.datasets.hdf5 import column_bytes, find, find_column, open_hdf5
+from prefenvs.datasets.d4rl.download import download
+from prefenvs.datasets.d4rl.hdf5 import column_bytes, find, find_column, open_hdf5
+from prefenvs.datasets.formats.columns import read_flags
+from prefenvs.datasets.formats.flat import episode_ends, time_limits
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.file_sizes import check_size
+from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
@@ -95,7 +95,7 @@ class D4RLEntry:
 @cache
 def d4rl_entries() -> dict[str, D4RLEntry]:
     """Return every D4RL data set by name."""
-    text = files("prefenvs.datasets").joinpath("d4rl_reference.csv").read_text(encoding="utf-8")
+    text = files("prefenvs.datasets.d4rl").joinpath("reference.csv").read_text(encoding="utf-8")
     return {
         row["name"]: D4RLEntry(
             row["name"], (float(row["random"]), float(row["expert"])) if row["random"] else None, row["address"]

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.envs.delivery_board import FIRST_RANDOM, GLYPHS, MOVES, SIZE, Board, find_board
+from prefenvs.envs.delivery.board import FIRST_RANDOM, GLYPHS, MOVES, SIZE, Board, find_board
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
@@ -99,7 +99,7 @@ class Delivery(gymnasium.Env[Array, np.int64]):
 
 def draw(state: Array) -> Array:
     """Return the picture [256, 256, 3] uint8 of a state of `Delivery`, which names its board."""
-    from prefenvs.envs.delivery_drawing import draw_board
+    from prefenvs.envs.delivery.drawing import draw_board
 
     number, row, column = (int(value) for value in np.asarray(state).ravel())
     return draw_board(find_board(number), row, column)

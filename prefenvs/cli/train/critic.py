@@ -120,8 +120,8 @@ def exact_values(task: str, gamma: float) -> Any:
     """Return V*, a function of observations, where it is known."""
     if task != "Delivery-v0":
         return None
-    from prefenvs.envs.delivery_board import find_board
-    from prefenvs.envs.delivery_values import BoardValues
+    from prefenvs.envs.delivery.board import find_board
+    from prefenvs.envs.delivery.values import BoardValues
 
     return BoardValues(find_board(0), gamma).value
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.columns import read_numbers
+from prefenvs.datasets.formats.columns import read_numbers
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_size
+from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 
 

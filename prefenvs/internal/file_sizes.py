@@ -35,7 +35,7 @@ def check_size(size: float, what: str | Path) -> None:
     if not size <= _limit.get() * 2**30:
         raise PrefenvsError(
             f"{what} asks for {size / 2**30:.3g} GiB of memory, over the limit of {_limit.get():g} GiB: if that is "
-            "right, raise it with --max-gib, or in Python with prefenvs.file_sizes.size_limit(gib)"
+            "right, raise it with --max-gib, or in Python with prefenvs.internal.file_sizes.size_limit(gib)"
         )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from prefenvs.envs.delivery_board import Board
+from prefenvs.envs.delivery.board import Board
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 

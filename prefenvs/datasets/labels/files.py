@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from prefenvs.datasets.formats.pickles import read_array_pickle
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.pickles import read_array_pickle
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array

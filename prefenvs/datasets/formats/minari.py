@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.columns import read_column, read_flags
-from prefenvs.datasets.hdf5 import first_line
-from prefenvs.datasets.minari_files import check_folder
+from prefenvs.datasets.d4rl.hdf5 import first_line
+from prefenvs.datasets.formats.columns import read_column, read_flags
+from prefenvs.datasets.formats.minari_files import check_folder
+from prefenvs.datasets.formats.spaces import check_space, flatten, unflatten_discrete
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import misfit
-from prefenvs.datasets.spaces import check_space, flatten, unflatten_discrete
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.file_sizes import check_size
+from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories

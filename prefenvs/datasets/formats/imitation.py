@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.columns import check_columns, read_column, read_flags, read_numbers
-from prefenvs.datasets.hdf5 import first_line
-from prefenvs.datasets.minari_files import check_uncompressed
+from prefenvs.datasets.d4rl.hdf5 import first_line
+from prefenvs.datasets.formats.columns import check_columns, read_column, read_flags, read_numbers
+from prefenvs.datasets.formats.minari_files import check_uncompressed
+from prefenvs.datasets.formats.spaces import flatten, unflatten_discrete
 from prefenvs.datasets.sizes import task_action_space
-from prefenvs.datasets.spaces import flatten, unflatten_discrete
 from prefenvs.errors import PrefenvsError
-from prefenvs.file_sizes import check_size
+from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories

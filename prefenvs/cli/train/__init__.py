@@ -1,0 +1,1 @@
+"""`prefenvs train`: its flags, and the runs online and from fixed data."""
