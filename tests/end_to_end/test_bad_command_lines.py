@@ -113,7 +113,7 @@ def bad_values(kind: Any) -> Iterator[str]:
 
 
 def some_bad_values(numbers: list[tuple[str, str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """Every bad value for the first flag of each kind, and one for each other flag: a line takes a third of a second."""
+    """Every bad value for the first flag of each kind, and one for others: a line takes a third of a second."""
     seen = set()
     for command, flag, kind in numbers:
         values = list(bad_values(kind))
