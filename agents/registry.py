@@ -11,12 +11,11 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.internal.loading import load_object
+from prefenvs.internal.loading import declared, load_object
 
 if TYPE_CHECKING:
     from prefenvs.datasets.offline import OfflineDataset
@@ -191,13 +190,13 @@ def list_algorithms() -> dict[str, str]:
     Raises PrefenvsError where an installed package offers a name that is taken.
     """
     found = dict(ALGORITHMS)
-    for point in metadata.entry_points(group=GROUP):
-        if point.name in found and found[point.name] != point.value:
+    for name, place in declared(GROUP).items():
+        if found.get(name, place) != place:
             raise PrefenvsError(
-                f"an installed package offers an algorithm called {point.name!r} ({point.value}), which there is "
-                "already: give it another name"
+                f"an installed package offers an algorithm called {name!r} ({place}), which there is already: give it "
+                "another name"
             )
-        found[point.name] = point.value
+        found[name] = place
     return found
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 
 from prefenvs.envs import make
-from prefenvs.envs.adapters import make_source
 from prefenvs.envs.hidden_reward import HiddenReward
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -183,7 +182,8 @@ def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: in
     """Returned rewards are 0.0, `true_reward` is the task's own, and no other entry of `info` carries it."""
     actions = _actions(first, STEPS, seed)
     first.reset(seed=seed)
-    bare = make_source(task.id)
+    # All of the task but the wrapper that hides its reward.
+    bare = _make(task).env
     bare.reset(seed=seed)
     seen: list[tuple[float, dict[str, Any]]] = []
     for step, action in enumerate(actions):

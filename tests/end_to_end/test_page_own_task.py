@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prefenvs.cli import main
-from prefenvs.datasets.offline import load_dataset
+from prefenvs.datasets import load_dataset
 from prefenvs.preferences import make_pairs
 from prefenvs.store import Store
 

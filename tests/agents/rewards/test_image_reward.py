@@ -172,9 +172,9 @@ def test_train_iql_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     options = ["--dataset", str(tmp_path / "data"), "--labels", "10", "--segment-length", "5", "--steps", "4"]
     options += ["--preset", "small", "--episodes", "1", "--no-progress", "--folder", str(tmp_path / "run")]
     main(["train", "iql", *options, "--reward-model", "image"])
-    assert "image reward: 10 labels" in capsys.readouterr().out
+    assert "reward model: 10 labels" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["labels"] == 10
     main(["train", "iql", "--resume", str(tmp_path / "run"), "--no-progress"])
-    assert "image reward" not in capsys.readouterr().out, "the fitted reward is read from the run's folder"
+    assert "reward model: " not in capsys.readouterr().out, "the fitted reward is read from the run's folder"
     with pytest.raises(SystemExit):
         main(["train", "iql", *options[:-1], str(tmp_path / "other"), "--encoder", "somewhere"])

@@ -66,7 +66,7 @@ def test_a_stopped_run_is_resumed_by_the_command_that_it_names(
         with pytest.raises(SystemExit):
             main(["train", "dqn", *options(tmp_path / "run")])
     line = next(line for line in capsys.readouterr().out.splitlines() if "--resume" in line)
-    main([*line.split()[1:], "--no-progress"])
+    main([*line.partition("prefenvs ")[2].split(), "--no-progress"])
     assert [row["steps"] for row in Run.open(tmp_path / "run").rows("evaluations")] == [0, 200, 400]
     main(["evaluate", str(tmp_path / "run"), "--episodes", "1"])
 

@@ -237,11 +237,12 @@ def test_killed_server_loses_nothing_and_stops_cleanly(tmp_path: Path) -> None:
     questions = list({question["id"]: question for question in questions}.values())
     outbox = [answer(question, i % 2) for i, question in enumerate(questions)]
     accepted: set[str] = set()
-    threading.Timer(0.15, process.kill).start()
     with contextlib.suppress(httpx.HTTPError):
         while True:
             for item in outbox:
                 accepted.update(page.post(item).json()["accepted"])
+                if len(accepted) == 3:
+                    threading.Timer(0.05, process.kill).start()
     process.wait()
     assert accepted
     with Store(path) as store:

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from prefenvs import PrefenvsError, Query, Segment
-from prefenvs.cli.train.raters import RaterOptions, make_oracle
 from prefenvs.oracles import CROWDS, PartialReturnOracle, RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle
+from prefenvs.oracles.make import RaterContext, make_rater
 from prefenvs.oracles.simulated.crowds import MEASURED, crowd_rates
-from prefenvs.tasks import find_task
 
 QUERIES, LENGTH = 4000, 5
 
@@ -111,7 +110,7 @@ def test_answers_go_on_after_a_restart() -> None:
 
 
 def test_the_command_line_knows_crowds() -> None:
-    oracle = make_oracle(RaterOptions("crowd-hopper-medium"), {}, find_task("Hopper-v5"), 0)
+    oracle = make_rater("crowd-hopper-medium", RaterContext("Hopper-v5", 0))
     assert oracle is not None
     assert oracle.name == "partial-return-crowd-hopper-medium"
     with pytest.raises(PrefenvsError, match="Did you mean crowd-antmaze"):

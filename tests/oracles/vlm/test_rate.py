@@ -157,7 +157,7 @@ def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: P
     with Store(tmp_path / "a" / "preferences.sqlite") as store:
         assert len(store.preferences()) == 8
     record = json.loads((tmp_path / "a" / "run.json").read_text())
-    assert record["config"]["rater"]["vlm_model"] == "m"
+    assert record["config"]["vlm_model"] == "m"
     paid = len(server.requests)
     server.close()
     main([*command, *options(server, "--vlm-replay"), "--folder", str(tmp_path / "b"), "--store", path])

@@ -113,7 +113,7 @@ def test_options_become_words() -> None:
         (lambda: Suite("x", "x", (Grid(("pebble",), ("Recher-v5",)),)).cells(), "unknown task 'Recher-v5'.*Reacher"),
         (lambda: Suite("x", "x", (Grid(("nothing",), ("Reacher-v5",)),)).cells(), "unknown method 'nothing'"),
         (lambda: select(find_suite("smoke").cells(), method=("iql",)), "no cell of the suite has method 'iql'"),
-        (lambda: find_task("own_parts:GOOD"), "has no Task called 'GOOD'"),
+        (lambda: find_task("own_parts:GOOD"), "has no prefenvs.Task, environment class or function called 'GOOD'"),
     ],
 )
 def test_a_wrong_name_is_told(own, look, message: str) -> None:
