@@ -39,16 +39,16 @@ class EvaluationCallback(BaseCallback):
         episodes: int = 5,
         seed: int = 0,
         envs: list[Env] | None = None,
-        beside: EvaluationProcess | None = None,
+        evaluator: EvaluationProcess | None = None,
     ) -> None:
         """Measure after every so many steps, before the first and after the last.
 
-        envs: environments to evaluate in, or an empty list to keep them in; callbacks of one task may share it. beside:
-        evaluates there while training goes on; callbacks may share it too.
+        envs: environments to evaluate in, or an empty list to keep them in; callbacks of one task may share it.
+        evaluator: a process that evaluates while training goes on; callbacks may share it too.
         """
         super().__init__()
         self.run, self.task, self.every, self.episodes, self.seed = run, task, every, episodes, seed
-        self.beside = beside
+        self.evaluator = evaluator
         # Making environments takes longer than an episode, so they stay open from one evaluation to the next.
         self.envs = [] if envs is None else envs
         self._next = 0
@@ -66,8 +66,8 @@ class EvaluationCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Between two rollouts the agent is whole, should something have gone wrong.
-        if self.beside is not None:
-            self.beside.poll()
+        if self.evaluator is not None:
+            self.evaluator.poll()
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:
@@ -78,8 +78,8 @@ class EvaluationCallback(BaseCallback):
     def _on_training_end(self) -> None:
         if self._measured < self.num_timesteps:
             self.measure()
-        if self.beside is not None:
-            self.beside.drain()
+        if self.evaluator is not None:
+            self.evaluator.drain()
         while self.envs:
             self.envs.pop().close()
 
@@ -96,13 +96,13 @@ class EvaluationCallback(BaseCallback):
         }
         learner = cast("PreferenceLearner", self.model)
         returns: LearnedReturns | None
-        if self.beside is None:
+        if self.evaluator is None:
             returns = learner.learned_returns if learned else None
             self._write(row, returns, order.carry_out(self.model, self.envs))
         else:
             # The reward as it is now, not as it will be when the result comes.
             returns = learner.keep_learned_returns() if learned else None
-            self.beside.submit(self.model, order, partial(self._write, row, returns))
+            self.evaluator.submit(self.model, order, partial(self._write, row, returns))
 
     def _write(self, row: dict[str, Any], learned_returns: LearnedReturns | None, result: Evaluation) -> None:
         learned = None
@@ -131,19 +131,19 @@ class CheckpointCallback(BaseCallback):
 
     The first one comes after `FIRST` seconds, each of the next ones after twice the time, up to `seconds`.
 
-    What is being evaluated `beside` is waited for, since a resumed run does not evaluate it again.
+    What is being evaluated `evaluator` is waited for, since a resumed run does not evaluate it again.
     """
 
-    def __init__(self, folder: Path, seconds: float = 600.0, beside: EvaluationProcess | None = None) -> None:
+    def __init__(self, folder: Path, seconds: float = 600.0, evaluator: EvaluationProcess | None = None) -> None:
         super().__init__()
-        self.folder, self.seconds, self.beside = folder, seconds, beside
+        self.folder, self.seconds, self.evaluator = folder, seconds, evaluator
         self._last, self._wait = time.monotonic(), min(FIRST, seconds)
 
     def _on_rollout_start(self) -> None:
         # Between two rollouts: within one, the newest step is recorded but not yet in the replay buffer.
         if time.monotonic() - self._last >= self._wait:
-            if self.beside is not None:
-                self.beside.drain()
+            if self.evaluator is not None:
+                self.evaluator.drain()
             cast("PEBBLE | OfflineLearner[Any]", self.model).save_checkpoint(self.folder)
             self._last, self._wait = time.monotonic(), min(2.0 * self._wait, self.seconds)
 

@@ -129,7 +129,7 @@ class EvaluationProcess(Closing):
                 'part under `if __name__ == "__main__":`'
             )
         self._failure = self._failure or EvaluationFailed(
-            f"evaluating beside training failed: {reason}. Train without --evaluate-beside"
+            f"evaluating beside training failed: {reason}. Train without --evaluate-async"
         )
 
     def _check(self) -> None:

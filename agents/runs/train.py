@@ -42,7 +42,7 @@ def train(
     evaluate_every: int,
     episodes: int = 10,
     progress: bool = True,
-    evaluate_beside: bool = False,
+    evaluate_async: bool = False,
     facts: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Train until `total` steps, of environment or gradient, and return the summaries written to the run folders.
@@ -50,27 +50,27 @@ def train(
     Several learners, from fixed data and different in their seeds alone, train side by side. A folder then holds
     evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its
     `facts` in it. After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on, so a run can be resumed.
-    evaluate_beside: in a process of its own, on another core.
+    evaluate_async: in a process of its own, on another core.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
         _check_evaluations(run)
     begin, made = time.time(), learners[0].num_timesteps
     together = group_of(learners)
-    stop, beside = (
+    stop, evaluator = (
         StopOnInterrupt(getattr(learners[0], "oracle", None)),
-        EvaluationProcess() if evaluate_beside else None,
+        EvaluationProcess() if evaluate_async else None,
     )
     callbacks: list[list[BaseCallback]] = []
     envs: list[Env] = []
     for learner, run in zip(learners, runs, strict=True):
         # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
         learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
-        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed or 0, envs, beside)
-        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, beside=beside)])
+        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed or 0, envs, evaluator)
+        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, evaluator=evaluator)])
     # The first learner's callbacks come first of all, where every learner has made equally many steps.
     callbacks[0] = [stop, *callbacks[0]]
-    with checkpointed(learners, runs, stop, beside):
+    with checkpointed(learners, runs, stop, evaluator):
         if made < total:
             learn, given = (learners[0].learn, callbacks[0]) if together is None else (together.learn, callbacks)
             learn(total - made, given, progress_bar=progress, reset_num_timesteps=made == 0)
@@ -93,7 +93,7 @@ def group_of(learners: Sequence[Learner]) -> SeedGroup | None:
 
 @contextmanager
 def checkpointed(
-    learners: Sequence[Learner], runs: Sequence[Run], stop: StopOnInterrupt, beside: EvaluationProcess | None
+    learners: Sequence[Learner], runs: Sequence[Run], stop: StopOnInterrupt, evaluator: EvaluationProcess | None
 ) -> Iterator[None]:
     """Write each learner's checkpoint into its run folder when training ends.
 
@@ -101,7 +101,7 @@ def checkpointed(
     fails, the commands that continue are printed too, and the exception goes on.
     """
     with ExitStack() as held:
-        held.enter_context(beside or nullcontext())
+        held.enter_context(evaluator or nullcontext())
         for run in runs:
             held.enter_context(run.locked())
         try:
@@ -113,9 +113,9 @@ def checkpointed(
             print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}")
             for run in runs if hasattr(learners[0], "resume") else ():
                 print(f"to continue: prefenvs {run.record['command']} --resume {run.folder}")
-            if stop.safe and beside is not None:
+            if stop.safe and evaluator is not None:
                 with suppress(EvaluationFailed):
-                    beside.drain()
+                    evaluator.drain()
             raise
         _save(learners, runs)
 

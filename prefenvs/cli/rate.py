@@ -201,7 +201,7 @@ class Rate:
         return [known[i] for i in chosen]
 
     def _sample_behaviour(self, count: int) -> list[Query]:
-        from prefenvs.cli.wandering import wander
+        from prefenvs.cli.random_behaviour import collect_random_behaviour
 
         task = find_task(self.task or "")
         length = self.segment_length or task.segment_length
@@ -209,7 +209,7 @@ class Rate:
             raise PrefenvsError(
                 f"--segment-length {length} is longer than an episode of {task.id}, {task.horizon} steps: lower it"
             )
-        trajectories = wander(task, episodes=min(20, 4 + count // 10), seed=self.seed)
+        trajectories = collect_random_behaviour(task, episodes=min(20, 4 + count // 10), seed=self.seed)
         return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
 
 

@@ -210,7 +210,7 @@ def test_seeds_train_in_processes_to_what_each_reaches_alone(
                "--labels", "12", "--per-session", "6", "--interact", "100", "--unsupervised-steps", "60",
                "--learning-starts", "100",
                "--segment-length", "5", "--evaluate-every", "180", "--episodes", "2", "--no-progress"]  # fmt: skip
-    main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}" / "run"), "--evaluate-beside"])
+    main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}" / "run"), "--evaluate-async"])
     main([*options, "--seed", "1", "--folder", str(tmp_path / "alone")])
     rows = [Run.open(folder).rows("evaluations") for folder in (tmp_path / "1" / "run", tmp_path / "alone")]
     assert [row["steps"] for row in rows[0]] == [0, 180, 360]

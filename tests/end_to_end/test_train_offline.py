@@ -71,7 +71,7 @@ def test_a_run_reports_the_final_and_the_best_policy_apart(expert, capsys):
         ("bc", ["--best-share", "0.5"], 12, "the best 50% of the labelled segments by preference"),
         ("bc", ["--best-share", "0.5", "--true-reward"], 0, "the best 50% of the episodes by true return"),
         ("bc", [], 0, "the data's actions"),
-        ("bc", ["--evaluate-beside"], 0, "the data's actions"),
+        ("bc", ["--evaluate-async"], 0, "the data's actions"),
     ],
 )
 def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, expert, tmp_path, capsys):

@@ -241,7 +241,7 @@ def _train(
             training.evaluate_every,
             training.episodes,
             training.progress,
-            training.evaluate_beside,
+            training.evaluate_async,
             facts,
         )
     for fitting, run, summary in zip(fittings, runs, summaries, strict=True):

@@ -96,7 +96,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
             training.evaluate_every,
             training.episodes,
             training.progress,
-            training.evaluate_beside,
+            training.evaluate_async,
         )
     report(summary, run, oracle)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dmc-walker-walk-v0"
 """Whose defaults the help shows where no task is named."""
-NOW = ("resume", "progress", "evaluate-beside", "threads")
+NOW = ("resume", "progress", "evaluate-async", "threads")
 """Flags that may stand beside --resume."""
 
 
@@ -50,7 +50,7 @@ class Training:
     """Steps between two evaluations: of the environment online, gradient steps from fixed data."""
     episodes: PositiveInt = 10
     """Episodes in an evaluation."""
-    evaluate_beside: bool = False
+    evaluate_async: bool = False
     """Evaluate in a process of its own while training goes on, which takes another core."""
     threads: PositiveInt = 1
     """PyTorch threads; small networks are slower with more."""

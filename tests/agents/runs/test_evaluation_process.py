@@ -33,7 +33,7 @@ def train(folder: Path, beside: EvaluationProcess | None, every: int = 60) -> li
     run = Run.create(folder, "train pebble", {})
     agent = make_agent()
     agent.set_logger(Logger(None, []))
-    agent.learn(200, callback=EvaluationCallback(run, TASK, every, episodes=3, seed=4, beside=beside))
+    agent.learn(200, callback=EvaluationCallback(run, TASK, every, episodes=3, seed=4, evaluator=beside))
     return run.rows("evaluations")
 
 
@@ -95,8 +95,8 @@ def test_training_survives_its_evaluations(tmp_path: Path, monkeypatch: pytest.M
             super().submit(*arguments)
 
     monkeypatch.setattr("prefenvs.agents.runs.train.EvaluationProcess", Dying)
-    with pytest.raises(EvaluationFailed, match=r"has ended \(exit status -9\).*without --evaluate-beside"):
-        train_run([agent], [run], 200, evaluate_every=110, episodes=2, progress=False, evaluate_beside=True)
+    with pytest.raises(EvaluationFailed, match=r"has ended \(exit status -9\).*without --evaluate-async"):
+        train_run([agent], [run], 200, evaluate_every=110, episodes=2, progress=False, evaluate_async=True)
     assert 110 <= agent.num_timesteps < 200
     resumed = make_agent()
     resumed.resume(run.checkpoint)
@@ -117,8 +117,8 @@ def test_a_checkpoint_waits_for_what_is_being_evaluated(tmp_path: Path, beside: 
             measured = [row["steps"] for row in run.rows("evaluations")]
             rows_at_checkpoints.append((self.num_timesteps, measured[-1]))
 
-    evaluation = EvaluationCallback(run, TASK, 30, episodes=2, beside=beside)
-    agent.learn(130, callback=[evaluation, Watched(tmp_path / "checkpoint", seconds=0.0, beside=beside)])
+    evaluation = EvaluationCallback(run, TASK, 30, episodes=2, evaluator=beside)
+    agent.learn(130, callback=[evaluation, Watched(tmp_path / "checkpoint", seconds=0.0, evaluator=beside)])
     assert all(steps - last <= 30 for steps, last in rows_at_checkpoints)
 
 

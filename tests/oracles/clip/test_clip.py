@@ -325,7 +325,7 @@ def test_a_run_and_its_continuation(how: str, clip: Path, tmp_path: Path, capsys
     else:
         options += ["--oracle", "clip", "--steps", "220", "--learning-starts", "50", "--unsupervised-steps", "60"]
         options += ["--labels", "4", "--per-session", "4", "--interact", "1000", "--segment-length", "2"]
-    main(["train", how, *options, "--evaluate-beside"])
+    main(["train", how, *options, "--evaluate-async"])
     printed = capsys.readouterr().out
     assert "no true reward" in printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -14,7 +14,7 @@ from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 
 
-def wander(task: Task, episodes: int, seed: int = 0) -> Trajectories:
+def collect_random_behaviour(task: Task, episodes: int, seed: int = 0) -> Trajectories:
     """Return episodes of random behaviour, each with its own size of action and its own persistence."""
     env = prefenvs.make(task.id)
     policy = _Wanderer(env.action_space, seed)
