@@ -131,7 +131,7 @@ class CheckpointCallback(BaseCallback):
 
     The first one comes after `FIRST` seconds, each of the next ones after twice the time, up to `seconds`.
 
-    What is being evaluated `evaluator` is waited for, since a resumed run does not evaluate it again.
+    An evaluation under way in `evaluator` is waited for, since a resumed run does not evaluate it again.
     """
 
     def __init__(self, folder: Path, seconds: float = 600.0, evaluator: EvaluationProcess | None = None) -> None:
