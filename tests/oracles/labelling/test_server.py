@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 
 from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling.answers import SHORTEST_LOOK
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
 from prefenvs.store import AssignmentPlan, Store, issue_token
@@ -230,7 +231,7 @@ def test_killed_server_loses_nothing_and_stops_cleanly(tmp_path: Path) -> None:
     """kill -9 while answers pour in; the page resends what was not accepted to the next server."""
     path = tmp_path / "labels.sqlite"
     with Store(path) as store:
-        store.add_queries(make_queries(40))
+        store.add_queries(make_queries(12))
     process, url = start(path)
     page = Page(url)
     questions = page.next(20) + page.next(20, "")
@@ -253,6 +254,8 @@ def test_killed_server_loses_nothing_and_stops_cleanly(tmp_path: Path) -> None:
         again.http.cookies = page.http.cookies
         again.session = again.http.get("/api/session").json()
         assert again.session["csrf"] == page.session["csrf"]
+        # The server refuses more answers than somebody can have looked at since the questions were handed out.
+        time.sleep(12 * SHORTEST_LOOK)
         assert set(again.post(*outbox).json()["accepted"]) == {item["uuid"] for item in outbox}
     finally:
         process.send_signal(signal.SIGINT)
