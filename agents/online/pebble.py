@@ -187,7 +187,8 @@ class PEBBLE(PreferenceLearner, SAC):
     ) -> SelfPEBBLE:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps)
-        with products():
+        widths = (parameter.shape[-1] for parameter in self.critic.parameters())
+        with products(max(widths)):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         self._fill()
         return self
