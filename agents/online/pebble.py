@@ -42,6 +42,8 @@ class PebbleConfig(LearnerConfig):
     """Updates right after the first session, when the critic starts afresh."""
     explore_first: bool = False
     """With true_reward: explore for `unsupervised_steps` before it, and start with a fresh critic, as with labels."""
+    policy_delay: PositiveInt = 1
+    """Updates of the critics for one of the actor and the temperature."""
     recent_share: Fraction = 0.0
     """Share of each batch that comes from the newest `recent_steps` steps, once a reward is learned: the hybrid replay
     of QPA (Hu et al. 2024), which has 0.5 and 10 episodes; 0: uniform, as PEBBLE."""
@@ -283,7 +285,8 @@ class PEBBLE(PreferenceLearner, SAC):
             batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None, (recent, newest))
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            metrics = update(self, batch, self._n_updates % self.target_update_interval == 0)
+            due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
+            metrics |= update(self, batch, *due)
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
@@ -366,7 +369,9 @@ def preset(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
         reward = dataclasses.replace(config.reward, normalise=True)
-        config = dataclasses.replace(config, selector="policy-likelihood", recent_share=0.5, reward=reward)
+        config = dataclasses.replace(
+            config, selector="policy-likelihood", policy_delay=2, recent_share=0.5, reward=reward
+        )
     return Settings(config, total, options)
 
 

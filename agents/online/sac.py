@@ -126,10 +126,13 @@ def squashed_sample(actor: Actor, observations: Tensor) -> tuple[Tensor, Tensor]
     return raw.tanh(), terms.sum(-1, keepdim=True) - mean.shape[-1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
 
 
-def update(agent: SAC, batch: ReplayBufferSamples, move_target: bool = True) -> dict[str, Tensor]:
+def update(
+    agent: SAC, batch: ReplayBufferSamples, move_target: bool = True, move_actor: bool = True
+) -> dict[str, Tensor]:
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
 
-    Returns detached scalars (critic_loss, actor_loss, ent_coef, entropy) that stay on the device.
+    move_actor: False leaves actor and temperature as they are. Returns detached scalars (critic_loss, and with the
+    actor's step actor_loss, ent_coef and entropy) that stay on the device.
     """
     actor, critic, critic_target = agent.actor, agent.critic, agent.critic_target
     temperature = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
@@ -143,24 +146,25 @@ def update(agent: SAC, batch: ReplayBufferSamples, move_target: bool = True) -> 
     critic.optimizer.zero_grad()
     critic_loss.backward()  # type: ignore[no-untyped-call]
     critic.optimizer.step()
+    metrics = {"critic_loss": critic_loss.detach()}
 
-    actions, log_prob = squashed_sample(actor, batch.observations)
-    # The actor's loss needs the critics' gradient by the action, not by their weights: a tenth of the update's time.
-    critic.requires_grad_(False)
-    best_values = torch.stack(critic(batch.observations, actions)).amin(0)
-    critic.requires_grad_(True)
-    actor_loss = (temperature * log_prob - best_values).mean()
-    actor.optimizer.zero_grad()
-    actor_loss.backward()  # type: ignore[no-untyped-call]
-    actor.optimizer.step()
+    if move_actor:
+        actions, log_prob = squashed_sample(actor, batch.observations)
+        best_values = torch.stack(critic(batch.observations, actions)).amin(0)
+        actor_loss = (temperature * log_prob - best_values).mean()
+        # By the actor's parameters alone: the critics' gradient by their weights would be a tenth of the update's time.
+        parameters = list(actor.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(actor_loss, parameters), strict=True):
+            parameter.grad = gradient
+        actor.optimizer.step()
 
-    entropy = -log_prob.detach().mean()
-    if agent.log_ent_coef is not None and agent.ent_coef_optimizer is not None:
-        # The loss of the temperature is linear in its logarithm, so this is its gradient.
-        agent.log_ent_coef.grad = (entropy - float(agent.target_entropy)).view_as(agent.log_ent_coef)
-        agent.ent_coef_optimizer.step()
+        entropy = -log_prob.detach().mean()
+        if agent.log_ent_coef is not None and agent.ent_coef_optimizer is not None:
+            # The loss of the temperature is linear in its logarithm, so this is its gradient.
+            agent.log_ent_coef.grad = (entropy - float(agent.target_entropy)).view_as(agent.log_ent_coef)
+            agent.ent_coef_optimizer.step()
+        metrics |= {"actor_loss": actor_loss.detach(), "ent_coef": temperature, "entropy": entropy}
 
     if move_target:
         polyak_update(critic.parameters(), critic_target.parameters(), agent.tau)
-    metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "ent_coef": temperature, "entropy": entropy}
-    return {name: metric.detach() for name, metric in metrics.items()}
+    return metrics
