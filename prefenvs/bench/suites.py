@@ -277,7 +277,32 @@ GUARD = Suite(
     reduced="Cells of the suite cpu, two seeds.",
 )
 
-SUITES = (SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
+DEMO = Suite(
+    "demo",
+    "One robot task on which exploration alone fails: labels against coin flips, no labels and the true reward.",
+    (
+        Grid(
+            methods=("pebble", "pebble-coin", "pebble-true-reward-explored"),
+            tasks=("metaworld-button-press-topdown-v3",),
+            labels=(1_000,),
+            seeds=TEN,
+            options={
+                "preset": "reliable",
+                "steps": 15_000,
+                "per_session": 60,
+                "interact": 600,
+                "segment_length": 25,
+                "unsupervised_steps": 2_000,
+                "evaluate_every": 2_500,
+                "episodes": 10,
+            },
+            limits=HOUR,
+        ),
+    ),
+    reduced="15,000 environment steps, 2x128 networks.",
+)
+
+SUITES = (DEMO, SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
 
 
 def list_suites() -> list[Suite]:
