@@ -279,27 +279,27 @@ GUARD = Suite(
 
 DEMO = Suite(
     "demo",
-    "One robot task on which exploration alone fails: labels against coin flips, no labels and the true reward.",
+    "A running robot: labels against coin flips and the true reward, with the same steps, seeds and exploration.",
     (
         Grid(
             methods=("pebble", "pebble-coin", "pebble-true-reward-explored"),
-            tasks=("metaworld-button-press-topdown-v3",),
-            labels=(1_000,),
+            tasks=("HalfCheetah-v5",),
+            labels=(600,),
             seeds=TEN,
             options={
                 "preset": "reliable",
-                "steps": 15_000,
-                "per_session": 60,
+                "steps": 12_000,
+                "per_session": 50,
                 "interact": 600,
                 "segment_length": 25,
                 "unsupervised_steps": 2_000,
-                "evaluate_every": 2_500,
-                "episodes": 10,
+                "evaluate_every": 2_000,
+                "episodes": 5,
             },
             limits=HOUR,
         ),
     ),
-    reduced="15,000 environment steps, 2x128 networks.",
+    reduced="12,000 environment steps, networks of 2x128.",
 )
 
 SUITES = (DEMO, SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)

@@ -27,7 +27,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Demo:
-    """Teach a robot arm from a simulated rater's preferences, from coin flips and from the true reward, and compare.
+    """Teach a robot to run from a simulated rater's preferences, from coin flips and from the true reward, and compare.
 
     It is the suite `demo` with one seed: `prefenvs bench run demo` runs ten.
     """
@@ -63,10 +63,10 @@ def table(place: BenchFolder, cells: Mapping[str, Cell]) -> list[str]:
     """Return the lines of a table: evaluations by environment steps, a column for each rater."""
     curves = {method: Run.open(place.run(cell)).rows("evaluations") for method, cell in cells.items()}
     task = next(iter(cells.values())).task
-    lines = [f"{task}: true return (success), by what the policy learned from", ""]
+    lines = [f"{task}: true return of the policy, by what it learned from", ""]
     lines += [f"{'steps':>8} {'labels':>7}" + "".join(f"{COLUMNS[method]:>18}" for method in COLUMNS)]
     for rows in zip(*(curves[method] for method in COLUMNS), strict=True):
-        figures = (f"{row['mean_return']:,.0f} ({row['success']:.0%})" for row in rows)
+        figures = (f"{row['mean_return']:,.0f}" for row in rows)
         steps, labels = (int(rows[0][name]) for name in ("steps", "labels"))
         lines.append(f"{steps:>8,} {labels:>7,}" + "".join(f"{figure:>18}" for figure in figures))
     return [*lines, ""]
