@@ -284,22 +284,22 @@ DEMO = Suite(
         Grid(
             methods=("pebble", "pebble-coin", "pebble-true-reward-explored"),
             tasks=("HalfCheetah-v5",),
-            labels=(600,),
+            labels=(700,),
             seeds=TEN,
             options={
                 "preset": "reliable",
-                "steps": 12_000,
+                "steps": 15_000,
                 "per_session": 50,
                 "interact": 600,
                 "segment_length": 25,
                 "unsupervised_steps": 2_000,
-                "evaluate_every": 2_000,
+                "evaluate_every": 3_000,
                 "episodes": 5,
             },
             limits=HOUR,
         ),
     ),
-    reduced="12,000 environment steps, networks of 2x128.",
+    reduced="15,000 environment steps, networks of 2x128.",
 )
 
 SUITES = (DEMO, SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from tyro.conf import Positional
 
 from prefenvs.cli.look.evaluate import evaluate_run
@@ -108,7 +109,8 @@ def record_side_by_side(
     for run in runs:
         trajectories = evaluate_run(run, 1, seed, record=1)[0].trajectories
         assert trajectories is not None
-        episodes.append(trajectories.cut([0], [0], int(trajectories.lengths[0]))[0])
+        first = np.zeros(1, np.int64)
+        episodes.append(trajectories.cut(first, first, int(trajectories.lengths[0]))[0])
     plot = episodes[0].states is None
     with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
         return recorder.pair(Query(tuple(episodes)), path, captions)
