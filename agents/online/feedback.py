@@ -182,6 +182,11 @@ class Feedback:
             raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
         return max(min(int(size), self.config.labels - self.asked), 1)
 
+    def count_most(self) -> int:
+        """Return how many labels can be asked until the run's end, if every session is held when it is due."""
+        times = range(self.next_session, self.total_steps, self.config.interact)
+        return min(sum(self._session_size(steps) for steps in times), self.config.labels)
+
     def _select(self, size: int) -> list[Query]:
         """Choose what is asked among segments of the recorded episodes; the first labels are drawn uniformly."""
         candidates = self.buffer.trajectories()

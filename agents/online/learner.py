@@ -181,12 +181,25 @@ class PreferenceLearner(SavedAgent):
         )
         if steps < length:
             raise PrefenvsError(too_few.format("too few for one segment"))
+        if horizon is not None and steps < horizon and ends_by_time_alone(task):
+            raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
+
+    def _warn_of_run(self, total_steps: int) -> None:
+        """Warn of what a run may never come to, or not to the end."""
+        horizon, task = self.recorder.horizon, self.recorder.buffer.task
+        steps = total_steps // self.recorder.num_envs
         if horizon is not None and steps < horizon:
-            if ends_by_time_alone(task):
-                raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
             warnings.warn(
                 f"{steps} steps in each environment are less than one episode of {horizon} steps of {task}: questions "
                 "are asked only if the task ends episodes earlier",
+                stacklevel=4,
+            )
+        c, most = self.config, self.feedback.count_most() if self.feedback is not None else self.config.labels
+        if most < c.labels:
+            warnings.warn(
+                f"at most {most} of {c.labels} labels can be asked: {total_steps} steps leave room for sessions of "
+                f"{c.per_session} every {c.interact} steps from step {self.first_session} on; lower interact or raise "
+                "per_session",
                 stacklevel=4,
             )
 
@@ -205,6 +218,7 @@ class PreferenceLearner(SavedAgent):
             )
         self.check_run(total_steps)
         self.feedback = self.make_feedback(total_steps)
+        self._warn_of_run(total_steps)
 
     def make_feedback(self, total_steps: int) -> Feedback:
         """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
