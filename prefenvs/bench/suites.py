@@ -293,11 +293,11 @@ DEMO = Suite(
                 "interact": 600,
                 "segment_length": 25,
                 "unsupervised_steps": 2_000,
-                # Coin flips are never predicted, so that their fits never stop before the last pass.
-                "reward.epochs": 15,
                 "evaluate_every": 3_000,
                 "episodes": 5,
             },
+            # Coin flips are never predicted, so that their fits never stop before the last pass.
+            method_options={name: {"reward.epochs": 15} for name in ("pebble", "pebble-coin")},
             limits=HOUR,
         ),
     ),
