@@ -47,9 +47,7 @@ class Run:
 
         resumable: whether the command has --resume, for the message.
         """
-        if (folder / "run.json").exists():
-            way_out = f"continue it with --resume {folder}" if resumable else "remove that one"
-            raise PrefenvsError(f"{folder} already holds a run; choose another --folder, or {way_out}")
+        cls.check_new(folder, resumable)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         record = {
@@ -61,6 +59,13 @@ class Run:
         }
         _write_atomically(folder / "run.json", to_json(record, indent=2) + "\n")
         return run
+
+    @staticmethod
+    def check_new(folder: Path, resumable: bool = True) -> None:
+        """Raise a PrefenvsError for a folder that holds a run already."""
+        if (folder / "run.json").exists():
+            way_out = f"continue it with --resume {folder}" if resumable else "remove that one"
+            raise PrefenvsError(f"{folder} already holds a run; choose another --folder, or {way_out}")
 
     @classmethod
     def open(cls, folder: Path) -> Run:

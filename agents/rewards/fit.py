@@ -15,7 +15,7 @@ from torch import Tensor
 from prefenvs.agents.nets.mlp import OUTPUTS, EnsembleMLP, Output, Precision, check_precision, rows_per_chunk
 from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss
 from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
-from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
+from prefenvs.agents.rewards.tables import LabelTensors, QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.choices import check_choices
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
@@ -151,7 +151,7 @@ class RewardTrainer:
         mean[: steps.shape[1]], std[: steps.shape[1]] = steps.mean(0), steps.std(0, correction=0) + 1e-3
         self.network.normalise(mean, std)
 
-    def evaluate(self, labels: Labels, index: Tensor) -> tuple[float, float]:
+    def evaluate(self, labels: LabelTensors, index: Tensor) -> tuple[float, float]:
         """Return loss (mean of members) and accuracy (of their mean reward) on the labels at `index`; NaN if none."""
         if not len(index):
             return math.nan, math.nan
@@ -236,7 +236,7 @@ class FitJob:
     """
 
     trainer: RewardTrainer
-    labels: Labels
+    labels: LabelTensors
     drawn: Tensor
     held_out: Tensor
     pool: Tensor
@@ -307,7 +307,9 @@ class JointFit:
         self.network = _stack([trainer.network for trainer in trainers])
         self.labelled = QueryTable.join([trainer.labelled for trainer in trainers])
         self.unlabelled = QueryTable.join([trainer.unlabelled for trainer in trainers])
-        self.labels = Labels.join([job.labels for job in jobs], [len(trainer.labelled.inputs) for trainer in trainers])
+        self.labels = LabelTensors.join(
+            [job.labels for job in jobs], [len(trainer.labelled.inputs) for trainer in trainers]
+        )
         self.drawn = _shift([job.drawn for job in jobs], [len(job.labels.rows) for job in jobs])
         pools = [job.pool.expand(self.config.members, -1) for job in jobs]
         self.pools = _shift(pools, [len(trainer.unlabelled.inputs) for trainer in trainers])
