@@ -22,7 +22,7 @@ from prefenvs.agents.baselines.imitation_nets import EnsembleRewardNet, Imitatio
 from prefenvs.envs.hidden_reward import TrueReward
 from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.choices import check_choices
+from prefenvs.limits import check_settings
 
 # isort: split
 from imitation.algorithms import preference_comparisons as theirs
@@ -66,7 +66,7 @@ class ComparisonsConfig:
 
     def __post_init__(self) -> None:
         if not callable(self.schedule):
-            check_choices(self)
+            check_settings(self)
 
 
 class Comparisons(NamedTuple):
