@@ -25,7 +25,8 @@ class Limits:
 
     def check(self, name: str, value: Any) -> None:
         """Raise a PrefenvsError that names the option if `value` is outside, or no number."""
-        if not isinstance(value, Real):
+        given: type = type(value)
+        if not issubclass(given, Real):
             raise PrefenvsError(f"{name} must be a number, got {value!r}")
         if (self.low < value if self.above else self.low <= value) and (
             value < self.high if self.below else value <= self.high

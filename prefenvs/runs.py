@@ -69,14 +69,14 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Open an existing run folder."""
+        """Open an existing run folder; raises PrefenvsError for a folder that is none."""
         if not (folder / "run.json").is_file():
             raise PrefenvsError(f"{folder} is not a run folder: it holds no run.json")
         return cls(folder)
 
     @classmethod
     def resume(cls, folder: Path, command: str) -> Run:
-        """Open a run folder that has to be a run of this command."""
+        """Open a run folder that has to be a run of this command; raises PrefenvsError for a run of another one."""
         run = cls.open(folder)
         if run.record["command"] != command:
             raise PrefenvsError(f"{folder} is a run of `prefenvs {run.record['command']}`; resume it with that command")
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `create` wrote down."""
+        """What `create` wrote down; raises PrefenvsError for a damaged file."""
         try:
             record: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
             if not (isinstance(record["config"], dict) and isinstance(record["command"], str)):

@@ -269,6 +269,7 @@ class OPPO(OfflineLearner[OPPOConfig]):
 
         state: for each of B environments the last `window` steps [B, window, obs + act], how many of them are there,
         and the number of the next one in its episode, [B] each; None begins. episode_start: [B], where to begin anew.
+        Raises PrefenvsError for observations of another shape.
         """
         array = np.asarray(observation, np.float32)
         single = array.ndim == len(self.observation_space.shape)
