@@ -39,7 +39,7 @@ def rater_groups(given: Mapping[str, str]) -> dict[str, Any]:
     """
     check_flags(given)
     spec, parts = rater_on(given)
-    kind = type("RaterOptions", (rater_options(spec, **parts), RaterOptions), {"__doc__": RaterOptions.__doc__})
+    kind: Any = type("RaterOptions", (rater_options(spec, **parts), RaterOptions), {"__doc__": RaterOptions.__doc__})
     return {"rater": dataclass(frozen=True)(kind)()}
 
 
