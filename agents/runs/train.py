@@ -202,7 +202,10 @@ def _check_evaluations(run: Run) -> None:
 
 
 def load_policy(run: Run) -> Policy:
-    """Return the policy of a run's newest checkpoint, ready to predict."""
+    """Return the policy of a run's newest checkpoint, ready to predict.
+
+    Raises PrefenvsError for a run without a checkpoint, or without a policy.
+    """
     path = run.checkpoint / "model.zip"
     if not path.is_file():
         raise PrefenvsError(

@@ -43,7 +43,10 @@ def revoke_tokens(store: Store, annotator: str) -> int:
 
 
 def check_annotator(name: str) -> str:
-    """Return `name` if it can be an annotator's: 1 to 60 printable characters without space around them."""
+    """Return `name` if it can be an annotator's: 1 to 60 printable characters without space around them.
+
+    Raises PrefenvsError for anything else.
+    """
     check_text("annotator", name)
     if not name or len(name) > NAME_LIMIT or name != name.strip() or not name.isprintable():
         raise PrefenvsError(f"annotator {name!r} is no name: use 1 to {NAME_LIMIT} printable characters")

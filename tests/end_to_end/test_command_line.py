@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 
 from prefenvs.bench import find_suite
 from prefenvs.cli import main
+from prefenvs.cli.train.online import run_side_by_side
 from prefenvs.runs import Run
 from prefenvs.store import Store
 
@@ -263,8 +265,75 @@ def test_seeds_train_in_processes_to_what_each_reaches_alone(
         (["--seeds", "2", "2"], "--seeds names a seed twice: 2 2"),
         (["--seeds", "2", "3", "--oracle", "human", "--store", store], "--seeds goes with simulated raters"),
         (["--seeds", "2", "--resume", str(tmp_path / "alone")], "leave --seeds away"),
+        (["--seeds", "2", "3", "--learning-starts", "400"], "the first session comes after 460 steps"),
+        (["--seeds", "2", "3", "--oracle", "no_such_module:rate"], "cannot be imported"),
+        (["--seeds", "0", "3", "--folder", str(tmp_path / "{seed}" / "run")], "already holds a run"),
     ):
         with pytest.raises(SystemExit):
             main([*options, "--folder", str(tmp_path / "no"), *extra])
         assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("no*"))
+    assert not (tmp_path / "3").exists()
+
+
+def test_ctrl_c_stops_every_seed_where_it_can_be_resumed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prefenvs", "train", "pebble"]
+    folders = [tmp_path / "0", tmp_path / "1"]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*command, *TASK, *QUICK, "--steps", "5000", "--learning-starts", "100", "--seeds", "0", "1",
+             "--folder", str(tmp_path / "{seed}")],
+            stdout=output, stderr=output,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not all((folder / "evaluations.csv").exists() for folder in folders):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    told = (tmp_path / "output").read_text()
+    for folder in folders:
+        run = Run.open(folder)
+        assert f"to continue: prefenvs train pebble --resume {folder}" in told
+        assert run.has_checkpoint
+        with run.locked():
+            pass  # nobody is at work in it any more
+        assert not run.path("summary.json").exists()
+    config = json.loads((folders[1] / "run.json").read_text())
+    steps = int(re.findall(r"stopped after (\d+) steps", told)[0])
+    config["config"]["steps"] = steps + 300
+    (folders[1] / "run.json").write_text(json.dumps(config))
+    main(["train", "pebble", "--resume", str(folders[1]), "--no-progress"])
+    assert json.loads((folders[1] / "summary.json").read_text())["steps"] == steps + 300
+
+
+STUBBORN = """
+import pathlib, signal, sys, time
+def note(*_):
+    counted.write_text(counted.read_text() + "x")
+    if len(counted.read_text()) == 2:
+        sys.exit(1)
+counted = pathlib.Path(sys.argv[1])
+counted.write_text("")
+signal.signal(signal.SIGTERM, note)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_second_ctrl_c_reaches_the_seeds_too(tmp_path: Path) -> None:
+    counted = tmp_path / "counted"
+
+    def press(times: int) -> None:
+        for number in range(times):
+            deadline = time.monotonic() + 60
+            while not (counted.exists() and len(counted.read_text()) == number) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=press, args=(2,))
+    user.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_side_by_side([[sys.executable, "-c", STUBBORN, str(counted)], ["false"]], most=1)
+    user.join()
+    assert counted.read_text() == "xx"

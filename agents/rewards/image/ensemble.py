@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import trange
 
-from prefenvs.agents.nets.mlp import OUTPUTS, Output
+from prefenvs.agents.nets.mlp import Output
 from prefenvs.agents.rewards.image.encoders import ClipEncoder, Encoder
 from prefenvs.agents.rewards.image.frames import FrameTable, check_states
 from prefenvs.agents.rewards.image.nets import ConvEnsemble, HeadEnsemble
@@ -24,7 +24,7 @@ from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.closing import Closing
 from prefenvs.internal.file_sizes import check_zip
-from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, FractionBelowOne, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.state_rewards import reward_steps
@@ -68,21 +68,13 @@ class ImageRewardConfig:
     """Passes over the labels in one fit, at most."""
     stop_accuracy: Fraction = 0.97
     """A fit ends after the first pass with a higher accuracy, mean of the members over decided labels; 1 for never."""
-    validation_share: Fraction = 0.0
+    validation_share: FractionBelowOne = 0.0
     """Share of the labels held out, by episode where possible."""
     cached_frames: PositiveInt = 20_000
     """Frames kept for states that are looked at again."""
 
     def __post_init__(self) -> None:
-        for name in ("members", "stride", "width", "layers", "batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"image reward {name} must be at least 1, got {getattr(self, name)}")
-        if self.output not in OUTPUTS:
-            raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
-        if not self.learning_rate > 0.0:
-            raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
-        if not 0.0 <= self.validation_share < 1.0:
-            raise PrefenvsError(f"validation_share={self.validation_share} must lie in [0, 1)")
+        check_settings(self)
 
 
 class ImageRewardEnsemble(Closing):
