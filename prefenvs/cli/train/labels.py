@@ -149,8 +149,16 @@ class LabelSource:
         if not path.exists():
             raise PrefenvsError(
                 f"--preferences {self.preferences}: there is no such file; give a rater such as oracle, a "
-                "store (.sqlite or postgresql://...) or a published label file"
+                "store (.sqlite or postgresql://...), a label table (.csv, .jsonl, .parquet) or a published label file"
             )
+        from prefenvs.datasets.labels.rows import is_table
+
+        if is_table(path):
+            from prefenvs.datasets.labels.table import read_label_table
+
+            table = read_label_table(path, dataset, length=self.segment_length)
+            table.check()
+            return table.preferences, 0
         from prefenvs.datasets.labels.files import label_preferences, read_labels
 
         labels = read_labels(path)
