@@ -87,7 +87,7 @@ class LabelTable:
         if self.repeated:
             lines.append(
                 f"duplicates: {self.repeated} rows repeat a pair for its annotator, {self.contradicted} of them with "
-                "another answer; the last one of the same order stands"
+                "another answer; a named annotator's last one stands"
             )
         return lines + [f"refused: {place}: {reason}" for place, reason in self.refused]
 
