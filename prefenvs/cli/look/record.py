@@ -25,6 +25,8 @@ class Record:
     """Folders that `prefenvs train` wrote; several, of one task, are shown next to each other from the same start."""
     captions: tuple[str, ...] = ()
     """Of several runs: what is written under each; the folders' names by default."""
+    task: str | None = None
+    """Task to act in, by default the runs' own; for runs on data that tell none."""
     episodes: PositiveInt = 1
     """Episodes to show, one after the other; of several runs, each shows one."""
     gallery: bool = False
@@ -56,9 +58,11 @@ class Record:
         path = self.out or runs[0].path(name)
         if several:
             captions = self.captions or tuple(folder.name for folder in self.run_folders)
-            record_side_by_side(runs, captions, path, self.seed, self.size, self.quality, self.speed)
+            record_side_by_side(runs, captions, path, self.seed, self.size, self.quality, self.speed, self.task)
         else:
-            record_run(runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed)
+            record_run(
+                runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed, self.task
+            )
         print(path)
 
 
@@ -71,9 +75,10 @@ def record_run(
     quality: bool = False,
     gallery: bool = False,
     speed: float = 1.0,
+    task: str | None = None,
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
-    result, config = evaluate_run(run, episodes, seed, record=episodes)
+    result, config = evaluate_run(run, episodes, seed, record=episodes, task=task)
     from prefenvs.videos import Recorder
 
     assert result.trajectories is not None
@@ -94,12 +99,13 @@ def record_side_by_side(
     size: Pixels = 256,
     quality: bool = False,
     speed: float = 1.0,
+    task: str | None = None,
 ) -> Path:
     """Write a video of several policies of one task next to each other, an episode each from the same start.
 
     Raises PrefenvsError for runs of different tasks, and for a task without simulator states.
     """
-    tasks = sorted({run.config["task"] for run in runs})
+    tasks = sorted({task or run.config["task"] for run in runs})
     if len(tasks) > 1:
         raise PrefenvsError(f"policies next to each other are of one task, these are of {', '.join(tasks)}")
     from prefenvs.preferences import Query
@@ -107,7 +113,7 @@ def record_side_by_side(
 
     episodes = []
     for run in runs:
-        trajectories = evaluate_run(run, 1, seed, record=1)[0].trajectories
+        trajectories = evaluate_run(run, 1, seed, record=1, task=task)[0].trajectories
         assert trajectories is not None
         first = np.zeros(1, np.int64)
         episodes.append(trajectories.cut(first, first, int(trajectories.lengths[0]))[0])
