@@ -13,12 +13,18 @@ TAKERS = {
     "bounded": "PEBBLE and PrefPPO take them",
     "unbounded": "no online learner takes actions without bounds, so give the task's Box a low and a high",
     "discrete": "PrefPPO takes them (prefenvs train prefppo), and DQN on the true reward (prefenvs train dqn)",
+    "several": "PrefPPO takes them (prefenvs train prefppo)",
 }
 """Who learns online with actions of each kind."""
 
 
 def action_kind(space: spaces.Space[Any]) -> str:
-    """Return "bounded", "unbounded" or "discrete"; or an empty string for actions that no learner takes."""
+    """Return "bounded", "unbounded", "discrete" or "several" (discrete choices at once, or switches).
+
+    An empty string stands for actions that no learner takes.
+    """
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return "several" if len(space.shape) == 1 and not np.any(getattr(space, "start", 0)) else ""
     if isinstance(space, spaces.Discrete):
         return "discrete" if space.start == 0 else ""
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
@@ -44,5 +50,6 @@ def check_spaces(learner: str, takes: tuple[str, ...], env: Any) -> None:
         raise PrefenvsError(f"{learner} cannot learn with the actions {actions}: {TAKERS[kind]}")
     raise PrefenvsError(
         f"{learner} cannot learn with the actions {actions}, and no learner here does: make the environment with "
-        "prefenvs.make, which flattens a Box and counts a Discrete from 0; other kinds the task has to turn into those"
+        "prefenvs.make, which makes vectors of a Box, MultiDiscrete or MultiBinary and counts from 0; other kinds the "
+        "task has to turn into those"
     )

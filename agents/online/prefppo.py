@@ -29,6 +29,7 @@ from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.envs import make
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.protocols import SequenceRewardModel
 from prefenvs.raters import AnyRater, as_oracle
@@ -104,7 +105,7 @@ class PrefPPO(PreferenceLearner, PPO):
     """
 
     name = "prefppo"
-    takes = ("bounded", "discrete")
+    takes = ("bounded", "discrete", "several")
     config_type = PrefPPOConfig
     config: PrefPPOConfig
 
@@ -249,14 +250,16 @@ class PrefPPO(PreferenceLearner, PPO):
         return rewards
 
     def _actions(self) -> Array:
-        """Return the rollout's actions as the environment got them: clipped, or one-hot where they are discrete."""
+        """Return the rollout's actions as segments hold them: clipped, or one-hot where they are discrete."""
         actions = self.rollout_buffer.actions
         if isinstance(self.action_space, spaces.Box):
             flat = actions.reshape(-1, *self.action_space.shape)
             clipped: Array = np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
             return clipped
-        one_hot: Array = np.eye(spaces.flatdim(self.action_space), dtype=np.float32)[actions.reshape(-1).astype(int)]
-        return one_hot
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions[..., 0]
+        rows = action_vectors(self.action_space, actions)
+        return rows.reshape(-1, rows.shape[-1])
 
     def _learned(self, observations: Array, before: dict[int, list[Any]]) -> Array:
         """Return the learned rewards [steps * envs] of the rollout's observations [steps * envs, obs].

@@ -321,8 +321,14 @@ def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return JSON of a space; bounds that are infinite are null."""
     if isinstance(space, spaces.Discrete):
         return {"n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"nvec": space.nvec.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"switches": int(np.prod(space.shape))}
     if not isinstance(space, spaces.Box):
-        raise PrefenvsError(f"an agent of the space {space} cannot be saved: only of Box and Discrete ones")
+        raise PrefenvsError(
+            f"an agent of the space {space} cannot be saved: only of Box, Discrete, MultiDiscrete and MultiBinary ones"
+        )
     bounds = (
         [value if np.isfinite(value) else None for value in bound.ravel().tolist()] for bound in (space.low, space.high)
     )
@@ -333,6 +339,10 @@ def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
 def _make_space(record: dict[str, Any]) -> spaces.Space[Any]:
     if "n" in record:
         return spaces.Discrete(record["n"], start=record["start"])
+    if "nvec" in record:
+        return spaces.MultiDiscrete(record["nvec"])
+    if "switches" in record:
+        return spaces.MultiBinary(record["switches"])
     dtype = np.dtype(record["dtype"])
     low, high = (
         np.array([infinite if value is None else value for value in record[side]], dtype).reshape(record["shape"])

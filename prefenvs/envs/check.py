@@ -140,7 +140,10 @@ def check_spaces(task: Task, first: HiddenReward, second: HiddenReward, seed: in
         isinstance(box, spaces.Box) and box.dtype == np.float32, f"the observation space is {box}, not a float32 Box"
     )
     _require(len(box.shape or ()) == 1, f"observations have shape {box.shape}, not one axis")
-    _require(isinstance(action, spaces.Box | spaces.Discrete), f"the action space is {action}")
+    _require(
+        isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary),
+        f"the action space is {action}",
+    )
     spec = first.spec
     limit = None if spec is None else spec.max_episode_steps
     _require(limit == task.horizon, f"the time limit is {limit}, the table says {task.horizon}")
