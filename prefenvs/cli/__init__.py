@@ -26,6 +26,7 @@ from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
 from prefenvs.cli.look.doctor import Doctor
 from prefenvs.cli.look.evaluate import Evaluate
+from prefenvs.cli.look.export import Export
 from prefenvs.cli.look.judge import Judge
 from prefenvs.cli.look.record import Record
 from prefenvs.cli.look.tasks import Tasks
@@ -72,6 +73,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Label, subcommand("label")]
     | Annotated[Critic, subcommand("critic")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
