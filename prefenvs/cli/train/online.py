@@ -97,6 +97,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
             training.episodes,
             training.progress,
             training.evaluate_async,
+            wandb=training.wandb,
         )
     report(summary, run, oracle)
 
