@@ -17,7 +17,14 @@ from prefenvs.limits import NonNegativeInt, PositiveInt
 from prefenvs.metrics.accuracy import Share
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import QuerySelector, RewardModel
-from prefenvs.queries import Selector, SelectQueries, find_selector
+from prefenvs.queries import (
+    POLICY_LIKELIHOOD,
+    LogLikelihood,
+    PolicyLikelihood,
+    Selector,
+    SelectQueries,
+    find_selector,
+)
 from prefenvs.trajectories import TrajectoryBuffer
 
 Schedule = Callable[[int, int, int], float]
@@ -75,8 +82,8 @@ class FeedbackConfig:
     segment_length: PositiveInt = 50
     """Steps in one segment."""
     selector: GivenSelector = "disagreement"
-    """How queries are chosen after the first session, which is always uniform: a name (see prefenvs.queries),
-    `module:NAME`, a `QuerySelector` or a function."""
+    """How queries are chosen after the first session, which is always uniform: a name (see prefenvs.queries;
+    policy-likelihood asks about what the present policy would do), `module:NAME`, a `QuerySelector` or a function."""
     schedule: GivenSchedule = "constant"
     """How the size of a session changes over the run: constant, decreasing, increasing, `module:NAME` or a function."""
     unlabelled: NonNegativeInt = 10
@@ -91,7 +98,8 @@ class FeedbackConfig:
         for name in ("per_session", "interact", "segment_length"):
             if getattr(self, name) < 1:
                 raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
-        find_selector(self.selector)
+        if self.selector != POLICY_LIKELIHOOD:
+            find_selector(self.selector)
         find_schedule(self.schedule)
 
 
@@ -111,10 +119,16 @@ class Feedback:
         first_session: int,
         total_steps: int,
         seed: int | None = None,
+        log_likelihood: LogLikelihood | None = None,
     ) -> None:
+        """log_likelihood: the policy's, for the selector policy-likelihood."""
         self.config, self.oracle, self.reward_model, self.buffer = config, oracle, reward_model, buffer
         self.total_steps = total_steps
-        self.selector, self.schedule = find_selector(config.selector), find_schedule(config.schedule)
+        by_policy = config.selector == POLICY_LIKELIHOOD and log_likelihood is not None
+        self.selector: QuerySelector = (
+            PolicyLikelihood(log_likelihood) if by_policy else find_selector(config.selector)  # type: ignore[arg-type]
+        )
+        self.schedule = find_schedule(config.schedule)
         self.length = config.segment_length + 2 * oracle.margin
         self.next_session = self.next_look = first_session
         self.asked = self.sessions = 0

@@ -210,7 +210,12 @@ class PreferenceLearner(SavedAgent):
         """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
         assert self.oracle is not None
         rater, buffer = self._cropped(self.oracle), self.recorder.buffer
-        return Feedback(self.config, rater, self.reward_model, buffer, self.first_session, total_steps, self.seed)
+        first, seed = self.first_session, self.seed
+        return Feedback(self.config, rater, self.reward_model, buffer, first, total_steps, seed, self.log_likelihood)
+
+    @abstractmethod
+    def log_likelihood(self, observations: Array, actions: Array) -> Array:
+        """Return log pi(a | s) [N] of actions [N, act], in the task's units, for observations [N, obs]."""
 
     def _cropped(self, rater: Oracle) -> Oracle:
         surf = self.config.reward.surf

@@ -223,6 +223,16 @@ class PrefPPO(PreferenceLearner, PPO):
             # After the update, which has to see this rollout as it was collected.
             extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
 
+    @torch.no_grad()
+    def log_likelihood(self, observations: Array, actions: Array) -> Array:
+        """Return log pi(a | s) [N]; discrete actions are one-hot [N, choices]."""
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.argmax(axis=1)
+        states, _ = self.policy.obs_to_tensor(observations)
+        density = self.policy.get_distribution(states).log_prob(torch.as_tensor(actions, device=self.device))
+        result: Array = density.cpu().numpy()
+        return result
+
     def save_memory(self, folder: Path) -> None:
         """Write the states that exploration compares with, and whether a rollout was cut off."""
         np.save(folder / "states_seen.npy", self.states_seen, allow_pickle=False)

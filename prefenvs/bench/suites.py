@@ -277,7 +277,32 @@ GUARD = Suite(
     reduced="Cells of the suite cpu, two seeds.",
 )
 
-SUITES = (SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
+DEMO = Suite(
+    "demo",
+    "A running robot: labels against coin flips and the true reward, with the same steps, seeds and exploration.",
+    (
+        Grid(
+            methods=("pebble", "pebble-coin", "pebble-true-reward-explored"),
+            tasks=("HalfCheetah-v5",),
+            labels=(600,),
+            seeds=TEN,
+            options={
+                "preset": "reliable",
+                "steps": 12_000,
+                "per_session": 50,
+                "interact": 600,
+                "segment_length": 25,
+                "unsupervised_steps": 2_000,
+                "evaluate_every": 2_000,
+                "episodes": 5,
+            },
+            limits=HOUR,
+        ),
+    ),
+    reduced="12,000 environment steps, networks of 2x128.",
+)
+
+SUITES = (DEMO, SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
 
 
 def list_suites() -> list[Suite]:
