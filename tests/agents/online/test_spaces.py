@@ -138,7 +138,7 @@ def test_dqn_refuses_other_actions_in_one_line(name: str, action: Any, monkeypat
     ("which", "space"),
     [
         *(("observation_space", OBSERVATIONS[name]) for name in ("Discrete", "Matrix", "Dict")),
-        ("observation_space", spaces.Box(0, 255, (36, 36, 3), np.uint8)),
+        ("observation_space", spaces.Box(0, 255, (36, 36), np.uint8)),
         ("action_space", spaces.Discrete(3, start=-1)),
         ("action_space", spaces.MultiDiscrete([2, 2], start=[0, 1])),
         ("action_space", spaces.Box(-1.0, 1.0, (2, 2), np.float32)),
