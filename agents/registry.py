@@ -162,8 +162,10 @@ class Algorithm:
 
         envs = make_envs(given.task.id, getattr(settings.options, "envs", 1), given.seed)
         keywords = {} if settings.options is None else settings.options.keywords()
+        # Pictures keep their axes, vectors have one.
+        policy = "CnnPolicy" if len(envs.observation_space.shape or ()) > 1 else "MlpPolicy"
         return self.learner(
-            "MlpPolicy", envs, given.oracle, settings.config, seed=given.seed, device=given.device, **keywords
+            policy, envs, given.oracle, settings.config, seed=given.seed, device=given.device, **keywords
         )
 
     def make_offline(self, settings: Settings, each: Sequence[Offline]) -> list[Any]:

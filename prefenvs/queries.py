@@ -214,7 +214,7 @@ class Selector:
             return kept[:count]
         if opinion:
             kept = kept[: max(len(pairs) // 2, count)]
-        features = _cut(pool, pairs[kept], length).observations.reshape(len(kept), -1)
+        features = _cut(pool, pairs[kept], length).observations.reshape(len(kept), -1).astype(np.float32, copy=False)
         return kept[k_center(features, _centers(labelled, features.shape[1]), count)]
 
 
@@ -329,7 +329,7 @@ def _differ(pool: Trajectories, pairs: Array, length: int) -> Array:
         for chunk in _chunks(unsure, steps):
             batch = _cut(pool, pairs[chunk], steps)
             for array in (batch.observations, batch.actions):
-                differ[chunk] |= np.any(array[0::2] != array[1::2], axis=(1, 2))
+                differ[chunk] |= np.any(array[0::2] != array[1::2], axis=tuple(range(1, array.ndim)))
     return differ
 
 

@@ -16,7 +16,8 @@ from prefenvs.segments import Array, SegmentBatch
 class Trajectories:
     """E episodes laid end to end, S steps in all.
 
-    observations: [S, obs]; actions: [S, act]; true_rewards: [S] or None (privileged, see `Segment`);
+    observations: [S, obs] float32, or pictures [S, C, H, W] uint8; actions: [S, act];
+    true_rewards: [S] or None (privileged, see `Segment`);
     states: [S, s] float64 or None; scenes: [E, m] float64 or None; ends: [E] int64, one past each episode's last step.
     terminated: [E] bool, whether the task ended the episode (a time limit does not); None where unknown.
     first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
@@ -163,6 +164,12 @@ def _locate(valid: Array, numbers: Array) -> tuple[Array, Array]:
     return episodes, numbers - (cumulative[episodes] - valid[episodes])
 
 
+def _observed(observation: Array) -> Array:
+    """A copy: pictures as the bytes that they are, everything else as float32."""
+    array = np.asarray(observation)
+    return np.array(array, np.uint8 if array.dtype == np.uint8 and array.ndim > 1 else np.float32)
+
+
 class TrajectoryBuffer:
     """The most recent finished episodes, kept in flat arrays; several environments may write side by side."""
 
@@ -206,10 +213,10 @@ class TrajectoryBuffer:
         """
         steps = self.open_steps.setdefault(env, [])
         kept = None if state is None else np.array(state, np.float64)
-        steps.append((np.array(observation, np.float32), np.array(action, np.float32), true_reward, kept))
+        steps.append((_observed(observation), np.array(action, np.float32), true_reward, kept))
         if done:
             scene = None if scene is None else np.array(scene, np.float64)
-            final = None if final_observation is None else np.array(final_observation, np.float32)
+            final = None if final_observation is None else _observed(final_observation)
             self._close(self.open_steps.pop(env), terminated, scene, final)
 
     def drop_open(self) -> None:
@@ -239,7 +246,7 @@ class TrajectoryBuffer:
     def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None, final: Array | None) -> None:
         observations, actions, rewards, states = zip(*steps, strict=True)
         arrays: dict[str, Array] = {
-            "observations": np.asarray(observations, np.float32),
+            "observations": np.asarray(observations),
             "actions": np.asarray(actions, np.float32),
             "true_rewards": np.asarray(rewards, np.float64),
         }

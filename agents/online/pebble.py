@@ -21,7 +21,7 @@ from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebblePolicy, squashed_sample, update
+from prefenvs.agents.online.sac import PebbleCnnPolicy, PebblePolicy, squashed_sample, update
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
@@ -109,8 +109,9 @@ class PEBBLE(PreferenceLearner, SAC):
 
     name = "pebble"
     takes = ("bounded",)
+    sees_pictures = True
     config_type = PebbleConfig
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy, "CnnPolicy": PebbleCnnPolicy}
     policy: PebblePolicy
     config: PebbleConfig
     replay_buffer: RelabelBuffer

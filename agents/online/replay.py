@@ -141,7 +141,7 @@ class RelabelBuffer(ReplayBuffer):
         array = getattr(self, name)
         held = self._columns.get(name)
         if held is None or held[0] is not array:
-            held = array, torch.from_numpy(array).view(self.buffer_size * self.n_envs, -1)
+            held = array, torch.from_numpy(array).view(self.buffer_size * self.n_envs, *(array.shape[2:] or (1,)))
             self._columns[name] = held
         return held[1]
 

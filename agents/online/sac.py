@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import Actor, SACPolicy
@@ -114,6 +114,13 @@ class PebblePolicy(SACPolicy):
         self.critic_target.load_state_dict(self.critic.state_dict())
         make_optimizer: Any = self.optimizer_class
         self.critic.optimizer = make_optimizer(self.critic.parameters(), lr=learning_rate, **self.optimizer_kwargs)
+
+
+class PebbleCnnPolicy(PebblePolicy):
+    """`PebblePolicy` on pictures: actor and critics have a convolutional network each (`NatureCNN`)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"features_extractor_class": NatureCNN} | kwargs))
 
 
 def squashed_sample(actor: Actor, observations: Tensor) -> tuple[Tensor, Tensor]:

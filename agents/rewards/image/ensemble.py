@@ -104,8 +104,11 @@ class ImageRewardEnsemble(Closing):
         self.generator = torch.Generator().manual_seed(seed)
         self.network = self._build(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
-        self.table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
+        self.table = self._new_table()
         self._sides: dict[str, bool] = {}
+
+    def _new_table(self) -> FrameTable:
+        return FrameTable(self.task.id, self.config.stride, self._see, self.device)
 
     def _build(self, size: int) -> nn.Module:
         c = self.config
@@ -150,7 +153,7 @@ class ImageRewardEnsemble(Closing):
     @torch.no_grad()
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
-        table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
+        table = self._new_table()
         rows = table.sync(queries)
         returns, present = self._returns(table, rows)
         beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
@@ -158,7 +161,7 @@ class ImageRewardEnsemble(Closing):
 
     def score_one(self, segment: Segment) -> float:
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""
-        table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
+        table = self._new_table()
         with torch.no_grad():
             return float(self._returns(table, table.sync([Query((segment, segment))]))[0].mean(0)[0, 0])
 

@@ -252,6 +252,7 @@ def _train(
             training.progress,
             training.evaluate_async,
             facts,
+            training.wandb,
         )
     for fitting, run, summary in zip(fittings, runs, summaries, strict=True):
         if fitting.labels.held_out:
