@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array, SegmentBatch
+from prefenvs.segments import Array, Segment, SegmentBatch
+
+if TYPE_CHECKING:
+    from prefenvs.frames.recording import Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +24,7 @@ class Trajectories:
     terminated: [E] bool, whether the task ended the episode (a time limit does not); None where unknown.
     first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
     final_observations: [E, obs], what was seen after each episode's last step; None where it was not recorded.
+    recordings: [E], what cameras saw at each episode's steps; None where there were none.
     """
 
     observations: Array
@@ -34,6 +38,7 @@ class Trajectories:
     source: str = ""
     first_episode: int = 0
     final_observations: Array | None = None
+    recordings: tuple[Recording, ...] | None = None
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends
@@ -53,6 +58,11 @@ class Trajectories:
             array = getattr(self, name)
             if array is not None and len(array) != rows:
                 raise PrefenvsError(f"trajectories.{name} has {len(array)} rows, expected {rows}")
+        lengths = self.lengths.tolist()
+        if self.recordings is not None and [len(recording) for recording in self.recordings] != lengths:
+            raise PrefenvsError(
+                f"the recordings of {self.source!r} have other lengths than its episodes: {lengths[:5]}"
+            )
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -140,6 +150,32 @@ class Trajectories:
             starts,
             self.task,
             self.source,
+            None
+            if self.recordings is None
+            else tuple(
+                self.recordings[episode].cut(start, length)
+                for episode, start in zip(episodes.tolist(), starts.tolist(), strict=True)
+            ),
+        )
+
+    def episode(self, position: int) -> Segment:
+        """Return one whole episode as a segment; views, not copies."""
+        begin, end = int(self.begins[position]), int(self.ends[position])
+
+        def rows(array: Array | None) -> Array | None:
+            return None if array is None else array[begin:end]
+
+        return Segment(
+            self.observations[begin:end],
+            self.actions[begin:end],
+            rows(self.true_rewards),
+            rows(self.states),
+            None if self.scenes is None else self.scenes[position],
+            self.task,
+            self.source,
+            self.first_episode + position,
+            0,
+            None if self.recordings is None else self.recordings[position],
         )
 
     def _valid_starts(self, length: int, last_episodes: int | None) -> Array:
@@ -215,7 +251,7 @@ class TrajectoryBuffer:
 
     def trajectories(self) -> Trajectories:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""
-        window = {name: array[self._begin : self._end] for name, array in self._flat.items()}
+        window: dict[str, Any] = {name: array[self._begin : self._end] for name, array in self._flat.items()}
         has_scenes = bool(self._scenes) and self._scenes[0] is not None
         finals = [final for final in self._finals if final is not None]
         if not self._flat:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.rewards import StateReward
 from prefenvs.oracles.simulated.synthetic import SyntheticOracle
 from prefenvs.oracles.simulated.teachers import Teacher
 from prefenvs.segments import Array, Segment
-from prefenvs.state_rewards import StateReward
 from prefenvs.trajectories import Trajectories
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.clip_models import TextImageModel, load_clip
-from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import FrameCache
+from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
-from prefenvs.state_rewards import reward_steps
 from prefenvs.tasks import Task, find_task
 from prefenvs.trajectories import Trajectories
 

@@ -15,9 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.clips import write_clip
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
-from prefenvs.videos.clips import write_clip
 from prefenvs.videos.layout import side_by_side
 
 LONGEST_SIDE = 8000

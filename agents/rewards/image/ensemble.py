@@ -20,14 +20,14 @@ from prefenvs.agents.rewards.image.frames import FrameTable, check_states
 from prefenvs.agents.rewards.image.nets import ConvEnsemble, HeadEnsemble
 from prefenvs.agents.rewards.losses import ABSENT, credit_labels, is_decided, preference_loss
 from prefenvs.agents.rewards.tables import prepare_labels
-from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import FrameCache
+from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
-from prefenvs.state_rewards import reward_steps
 from prefenvs.tasks import Task, find_task
 from prefenvs.trajectories import Trajectories
 
@@ -91,7 +91,7 @@ class ImageRewardEnsemble(Closing):
     Frames are rendered when they are needed, from the states that segments and trajectories carry, by the task's
     camera. Members differ by their initial weights and share the order of batches, so that frames are gathered once.
     It takes states where `prefenvs.protocols.RewardModel` takes observations and actions; fitting, saving and
-    relabelling are the same, and it is a `prefenvs.state_rewards.StateReward`. Close it, or use it in a `with`
+    relabelling are the same, and it is a `prefenvs.frames.rewards.StateReward`. Close it, or use it in a `with`
     statement.
     """
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefenvs.envs.rendering.frames import state_keys
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import state_keys
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import is_same_task
