@@ -25,6 +25,7 @@ class Trajectories:
     first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
     final_observations: [E, obs], what was seen after each episode's last step; None where it was not recorded.
     recordings: [E], what cameras saw at each episode's steps; None where there were none.
+    numbers: [E] int64, rising, the episodes' numbers in their data set; None where they count on from first_episode.
     """
 
     observations: Array
@@ -39,6 +40,7 @@ class Trajectories:
     first_episode: int = 0
     final_observations: Array | None = None
     recordings: tuple[Recording, ...] | None = None
+    numbers: Array | None = None
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends
@@ -53,6 +55,7 @@ class Trajectories:
             "scenes": len(ends),
             "terminated": len(ends),
             "final_observations": len(ends),
+            "numbers": len(ends),
         }
         for name, rows in expected.items():
             array = getattr(self, name)
@@ -72,6 +75,11 @@ class Trajectories:
     def begins(self) -> Array:
         """[E] index of each episode's first step."""
         return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]]) if len(self.ends) else np.zeros(0, np.int64)
+
+    @cached_property
+    def episode_numbers(self) -> Array:
+        """[E] int64, the number of each episode."""
+        return np.arange(self.first_episode, self.first_episode + len(self)) if self.numbers is None else self.numbers
 
     @property
     def lengths(self) -> Array:
@@ -146,7 +154,7 @@ class Trajectories:
             None if self.true_rewards is None else windows(self.true_rewards),
             None if self.states is None else windows(self.states),
             None if self.scenes is None else self.scenes[episodes],
-            episodes + self.first_episode,
+            self.episode_numbers[episodes],
             starts,
             self.task,
             self.source,
@@ -173,7 +181,7 @@ class Trajectories:
             None if self.scenes is None else self.scenes[position],
             self.task,
             self.source,
-            self.first_episode + position,
+            int(self.episode_numbers[position]),
             0,
             None if self.recordings is None else self.recordings[position],
         )

@@ -263,7 +263,7 @@ def _captioned(pictures: Iterator[Array], text: str, lines: int) -> Iterator[Arr
 def _describe(trajectories: Trajectories, position: int, caption: str) -> str:
     """Fill in a caption's fields; the true return is looked up only if the caption asks for it."""
     fields: dict[str, float] = {
-        "episode": trajectories.first_episode + position,
+        "episode": int(trajectories.episode_numbers[position]),
         "steps": int(trajectories.lengths[position]),
     }
     if "true_return" in caption:

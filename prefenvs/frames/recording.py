@@ -111,13 +111,25 @@ class Recording:
         )
 
     @cached_property
+    def places(self) -> bytes:
+        """Hash of the cameras and of what their files hold, the same for all parts of an episode."""
+        about = [(camera.name, camera.key, camera.start, self._digest(camera)) for camera in self.cameras]
+        return hashlib.blake2b(repr(about).encode(), digest_size=16).digest()
+
+    def frame_keys(self, steps: Array, cameras: tuple[str, ...]) -> list[bytes]:
+        """Return the hash of what these cameras show at each of the steps [n]."""
+        base = hashlib.blake2b(self.places + repr(cameras).encode(), digest_size=16)
+        keys = []
+        for step in np.asarray(steps).tolist():
+            digest = base.copy()
+            digest.update(f"{self.first + step} {self.times[step]!r}".encode())
+            keys.append(digest.digest())
+        return keys
+
+    @cached_property
     def hash(self) -> str:
         """Hex SHA-256 of what is shown: the files' content by fingerprint, wherever they lie, cameras and times."""
-        digest = hashlib.sha256(self.times.tobytes() + str(self.first).encode())
-        for camera in self.cameras:
-            about = (camera.name, camera.key, camera.start, self._digest(camera))
-            digest.update(repr(about).encode())
-        return digest.hexdigest()
+        return hashlib.sha256(self.places + self.times.tobytes() + str(self.first).encode()).hexdigest()
 
     def _digest(self, camera: Camera) -> str:
         return camera.digest or fingerprint(self.path(camera))

@@ -260,3 +260,16 @@ def as_picture(array: Array, name: str) -> Array:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def check_recording(recording: Recording) -> None:
+    """Raise a PrefenvsError where a camera has no picture of some step; nothing is decoded."""
+    for camera in recording.cameras:
+        path = recording.path(camera)
+        if path.suffix.lower() in VIDEOS:
+            frame_numbers(index_video(path), camera.start + recording.times, path)
+            continue
+        count, _ = _open_pictures(path, camera.key)
+        last = round(camera.start) + recording.first + len(recording) - 1
+        if last >= count:
+            raise PrefenvsError(f"{path} holds {count} pictures, but its episode goes on to number {last}")

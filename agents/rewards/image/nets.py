@@ -23,9 +23,15 @@ class ConvEnsemble(nn.Module):
     """
 
     def __init__(
-        self, members: int, size: int, channels: Sequence[int], output: Output, generator: torch.Generator | None = None
+        self,
+        members: int,
+        size: int,
+        channels: Sequence[int],
+        output: Output,
+        generator: torch.Generator | None = None,
+        views: int = 1,
     ) -> None:
-        """`size`: width and height of the frames; `generator`: CPU generator for the initial weights."""
+        """`size`: width and height of the frames, of so many views; `generator`: CPU's, for the initial weights."""
         super().__init__()
         self.members, self.output = members, OUTPUTS[output]
         side = size
@@ -38,7 +44,7 @@ class ConvEnsemble(nn.Module):
         def draw(fan_in: int, *shape: int) -> nn.Parameter:
             return nn.Parameter((2.0 * torch.rand(*shape, generator=generator) - 1.0) * fan_in**-0.5)
 
-        for (before, after), kernel in zip(pairwise([3, *channels]), KERNELS, strict=True):
+        for (before, after), kernel in zip(pairwise([3 * views, *channels]), KERNELS, strict=True):
             fan_in = before * kernel**2
             self.weights.append(draw(fan_in, members * after, before, kernel, kernel))
             self.biases.append(draw(fan_in, members * after))
@@ -46,7 +52,7 @@ class ConvEnsemble(nn.Module):
         self.last, self.last_bias = draw(features, members, features), draw(features, members, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return rewards [M, N] for frames [N, 3, size, size] uint8."""
+        """Return rewards [M, N] for frames [N, 3 * views, size, size] uint8."""
         x = frames.float() / 127.5 - 1.0
         for i, (weight, bias, stride) in enumerate(zip(self.weights, self.biases, STRIDES, strict=True)):
             # All members see the same frames, so the first layer needs no groups.
