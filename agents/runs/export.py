@@ -252,13 +252,15 @@ def trace(part: Part) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         # What tracing warns of is checked on other batches afterwards.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(part.module, _tensors(part.draw(BATCHES[-1])), check_trace=False)
+        traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+            part.module, _tensors(part.draw(BATCHES[-1])), check_trace=False
+        )
         return torch.jit.freeze(traced.eval())
 
 
 def read_torchscript(path: Path) -> Callable[[dict[str, Array]], Array]:
     """Return a function that runs a TorchScript file on inputs by name."""
-    module = torch.jit.load(str(path), map_location="cpu")
+    module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
 
     def run_file(inputs: dict[str, Array]) -> Array:
         with torch.no_grad():

@@ -306,12 +306,13 @@ DEMO = Suite(
 
 
 def _learning(task: str, labels: int, steps: int, **options: Option) -> Grid:
+    run: dict[str, Option] = {"preset": "reliable", "steps": steps, "evaluate_every": steps // 10, "episodes": 10}
     return Grid(
         methods=("random", "pebble", *CONTROLS),
         tasks=(task,),
         labels=(labels,),
         seeds=(0, 1, 2, 3, 4),
-        options={"preset": "reliable", "steps": steps, "evaluate_every": steps // 10, "episodes": 10} | options,
+        options=run | options,
         limits=Limits(seconds=3 * 3_600, memory_gb=6),
     )
 

@@ -14,12 +14,11 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
-from prefenvs.agents.rewards.image.frames import FrameTable, frame_steps
+from prefenvs.agents.rewards.image.frames import FrameTable
 from prefenvs.agents.rewards.image.nets import ConvEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
-from prefenvs.preferences import Query
-from prefenvs.segments import Array
+from prefenvs.segments import Array, Segment
 
 FORMAT = "prefenvs-picture-reward-1"
 
@@ -85,7 +84,7 @@ class PictureReward(ImageRewardEnsemble):
         torch.save(state, path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "auto", **_: Any) -> Self:
+    def load(cls, path: str | Path, device: str | torch.device = "auto", *_: Any, **__: Any) -> Self:
         """Read what `save` wrote; nothing in it is executed. Raises PrefenvsError for any other file."""
         try:
             check_zip(path)
@@ -113,22 +112,10 @@ class PictureTable(FrameTable):
     """The pictures that labelled segments hold as observations, each once, as uint8 on the device."""
 
     def __init__(self, stride: int, device: torch.device) -> None:
-        super().__init__("", stride, lambda states, scenes: torch.from_numpy(states).to(device), device)
+        def see(new: list[tuple[Segment, int]]) -> Tensor:
+            return torch.from_numpy(np.stack([segment.observations[step] for segment, step in new])).to(device)
 
-    def sync(self, queries: Sequence[Query]) -> Tensor:
-        """Add the pictures of these queries; return their rows [N, K, F] int64, -1 where there is no such picture."""
-        chosen = [[frame_steps(len(segment), self.stride) for segment in query.segments] for query in queries]
-        most = max(len(steps) for row in chosen for steps in row)
-        self.most_segments = max(len(row) for row in chosen)
-        rows = np.full((len(queries), self.most_segments, most), -1, np.int64)
-        new: list[tuple[Array, None]] = []
-        for i, (query, row) in enumerate(zip(queries, chosen, strict=True)):
-            for j, (segment, steps) in enumerate(zip(query.segments, row, strict=True)):
-                for f, picture in enumerate(segment.observations[steps]):
-                    key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
-                    if key not in self._rows:
-                        self._rows[key] = len(self._rows)
-                        new.append((picture, None))
-                    rows[i, j, f] = self._rows[key]
-        self._add(new)
-        return torch.from_numpy(rows).to(self.device)
+        super().__init__("", stride, see, device)
+
+    def _keys(self, segment: Segment, steps: Array) -> list[bytes]:
+        return [hashlib.blake2b(segment.observations[step].tobytes(), digest_size=16).digest() for step in steps]

@@ -335,7 +335,8 @@ class _Parser:
             _whole(row, f"{name}_{side}") if f"{name}_{side}" in row.cells else -1 for name in ("episode", "start")
         )
         source = str(row.cells.get("source", ""))
-        return Segment(*arrays, task=self._text(row, "task"), source=source, episode=episode, start=start)
+        observations, actions = arrays
+        return Segment(observations, actions, task=self._text(row, "task"), source=source, episode=episode, start=start)
 
     def preference(self, row: Row, query: Query) -> Preference:
         """Return the label about a query."""
