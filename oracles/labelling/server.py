@@ -7,9 +7,11 @@ import contextlib
 import dataclasses
 import logging
 import re
+import threading
 import time as clock
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +25,11 @@ from starlette.requests import ClientDisconnect
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
-from prefenvs.oracles.labelling.answers import Pace, store_answers
+from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
+from prefenvs.oracles.people.ranking import ask_next
 from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable
 from prefenvs.tasks import Task, find_task
 
@@ -46,18 +49,38 @@ _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
 
+@dataclass(frozen=True)
+class Form:
+    """What the page offers beside the choice.
+
+    strength: "much better", see `people.strength`. tags: reasons to choose from.
+    """
+
+    strength: bool = False
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.tags) > MOST_TAGS or any(not 0 < len(tag) <= TAG_LENGTH for tag in self.tags):
+            raise PrefenvsError(f"--tags takes at most {MOST_TAGS} reasons of at most {TAG_LENGTH} characters each")
+
+
 class Desk:
     """What the routes share: questions out, answers in."""
 
-    def __init__(self, store: Store, access: Access, clips: Clips, plan: AssignmentPlan, seed: int | None) -> None:
+    def __init__(
+        self, store: Store, access: Access, clips: Clips, plan: AssignmentPlan, form: Form, seed: int | None
+    ) -> None:
         self.store, self.access, self.clips = store, access, clips
-        self.assignments = Assignments(store, plan, seed)
+        self.assignments, self.form = Assignments(store, plan, seed), form
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
         self.pace = Pace()
         self._unknown: dict[str, str] = {}
+        self._ranking = threading.Lock()
         self._told: tuple[str, float] = ("", 0.0)
+        # How clips look on the page that asked last; those made ahead look so too.
+        self.look = clips.look()
 
     def with_cookie(self, response: Response, secret: str) -> Response:
         """Let the browser show this secret from now on."""
@@ -87,13 +110,15 @@ class Desk:
             "page_version": PAGE_VERSION,
             "csrf": visitor.csrf,
             "store": self.store.identity,
+            **dataclasses.asdict(self.form),
         }
 
-    def next(self, annotator: str, count: int, holding: Sequence[str]) -> dict[str, Any]:
-        """Return /api/next, and have the clips made."""
+    def next(self, annotator: str, count: int, holding: Sequence[str], pixels: int | None = None) -> dict[str, Any]:
+        """Return /api/next, and have the clips made as large as the page shows them."""
+        self.look = look = self.clips.look(pixels)
         leased = self.assignments.lease(annotator, count, holding)
-        questions, problem = self._describe(leased)
-        self.clips.prefetch(clip["hash"] for question in questions for clip in question["clips"])
+        questions, problem = self._describe(leased, look)
+        self.clips.prefetch((clip["hash"] for question in questions for clip in question["clips"]), look)
         more = not questions and not holding
         waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
         closed = self.assignments.closed(annotator, holding) if holding else []
@@ -101,14 +126,15 @@ class Desk:
 
     def look_ahead(self) -> None:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
-        self.clips.prefetch(self.assignments.upcoming(UPCOMING))
+        self._rank_on()
+        self.clips.prefetch(self.assignments.upcoming(UPCOMING), self.look)
 
-    async def find_clip(self, name: str) -> Path:
+    async def find_clip(self, name: str, look: str) -> Path:
         """Return a clip's file as soon as it is complete; where it cannot be made, the log says why."""
         if not _HASH.fullmatch(name):
             raise Denied(404, "there is no such clip")
         try:
-            return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4")))
+            return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4"), look))
         except StoreUnavailable:
             raise
         except (PrefenvsError, OSError) as error:
@@ -121,7 +147,15 @@ class Desk:
     def take(self, annotator: str, body: Any) -> dict[str, Any]:
         """Store a posted body's answers and return which are on the disk."""
         accepted, rejected = store_answers(self.assignments, annotator, body, PAGE_VERSION, self.pace)
+        self._rank_on()
         return {"accepted": accepted, "rejected": rejected}
+
+    def _rank_on(self) -> None:
+        """Ask what ranked lists need next."""
+        plan = self.assignments.plan
+        if plan.kind == "ranking":
+            with self._ranking:
+                ask_next(self.store, self.store.runs() if plan.run is None else [plan.run])
 
     def _problem(self, task_id: str) -> str:
         """Say why clips of a task cannot be shown, once in the log as well; empty where they can."""
@@ -134,7 +168,7 @@ class Desk:
             return self._unknown[task_id]
         return ""
 
-    def _describe(self, leased: Sequence[Assignment]) -> tuple[list[dict[str, Any]], str]:
+    def _describe(self, leased: Sequence[Assignment], look: str) -> tuple[list[dict[str, Any]], str]:
         """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
         queries = self.store.find_queries(item.query for item in leased if item.query)
         questions, problem = [], ""
@@ -149,7 +183,7 @@ class Desk:
             if found:
                 problem = found
                 continue
-            described = self.clips.describe(hashes)
+            described = self.clips.describe(hashes, look)
             questions.append(
                 {
                     "id": item.id,
@@ -176,14 +210,19 @@ Who = Annotated[Visitor, Depends(_identify)]
 
 
 def create_app(
-    store: Store, access: Access, clips: Clips, plan: AssignmentPlan | None = None, seed: int | None = None
+    store: Store,
+    access: Access,
+    clips: Clips,
+    plan: AssignmentPlan | None = None,
+    seed: int | None = None,
+    form: Form | None = None,
 ) -> FastAPI:
     """Return the application.
 
     access: who may label; clips: where clips come from, closed with the application; plan: how questions are spread
-    over annotators; seed: of sides and repetitions.
+    over annotators; seed: of sides and repetitions; form: what the page offers beside the choice.
     """
-    desk = Desk(store, access, clips, plan or AssignmentPlan(), seed)
+    desk = Desk(store, access, clips, plan or AssignmentPlan(), form or Form(), seed)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -268,10 +307,11 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/clips/{look}/{name}")
     async def clip(look: str, name: str, who: Who) -> Response:
-        if look != desk.clips.look and _HASH.fullmatch(name):
+        if look not in desk.clips.looks and _HASH.fullmatch(name):
             # A page from before a restart with another --size; what it gets must not be kept under the old address.
-            return RedirectResponse(desk.clips.url(name.removesuffix(".mp4")), 307, {"Cache-Control": "no-store"})
-        path = await desk.find_clip(name)
+            present = desk.clips.url(name.removesuffix(".mp4"), desk.look)
+            return RedirectResponse(present, 307, {"Cache-Control": "no-store"})
+        path = await desk.find_clip(name, look)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return FileResponse(path, media_type="video/mp4", headers=headers)
 
@@ -291,13 +331,13 @@ def _add_questions(app: FastAPI, desk: Desk) -> None:
         return desk.with_cookie(JSONResponse(desk.session(who)), who.secret)
 
     @app.get("/api/next")
-    def next_questions(who: Who, count: int = 5, holding: str = "") -> dict[str, Any]:
+    def next_questions(who: Who, count: int = 5, holding: str = "", pixels: int | None = None) -> dict[str, Any]:
         if not 0 <= count <= MOST_QUESTIONS:
             raise PrefenvsError(f"count={count} questions cannot be had at once: ask for 0 to {MOST_QUESTIONS}")
         held = [key for key in holding.split(",") if key]
         if len(held) > 2 * MOST_QUESTIONS:
             raise PrefenvsError(f"{len(held)} questions cannot be held at once: the most is {2 * MOST_QUESTIONS}")
-        return desk.next(who.annotator, count, held)
+        return desk.next(who.annotator, count, held, pixels)
 
     @app.post("/api/answers")
     async def answers(request: Request, who: Who) -> dict[str, Any]:

@@ -41,14 +41,18 @@ class Label:
     """Share of the questions that two people answer, to measure their agreement."""
     repeats: Fraction = 0.05
     """Share of each person's questions that are earlier ones with swapped sides, to measure how constant they are."""
-    kind: Literal["comparison", "rating"] = "comparison"
-    """Compare clips, or rate one at a time from 1 to 5."""
+    kind: Literal["comparison", "rating", "ranking"] = "comparison"
+    """Compare clips, rate one at a time from 1 to 5, or compare what places each clip in a ranked list."""
+    strength: bool = False
+    """Offer "much better": a choice is then a soft label of 0.85, and of 0.97 where it is much better."""
+    tags: tuple[str, ...] = ()
+    """Reasons that can be given with a key, such as "falls" "too slow"."""
     task_run: str | None = None
     """Only the questions of this run."""
     lease: PositiveFloat = 300.0
     """Seconds for which a question that was handed out is kept for one person."""
-    size: Pixels = 256
-    """Pixels of a clip's side."""
+    size: Pixels = 512
+    """Pixels of a clip's side at most; a page that shows clips smaller gets smaller ones."""
     quality: bool = False
     """Shadows, reflections and smooth edges, ten times slower to render."""
     workers: PositiveInt | None = None
@@ -84,13 +88,13 @@ class Label:
             uvicorn.Server(config).run(sockets=[listener])
 
     def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
-        from prefenvs.oracles.labelling import Access, create_app, fill_demo
+        from prefenvs.oracles.labelling import Access, Form, create_app, fill_demo
 
         if self.demo:
             print("making clips of the demo task to compare ...", flush=True)
             fill_demo(store)
         access = Access(store, None if self.annotators else "annotator")
-        return create_app(store, access, clips, plan)
+        return create_app(store, access, clips, plan, form=Form(self.strength, self.tags))
 
     def _print_problems(self, store: Store) -> None:
         """Say which of the store's tasks cannot be found, so that nobody waits for their clips."""

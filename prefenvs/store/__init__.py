@@ -1,6 +1,6 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
-from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, AssignmentPlan, Assignments, Undo
+from prefenvs.store.assignments import MOST_SEGMENTS, RANKING, Assignment, AssignmentPlan, Assignments, Undo
 from prefenvs.store.calls import (
     Call,
     Spending,
@@ -25,6 +25,7 @@ from prefenvs.store.tokens import check_annotator, find_annotator, issue_token, 
 __all__ = [
     "MOST_SEGMENTS",
     "PARTNERS",
+    "RANKING",
     "SCHEMA_VERSION",
     "Assignment",
     "AssignmentPlan",

@@ -48,8 +48,9 @@ export class Api {
     return this.session;
   }
 
-  next(count, holding) {
-    return this.call(`/api/next?count=${count}&holding=${holding.map(encodeURIComponent).join(",")}`);
+  // `pixels`: of the screen that a clip takes, so that it is rendered as large as it is shown.
+  next(count, holding, pixels) {
+    return this.call(`/api/next?count=${count}&pixels=${pixels}&holding=${holding.map(encodeURIComponent).join(",")}`);
   }
 
   status() { return this.call("/api/status"); }
