@@ -7,17 +7,19 @@ import contextlib
 import dataclasses
 import logging
 import re
+import tempfile
 import threading
 import time as clock
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -27,10 +29,11 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
 from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips
+from prefenvs.oracles.labelling.manager import Controls, act, describe, read_controls
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
 from prefenvs.oracles.people.ranking import ask_next
-from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable
+from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
@@ -49,15 +52,20 @@ _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
 
+Figure = Literal["rate", "agreement", "model"]
+
+
 @dataclass(frozen=True)
 class Form:
     """What the page offers beside the choice.
 
-    strength: "much better", see `people.strength`. tags: reasons to choose from.
+    strength: "much better", see `people.strength`. tags: reasons to choose from. show: which figures annotators see of
+    their own: rate (labels an hour), agreement (with themselves), model (how often the reward model is right).
     """
 
     strength: bool = False
     tags: tuple[str, ...] = ()
+    show: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.tags) > MOST_TAGS or any(not 0 < len(tag) <= TAG_LENGTH for tag in self.tags):
@@ -72,6 +80,9 @@ class Desk:
     ) -> None:
         self.store, self.access, self.clips = store, access, clips
         self.assignments, self.form = Assignments(store, plan, seed), form
+        self.started, self.controls = plan, Controls()
+        # By annotator, when their page last asked, in seconds since 1970.
+        self.seen: dict[str, float] = {}
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
@@ -110,12 +121,48 @@ class Desk:
             "page_version": PAGE_VERSION,
             "csrf": visitor.csrf,
             "store": self.store.identity,
+            "manager": visitor.manager,
             **dataclasses.asdict(self.form),
         }
+
+    def read_status(self, visitor: Visitor) -> dict[str, Any]:
+        """Return /api/status, without the figures that the lab keeps to itself."""
+        self.seen[visitor.annotator] = clock.time()
+        found, shown = self.status.read(visitor.annotator), self.form.show
+        if visitor.manager:
+            return found
+        if "rate" not in shown:
+            found["labels_per_hour"] = 0.0
+        if "agreement" not in shown:
+            found["mine"]["repeat_consistency"] = None
+        if "model" not in shown:
+            found["learner"] = None
+        return found
+
+    def apply_controls(self) -> None:
+        """Do as a manager has set, here or at another server of this store."""
+        self.controls = read_controls(self.store)
+        overlap = self.started.overlap if self.controls.overlap is None else self.controls.overlap
+        if overlap != self.assignments.plan.overlap:
+            self.assignments.plan = dataclasses.replace(self.assignments.plan, overlap=overlap)
+
+    def manage(self, manager: str, body: Any) -> dict[str, Any]:
+        """Do what a manager wants, and return what came of it."""
+        done = act(self.store, manager, body)
+        self.access.forget()
+        self.apply_controls()
+        return done
+
+    def gold_scores(self) -> dict[str, Any]:
+        """Return how often each annotator was right where the right answer is known."""
+        return {}
 
     def next(self, annotator: str, count: int, holding: Sequence[str], pixels: int | None = None) -> dict[str, Any]:
         """Return /api/next, and have the clips made as large as the page shows them."""
         self.look = look = self.clips.look(pixels)
+        self.seen[annotator] = clock.time()
+        if self.controls.paused:
+            return {"questions": [], "waiting": True, "closed": [], "problem": "", "paused": True}
         leased = self.assignments.lease(annotator, count, holding)
         questions, problem = self._describe(leased, look)
         self.clips.prefetch((clip["hash"] for question in questions for clip in question["clips"]), look)
@@ -126,6 +173,7 @@ class Desk:
 
     def look_ahead(self) -> None:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
+        self.apply_controls()
         self._rank_on()
         self.clips.prefetch(self.assignments.upcoming(UPCOMING), self.look)
 
@@ -209,6 +257,15 @@ def _identify(request: Request) -> Visitor:
 Who = Annotated[Visitor, Depends(_identify)]
 
 
+def _manage(who: Who) -> Visitor:
+    if not who.manager:
+        raise Denied(403, "this is for whoever manages the labelling")
+    return who
+
+
+Manager = Annotated[Visitor, Depends(_manage)]
+
+
 def create_app(
     store: Store,
     access: Access,
@@ -237,6 +294,7 @@ def create_app(
     _add_errors(app)
     _add_pages(app, desk)
     _add_questions(app, desk)
+    _add_management(app, desk)
     return app
 
 
@@ -287,7 +345,8 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         page, headers = STATIC / "label.html", {"Cache-Control": "no-cache"}
         try:
             visitor = desk.access.enter(token, request)
-            shown = FileResponse(page, headers=headers) if token is None else RedirectResponse("/", status_code=303)
+            inside = "/manager" if visitor.manager and desk.access.open_to is None else "/"
+            shown = FileResponse(page, headers=headers) if token is None else RedirectResponse(inside, status_code=303)
             return desk.with_cookie(shown, visitor.secret)
         except StoreUnavailable as error:
             if "text/html" not in request.headers.get("accept", ""):
@@ -299,11 +358,6 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
                 raise
             # The page itself is no secret, and tells a person what is wrong; all data answers 401.
             return FileResponse(page, status_code=401, headers=headers)
-
-    @app.get("/report")
-    def report(who: Who) -> Response:
-        task = desk.session(who)["task"]
-        return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
 
     @app.get("/clips/{look}/{name}")
     async def clip(look: str, name: str, who: Who) -> Response:
@@ -342,21 +396,54 @@ def _add_questions(app: FastAPI, desk: Desk) -> None:
     @app.post("/api/answers")
     async def answers(request: Request, who: Who) -> dict[str, Any]:
         desk.access.check_post(request, who)
-        try:
-            body = await request.json()
-        except (ValueError, RecursionError):
-            raise PrefenvsError("the body is not JSON") from None
-        except ClientDisconnect:
-            raise Denied(413, "the body is too long") from None
-        return await run_in_threadpool(desk.take, who.annotator, body)
+        return await run_in_threadpool(desk.take, who.annotator, await _read_json(request))
 
     @app.get("/api/status")
     def status(who: Who) -> dict[str, Any]:
-        return desk.status.read(who.annotator)
+        return desk.read_status(who)
+
+
+def _add_management(app: FastAPI, desk: Desk) -> None:
+    """Add what only a manager sees."""
+
+    @app.get("/manager")
+    def page(who: Manager) -> Response:
+        return FileResponse(STATIC / "manager.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/report")
+    def report_page(who: Manager) -> Response:
+        task = desk.session(who)["task"]
+        return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
 
     @app.get("/api/report")
-    def report(who: Who) -> dict[str, Any]:
+    def report(who: Manager) -> dict[str, Any]:
         return dataclasses.asdict(measure_agreement(desk.store, desk.assignments.plan.run))
+
+    @app.get("/api/manager")
+    def overview(who: Manager) -> dict[str, Any]:
+        return describe(desk)
+
+    @app.post("/api/manager")
+    async def manage(request: Request, who: Manager) -> dict[str, Any]:
+        desk.access.check_post(request, who)
+        body = await _read_json(request)
+        return await run_in_threadpool(desk.manage, who.annotator, body)
+
+    @app.get("/api/export")
+    def export(who: Manager) -> Response:
+        folder = tempfile.TemporaryDirectory(prefix="prefenvs-export-")
+        path = Path(folder.name) / "labels.zip"
+        export_store(desk.store, path)
+        return FileResponse(path, filename="labels.zip", background=BackgroundTask(folder.cleanup))
+
+
+async def _read_json(request: Request) -> Any:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError):
+        raise PrefenvsError("the body is not JSON") from None
+    except ClientDisconnect:
+        raise Denied(413, "the body is too long") from None
 
 
 def _error(status: int, reason: str) -> JSONResponse:

@@ -55,12 +55,21 @@ export class Api {
 
   status() { return this.call("/api/status"); }
 
-  async post(answers) {
-    const send = () => this.call("/api/answers", {
+  // What only a manager sees and does.
+  overview() { return this.call("/api/manager"); }
+
+  manage(action) { return this.send("/api/manager", action); }
+
+  send(path, body) {
+    return this.call(path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRF": this.session.csrf },
-      body: JSON.stringify({ answers }),
+      body: JSON.stringify(body),
     });
+  }
+
+  async post(answers) {
+    const send = () => this.send("/api/answers", { answers });
     try {
       return await send();
     } catch (error) {

@@ -31,7 +31,7 @@ const memory = {
 const page = {
   api: new Api(heard), outbox: null, prefix: "", queue: [], current: null, answered: new Set(), history: [],
   trouble: null, failing: new Map(), moved: false, waiting: true, filling: false, starting: false, lease: 300, filled: 0,
-  timers: {}, status: null, problem: "", tapped: 0,
+  timers: {}, status: null, problem: "", tapped: 0, paused: false,
   speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
 };
 const rest = new BreakReminder();
@@ -64,7 +64,9 @@ async function fill() {
     const unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
     const asked = Math.max(0, AHEAD + (page.current ? 0 : 1) - page.queue.length);
     const holding = [...new Set([...held, ...unsent])].slice(0, MOST_HELD);
-    const { questions, waiting, closed, problem } = await page.api.next(asked, holding, stage.pixels);
+    const { questions, waiting, closed, problem, paused } = await page.api.next(asked, holding, stage.pixels);
+    if (paused) giveBack();
+    page.paused = Boolean(paused);
     page.problem = problem ?? ""; // why some questions cannot be shown
     page.filled = performance.now();
     // While this page still has questions, the server cannot tell whether they were the last.
@@ -87,6 +89,12 @@ async function fill() {
 function forgetStale() {
   if (page.filled === 0 || performance.now() - page.filled < page.lease * 1000) return;
   for (const item of page.queue.splice(0)) item.player.close();
+}
+
+// The lab has paused the labelling: what is at hand comes again afterwards.
+function giveBack() {
+  for (const item of [page.current, ...page.queue.splice(0)]) item?.player.close();
+  page.current = null;
 }
 
 // Answered elsewhere, in another window or by somebody else: nobody need look at these any more.
@@ -242,11 +250,12 @@ function render() {
     const over = !page.waiting && page.filled > 0 && !page.problem;
     const none = over && page.status?.budget === 0;
     const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…"
-      : page.problem ? "These questions cannot be shown" : "No question right now";
+      : page.problem ? "These questions cannot be shown" : page.paused ? "Paused" : "No question right now";
     text("message-title", none ? "No question yet" : over ? "All done. Thank you!" : title);
     text("message-text", none ? "Questions show up here by themselves as soon as a run asks them."
       : over ? "Every question has its answer. New ones will show up here by themselves."
       : page.problem ? page.problem
+      : page.paused ? "The lab has paused the labelling; this page goes on by itself."
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
     if (page.api.session?.sentence) text("sentence", page.api.session.sentence);
   }
@@ -313,9 +322,7 @@ function leave() {
     return;
   }
   page.moved = true;
-  for (const item of page.queue.splice(0)) item.player.close();
-  page.current?.player.close();
-  page.current = null;
+  giveBack();
   render();
 }
 
@@ -436,6 +443,7 @@ async function start() {
   try {
     const session = await page.api.open();
     answers.offer(session);
+    byId("manage").hidden = !session.manager;
     page.prefix = `prefenvs/${session.store ?? ""}/${session.annotator}/`;
     page.history = memory.get(`${page.prefix}history`, []);
     page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), render, onRefused);
