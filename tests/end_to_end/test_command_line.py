@@ -81,6 +81,7 @@ def test_several_runs_are_recorded_next_to_each_other(
         assert picture.height > 64, "captions stand under the pictures"
         assert picture.n_frames > 1
     assert "one episode each" in run_failing(capsys, "record", *twice, "--episodes", "2")
+    assert "leave it out" in run_failing(capsys, "record", str(run_folder), "--steps", "9")
     assert "1 captions were given for 2 runs" in run_failing(capsys, "record", *twice, "--captions", "labels")
 
 

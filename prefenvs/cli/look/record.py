@@ -42,6 +42,8 @@ class Record:
     default."""
     speed: PositiveFloat = 1.0
     """How many times faster than in the simulation; more shows fewer of the steps."""
+    steps: PositiveInt | None = None
+    """Of several runs: show only so many steps from the beginning."""
 
     def run(self) -> None:
         """Roll the policy out and write the video; raises PrefenvsError for options that do not go together."""
@@ -51,6 +53,8 @@ class Record:
         several = len(runs) > 1
         if several and (self.episodes > 1 or self.gallery):
             raise PrefenvsError("of several runs one episode each is shown: leave out --episodes and --gallery")
+        if self.steps is not None and not several:
+            raise PrefenvsError("--steps shortens what several runs show next to each other: leave it out")
         if self.captions and len(self.captions) != len(runs):
             raise PrefenvsError(f"{len(self.captions)} captions were given for {len(runs)} runs: give one for each")
         gl_backend()  # a machine that cannot render says so before the policy is rolled out
@@ -58,7 +62,9 @@ class Record:
         path = self.out or runs[0].path(name)
         if several:
             captions = self.captions or tuple(folder.name for folder in self.run_folders)
-            record_side_by_side(runs, captions, path, self.seed, self.size, self.quality, self.speed, self.task)
+            record_side_by_side(
+                runs, captions, path, self.seed, self.size, self.quality, self.speed, self.task, self.steps
+            )
         else:
             record_run(
                 runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed, self.task
@@ -100,6 +106,7 @@ def record_side_by_side(
     quality: bool = False,
     speed: float = 1.0,
     task: str | None = None,
+    steps: int | None = None,
 ) -> Path:
     """Write a video of several policies of one task next to each other, an episode each from the same start.
 
@@ -115,8 +122,8 @@ def record_side_by_side(
     for run in runs:
         trajectories = evaluate_run(run, 1, seed, record=1, task=task)[0].trajectories
         assert trajectories is not None
-        first = np.zeros(1, np.int64)
-        episodes.append(trajectories.cut(first, first, int(trajectories.lengths[0]))[0])
+        first, length = np.zeros(1, np.int64), int(trajectories.lengths[0])
+        episodes.append(trajectories.cut(first, first, min(length, steps or length))[0])
     plot = episodes[0].states is None
     with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
         return recorder.pair(Query(tuple(episodes)), path, captions)
