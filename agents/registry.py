@@ -19,9 +19,9 @@ from prefenvs.internal.loading import declared, load_object
 
 if TYPE_CHECKING:
     from prefenvs.datasets.offline import OfflineDataset
+    from prefenvs.frames.rewards import StateReward
     from prefenvs.preferences import Oracle, Preference
     from prefenvs.segments import Array
-    from prefenvs.state_rewards import StateReward
     from prefenvs.tasks import Task
 
 ALGORITHMS = {

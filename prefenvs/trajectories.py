@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array, SegmentBatch
+from prefenvs.segments import Array, Segment, SegmentBatch
+
+if TYPE_CHECKING:
+    from prefenvs.frames.recording import Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +25,8 @@ class Trajectories:
     terminated: [E] bool, whether the task ended the episode (a time limit does not); None where unknown.
     first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
     final_observations: [E, obs], what was seen after each episode's last step; None where it was not recorded.
+    recordings: [E], what cameras saw at each episode's steps; None where there were none.
+    numbers: [E] int64, rising, the episodes' numbers in their data set; None where they count on from first_episode.
     """
 
     observations: Array
@@ -35,6 +40,8 @@ class Trajectories:
     source: str = ""
     first_episode: int = 0
     final_observations: Array | None = None
+    recordings: tuple[Recording, ...] | None = None
+    numbers: Array | None = None
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends
@@ -49,11 +56,17 @@ class Trajectories:
             "scenes": len(ends),
             "terminated": len(ends),
             "final_observations": len(ends),
+            "numbers": len(ends),
         }
         for name, rows in expected.items():
             array = getattr(self, name)
             if array is not None and len(array) != rows:
                 raise PrefenvsError(f"trajectories.{name} has {len(array)} rows, expected {rows}")
+        lengths = self.lengths.tolist()
+        if self.recordings is not None and [len(recording) for recording in self.recordings] != lengths:
+            raise PrefenvsError(
+                f"the recordings of {self.source!r} have other lengths than its episodes: {lengths[:5]}"
+            )
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -63,6 +76,11 @@ class Trajectories:
     def begins(self) -> Array:
         """[E] index of each episode's first step."""
         return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]]) if len(self.ends) else np.zeros(0, np.int64)
+
+    @cached_property
+    def episode_numbers(self) -> Array:
+        """[E] int64, the number of each episode."""
+        return np.arange(self.first_episode, self.first_episode + len(self)) if self.numbers is None else self.numbers
 
     @property
     def lengths(self) -> Array:
@@ -137,10 +155,36 @@ class Trajectories:
             None if self.true_rewards is None else windows(self.true_rewards),
             None if self.states is None else windows(self.states),
             None if self.scenes is None else self.scenes[episodes],
-            episodes + self.first_episode,
+            self.episode_numbers[episodes],
             starts,
             self.task,
             self.source,
+            None
+            if self.recordings is None
+            else tuple(
+                self.recordings[episode].cut(start, length)
+                for episode, start in zip(episodes.tolist(), starts.tolist(), strict=True)
+            ),
+        )
+
+    def episode(self, position: int) -> Segment:
+        """Return one whole episode as a segment; views, not copies."""
+        begin, end = int(self.begins[position]), int(self.ends[position])
+
+        def rows(array: Array | None) -> Array | None:
+            return None if array is None else array[begin:end]
+
+        return Segment(
+            self.observations[begin:end],
+            self.actions[begin:end],
+            rows(self.true_rewards),
+            rows(self.states),
+            None if self.scenes is None else self.scenes[position],
+            self.task,
+            self.source,
+            int(self.episode_numbers[position]),
+            0,
+            None if self.recordings is None else self.recordings[position],
         )
 
     def _valid_starts(self, length: int, last_episodes: int | None) -> Array:
@@ -222,7 +266,7 @@ class TrajectoryBuffer:
 
     def trajectories(self) -> Trajectories:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""
-        window = {name: array[self._begin : self._end] for name, array in self._flat.items()}
+        window: dict[str, Any] = {name: array[self._begin : self._end] for name, array in self._flat.items()}
         has_scenes = bool(self._scenes) and self._scenes[0] is not None
         finals = [final for final in self._finals if final is not None]
         if not self._flat:

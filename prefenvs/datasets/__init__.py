@@ -11,6 +11,10 @@ from prefenvs.datasets.labels.files import LabelFile, label_preferences, read_la
 from prefenvs.datasets.labels.report import LabelReport, report_labels
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset, TransitionArrays
+from prefenvs.datasets.recorded.lerobot import read_lerobot
+from prefenvs.datasets.recorded.lerobot_writer import write_lerobot
+from prefenvs.datasets.recorded.robomimic import read_robomimic
+from prefenvs.datasets.recorded.videos import read_videos
 from prefenvs.datasets.sources import Source, parse_mix
 
 __all__ = [
@@ -29,10 +33,14 @@ __all__ = [
     "read_d4rl",
     "read_imitation",
     "read_labels",
+    "read_lerobot",
     "read_minari",
     "read_npz",
+    "read_robomimic",
+    "read_videos",
     "report_labels",
     "write_imitation",
+    "write_lerobot",
     "write_minari",
     "write_npz",
 ]

@@ -22,6 +22,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN, make_own
+from prefenvs.tasks.recorded import is_recorded
 
 # Python module, extra that installs it.
 _PACKAGES = {
@@ -52,6 +53,11 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
 
 def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    if is_recorded(task.id):
+        raise PrefenvsError(
+            f"{task.id!r} is known from recordings alone, so nothing can act in it: name a task of the suite where "
+            "the data come from one (--task)"
+        )
     if task.family == OWN:
         return OwnEnv(make_own(task, **kwargs))
     package = _import_package(task)

@@ -19,12 +19,12 @@ from prefenvs.agents.rewards.image.nets import ConvEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.preferences import Query
-from prefenvs.segments import Array
+from prefenvs.segments import Array, Segment
 
-FORMAT = "prefenvs-picture-reward-1"
+FORMAT = "prefenvs-pixel-reward-1"
 
 
-class PictureReward(ImageRewardEnsemble):
+class PixelReward(ImageRewardEnsemble):
     """M convolutional networks r_m(picture) on picture observations: `prefenvs.protocols.RewardModel`.
 
     The sums over every `stride`-th picture of a segment predict which segment is preferred (Wang et al. 2024, network
@@ -41,13 +41,14 @@ class PictureReward(ImageRewardEnsemble):
         """`shape`: channels, height and width of an observation."""
         self.shape = tuple(int(size) for size in shape)
         self.config, self.device = config or ImageRewardConfig(), get_device(device)
-        self.encoder = None
+        self.encoder = self.features = None
+        self.observation_size, self.views = 0, 1
         self.generator = torch.Generator().manual_seed(seed)
         c = self.config
         network = ConvEnsemble(c.members, self.shape[1:], c.channels, c.output, self.generator, self.shape[0])
         self.network = network.to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=c.learning_rate)
-        self.table = self._new_table()
+        self.table = self._make_table()
         self._sides: dict[str, bool] = {}
 
     def predict(self, observations: Array, actions: Array | None = None) -> Array:
@@ -65,7 +66,7 @@ class PictureReward(ImageRewardEnsemble):
                 parts.append(self.network(pictures.to(self.device)).cpu().numpy())
         return np.concatenate(parts, 1)
 
-    def _new_table(self) -> FrameTable:
+    def _make_table(self) -> FrameTable:
         return PictureTable(self.config.stride, self.device)
 
     def close(self) -> None:
@@ -104,7 +105,7 @@ class PictureReward(ImageRewardEnsemble):
             raise
         except Exception as error:
             raise PrefenvsError(
-                f"{path} is not a reward model written by PictureReward.save ({type(error).__name__})"
+                f"{path} is not a reward model written by PixelReward.save ({type(error).__name__})"
             ) from error
         return model
 
@@ -113,7 +114,10 @@ class PictureTable(FrameTable):
     """The pictures that labelled segments hold as observations, each once, as uint8 on the device."""
 
     def __init__(self, stride: int, device: torch.device) -> None:
-        super().__init__("", stride, lambda states, scenes: torch.from_numpy(states).to(device), device)
+        super().__init__("", stride, self._observed, device)
+
+    def _observed(self, items: list[tuple[Segment, int]]) -> Tensor:
+        return torch.from_numpy(np.stack([segment.observations[step] for segment, step in items])).to(self.device)
 
     def sync(self, queries: Sequence[Query]) -> Tensor:
         """Add the pictures of these queries; return their rows [N, K, F] int64, -1 where there is no such picture."""
@@ -121,14 +125,15 @@ class PictureTable(FrameTable):
         most = max(len(steps) for row in chosen for steps in row)
         self.most_segments = max(len(row) for row in chosen)
         rows = np.full((len(queries), self.most_segments, most), -1, np.int64)
-        new: list[tuple[Array, None]] = []
+        new: list[tuple[Segment, int]] = []
         for i, (query, row) in enumerate(zip(queries, chosen, strict=True)):
             for j, (segment, steps) in enumerate(zip(query.segments, row, strict=True)):
-                for f, picture in enumerate(segment.observations[steps]):
+                for f, step in enumerate(steps.tolist()):
+                    picture = np.ascontiguousarray(segment.observations[step])
                     key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
                     if key not in self._rows:
                         self._rows[key] = len(self._rows)
-                        new.append((picture, None))
+                        new.append((segment, step))
                     rows[i, j, f] = self._rows[key]
         self._add(new)
         return torch.from_numpy(rows).to(self.device)
