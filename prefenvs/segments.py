@@ -30,7 +30,8 @@ def _bytes_of(array: Array | None) -> bytes:
 class Segment:
     """T consecutive steps of one episode.
 
-    observations: [T, obs], or pictures [T, C, H, W] uint8; actions: [T, act], in the units of the task's action space, one-hot where it is discrete.
+    observations: [T, obs], or pictures [T, C, H, W] uint8.
+    actions: [T, act], in the units of the task's action space, one-hot where it is discrete.
     true_rewards: [T], privileged: synthetic oracles and evaluation read it, learners never do; None where unknown.
     states: [T, s] float64, the simulator state that each observation was made from; None where it was not recorded.
     scene: [m] float64, model arrays that the task set at reset (Meta-World's body and site positions); else None.
@@ -60,8 +61,8 @@ class Segment:
 
     @property
     def visible(self) -> bool:
-        """Whether there are pictures of it: recorded ones, or such as are drawn from its states."""
-        return self.recording is not None or self.states is not None
+        """Whether there are pictures of it: recorded ones, such as are drawn from its states, or its observations."""
+        return self.recording is not None or self.states is not None or self.observations.ndim == 4
 
     @cached_property
     def hash(self) -> str:

@@ -55,7 +55,7 @@ class Evaluate:
 
 
 def evaluate_run(
-    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0
+    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0, film: Path | None = None
 ) -> tuple[Evaluation, dict[str, str]]:
     """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration."""
     from prefenvs.agents.runs.train import load_policy
@@ -68,6 +68,7 @@ def evaluate_run(
         seed=seed,
         deterministic=deterministic,
         record=record,
+        film=film,
         horizon=getattr(policy, "horizon", None),
     )
     return result, run.config

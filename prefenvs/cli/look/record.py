@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from prefenvs.cli.look.evaluate import evaluate_run
+from prefenvs.envs import draws_live
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Pixels, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run
+from prefenvs.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,24 @@ def record_run(
     speed: float = 1.0,
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
-    result, config = evaluate_run(run, episodes, seed, record=episodes)
     from prefenvs.videos import Recorder
 
-    assert result.trajectories is not None
-    plot = result.trajectories.states is None
-    if plot:
-        print(f"task {config['task']} does not tell its states: the video draws its observations as curves")
-    with Recorder(config["task"], size=size, quality=quality, plot=plot, speed=speed) as recorder:
-        if gallery:
-            return recorder.gallery(result.trajectories, path)
-        return recorder.episodes(result.trajectories, path)
+    task = run.config["task"]
+    with tempfile.TemporaryDirectory() as folder:
+        trajectories = _play(run, episodes, seed, Path(folder))
+        plot = not trajectories.episode(0).visible
+        if plot:
+            print(f"task {task} tells no states and draws nothing: the video shows its observations as curves")
+        with Recorder(task, size=size, quality=quality, plot=plot, speed=speed) as recorder:
+            return (recorder.gallery if gallery else recorder.episodes)(trajectories, path)
+
+
+def _play(run: Run, episodes: int, seed: int, folder: Path) -> Trajectories:
+    """Return episodes of a run's policy, filmed into `folder` where no states could be drawn later."""
+    film = folder if draws_live(run.config["task"]) else None
+    trajectories = evaluate_run(run, episodes, seed, record=episodes, film=film)[0].trajectories
+    assert trajectories is not None
+    return trajectories
 
 
 def record_side_by_side(
@@ -96,7 +106,7 @@ def record_side_by_side(
 ) -> Path:
     """Write a video of several policies of one task next to each other, an episode each from the same start.
 
-    Raises PrefenvsError for runs of different tasks, and for a task without simulator states.
+    Raises PrefenvsError for runs of different tasks.
     """
     tasks = sorted({run.config["task"] for run in runs})
     if len(tasks) > 1:
@@ -104,11 +114,8 @@ def record_side_by_side(
     from prefenvs.preferences import Query
     from prefenvs.videos import Recorder
 
-    episodes = []
-    for run in runs:
-        trajectories = evaluate_run(run, 1, seed, record=1)[0].trajectories
-        assert trajectories is not None
-        episodes.append(trajectories.cut([0], [0], int(trajectories.lengths[0]))[0])
-    plot = episodes[0].states is None
-    with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
-        return recorder.pair(Query(tuple(episodes)), path, captions)
+    with tempfile.TemporaryDirectory() as folder:
+        episodes = [_play(run, 1, seed, Path(folder)).episode(0) for run in runs]
+        plot = not episodes[0].visible
+        with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
+            return recorder.pair(Query(tuple(episodes)), path, captions)

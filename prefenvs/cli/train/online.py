@@ -17,9 +17,10 @@ from prefenvs.agents.registry import (
     Algorithm,
     Online,
 )
-from prefenvs.cli.raters import make_rater, rater_on
+from prefenvs.cli.raters import looks_at_pictures, make_rater, rater_on
 from prefenvs.cli.train import raters as train_raters
 from prefenvs.cli.train.options import EXAMPLE, Training, has_checkpoint, read_groups, record_of, report
+from prefenvs.envs import draws_live
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
@@ -71,7 +72,8 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     if rater is not None:
         oracle = make_rater(rater.oracle, groups.get("rater_options"), task.id, training.seed)
     reward = groups["clip"].make(task, device=training.device) if algorithm.signal == "states" else None
-    agent = algorithm.make_online(settings, Online(task, oracle, training.seed, training.device, reward))
+    film = rater is not None and looks_at_pictures(dict(words)) and draws_live(task.id)
+    agent = algorithm.make_online(settings, Online(task, oracle, training.seed, training.device, reward, film))
     # Settings are checked before a folder is made.
     if resumed is None:
         agent.check_run(settings.steps)
@@ -85,6 +87,8 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
         run = resumed
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.locked())
+        if film:
+            agent.recorder.film(run.path("recordings"))
         if rater is not None:
             train_raters.attach_rater(agent, run, stack)
         if resumed is not None and has_checkpoint(run):

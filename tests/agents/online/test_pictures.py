@@ -214,7 +214,7 @@ class Both(Dot):
         (lambda: prefenvs.make(Both), "pictures beside other things"),
         (lambda: PEBBLE("MlpPolicy", prefenvs.make(Dot), redder), "shows pictures, and MlpPolicy .* choose CnnPolicy"),
         (lambda: PEBBLE("CnnPolicy", prefenvs.make("Pendulum-v1"), redder), "shows vectors, and CnnPolicy"),
-        (lambda: make_dqn(prefenvs.make(Choosing).get_wrapper_attr("task").id, DQNConfig()), "DQN sees vectors, not pict"),
+        (lambda: make_dqn(prefenvs.make(Choosing).get_wrapper_attr("task").id, DQNConfig()), "DQN sees vectors, not"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(make: Any, message: str) -> None:
