@@ -86,7 +86,7 @@ def compared(states: Array, device: torch.device) -> torch.Tensor:
     """Return states [N, d] as float32 on the device, or pictures [N, C, H, W] as `shrink` makes them."""
     if states.ndim == 2:
         return torch.from_numpy(states).to(device, torch.float32)
-    parts = torch.from_numpy(states).split(PICTURES)
+    parts = torch.split(torch.from_numpy(states), PICTURES)
     return torch.cat([shrink(part.to(device, torch.float32)) for part in parts])
 
 

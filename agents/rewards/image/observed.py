@@ -86,7 +86,7 @@ class PixelReward(ImageRewardEnsemble):
         torch.save(state, path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "auto", **_: Any) -> Self:
+    def load(cls, path: str | Path, device: str | torch.device = "auto") -> Self:  # type: ignore[override]
         """Read what `save` wrote; nothing in it is executed. Raises PrefenvsError for any other file."""
         try:
             check_zip(path)
