@@ -93,6 +93,7 @@ def evaluation_seeds(seed: int, episodes: int, first: int = 0) -> Array:
     """Return the reset seeds of an evaluation, [episodes]: 2^31 + 2^16 * seed + first, first + 1, ...
 
     They fit into 32 bits, are disjoint for different evaluation seeds, and cannot meet a training seed below 2^31.
+    Raises PrefenvsError for a seed or a number of episodes outside these.
     """
     if not 0 <= seed <= LAST_SEED:
         raise PrefenvsError(f"an evaluation seed lies between 0 and {LAST_SEED}, got {seed}")
@@ -133,7 +134,8 @@ def evaluate(
     horizon: steps after which episodes are cut off, where that is earlier than the task's own time limit: D4RL's scores
     on the pen are of 100 steps, the task has 200 (`OfflineDataset.horizon`).
     first: number of the first episode; evaluations of one seed that share no number share no reset seed.
-    film: a folder for videos of the recorded episodes, drawn while they are played: for tasks without states.
+    film: a folder for videos of the recorded episodes, drawn while they are played: for tasks without states. Raises
+    PrefenvsError for numbers below 1, an environment given twice, and a policy of other spaces.
     """
     seeds = evaluation_seeds(seed, episodes, first)
     task_id = task_id.removeprefix("prefenvs/")

@@ -79,6 +79,7 @@ def k_center(features: Array, centers: Array, count: int) -> Array:
 
     features: [N, d]; centers: [C, d], C may be 0, and then the first choice is the row farthest from the mean.
     Result: [count] indices in the order of choice. Distances are Euclidean; each choice costs one product with [N, d].
+    Raises PrefenvsError for more than there are.
     """
     if count > len(features):
         raise PrefenvsError(f"k-center cannot choose {count} of {len(features)} rows")
@@ -157,6 +158,7 @@ class Selector:
         No pair comes twice, and none compares a segment with its like. Where the pool holds too few such pairs, fewer
         are returned, with a warning. `reward_model` may be None for selectors that do not ask its opinion; `labelled`
         are the earlier answers, whose pairs of the same length are k-center's first centres (skips do not count).
+        Raises PrefenvsError for a count below 1.
         """
         if count < 1:
             raise PrefenvsError(f"a selector chooses at least 1 query, got count={count}")

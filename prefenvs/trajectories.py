@@ -89,7 +89,7 @@ class Trajectories:
 
     @cached_property
     def returns(self) -> Array:
-        """[E] true return of each episode (privileged)."""
+        """[E] true return of each episode (privileged); raises PrefenvsError for trajectories without true rewards."""
         if self.true_rewards is None:
             raise PrefenvsError(f"the trajectories of {self.source or self.task!r} carry no true rewards")
         return np.add.reduceat(self.true_rewards, self.begins) if len(self) else np.zeros(0)
@@ -131,7 +131,10 @@ class Trajectories:
         return _locate(self._valid_starts(length, last_episodes), numbers)
 
     def cut(self, episodes: Array, starts: Array, length: int) -> SegmentBatch:
-        """Cut the segments that begin at step `starts[i]` of the episode at position `episodes[i]`."""
+        """Cut the segments that begin at step `starts[i]` of the episode at position `episodes[i]`.
+
+        Raises PrefenvsError for a segment that is not inside an episode.
+        """
         episodes, starts = np.asarray(episodes, np.int64), np.asarray(starts, np.int64)
         if length < 1:
             raise PrefenvsError(f"a segment has at least 1 step, got length {length}")

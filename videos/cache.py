@@ -90,7 +90,10 @@ class ClipCache(Closing):
         self._remove_stale()
 
     def path(self, segment: Segment | str) -> Path:
-        """Return where the clip of a segment, given itself or by hash, lies or will lie."""
+        """Return where the clip of a segment, given itself or by hash, lies or will lie.
+
+        Raises PrefenvsError for text that is no hash.
+        """
         key = segment if isinstance(segment, str) else segment.hash
         if not _HASH.fullmatch(key):
             raise PrefenvsError(f"{key[:80]!r} is no segment's hash: it has 64 digits, 0 to 9 and a to f")

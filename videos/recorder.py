@@ -12,11 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import evaluate
 from prefenvs.frames.clips import write_clip, write_picture
 from prefenvs.frames.recording import Recording
 from prefenvs.frames.source import SegmentFrames
 from prefenvs.internal.closing import Closing
 from prefenvs.preferences import Query
+from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task, is_same_task
 from prefenvs.trajectories import Trajectories
@@ -243,6 +245,33 @@ def record_episodes(
     """Write the episodes of a policy to one video file; see `Recorder` and `Recorder.episodes` for the arguments."""
     with Recorder(task_id, size, fps, quality, speed=speed) as recorder:
         return recorder.episodes(trajectories, path, caption)
+
+
+def record_policy(
+    policy: Policy,
+    path: str | Path,
+    task: str | None = None,
+    *,
+    episodes: int = 1,
+    seed: int = 1,
+    size: int | tuple[int, int] = 256,
+    quality: bool = False,
+    gallery: bool = False,
+) -> Path:
+    """Let a policy play episodes, and write them to one video file, one after the other or all at once in a grid.
+
+    task: its id, by default the one that an agent of this package was trained on. A task that does not tell its states
+    is drawn as curves of its observations. Raises PrefenvsError for a policy that does not tell its task.
+    """
+    name = task or getattr(policy, "task", None)
+    if not isinstance(name, str):
+        raise PrefenvsError(f"a {type(policy).__name__} does not tell its task: pass task=..., one that `make` takes")
+    played = evaluate(
+        policy, name, episodes, seed, record=episodes, horizon=getattr(policy, "horizon", None)
+    ).trajectories
+    assert played is not None
+    with Recorder(name, size, quality=quality, plot=played.states is None) as recorder:
+        return (recorder.gallery if gallery else recorder.episodes)(played, path)
 
 
 def _in_step(sides: list[Iterator[Array]]) -> Iterator[list[Array]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from prefenvs.errors import PrefenvsError
 
 Output = Literal["tanh", "sigmoid", "relu", "identity"]
 Precision = Literal["float32", "bfloat16"]
@@ -22,12 +20,6 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "identity": lambda x: x,
 }
-
-
-def check_precision(precision: str) -> None:
-    """Raise a PrefenvsError for a precision that there is not."""
-    if precision not in get_args(Precision):
-        raise PrefenvsError(f"precision must be float32 or bfloat16, got {precision!r}")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import load_object
-from prefenvs.limits import NonNegativeInt, PositiveInt
+from prefenvs.limits import NonNegativeInt, PositiveInt, check_settings
 from prefenvs.metrics.accuracy import Share
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import QuerySelector, RewardModel
@@ -90,14 +90,12 @@ class FeedbackConfig:
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.labels < self.per_session:
             raise PrefenvsError(
                 f"a budget of {self.labels} labels is smaller than one session of {self.per_session}; "
                 "raise --labels or lower --per-session"
             )
-        for name in ("per_session", "interact", "segment_length"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.selector != POLICY_LIKELIHOOD:
             find_selector(self.selector)
         find_schedule(self.schedule)
@@ -181,6 +179,11 @@ class Feedback:
         if not isinstance(size, int | float | np.number) or not math.isfinite(size):
             raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
         return max(min(int(size), self.config.labels - self.asked), 1)
+
+    def count_most(self) -> int:
+        """Return how many labels can be asked until the run's end, if every session is held when it is due."""
+        times = range(self.next_session, self.total_steps, self.config.interact)
+        return min(sum(self._session_size(steps) for steps in times), self.config.labels)
 
     def _select(self, size: int) -> list[Query]:
         """Choose what is asked among segments of the recorded episodes; the first labels are drawn uniformly."""

@@ -288,8 +288,9 @@ def trace(part: Part) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         # What tracing warns of is checked on other batches afterwards.
         warnings.simplefilter("ignore")
-        inputs = _tensors(part.draw(BATCHES[-1]))
-        traced = torch.jit.trace(part.module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
+        traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+            part.module, _tensors(part.draw(BATCHES[-1])), check_trace=False
+        )
         return torch.jit.freeze(traced.eval())
 
 

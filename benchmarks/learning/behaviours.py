@@ -25,6 +25,7 @@ class CheetahBackwards(HalfCheetahEnv):
     max_episode_steps = 1_000
 
     def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
         observation, _, terminated, truncated, info = super().step(action)
         return observation, -float(info["x_velocity"]), terminated, truncated, info
 
@@ -41,6 +42,7 @@ class HopperFlip(HopperEnv):
         super().__init__(terminate_when_unhealthy=False, **kwargs)
 
     def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
         before = float(self.data.qpos[2])
         observation, _, terminated, truncated, info = super().step(action)
         turns = (before - float(self.data.qpos[2])) / (2.0 * np.pi)
@@ -60,6 +62,7 @@ class WalkerOneLeg(Walker2dEnv):
         super().__init__(terminate_when_unhealthy=False, **kwargs)
 
     def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
         observation, _, terminated, truncated, info = super().step(action)
         height, lean = float(self.data.qpos[1]), float(self.data.qpos[2])
         foot = float(self.data.body("foot").xpos[2])

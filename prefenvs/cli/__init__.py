@@ -16,11 +16,13 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
 from prefenvs.cli import raters
+from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
-from prefenvs.cli.data.labels import LabelsImport, LabelsReport
-from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
+from prefenvs.cli.data.labels import LabelsReport
+from prefenvs.cli.data.store import StoreAgreement, StoreExport, StoreImport, StoreStats
+from prefenvs.cli.data.tables import LabelsExport, LabelsImport
 from prefenvs.cli.label import Label
 from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
@@ -53,8 +55,13 @@ StoreCommand = (
     Annotated[StoreStats, subcommand("stats")]
     | Annotated[StoreExport, subcommand("export")]
     | Annotated[StoreImport, subcommand("import")]
+    | Annotated[StoreAgreement, subcommand("agreement")]
 )
-LabelsCommand = Annotated[LabelsReport, subcommand("report")] | Annotated[LabelsImport, subcommand("import")]
+LabelsCommand = (
+    Annotated[LabelsReport, subcommand("report")]
+    | Annotated[LabelsImport, subcommand("import")]
+    | Annotated[LabelsExport, subcommand("export")]
+)
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]
@@ -73,10 +80,11 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[Ask, subcommand("ask")]
     | Annotated[Export, subcommand("export")]
     | Annotated[Label, subcommand("label")]
     | Annotated[Critic, subcommand("critic")]
-    | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
+    | Annotated[LabelsCommand, subcommand("labels", description="Check, import and export labels.")]
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]

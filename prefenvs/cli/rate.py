@@ -157,7 +157,7 @@ class Rate:
         from prefenvs.oracles.vlm import check_server
 
         rater, options = read_options(self.oracle, self.rater)
-        if rater.name in ("human", "ratings"):
+        if rater.name in ("human", "ratings", "rankings"):
             raise PrefenvsError("people answer the queries of a store on a page: prefenvs label --store FILE")
         if rater.name == "vlm" and not options.replay:
             check_server(options.name(), options.config())

@@ -9,6 +9,8 @@ from prefenvs.datasets.formats.minari import read_minari, write_minari
 from prefenvs.datasets.formats.npz import read_npz, write_npz
 from prefenvs.datasets.labels.files import LabelFile, label_preferences, read_labels
 from prefenvs.datasets.labels.report import LabelReport, report_labels
+from prefenvs.datasets.labels.table import LabelTable, read_label_table
+from prefenvs.datasets.labels.writing import write_label_table
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset, TransitionArrays
 from prefenvs.datasets.recorded.lerobot import read_lerobot
@@ -21,6 +23,7 @@ __all__ = [
     "CollectionPlan",
     "LabelFile",
     "LabelReport",
+    "LabelTable",
     "OfflineDataset",
     "Source",
     "TransitionArrays",
@@ -32,6 +35,7 @@ __all__ = [
     "parse_mix",
     "read_d4rl",
     "read_imitation",
+    "read_label_table",
     "read_labels",
     "read_lerobot",
     "read_minari",
@@ -40,6 +44,7 @@ __all__ = [
     "read_videos",
     "report_labels",
     "write_imitation",
+    "write_label_table",
     "write_lerobot",
     "write_minari",
     "write_npz",

@@ -87,7 +87,8 @@ def collect(
     The folder fills with .npz files as episodes finish; when Ctrl-C or an error stops it, what is finished is written
     first, and the same call goes on from there. The data are the same, however often it was stopped.
 
-    workers: processes that play episodes side by side. progress: called with each episode.
+    workers: processes that play episodes side by side. progress: called with each episode. Raises PrefenvsError for
+    fewer than one worker.
     """
     if workers < 1:
         raise PrefenvsError(f"at least 1 process must play, got {workers}")

@@ -55,7 +55,10 @@ class ClipWriter:
         self._container: Any = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
 
     def add(self, frame: Array) -> None:
-        """Append one frame [H, W, 3] uint8; all frames have the size of the first."""
+        """Append one frame [H, W, 3] uint8; all frames have the size of the first.
+
+        Raises PrefenvsError for another size or type.
+        """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise PrefenvsError(f"a frame is [H, W, 3] uint8, this one is {list(frame.shape)} {frame.dtype}")
         height, width = frame.shape[:2]
@@ -73,7 +76,10 @@ class ClipWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name; a second call does nothing."""
+        """Finish the file and give it its name; a second call does nothing.
+
+        Raises PrefenvsError for a clip without a frame.
+        """
         if self._container is None:
             return
         if self._stream is None:
@@ -119,7 +125,8 @@ class ClipWriter:
 def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction) -> Path:
     """Write frames [H, W, 3] uint8 to `path` as its suffix says (.mp4, .webp, .gif) and return the path.
 
-    The frames may come from a generator. A GIF's frame durations are whole hundredths of a second.
+    The frames may come from a generator. A GIF's frame durations are whole hundredths of a second. Raises PrefenvsError
+    for another suffix, and for no frame.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -143,7 +150,10 @@ def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction)
 
 
 def write_picture(picture: Array, path: str | Path) -> Path:
-    """Write one picture [H, W, 3] uint8 to `path`, which ends in .png, and return the path."""
+    """Write one picture [H, W, 3] uint8 to `path`, which ends in .png, and return the path.
+
+    Raises PrefenvsError for another suffix.
+    """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise PrefenvsError(f"{path.name}: the name of a picture ends in .png")
@@ -153,7 +163,10 @@ def write_picture(picture: Array, path: str | Path) -> Path:
 
 
 def decode(path: str | Path) -> tuple[Array, float]:
-    """Return the frames [T, H, W, 3] uint8 of a video file and its frames per second."""
+    """Return the frames [T, H, W, 3] uint8 of a video file and its frames per second.
+
+    Raises PrefenvsError for a file that is none.
+    """
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

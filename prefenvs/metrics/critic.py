@@ -107,7 +107,8 @@ def measure_critic(
     return of `rollouts` episodes of `steps` that the policy plays from the simulator's very state (by default until
     gamma^steps is below 0.01, at most the task's horizon), or `exact(observations [N, obs])` where that is known.
     reseed: called with a number before roll-outs, to fix the policy's own random numbers; progress: with the number of
-    roll-outs that have just ended. Privileged: for evaluation.
+    roll-outs that have just ended. Privileged: for evaluation. Raises PrefenvsError for too few segments, and an odd
+    number of roll-outs.
     """
     if segments < 2 or length < 1:
         raise PrefenvsError(f"pairs need 2 segments of at least 1 step, got {segments} of {length}")
@@ -150,7 +151,8 @@ def walk(policy: Policy, task: str, count: int, length: int, seed: int = 0, lead
     """Record `count` segments, each in an episode of its own.
 
     An episode's share of random actions is drawn evenly from [0, 1], and the steps before the segment from 0 to `lead`;
-    where the episode ends too early, another is begun with half as many.
+    where the episode ends too early, another is begun with half as many. Raises PrefenvsError for episodes that end
+    before that.
     """
     rng = np.random.default_rng(seed)
     parts: list[tuple[Any, ...]] = []

@@ -52,6 +52,7 @@ def import_store(store: Store, source: str | os.PathLike[str], max_bytes: int = 
     """Add an export to a store, in one transaction; what the store has already is left out, so stores can be merged.
 
     It is read piece by piece, in constant memory. max_bytes: an export that would be larger once unpacked is refused.
+    Raises PrefenvsError for a path without an export, and for one that is damaged.
     """
     path = Path(source).expanduser()
     with contextlib.ExitStack() as stack:

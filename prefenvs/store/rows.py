@@ -100,7 +100,10 @@ def add_requests(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -
 
 
 def add_events(connection: sa.Connection, items: Iterable[Event]) -> None:
-    """Append events in the order given; one that is there already, by its id, is left out if nothing else differs."""
+    """Append events in the order given; one that is there already, by its id, is left out if nothing else differs.
+
+    Raises PrefenvsError for two different events of one id.
+    """
     unique: dict[str, Event] = {}
     for event in items:
         if unique.setdefault(event.id, event) != event:

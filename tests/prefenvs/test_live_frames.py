@@ -13,12 +13,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import prefenvs
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig
+from prefenvs.cli.look.record import record_run
+from prefenvs.cli.raters import looks_at_pictures
 from prefenvs.envs import draws_live
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.frames import frames
 from prefenvs.frames.clips import decode
+from prefenvs.runs import Run
 from prefenvs.segments import Segment
 from prefenvs.store import Store
 from prefenvs.videos import Recorder
@@ -135,6 +138,25 @@ def test_training_films_what_raters_are_asked_about(tmp_path: Path) -> None:
     assert len(buffer) > len(agent.recorder.buffer) - 1
     for position in range(len(buffer)):
         shows_its_light(buffer.episode(position))
+
+
+def test_record_shows_what_was_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for task, told in (("live_lamps:Lamp", False), ("live_lamps:Dark", True)):
+        agent = PEBBLE("MlpPolicy", prefenvs.make(task), lambda first, second: 0, policy_kwargs={"net_arch": [8]})
+        run = Run.create(tmp_path / task, "train pebble", {"task": task})
+        agent.save(run.checkpoint / "model.zip")
+        pictures, _ = decode(record_run(run, run.path("policy.mp4"), size=64))
+        assert len(pictures) == 12
+        # The lamp fills a frame evenly; curves have a ground and lines.
+        assert (pictures.std((1, 2, 3)).max() > 12) == told
+        assert ("its observations are shown as curves" in capsys.readouterr().out) == told
+
+
+def test_which_raters_are_shown_pictures() -> None:
+    assert looks_at_pictures({"oracle": "human"})
+    assert looks_at_pictures({"oracle": "hybrid:cheap=oracle,costly=human"})
+    assert not looks_at_pictures({"oracle": "mistake"})
+    assert not looks_at_pictures({})
 
 
 def test_what_cannot_be_filmed_is_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import trange
 
-from prefenvs.agents.nets.mlp import OUTPUTS, Output
+from prefenvs.agents.nets.mlp import Output
 from prefenvs.agents.rewards.image.encoders import Encoder, load_encoder
 from prefenvs.agents.rewards.image.features import FeatureCache
 from prefenvs.agents.rewards.image.frames import FrameTable, check_task
@@ -27,7 +27,7 @@ from prefenvs.frames.cache import FrameCache
 from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
 from prefenvs.internal.file_sizes import check_zip
-from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, FractionBelowOne, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task
@@ -74,21 +74,13 @@ class ImageRewardConfig:
     """Passes over the labels in one fit, at most."""
     stop_accuracy: Fraction = 0.97
     """A fit ends after the first pass with a higher accuracy, mean of the members over decided labels; 1 for never."""
-    validation_share: Fraction = 0.0
+    validation_share: FractionBelowOne = 0.0
     """Share of the labels held out, by episode where possible."""
     cached_frames: PositiveInt = 20_000
     """Frames kept for states that are looked at again."""
 
     def __post_init__(self) -> None:
-        for name in ("members", "stride", "width", "layers", "batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"image reward {name} must be at least 1, got {getattr(self, name)}")
-        if self.output not in OUTPUTS:
-            raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
-        if not self.learning_rate > 0.0:
-            raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
-        if not 0.0 <= self.validation_share < 1.0:
-            raise PrefenvsError(f"validation_share={self.validation_share} must lie in [0, 1)")
+        check_settings(self)
 
 
 class ImageRewardEnsemble(Closing):
@@ -134,8 +126,11 @@ class ImageRewardEnsemble(Closing):
         self.generator = torch.Generator().manual_seed(seed)
         self.network = self._build(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
-        self.table = self._make_table()
+        self.table = self._new_table()
         self._sides: dict[str, bool] = {}
+
+    def _new_table(self) -> FrameTable:
+        return FrameTable(self.task.id, self.config.stride, self._see, self.device, self.config.cameras)
 
     def _build(self, size: int) -> nn.Module:
         c = self.config
@@ -143,9 +138,6 @@ class ImageRewardEnsemble(Closing):
             return ConvEnsemble(c.members, size, c.channels, c.output, self.generator, 3 * self.views)
         features = self.encoder(np.zeros((1, size, size, 3), np.uint8)).shape[1] * self.views + self.observation_size
         return HeadEnsemble(c.members, features, c.width, c.layers, c.output, self.generator)
-
-    def _make_table(self) -> FrameTable:
-        return FrameTable(self.task.id, self.config.stride, self._see, self.device, self.config.cameras)
 
     def predict(self, states: Array, scenes: Array | None = None) -> Array:
         """Return each member's reward [M, N] float32 for states [N, s], with their episodes' scenes [N, m]."""
@@ -196,7 +188,7 @@ class ImageRewardEnsemble(Closing):
     @torch.no_grad()
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
-        table = self._make_table()
+        table = self._new_table()
         rows = table.sync(queries)
         returns, present = self._returns(table, rows)
         beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
@@ -204,7 +196,7 @@ class ImageRewardEnsemble(Closing):
 
     def score_one(self, segment: Segment) -> float:
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""
-        table = self._make_table()
+        table = self._new_table()
         with torch.no_grad():
             return float(self._returns(table, table.sync([Query((segment, segment))]))[0].mean(0)[0, 0])
 

@@ -59,8 +59,7 @@ class FrameTable:
         new: dict[bytes, tuple[Segment, int]] = {}
         for (i, j), steps in chosen.items():
             segment = queries[i].segments[j]
-            check_task(segment, self.task)
-            for f, key in enumerate(frame_keys(segment, steps, self.cameras)):
+            for f, key in enumerate(self._keys(segment, steps)):
                 if key not in self._rows:
                     self._rows[key] = len(self._rows)
                     new[key] = segment, int(steps[f])
@@ -73,6 +72,11 @@ class FrameTable:
                 del self._rows[key]
             raise
         return torch.from_numpy(rows).to(self.device)
+
+    def _keys(self, segment: Segment, steps: Array) -> Sequence[bytes]:
+        """Return what tells the frames of a segment at these steps from all others."""
+        check_task(segment, self.task)
+        return frame_keys(segment, steps, self.cameras)
 
     def _add(self, new: list[tuple[Segment, int]]) -> None:
         parts = [self.inputs] if len(self.inputs) else []

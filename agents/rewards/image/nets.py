@@ -31,7 +31,7 @@ class ConvEnsemble(nn.Module):
         generator: torch.Generator | None = None,
         seen: int = 3,
     ) -> None:
-        """`size`: height and width of the frames, or both; `seen`: their channels; `generator`: on the CPU."""
+        """`size`: height and width of the frames, or both; `seen`: channels, of all views; `generator`: on the CPU."""
         super().__init__()
         self.members, self.output = members, OUTPUTS[output]
         sides = [size, size] if isinstance(size, int) else list(size)

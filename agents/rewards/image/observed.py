@@ -14,11 +14,10 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
-from prefenvs.agents.rewards.image.frames import FrameTable, frame_steps
+from prefenvs.agents.rewards.image.frames import FrameTable
 from prefenvs.agents.rewards.image.nets import ConvEnsemble
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
-from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
 
 FORMAT = "prefenvs-pixel-reward-1"
@@ -48,7 +47,7 @@ class PixelReward(ImageRewardEnsemble):
         network = ConvEnsemble(c.members, self.shape[1:], c.channels, c.output, self.generator, self.shape[0])
         self.network = network.to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=c.learning_rate)
-        self.table = self._make_table()
+        self.table = self._new_table()
         self._sides: dict[str, bool] = {}
 
     def predict(self, observations: Array, actions: Array | None = None) -> Array:
@@ -66,7 +65,7 @@ class PixelReward(ImageRewardEnsemble):
                 parts.append(self.network(pictures.to(self.device)).cpu().numpy())
         return np.concatenate(parts, 1)
 
-    def _make_table(self) -> FrameTable:
+    def _new_table(self) -> FrameTable:
         return PictureTable(self.config.stride, self.device)
 
     def close(self) -> None:
@@ -86,7 +85,7 @@ class PixelReward(ImageRewardEnsemble):
         torch.save(state, path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "auto") -> Self:  # type: ignore[override]
+    def load(cls, path: str | Path, device: str | torch.device = "auto", *_: Any, **__: Any) -> Self:
         """Read what `save` wrote; nothing in it is executed. Raises PrefenvsError for any other file."""
         try:
             check_zip(path)
@@ -114,26 +113,10 @@ class PictureTable(FrameTable):
     """The pictures that labelled segments hold as observations, each once, as uint8 on the device."""
 
     def __init__(self, stride: int, device: torch.device) -> None:
-        super().__init__("", stride, self._observed, device)
+        def see(new: list[tuple[Segment, int]]) -> Tensor:
+            return torch.from_numpy(np.stack([segment.observations[step] for segment, step in new])).to(device)
 
-    def _observed(self, items: list[tuple[Segment, int]]) -> Tensor:
-        return torch.from_numpy(np.stack([segment.observations[step] for segment, step in items])).to(self.device)
+        super().__init__("", stride, see, device)
 
-    def sync(self, queries: Sequence[Query]) -> Tensor:
-        """Add the pictures of these queries; return their rows [N, K, F] int64, -1 where there is no such picture."""
-        chosen = [[frame_steps(len(segment), self.stride) for segment in query.segments] for query in queries]
-        most = max(len(steps) for row in chosen for steps in row)
-        self.most_segments = max(len(row) for row in chosen)
-        rows = np.full((len(queries), self.most_segments, most), -1, np.int64)
-        new: list[tuple[Segment, int]] = []
-        for i, (query, row) in enumerate(zip(queries, chosen, strict=True)):
-            for j, (segment, steps) in enumerate(zip(query.segments, row, strict=True)):
-                for f, step in enumerate(steps.tolist()):
-                    picture = np.ascontiguousarray(segment.observations[step])
-                    key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
-                    if key not in self._rows:
-                        self._rows[key] = len(self._rows)
-                        new.append((segment, step))
-                    rows[i, j, f] = self._rows[key]
-        self._add(new)
-        return torch.from_numpy(rows).to(self.device)
+    def _keys(self, segment: Segment, steps: Array) -> list[bytes]:
+        return [hashlib.blake2b(segment.observations[step].tobytes(), digest_size=16).digest() for step in steps]

@@ -250,7 +250,7 @@ class BenchMeasure:
         run = Run.open(self.run_folder)
         figures: dict[str, float] = {}
         if (run.checkpoint / "reward.pt").exists():
-            task = run.config["task"]
+            task = run.task
             length = run.config.get("segment_length") or find_task(task).segment_length
             model = RewardEnsemble.load(run.checkpoint / "reward.pt", device="cpu")
             figures = judge_reward(model, load_policy(run), task, length, self.episodes, seed=self.seed)

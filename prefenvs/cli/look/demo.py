@@ -36,8 +36,8 @@ class Demo:
     """Seed."""
     folder: Path | None = None
     """Folder of the benchmark; runs/demo-<time> by default. The same folder again goes on where it stopped."""
-    workers: PositiveInt | None = None
-    """Trainings at a time; as many as processors by default."""
+    workers: PositiveInt = 3
+    """Trainings at a time."""
 
     def run(self) -> None:
         """Train, print the learning curves beside each other, and write a video of the policies side by side."""

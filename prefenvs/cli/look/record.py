@@ -27,6 +27,8 @@ class Record:
     """Folders that `prefenvs train` wrote; several, of one task, are shown next to each other from the same start."""
     captions: tuple[str, ...] = ()
     """Of several runs: what is written under each; the folders' names by default."""
+    task: str | None = None
+    """Task to act in, by default the runs' own; for runs on data that tell none."""
     episodes: PositiveInt = 1
     """Episodes to show, one after the other; of several runs, each shows one."""
     gallery: bool = False
@@ -58,9 +60,11 @@ class Record:
         path = self.out or runs[0].path(name)
         if several:
             captions = self.captions or tuple(folder.name for folder in self.run_folders)
-            record_side_by_side(runs, captions, path, self.seed, self.size, self.quality, self.speed)
+            record_side_by_side(runs, captions, path, self.seed, self.size, self.quality, self.speed, self.task)
         else:
-            record_run(runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed)
+            record_run(
+                runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed, self.task
+            )
         print(path)
 
 
@@ -73,24 +77,24 @@ def record_run(
     quality: bool = False,
     gallery: bool = False,
     speed: float = 1.0,
+    task: str | None = None,
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
     from prefenvs.videos import Recorder
 
-    task = run.config["task"]
     with tempfile.TemporaryDirectory() as folder:
-        trajectories = _play(run, episodes, seed, Path(folder))
+        trajectories = _play(run, episodes, seed, task, Path(folder))
         plot = not trajectories.episode(0).visible
         if plot:
-            print(f"task {task} tells no states and draws nothing: the video shows its observations as curves")
-        with Recorder(task, size=size, quality=quality, plot=plot, speed=speed) as recorder:
+            print(f"task {task or run.task} tells no states and draws nothing: its observations are shown as curves")
+        with Recorder(task or run.task, size=size, quality=quality, plot=plot, speed=speed) as recorder:
             return (recorder.gallery if gallery else recorder.episodes)(trajectories, path)
 
 
-def _play(run: Run, episodes: int, seed: int, folder: Path) -> Trajectories:
+def _play(run: Run, episodes: int, seed: int, task: str | None, folder: Path) -> Trajectories:
     """Return episodes of a run's policy, filmed into `folder` where no states could be drawn later."""
-    film = folder if draws_live(run.config["task"]) else None
-    trajectories = evaluate_run(run, episodes, seed, record=episodes, film=film)[0].trajectories
+    film = folder if draws_live(task or run.task) else None
+    trajectories = evaluate_run(run, episodes, seed, record=episodes, task=task, film=film)[0].trajectories
     assert trajectories is not None
     return trajectories
 
@@ -103,19 +107,20 @@ def record_side_by_side(
     size: Pixels = 256,
     quality: bool = False,
     speed: float = 1.0,
+    task: str | None = None,
 ) -> Path:
     """Write a video of several policies of one task next to each other, an episode each from the same start.
 
     Raises PrefenvsError for runs of different tasks.
     """
-    tasks = sorted({run.config["task"] for run in runs})
+    tasks = sorted({task or run.config["task"] for run in runs})
     if len(tasks) > 1:
         raise PrefenvsError(f"policies next to each other are of one task, these are of {', '.join(tasks)}")
     from prefenvs.preferences import Query
     from prefenvs.videos import Recorder
 
     with tempfile.TemporaryDirectory() as folder:
-        episodes = [_play(run, 1, seed, Path(folder)).episode(0) for run in runs]
+        episodes = [_play(run, 1, seed, task, Path(folder)).episode(0) for run in runs]
         plot = not episodes[0].visible
         with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
             return recorder.pair(Query(tuple(episodes)), path, captions)

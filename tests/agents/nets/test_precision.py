@@ -107,7 +107,7 @@ def test_an_offline_learner_in_bfloat16_learns_what_an_exact_one_does(kind, make
     first, second = (learner.predict(observations)[0] for learner in (exact, rough))
     np.testing.assert_allclose(second, first, atol=0.03)
     assert not np.array_equal(first, second)
-    with pytest.raises(PrefenvsError, match="precision must be float32 or bfloat16, got 'half'"):
+    with pytest.raises(PrefenvsError, match="precision='half' is unknown: choose float32, bfloat16"):
         replace(config, precision="half")
 
 
@@ -123,5 +123,5 @@ def test_seeds_in_bfloat16_learn_together_as_alone(make_dataset, prefer) -> None
 
 def test_an_unknown_precision_is_named() -> None:
     for make_config_of in (PrefPPOConfig, RewardConfig):
-        with pytest.raises(PrefenvsError, match="precision must be float32 or bfloat16, got 'half'"):
+        with pytest.raises(PrefenvsError, match="precision='half' is unknown: choose float32, bfloat16"):
             make_config_of(precision="half")

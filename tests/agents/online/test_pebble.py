@@ -1,5 +1,6 @@
 """PEBBLE's timeline, its budget, what it may know, and how it stops and goes on."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +323,19 @@ def test_steps_in_which_no_question_can_be_asked_are_refused_before_they_start(t
 def test_steps_in_which_a_question_may_be_asked_are_warned_of() -> None:
     agent = make_agent(Rater(), env=prefenvs.make("Hopper-v5"))
     with pytest.warns(UserWarning, match=r"less than one episode of 1000 steps.*ends episodes earlier"):
-        agent.check_run(900)
+        agent.start_feedback(900)
+
+
+def test_a_budget_that_the_run_has_no_room_for_is_warned_of() -> None:
+    agent = make_agent(Rater(), config=make_config(labels=500))
+    with pytest.warns(
+        UserWarning, match=r"at most 30 of 500 labels.*sessions of 10 every 60 steps from step 100"
+    ) as seen:
+        agent.start_feedback(250)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_agent(Rater()).start_feedback(250)
 
 
 def test_a_reward_that_is_not_hidden_is_refused() -> None:
