@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ARGUMENTS: list[str] = []
 """The words of the command line that is read at present."""
 PARTS = ("cheap", "costly")
+LOOKING = ("human", "ratings", "vlm", "clip")
+"""Raters that are shown pictures."""
 
 
 class Asking(NamedTuple):
@@ -72,6 +74,12 @@ def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]
     made = dataclasses.make_dataclass("RaterOptions", fields.values(), frozen=True)
     made.__doc__ = f"Options of --oracle {spec}."
     return made
+
+
+def looks_at_pictures(given: Mapping[str, str | None]) -> bool:
+    """Tell whether the rater that a command line names, or one of a hybrid's, is shown pictures."""
+    spec, parts = rater_on(given)
+    return any(rater.name in LOOKING for rater in _asked(spec, parts))
 
 
 def make_rater(

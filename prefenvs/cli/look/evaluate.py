@@ -58,11 +58,18 @@ class Evaluate:
 
 
 def evaluate_run(
-    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0, task: str | None = None
+    run: Run,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    record: int = 0,
+    task: str | None = None,
+    film: Path | None = None,
 ) -> tuple[Evaluation, dict[str, str]]:
     """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration.
 
-    task: in the place of the run's own. Raises PrefenvsError for a run on data that tell none, without it.
+    task: in the place of the run's own; film: see `prefenvs.evaluate.evaluate`. Raises PrefenvsError for a run on data
+    that tell none, without it.
     """
     from prefenvs.agents.runs.train import load_policy
 
@@ -75,6 +82,7 @@ def evaluate_run(
         seed=seed,
         deterministic=deterministic,
         record=record,
+        film=film,
         horizon=getattr(policy, "horizon", None),
     )
     return result, run.config | {"task": task}
