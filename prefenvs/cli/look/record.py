@@ -21,8 +21,6 @@ class Record:
 
     run_folder: Annotated[Path, Positional]
     """Folder that `prefenvs train` wrote."""
-    task: str | None = None
-    """Task to act in, by default the run's own; for runs on data that tell none."""
     episodes: PositiveInt = 1
     """Episodes to show, one after the other."""
     gallery: bool = False
@@ -43,7 +41,7 @@ class Record:
         run = Run.open(self.run_folder)
         gl_backend()  # a machine that cannot render says so before the policy is rolled out
         path = self.out or run.path("gallery.mp4" if self.gallery else "policy.mp4")
-        record_run(run, path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.task)
+        record_run(run, path, self.episodes, self.seed, self.size, self.quality, self.gallery)
         print(path)
 
 
@@ -55,10 +53,9 @@ def record_run(
     size: Pixels = 256,
     quality: bool = False,
     gallery: bool = False,
-    task: str | None = None,
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
-    result, config = evaluate_run(run, episodes, seed, record=episodes, task=task)
+    result, config = evaluate_run(run, episodes, seed, record=episodes)
     from prefenvs.videos import Recorder
 
     assert result.trajectories is not None

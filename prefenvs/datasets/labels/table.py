@@ -316,7 +316,7 @@ class _Parser:
         return self.length if name is None else _whole(row, name)
 
     def _held(self, row: Row, side: int) -> Segment:
-        arrays = []
+        arrays: list[Array] = []
         for name in (f"observations_{side}", f"actions_{side}"):
             try:
                 array = np.asarray(row.cells[name], np.float32)
@@ -335,7 +335,8 @@ class _Parser:
             _whole(row, f"{name}_{side}") if f"{name}_{side}" in row.cells else -1 for name in ("episode", "start")
         )
         source = str(row.cells.get("source", ""))
-        return Segment(*arrays, task=self._text(row, "task"), source=source, episode=episode, start=start)
+        observations, actions = arrays
+        return Segment(observations, actions, task=self._text(row, "task"), source=source, episode=episode, start=start)
 
     def preference(self, row: Row, query: Query) -> Preference:
         """Return the label about a query."""
