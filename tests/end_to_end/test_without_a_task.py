@@ -84,6 +84,11 @@ def test_its_evaluation_needs_a_task(data: str, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     for words in (["evaluate", folder], ["record", folder], ["judge", folder, folder]):
         assert "which tells no task" in fail(*words)
+    learned = str(tmp_path / "learned")
+    main(["train", "iql", "--dataset", data, *QUICK, "--preset", "small", "--folder", learned])
+    capsys.readouterr()
+    for words in (["diagnose", learned], ["bench", "measure", learned]):
+        assert "which tells no task" in fail(*words)
     assert "observation space" in fail("evaluate", folder, "--task", "InvertedPendulum-v5", "--episodes", "1")
     lengths = ["--steps", "30", "--no-progress", "--folder", str(tmp_path / "other")]
     assert "give its raters --segment-length" in fail("train", "cpl", "--dataset", data, *lengths)
