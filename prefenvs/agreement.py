@@ -123,7 +123,8 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
 def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: str) -> tuple[float | None, int]:
     """Return Krippendorff's alpha of (annotator, unit, value) and how many units two people valued; None is no value.
 
-    level: "nominal" or "ordinal". Krippendorff, Content Analysis (2004), chapter 11, computed by `krippendorff`.
+    level: "nominal" or "ordinal". Krippendorff, Content Analysis (2004), chapter 11, computed by `krippendorff`. Raises
+    PrefenvsError where the package krippendorff is missing.
     """
     given = [vote for vote in votes if vote[2] is not None]
     people = {name: row for row, name in enumerate(sorted({vote[0] for vote in given}))}

@@ -64,6 +64,7 @@ class CLIP:
         """Return frames [N, H, W, 3] uint8 as the network takes them, [N, 3, size, size] float32.
 
         Frames of another size are resized bicubically to the square, without regard to their proportions (VLM-RM).
+        Raises PrefenvsError for frames of another shape or type.
         """
         import torch
         from torch.nn import functional

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import changing_wrapper
-from prefenvs.envs.spaces import one_hot
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
@@ -88,6 +88,7 @@ def evaluation_seeds(seed: int, episodes: int, first: int = 0) -> Array:
     """Return the reset seeds of an evaluation, [episodes]: 2^31 + 2^16 * seed + first, first + 1, ...
 
     They fit into 32 bits, are disjoint for different evaluation seeds, and cannot meet a training seed below 2^31.
+    Raises PrefenvsError for a seed or a number of episodes outside these.
     """
     if not 0 <= seed <= LAST_SEED:
         raise PrefenvsError(f"an evaluation seed lies between 0 and {LAST_SEED}, got {seed}")
@@ -126,7 +127,8 @@ def evaluate(
     progress: called with the number of finished episodes after each one.
     horizon: steps after which episodes are cut off, where that is earlier than the task's own time limit: D4RL's scores
     on the pen are of 100 steps, the task has 200 (`OfflineDataset.horizon`).
-    first: number of the first episode; evaluations of one seed that share no number share no reset seed.
+    first: number of the first episode; evaluations of one seed that share no number share no reset seed. Raises
+    PrefenvsError for numbers below 1, an environment given twice, and a policy of other spaces.
     """
     seeds = evaluation_seeds(seed, episodes, first)
     task_id = task_id.removeprefix("prefenvs/")
@@ -217,7 +219,7 @@ class _Run:
     def step(self, action: Array) -> bool:
         """Take one step, go on to the next episode after the last one's end, and tell whether one ended."""
         episode = self.episode
-        taken = _vector(self.env, action) if episode.number < self.record else None
+        taken = action_vectors(self.env.action_space, action) if episode.number < self.record else None
         observation, _, terminated, truncated, info = self.env.step(action)
         if "true_reward" not in info:
             raise PrefenvsError('the environment tells no true reward: make it with prefenvs.make("<task>")')
@@ -320,12 +322,6 @@ def _play(
                 done += 1
                 if progress is not None:
                     progress(done)
-
-
-def _vector(env: Env, action: Array) -> Array:
-    """Return the action as segments hold it: one-hot where it is discrete."""
-    space = env.action_space
-    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action)
 
 
 def _copy(array: Array | None) -> Array | None:

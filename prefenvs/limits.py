@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from numbers import Real
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prefenvs.errors import PrefenvsError
 
@@ -19,13 +20,20 @@ class Limits:
     high: float = math.inf
     above: bool = False
     """The number must be larger than `low`, not equal to it."""
+    below: bool = False
+    """The number must be smaller than `high`, not equal to it."""
 
-    def check(self, name: str, value: float) -> None:
-        """Raise a PrefenvsError that names the option if `value` is outside."""
-        if (self.low < value if self.above else self.low <= value) and value <= self.high:
+    def check(self, name: str, value: Any) -> None:
+        """Raise a PrefenvsError that names the option if `value` is outside, or no number."""
+        given: type = type(value)
+        if not issubclass(given, Real):
+            raise PrefenvsError(f"{name} must be a number, got {value!r}")
+        if (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high
+        ):
             return
-        if value > self.high:
-            wanted = f"at most {self.high:,}"
+        if value >= self.high:
+            wanted = f"{'less than' if self.below else 'at most'} {self.high:,}"
         elif value <= self.low:
             wanted = f"{'larger than' if self.above else 'at least'} {self.low:,}"
         else:
@@ -38,6 +46,7 @@ LARGE = 10**12
 FINITE = 1e12
 
 PositiveInt = Annotated[int, Limits(1, LARGE)]
+AtLeastTwo = Annotated[int, Limits(2, LARGE)]
 NonNegativeInt = Annotated[int, Limits(0, LARGE)]
 AtLeastMinusOne = Annotated[int, Limits(-1, LARGE)]
 Seed = Annotated[int, Limits(0, 2**32 - 1)]
@@ -46,6 +55,10 @@ PositiveFloat = Annotated[float, Limits(0, FINITE, above=True)]
 NonNegativeFloat = Annotated[float, Limits(0, FINITE)]
 Fraction = Annotated[float, Limits(0, 1)]
 PositiveFraction = Annotated[float, Limits(0, 1, above=True)]
+FractionBelowOne = Annotated[float, Limits(0, 1, below=True)]
+OpenFraction = Annotated[float, Limits(0, 1, above=True, below=True)]
+FlipRate = Annotated[float, Limits(0, 0.5, below=True)]
+"""Share of labels that are flipped: at a half, a label says nothing."""
 Port = Annotated[int, Limits(0, 65535)]
 Pixels = Annotated[int, Limits(16, 4096)]
 
@@ -72,7 +85,7 @@ DeviceName = Annotated[str, Device()]
 
 def limits_of(annotation: Any) -> Limits | Device | None:
     """Return the limits that a type declares, itself or in a member of a union or a tuple; None if it has none."""
-    if typing.get_origin(annotation) is Annotated:
+    if get_origin(annotation) is Annotated:
         found = next((extra for extra in annotation.__metadata__ if isinstance(extra, Limits | Device)), None)
         return found or limits_of(get_args(annotation)[0])
     members = (limits_of(member) for member in get_args(annotation))
@@ -95,6 +108,32 @@ def check_limits(options: Any, prefix: str = "") -> None:
         for one in value if isinstance(value, tuple) else (value,):
             if limits is not None and one is not None:
                 limits.check(_flag(name, annotation, prefix), one)
+
+
+def check_settings(settings: Any) -> None:
+    """Raise a PrefenvsError for the first field of a dataclass that holds what its type does not allow.
+
+    That is a number outside its declared limits, or a word that is none of those that the type lists: it is never taken
+    for the default. To be called by `__post_init__`, so that Python code is told as the command line is.
+    """
+    bare, hints = get_type_hints(type(settings)), get_type_hints(type(settings), include_extras=True)
+    for field in dataclasses.fields(settings):
+        value, limits = getattr(settings, field.name), limits_of(hints[field.name])
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(limits, Limits) and one is not None:
+                limits.check(field.name, one)
+        _check_choice(field.name, bare[field.name], value)
+
+
+def _check_choice(name: str, hint: Any, value: Any) -> None:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    names = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    others = tuple(kind for kind in kinds if isinstance(kind, type))
+    # A whole number is good where a decimal one is.
+    others += (int,) if float in others else ()
+    if names and not (isinstance(value, str) and value in names) and not isinstance(value, others):
+        given = f"{name} cannot be a function" if callable(value) else f"{name}={value!r} is unknown"
+        raise PrefenvsError(f"{given}: choose {', '.join(map(str, names))}")
 
 
 def _flag(name: str, annotation: Any, prefix: str) -> str:

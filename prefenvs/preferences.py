@@ -131,7 +131,10 @@ def query_id(hashes: Iterable[str]) -> str:
 
 
 def make_pairs(batch: SegmentBatch) -> list[Query]:
-    """Pair the first half of a batch with the second half: segment i with segment N/2 + i."""
+    """Pair the first half of a batch with the second half: segment i with segment N/2 + i.
+
+    Raises PrefenvsError for an odd number of segments.
+    """
     if len(batch) % 2:
         raise PrefenvsError(f"pairs need an even number of segments, got {len(batch)}")
     half = len(batch) // 2

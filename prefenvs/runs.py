@@ -47,9 +47,7 @@ class Run:
 
         resumable: whether the command has --resume, for the message.
         """
-        if (folder / "run.json").exists():
-            way_out = f"continue it with --resume {folder}" if resumable else "remove that one"
-            raise PrefenvsError(f"{folder} already holds a run; choose another --folder, or {way_out}")
+        cls.check_new(folder, resumable)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         record = {
@@ -62,16 +60,23 @@ class Run:
         _write_atomically(folder / "run.json", to_json(record, indent=2) + "\n")
         return run
 
+    @staticmethod
+    def check_new(folder: Path, resumable: bool = True) -> None:
+        """Raise a PrefenvsError for a folder that holds a run already."""
+        if (folder / "run.json").exists():
+            way_out = f"continue it with --resume {folder}" if resumable else "remove that one"
+            raise PrefenvsError(f"{folder} already holds a run; choose another --folder, or {way_out}")
+
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Open an existing run folder."""
+        """Open an existing run folder; raises PrefenvsError for a folder that is none."""
         if not (folder / "run.json").is_file():
             raise PrefenvsError(f"{folder} is not a run folder: it holds no run.json")
         return cls(folder)
 
     @classmethod
     def resume(cls, folder: Path, command: str) -> Run:
-        """Open a run folder that has to be a run of this command."""
+        """Open a run folder that has to be a run of this command; raises PrefenvsError for a run of another one."""
         run = cls.open(folder)
         if run.record["command"] != command:
             raise PrefenvsError(f"{folder} is a run of `prefenvs {run.record['command']}`; resume it with that command")
@@ -79,7 +84,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `create` wrote down."""
+        """What `create` wrote down; raises PrefenvsError for a damaged file."""
         try:
             record: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
             if not (isinstance(record["config"], dict) and isinstance(record["command"], str)):

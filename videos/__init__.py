@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from prefenvs.frames.clips import ClipWriter, decode, write_clip
 from prefenvs.videos.cache import ClipCache, Look
-from prefenvs.videos.clips import ClipWriter, decode, write_clip
-from prefenvs.videos.recorder import Recorder, record_episodes
+from prefenvs.videos.recorder import Recorder, record_episodes, record_policy
 from prefenvs.videos.workers import ClipPool, render_many
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Recorder",
     "decode",
     "record_episodes",
+    "record_policy",
     "render_many",
     "write_clip",
 ]

@@ -19,7 +19,10 @@ CURVES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 
 
 
 def side_by_side(frames: Sequence[Array], gap: int = GAP) -> Array:
-    """Join frames [H, W, 3] uint8 of one height from left to right, `gap` dark pixels apart."""
+    """Join frames [H, W, 3] uint8 of one height from left to right, `gap` dark pixels apart.
+
+    Raises PrefenvsError for frames of several heights.
+    """
     heights = {frame.shape[0] for frame in frames}
     if len(heights) != 1:
         raise PrefenvsError(f"frames side by side have one height, these have {sorted(heights)}")

@@ -22,7 +22,7 @@ from prefenvs.agents.baselines.imitation_nets import EnsembleRewardNet, Imitatio
 from prefenvs.envs.hidden_reward import TrueReward
 from prefenvs.envs.vectors import IndependentEnvs
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.choices import check_choices
+from prefenvs.limits import check_settings
 
 # isort: split
 from imitation.algorithms import preference_comparisons as theirs
@@ -66,7 +66,7 @@ class ComparisonsConfig:
 
     def __post_init__(self) -> None:
         if not callable(self.schedule):
-            check_choices(self)
+            check_settings(self)
 
 
 class Comparisons(NamedTuple):
@@ -110,7 +110,8 @@ def train_preference_comparisons(
     imitation needs episodes of one length, so a task that can end early (Hopper, Walker2d, Ant, Humanoid, CartPole) is
     refused when its first short episode comes, unless `allow_variable_horizon` is set. It samples further steps for
     its fragments beyond `total_timesteps`; metrics["env_steps"] counts them all. It cannot resume a run. Its log
-    holds figures made from the true reward (preferences/entropy, gt_reward_loss), which train nothing.
+    holds figures made from the true reward (preferences/entropy, gt_reward_loss), which train nothing. Raises
+    PrefenvsError for fragments longer than the horizon.
     """
     config = config or ComparisonsConfig()
     task = prefenvs.find_task(task_id)

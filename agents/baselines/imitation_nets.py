@@ -112,7 +112,7 @@ class ImitationRewardModel:
         """Train on all preferences given, pairs only; skips are ignored, soft labels count as they are.
 
         Returns labels, skipped, decided and imitation's loss and accuracy of the last pass (it counts a tie as the
-        second segment's win).
+        second segment's win). Raises PrefenvsError for queries of more than two segments.
         """
         chosen = [preference for preference in preferences if not preference.skipped]
         metrics = {"labels": float(len(chosen)), "skipped": float(len(preferences) - len(chosen))}
@@ -135,7 +135,10 @@ class ImitationRewardModel:
         torch.save({"net": repr(self.net), "state": self.net.state_dict()}, path)
 
     def load(self, path: str | Path) -> None:
-        """Read weights that `save` wrote for a net of the same form; nothing in the file is executed."""
+        """Read weights that `save` wrote for a net of the same form; nothing in the file is executed.
+
+        Raises PrefenvsError for a file that is damaged, or of another net.
+        """
         try:
             check_zip(path)
             saved = torch.load(path, map_location=self.net.device, weights_only=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from prefenvs.errors import PrefenvsError
 
 Output = Literal["tanh", "sigmoid", "relu", "identity"]
 Precision = Literal["float32", "bfloat16"]
@@ -22,12 +20,6 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "identity": lambda x: x,
 }
-
-
-def check_precision(precision: str) -> None:
-    """Raise a PrefenvsError for a precision that there is not."""
-    if precision not in get_args(Precision):
-        raise PrefenvsError(f"precision must be float32 or bfloat16, got {precision!r}")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Tensor:
@@ -112,16 +104,26 @@ class BatchedMLP(nn.Sequential):
         activation: Callable[[], nn.Module] = nn.ReLU,
         initialise: Initialise | None = None,
         precision: Precision = "float32",
+        layer_norm: bool = False,
     ) -> None:
         """`sizes`: input, hidden and output widths; `activation`: between layers; `initialise`: see `BatchedLinear`.
 
-        precision: bfloat16 multiplies in that type between the first and the last layer.
+        precision: bfloat16 multiplies in that type between the first and the last layer. layer_norm: normalise each
+        hidden layer before its activation, without learned scales.
         """
         layers: list[nn.Module] = []
         for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             rounded = precision == "bfloat16" and 0 < i < len(sizes) - 2
-            layers += [BatchedLinear(members, inputs, outputs, initialise, rounded), activation()]
-        super().__init__(*layers[:-1])
+            layers.append(BatchedLinear(members, inputs, outputs, initialise, rounded))
+            if i < len(sizes) - 2:
+                layers += [nn.LayerNorm(outputs, elementwise_affine=False)] if layer_norm else []
+                layers.append(activation())
+        super().__init__(*layers)
+
+    def round_inner(self) -> None:
+        """Let the layers between the first and the last multiply in bfloat16; parameters stay."""
+        for layer in [layer for layer in self if isinstance(layer, BatchedLinear)][1:-1]:
+            layer.rounded = True
 
 
 def rows_per_chunk(device: torch.device) -> int:

@@ -20,8 +20,7 @@ from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair
 from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.choices import check_choices
-from prefenvs.limits import Fraction, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.limits import FractionBelowOne, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
@@ -45,19 +44,8 @@ class BCConfig(SingleLossConfig):
     """Steps of the data in a gradient step."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the actor's ReLU layers."""
-    dropout: Fraction = 0.0
+    dropout: FractionBelowOne = 0.0
     """Share of hidden units dropped while training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choices(self)
-        if not 0.0 < self.best_share <= 1.0:
-            raise PrefenvsError(f"best_share={self.best_share} must lie in (0, 1]")
-        if not 0.0 <= self.dropout < 1.0:
-            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
-        for name in ("learning_rate", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
 
 
 class BC(SingleLossLearner[BCConfig]):

@@ -22,8 +22,15 @@ from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Se
 from prefenvs.agents.rewards.losses import LOWEST
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.choices import check_choices
-from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.limits import (
+    FlipRate,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+)
 from prefenvs.metrics.accuracy import credit, label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
@@ -40,7 +47,7 @@ class CPLConfig(SingleLossConfig):
     """Factor on log-probabilities; it and the segment length set the scale of the scores together."""
     conservative: PositiveFraction = 0.5
     """lambda in (0, 1]: factor on the score of the segment not preferred; below 1 it keeps the policy near the data."""
-    discount: Fraction = 1.0
+    discount: PositiveFraction = 1.0
     """Weight of step t is discount^t; the published code has 1, the paper's formula gamma."""
     bc_coefficient: NonNegativeFloat = 0.0
     """Weight of a behaviour-cloning loss on all labelled segments, beside the contrastive one (CPL-BC has 1)."""
@@ -61,31 +68,14 @@ class CPLConfig(SingleLossConfig):
     """Pairs of segments in a gradient step; with ranked segments, twice as many segments, each compared with each."""
     hidden: tuple[PositiveInt, ...] = (512, 512)
     """Widths of the actor's ReLU layers."""
-    dropout: Fraction = 0.25
+    dropout: FractionBelowOne = 0.25
     """Share of hidden units dropped while training."""
     gaussian: bool = False
     """Learn a Gaussian; otherwise log pi is minus the squared error of a deterministic actor, as published."""
-    flip_rate: Fraction = 0.0
+    flip_rate: FlipRate = 0.0
     """Share of labels assumed to be flipped, below 0.5."""
     correction: FlipCorrection = "unbiased"
     """How the loss allows for flipped labels (see `pair_loss`)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choices(self)
-        if not 0.0 < self.conservative <= 1.0:
-            raise PrefenvsError(f"conservative={self.conservative} must lie in (0, 1]: 1 is plain CPL")
-        if not 0.0 < self.discount <= 1.0:
-            raise PrefenvsError(f"discount={self.discount} must lie in (0, 1]")
-        if not 0.0 <= self.flip_rate < 0.5:
-            raise PrefenvsError(f"flip_rate={self.flip_rate} must lie in [0, 0.5): at 0.5 a label says nothing")
-        if not 0.0 <= self.dropout < 1.0:
-            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
-        for name in ("alpha", "batch_size", "learning_rate", "rate_factor"):
-            if not getattr(self, name) > 0:
-                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
-        if self.pretrain_updates < 0 or self.warmup_updates < 0:
-            raise PrefenvsError("pretrain_updates and warmup_updates must be at least 0")
 
 
 class CPL(SingleLossLearner[CPLConfig]):

@@ -20,7 +20,15 @@ from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from prefenvs.limits import (
+    AtLeastTwo,
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
 from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.tasks import Task
@@ -48,15 +56,6 @@ class SegmentScoreConfig(SegmentRewardConfig):
     """
     shift: NonNegativeFloat = 20.0
     """Standard deviation m, in steps, of how far one of the two is shifted along its episode."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "layers", "heads", "positions"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"predictor {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("smoothness", "shift"):
-            if getattr(self, name) < 0.0:
-                raise PrefenvsError(f"predictor {name} must be at least 0, got {getattr(self, name)}")
 
 
 class SegmentScore(SegmentReward[SegmentScoreConfig]):
@@ -158,9 +157,9 @@ class DPPOConfig(OfflineConfig):
     """lambda in [0, 1]: factor on the worse segment's distance; below 1 the policy stays nearer to the better one."""
     temperature: PositiveFloat = 0.1
     """Divides distances."""
-    dropout: Fraction = 0.25
+    dropout: FractionBelowOne = 0.25
     """Share of the policy's hidden units dropped while training."""
-    batch_size: PositiveInt = 256
+    batch_size: AtLeastTwo = 256
     """Segments in a gradient step; all pairs of them are compared."""
     learning_rate: PositiveFloat = 3e-4
     """Adam's."""
@@ -168,15 +167,7 @@ class DPPOConfig(OfflineConfig):
     """Widths of the policy's ReLU layers."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.conservatism <= 1.0:
-            raise PrefenvsError(f"conservatism={self.conservatism} must lie in [0, 1]")
-        if not 0.0 <= self.dropout < 1.0:
-            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
-        if self.batch_size < 2:
-            raise PrefenvsError(f"batch_size={self.batch_size} must be at least 2: segments are compared")
-        for name in ("temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
+        check_settings(self)
 
 
 class DPPO(OfflineLearner[DPPOConfig]):

@@ -23,7 +23,15 @@ from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.limits import (
+    AtLeastTwo,
+    Fraction,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    check_settings,
+)
 from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
@@ -34,9 +42,9 @@ from prefenvs.tasks import Task
 class IPLConfig(OfflineConfig):
     """Settings of IPL with IQL; the defaults are the released ones for locomotion (Hejna and Sadigh 2023)."""
 
-    discount: Fraction = 0.99
+    discount: OpenFraction = 0.99
     """gamma."""
-    expectile: Fraction = 0.7
+    expectile: OpenFraction = 0.7
     """tau: which expectile of Q over the data's actions V estimates."""
     inv_temperature: PositiveFloat = 3.0
     """Factor on the advantage in the actor's weights; the released code divides by 0.3333 instead."""
@@ -52,7 +60,7 @@ class IPLConfig(OfflineConfig):
     """Transitions of the data set in a gradient step."""
     pairs: PositiveInt = 8
     """Labelled pairs in a gradient step."""
-    segment_steps: PositiveInt = 64
+    segment_steps: AtLeastTwo = 64
     """Steps of each labelled segment, drawn anew each time; shorter segments are taken whole."""
     learning_rate: PositiveFloat = 3e-4
     """Adam's, for all networks."""
@@ -62,17 +70,7 @@ class IPLConfig(OfflineConfig):
     """Limit V(s') in implied rewards to 1 / (lambda (1 - gamma)); not so in the released settings for Meta-World."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.expectile < 1.0:
-            raise PrefenvsError(f"expectile={self.expectile} must lie in (0, 1)")
-        if not 0.0 < self.discount < 1.0:
-            raise PrefenvsError(f"discount={self.discount} must lie in (0, 1)")
-        if not 0.0 <= self.replay_weight <= 1.0:
-            raise PrefenvsError(f"replay_weight={self.replay_weight} must lie in [0, 1]")
-        if self.segment_steps < 2:
-            raise PrefenvsError(f"segment_steps={self.segment_steps} must be at least 2: the last only serves as next")
-        for name in ("inv_temperature", "weight_clip", "regularisation", "batch_size", "pairs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
+        check_settings(self)
 
 
 class Mixed(NamedTuple):

@@ -25,8 +25,7 @@ from prefenvs.agents.rewards.kinds import Kind, KindConfig, fit_kind, kind_setti
 from prefenvs.agents.rewards.relabel import relabel
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.choices import check_choices
-from prefenvs.limits import Fraction, Number, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.limits import FractionBelowOne, Number, OpenFraction, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
@@ -43,13 +42,13 @@ RewardRule = Literal["none", "range", "range_from_min"]
 class IQLConfig(SingleLossConfig):
     """Settings of IQL; the defaults are those of Kostrikov et al. (2022) for locomotion."""
 
-    expectile: Fraction = 0.7
+    expectile: OpenFraction = 0.7
     """tau: which expectile of Q over the data's actions V estimates; 0.5 is the mean, towards 1 the maximum."""
     inv_temperature: PositiveFloat = 3.0
     """Factor on the advantage in the actor's weights, exp(inv_temperature * A); 1 / beta where others divide by it."""
     weight_clip: PositiveFloat = 100.0
     """Largest weight of a transition in the actor's loss."""
-    discount: Fraction = 0.99
+    discount: PositiveFraction = 0.99
     """gamma."""
     target_rate: PositiveFraction = 0.005
     """rho: how far the target critics go towards the critics after each step."""
@@ -61,7 +60,7 @@ class IQLConfig(SingleLossConfig):
     """Let the actor's learning rate fall along a cosine over the whole of training."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the ReLU layers of every network."""
-    dropout: Fraction = 0.0
+    dropout: FractionBelowOne = 0.0
     """Share of the actor's hidden units dropped while training (0.1 on Adroit and Kitchen)."""
     deterministic: bool = False
     """Learn an actor without noise, by weighted squared errors, instead of a Gaussian."""
@@ -77,21 +76,6 @@ class IQLConfig(SingleLossConfig):
     """Added to each reward after that: -1 on AntMaze."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward ensemble that is fitted where preferences but no reward model are given."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choices(self)
-        if not 0.0 < self.expectile < 1.0:
-            raise PrefenvsError(f"expectile={self.expectile} must lie in (0, 1)")
-        if not 0.0 < self.discount <= 1.0:
-            raise PrefenvsError(f"discount={self.discount} must lie in (0, 1]")
-        if not 0.0 <= self.dropout < 1.0:
-            raise PrefenvsError(f"dropout={self.dropout} must lie in [0, 1)")
-        for name in ("inv_temperature", "weight_clip", "target_rate", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise PrefenvsError(f"{name}={getattr(self, name)} must be above 0")
-        if self.return_range is not None and not self.return_range > 0:
-            raise PrefenvsError(f"return_range={self.return_range} must be above 0")
 
 
 class IQL(SingleLossLearner[IQLConfig]):

@@ -236,7 +236,10 @@ class OfflineLearner(ABC, Generic[Config]):
         episode_start: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[Array, tuple[Array, ...] | None]:
-        """Return actions [B, act] for observations [B, obs], or one for one, in the units of the task."""
+        """Return actions [B, act] for observations [B, obs], or one for one, in the units of the task.
+
+        Raises PrefenvsError for observations of another shape.
+        """
         array = np.asarray(observation, np.float32)
         rows = array.reshape(-1, self.observation_size) if array.size % self.observation_size == 0 else array
         if rows.ndim != 2 or rows.shape[-1] != self.observation_size:

@@ -19,7 +19,7 @@ from prefenvs.agents.registry import Algorithm, Offline, Row, Settings
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import derive_seed
-from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_settings
 from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array, Segment
@@ -72,12 +72,7 @@ class OPPOConfig(OfflineConfig):
     """Largest gradient norm of encoder and of policy."""
 
     def __post_init__(self) -> None:
-        for name in ("window", "context_size", "width", "layers", "heads", "encoder_heads", "positions", "batch_size"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"OPPO's {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "best_learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0.0:
-                raise PrefenvsError(f"OPPO's {name} must be above 0, got {getattr(self, name)}")
+        check_settings(self)
 
 
 class ContextEncoder(nn.Module):
@@ -274,6 +269,7 @@ class OPPO(OfflineLearner[OPPOConfig]):
 
         state: for each of B environments the last `window` steps [B, window, obs + act], how many of them are there,
         and the number of the next one in its episode, [B] each; None begins. episode_start: [B], where to begin anew.
+        Raises PrefenvsError for observations of another shape.
         """
         array = np.asarray(observation, np.float32)
         single = array.ndim == len(self.observation_space.shape)

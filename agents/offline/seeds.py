@@ -45,7 +45,8 @@ class SeedGroup:
     ) -> SeedGroup:
         """Make `total_updates` gradient steps of each learner; as `OfflineLearner.learn`, with a callback for each.
 
-        All stop where one callback says so.
+        All stop where one callback says so. Raises PrefenvsError for learners that have made different numbers of
+        updates.
         """
         learners, given = self.learners, callbacks or [None] * len(self.learners)
         counts = {learner.num_timesteps for learner in learners}

@@ -11,9 +11,10 @@ import torch
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from prefenvs.agents.nets.mlp import Precision, check_precision
+from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import check_settings
 
 Drawn = dict[str, Any]
 """All that chance has a part in, in one update: tensors by name, or lists and named tuples of them."""
@@ -28,7 +29,7 @@ class SingleLossConfig(OfflineConfig):
     """bfloat16 multiplies in that type between the first and the last layers: faster where the processor has it."""
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        check_settings(self)
 
 
 Config = TypeVar("Config", bound=SingleLossConfig)

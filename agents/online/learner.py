@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Env, spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from prefenvs.agents.nets.mlp import Precision, check_precision
+from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.nets.spaces import check_spaces
 from prefenvs.agents.online.exploration import StateEntropy
 from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
 from prefenvs.agents.online.saved_agent import SavedAgent
+from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
+from prefenvs.agents.rewards.image.observed import PictureReward
 from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
-from prefenvs.errors import PrefenvsError
+from prefenvs.envs.spaces import is_picture
+from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import load_object
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle
 from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_rewards
+from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
-from prefenvs.tasks import ends_by_time_alone, has_reward
+from prefenvs.tasks import Task, ends_by_time_alone, find_task, has_reward
+from prefenvs.tasks.own import own_task
 from prefenvs.trajectories import Trajectories
 
-AGGREGATES = ("mean", "min", "mean-std")
 GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
 """A reward model of one's own, what makes one, or either's `module:NAME`."""
+AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
+"""What `prefenvs.make` takes."""
 LearnedReturns = Callable[[Trajectories], Array]
 """Maps episodes to each member's mean return [M]."""
 
@@ -66,14 +74,9 @@ class LearnerConfig(FeedbackConfig):
     """The reward ensemble."""
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
         super().__post_init__()
         if self.true_reward and self.exploration_only:
             raise PrefenvsError("true_reward and exploration_only are two controls: choose one")
-        if self.aggregate not in AGGREGATES:
-            raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose one of {', '.join(AGGREGATES)}")
-        if not self.std_weight >= 0.0:
-            raise PrefenvsError(f"std_weight={self.std_weight} must be at least 0")
 
 
 class PreferenceLearner(SavedAgent):
@@ -81,6 +84,7 @@ class PreferenceLearner(SavedAgent):
 
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
+    sees_pictures: ClassVar[bool] = False
     # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
     sees_raw_observations: ClassVar[bool] = True
     oracle: Oracle | None
@@ -96,12 +100,52 @@ class PreferenceLearner(SavedAgent):
         self._given_reward_model = reward_model
         if env is not None:
             env = maybe_make_env(env, kwargs.get("verbose", 0))
-            check_spaces(type(self).__name__, self.takes, env)
+            check_spaces(type(self).__name__, self.takes, env, self.sees_pictures)
+            check_policy(policy, env.observation_space)
             if kwargs.get("use_sde") and not isinstance(env.action_space, spaces.Box):
                 raise PrefenvsError(
                     f"gSDE is noise for continuous actions, not for {env.action_space}: leave use_sde out"
                 )
         super().__init__(policy, env, **kwargs)
+
+    @classmethod
+    def for_task(
+        cls,
+        task: AnyTask,
+        rater: AnyRater | None = None,
+        preset: str | None = None,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        **given: Any,
+    ) -> Self:
+        """Return an agent as `prefenvs train` makes it, with a preset's settings for the task.
+
+        task: whatever `prefenvs.make` takes. preset: "published" by default, or "small" for a CPU. steps: how many will
+        be trained, to which a preset fits its schedule. given: fields of the configuration and arguments of the
+        constructor in the place of the preset's. Raises PrefenvsError for an unknown preset or name.
+        """
+        algorithm = dataclasses.replace(find_algorithm(cls.name), learner=cls)
+        if preset not in (None, *algorithm.presets):
+            raise PrefenvsError(f"unknown preset {preset!r} of {cls.name}: choose {' or '.join(algorithm.presets)}")
+        row = find_task(task) if isinstance(task, str) else own_task(task)
+        settings = algorithm.settings(row, preset, steps=steps, **given)
+        parts = [part for part in (settings.config, settings.options) if part is not None]
+        known = {field.name for part in parts for field in dataclasses.fields(part)}
+        for name in given:
+            if name not in known:
+                raise PrefenvsError(f"{cls.name} has no setting {name!r}.{near_matches(name, known)}")
+        made = [
+            dataclasses.replace(
+                part, **{field.name: given[field.name] for field in dataclasses.fields(part) if field.name in given}
+            )
+            for part in parts
+        ]
+        settings = Settings(made[0], settings.steps, made[1] if len(made) > 1 else None)
+        oracle = None if rater is None else as_oracle(rater)
+        agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device))
+        return agent
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -111,11 +155,14 @@ class PreferenceLearner(SavedAgent):
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
         sizes = spaces.flatdim(self.observation_space), spaces.flatdim(self.action_space)
-        self.reward_model = (
-            RewardEnsemble(*sizes, config=self.config.reward, seed=self.seed or 0, device=self.device)
-            if self._given_reward_model is None
-            else make_reward_model(self._given_reward_model, *sizes, seed=self.seed or 0)
-        )
+        seed = self.seed or 0
+        if self._given_reward_model is not None:
+            self.reward_model = make_reward_model(self._given_reward_model, *sizes, seed=seed)
+        elif is_picture(self.observation_space):
+            settings = picture_settings(self.config.reward)
+            self.reward_model = PictureReward(self.observation_space.shape or (), settings, seed, self.device)
+        else:
+            self.reward_model = RewardEnsemble(*sizes, config=self.config.reward, seed=seed, device=self.device)
         self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
 
     @property
@@ -181,12 +228,25 @@ class PreferenceLearner(SavedAgent):
         )
         if steps < length:
             raise PrefenvsError(too_few.format("too few for one segment"))
+        if horizon is not None and steps < horizon and ends_by_time_alone(task):
+            raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
+
+    def _warn_of_run(self, total_steps: int) -> None:
+        """Warn of what a run may never come to, or not to the end."""
+        horizon, task = self.recorder.horizon, self.recorder.buffer.task
+        steps = total_steps // self.recorder.num_envs
         if horizon is not None and steps < horizon:
-            if ends_by_time_alone(task):
-                raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
             warnings.warn(
                 f"{steps} steps in each environment are less than one episode of {horizon} steps of {task}: questions "
                 "are asked only if the task ends episodes earlier",
+                stacklevel=4,
+            )
+        c, most = self.config, self.feedback.count_most() if self.feedback is not None else self.config.labels
+        if most < c.labels:
+            warnings.warn(
+                f"at most {most} of {c.labels} labels can be asked: {total_steps} steps leave room for sessions of "
+                f"{c.per_session} every {c.interact} steps from step {self.first_session} on; lower interact or raise "
+                "per_session",
                 stacklevel=4,
             )
 
@@ -205,12 +265,18 @@ class PreferenceLearner(SavedAgent):
             )
         self.check_run(total_steps)
         self.feedback = self.make_feedback(total_steps)
+        self._warn_of_run(total_steps)
 
     def make_feedback(self, total_steps: int) -> Feedback:
         """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
         assert self.oracle is not None
         rater, buffer = self._cropped(self.oracle), self.recorder.buffer
-        return Feedback(self.config, rater, self.reward_model, buffer, self.first_session, total_steps, self.seed)
+        first, seed = self.first_session, self.seed
+        return Feedback(self.config, rater, self.reward_model, buffer, first, total_steps, seed, self.log_likelihood)
+
+    @abstractmethod
+    def log_likelihood(self, observations: Array, actions: Array) -> Array:
+        """Return log pi(a | s) [N] of actions [N, act], in the task's units, for observations [N, obs]."""
 
     def _cropped(self, rater: Oracle) -> Oracle:
         surf = self.config.reward.surf
@@ -261,7 +327,7 @@ class PreferenceLearner(SavedAgent):
     def load_reward_model(self, path: Path) -> None:
         """Read what the reward model's `save` wrote; raises PrefenvsError where that gives no such model."""
         kind = type(self.reward_model)
-        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward)
+        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward | PictureReward)
         loaded = kind.load(path, **({"device": self.device} if on_device else {}))
         if not isinstance(loaded, kind):
             raise PrefenvsError(
@@ -275,8 +341,9 @@ class PreferenceLearner(SavedAgent):
         if not isinstance(model, RewardEnsemble):
             if self.config.reward.surf is not None:
                 raise PrefenvsError("SURF trains the reward ensemble: leave reward_model=... or surf away")
-            sizes = (spaces.flatdim(space) for space in (self.observation_space, self.action_space))
-            members = len(predict_rewards(model, *(np.zeros((2, size), np.float32) for size in sizes)))
+            seen, size = self.observation_space, spaces.flatdim(self.action_space)
+            observations = np.zeros((2, *(seen.shape or ())), seen.dtype)
+            members = len(predict_rewards(model, observations, np.zeros((2, size), np.float32)))
         settings = self._compare_members()
         if members == 1 and settings:
             raise PrefenvsError(
@@ -323,6 +390,20 @@ class PreferenceLearner(SavedAgent):
             *super()._excluded_save_params(),
             *("oracle", "feedback", "reward_model", "_given_reward_model", "state_entropy"),
         ]
+
+
+def check_policy(policy: Any, space: spaces.Space[Any]) -> None:
+    """Raise a PrefenvsError where the policy named is not for such observations."""
+    pictures = is_picture(space)
+    if policy == ("MlpPolicy" if pictures else "CnnPolicy"):
+        what, other = ("pictures", "CnnPolicy") if pictures else ("vectors", "MlpPolicy")
+        raise PrefenvsError(f"the environment shows {what}, and {policy} is not for them: choose {other}")
+
+
+def picture_settings(config: RewardConfig) -> ImageRewardConfig:
+    """Return the settings of a reward on pictures that a reward ensemble's stand for."""
+    names = ("members", "output", "learning_rate", "epochs", "stop_accuracy", "validation_share")
+    return ImageRewardConfig(**{name: getattr(config, name) for name in names})
 
 
 def make_reward_model(

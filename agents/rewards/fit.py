@@ -12,13 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefenvs.agents.nets.mlp import OUTPUTS, EnsembleMLP, Output, Precision, check_precision, rows_per_chunk
+from prefenvs.agents.nets.mlp import EnsembleMLP, Output, Precision, rows_per_chunk
 from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss
 from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
-from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
+from prefenvs.agents.rewards.tables import LabelTensors, QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.choices import check_choices
-from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
+from prefenvs.limits import FlipRate, Fraction, FractionBelowOne, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
@@ -59,11 +58,11 @@ class RewardConfig:
     """Mean accuracy of the members during a pass, over decided labels."""
     patience: PositiveInt = 5
     """Passes without a better held-out loss before stopping on it."""
-    validation_share: Fraction = 0.0
+    validation_share: FractionBelowOne = 0.0
     """Share of the labels held out, by episode where possible."""
     bootstrap: bool = False
     """Give each member its own resample of the labels, drawn with replacement at each fit."""
-    flip_rate: Fraction = 0.0
+    flip_rate: FlipRate = 0.0
     """Share of labels assumed to be flipped at random, below 0.5."""
     correction: Correction = "unbiased"
     """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""
@@ -73,21 +72,9 @@ class RewardConfig:
     """Semi-supervised learning with cropping; None is plain PEBBLE."""
 
     def __post_init__(self) -> None:
-        for name in ("members", "layers", "width", "batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
-        check_precision(self.precision)
-        if self.output not in tuple(OUTPUTS):
-            raise PrefenvsError(f"reward output={self.output!r} is unknown: choose one of {', '.join(OUTPUTS)}")
-        if not 0.0 <= self.flip_rate < 0.5:
-            raise PrefenvsError(f"flip_rate={self.flip_rate} must lie in [0, 0.5): at 0.5 a label says nothing")
-        if not 0.0 <= self.validation_share < 1.0:
-            raise PrefenvsError(f"validation_share={self.validation_share} must lie in [0, 1)")
+        check_settings(self)
         if self.stop == "validation" and not self.validation_share:
             raise PrefenvsError('stop="validation" needs held-out labels: set validation_share, for instance to 0.1')
-        if not self.learning_rate > 0.0:
-            raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
-        check_choices(self)
 
 
 class RewardTrainer:
@@ -151,7 +138,7 @@ class RewardTrainer:
         mean[: steps.shape[1]], std[: steps.shape[1]] = steps.mean(0), steps.std(0, correction=0) + 1e-3
         self.network.normalise(mean, std)
 
-    def evaluate(self, labels: Labels, index: Tensor) -> tuple[float, float]:
+    def evaluate(self, labels: LabelTensors, index: Tensor) -> tuple[float, float]:
         """Return loss (mean of members) and accuracy (of their mean reward) on the labels at `index`; NaN if none."""
         if not len(index):
             return math.nan, math.nan
@@ -236,7 +223,7 @@ class FitJob:
     """
 
     trainer: RewardTrainer
-    labels: Labels
+    labels: LabelTensors
     drawn: Tensor
     held_out: Tensor
     pool: Tensor
@@ -307,7 +294,9 @@ class JointFit:
         self.network = _stack([trainer.network for trainer in trainers])
         self.labelled = QueryTable.join([trainer.labelled for trainer in trainers])
         self.unlabelled = QueryTable.join([trainer.unlabelled for trainer in trainers])
-        self.labels = Labels.join([job.labels for job in jobs], [len(trainer.labelled.inputs) for trainer in trainers])
+        self.labels = LabelTensors.join(
+            [job.labels for job in jobs], [len(trainer.labelled.inputs) for trainer in trainers]
+        )
         self.drawn = _shift([job.drawn for job in jobs], [len(job.labels.rows) for job in jobs])
         pools = [job.pool.expand(self.config.members, -1) for job in jobs]
         self.pools = _shift(pools, [len(trainer.unlabelled.inputs) for trainer in trainers])

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
-from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, NonNegativeFloat, Number, PositiveInt
 
 # Standard deviations stay within exp of this range, so that no sample overflows.
@@ -44,16 +43,6 @@ class GaussianRewardConfig(SegmentRewardConfig):
     """Weight lambda of the penalty on entropies below the floor; 0 leaves the variance to the cross entropy."""
     entropy_floor: Number = 0.0
     """Entropy eta, in nats, below which a step's distribution is penalised; 0 is a standard deviation of 0.24."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "layers", "heads", "positions", "samples"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
-        if self.backbone not in ("transformer", "mlp"):
-            raise PrefenvsError(f"backbone={self.backbone!r} is unknown: choose transformer or mlp")
-        if self.entropy_weight < 0.0:
-            raise PrefenvsError(f"entropy_weight={self.entropy_weight} must be at least 0")
 
 
 class GaussianNetwork(nn.Module):

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
-from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, PositiveInt
 
 
@@ -34,12 +33,6 @@ class PreferenceTransformerConfig(SegmentRewardConfig):
     """
     scaled: bool = False
     """Divide its query-key products by the square root of the width, which the released code does not."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "layers", "heads", "positions"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
 
 
 class PreferenceNetwork(nn.Module):

@@ -24,7 +24,7 @@ from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference
 from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
-from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from prefenvs.limits import FractionBelowOne, NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
@@ -40,7 +40,7 @@ class SegmentRewardConfig:
     """AdamW's, first and last; in between it rises linearly to ten times that and falls along a cosine."""
     peak: PositiveFloat = 10.0
     """How many times `learning_rate` the highest rate is."""
-    warmup: Fraction = 0.1
+    warmup: FractionBelowOne = 0.1
     """Share of the gradient steps in which the rate rises."""
     weight_decay: NonNegativeFloat = 1e-4
     """AdamW's."""
@@ -54,20 +54,11 @@ class SegmentRewardConfig:
     With the mean, scores of segments of L steps are an L-th of what they are with the sum, so that rewards learned from
     the same labels come out larger.
     """
-    validation_share: Fraction = 0.0
+    validation_share: FractionBelowOne = 0.0
     """Share of the labels held out, by episode where possible."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"reward {name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0.0:
-            raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
-        if self.aggregate not in ("mean", "sum"):
-            raise PrefenvsError(f"aggregate={self.aggregate!r} is unknown: choose mean or sum")
-        for name in ("validation_share", "warmup"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise PrefenvsError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        check_settings(self)
 
 
 C = TypeVar("C", bound=SegmentRewardConfig)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt, check_settings
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.trajectories import Trajectories
@@ -34,10 +34,7 @@ class SurfConfig:
     """Unlabelled queries for each labelled one in a batch."""
 
     def __post_init__(self) -> None:
-        if self.margin < 0 or self.ratio < 1 or self.weight < 0:
-            raise PrefenvsError(f"SURF needs margin >= 0, ratio >= 1 and weight >= 0, got {self}")
-        if not 0.0 < self.threshold <= 1.0:
-            raise PrefenvsError(f"surf threshold={self.threshold} is not a probability in (0, 1]")
+        check_settings(self)
 
 
 def centre_query(query: Query, margin: int) -> Query:

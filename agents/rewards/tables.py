@@ -18,7 +18,7 @@ from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 
 
-class Labels(NamedTuple):
+class LabelTensors(NamedTuple):
     """N labels on the device: table rows [N, ...], targets [N, K], weights [N], and three of [N] bool.
 
     decided: one segment is preferred over all others; held_out: not to be trained on; new: the query was not among the
@@ -33,7 +33,7 @@ class Labels(NamedTuple):
     new: Tensor
 
     @classmethod
-    def join(cls, parts: Sequence[Labels], sizes: Sequence[int]) -> Labels:
+    def join(cls, parts: Sequence[LabelTensors], sizes: Sequence[int]) -> LabelTensors:
         """Return the labels of tables of these sizes as labels of the joined table; a single part stays itself."""
         if len(parts) == 1:
             return parts[0]
@@ -162,7 +162,7 @@ def prepare_labels(
     share: float,
     generator: torch.Generator,
     weights: Array | None = None,
-) -> tuple[Labels | None, dict[str, float]]:
+) -> tuple[LabelTensors | None, dict[str, float]]:
     """Put the answered preferences into a table and hold out a share of them; return labels and the first metrics.
 
     sides: which query ids are held out; new ones are added (see `prefenvs.datasets.holdout.hold_out_queries`).
@@ -196,6 +196,6 @@ def prepare_labels(
     arrays = np.asarray(factors), np.asarray(held_out), np.asarray(new)
     factor, held, fresh = (torch.from_numpy(array).to(table.device) for array in arrays)
     target = torch.from_numpy(targets).to(table.device)
-    labels = Labels(rows, target, factor, is_decided(target), held, fresh)
+    labels = LabelTensors(rows, target, factor, is_decided(target), held, fresh)
     metrics["decided"] = float(labels.decided.sum())
     return labels, metrics | ({"validation_by_episode": float(by_episode)} if share else {})

@@ -21,6 +21,7 @@ from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
+from prefenvs.agents.runs.tracking import track
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env
 from prefenvs.metrics.curves import draw_learning_curve
@@ -44,6 +45,7 @@ def train(
     progress: bool = True,
     evaluate_async: bool = False,
     facts: Sequence[Mapping[str, Any]] | None = None,
+    wandb: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train until `total` steps, of environment or gradient, and return the summaries written to the run folders.
 
@@ -51,7 +53,7 @@ def train(
     evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its
     `facts` in it. Where its data tell no task, a learner is not evaluated. After Ctrl-C the checkpoints are written
     before KeyboardInterrupt goes on, so a run can be resumed.
-    evaluate_async: in a process of its own, on another core.
+    evaluate_async: in a process of its own, on another core. wandb: a project to send what is logged to as well.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
@@ -74,10 +76,15 @@ def train(
         callbacks.append(own)
     # The first learner's callbacks come first of all, where every learner has made equally many steps.
     callbacks[0] = [stop, *callbacks[0]]
-    with checkpointed(learners, runs, stop, evaluator):
+    with ExitStack() as stack, checkpointed(learners, runs, stop, evaluator):
+        if wandb is not None:
+            track([learner.logger for learner in learners], runs, wandb, stack)
         if made < total:
             learn, given = (learners[0].learn, callbacks[0]) if together is None else (together.learn, callbacks)
             learn(total - made, given, progress_bar=progress, reset_num_timesteps=made == 0)
+            # The last evaluation comes after the last of the learner's own writes.
+            for learner in learners:
+                learner.logger.dump(learner.num_timesteps)
     seconds = {"seconds": round(time.time() - begin, 1)}
     ended = list(zip(learners, runs, facts or [{}] * len(runs), strict=True))
     summaries = [_sum_up(learner, run, dict(own) | seconds) for learner, run, own in ended if not lacks_labels(learner)]
@@ -210,7 +217,10 @@ def _check_evaluations(run: Run) -> None:
 
 
 def load_policy(run: Run) -> Policy:
-    """Return the policy of a run's newest checkpoint, ready to predict."""
+    """Return the policy of a run's newest checkpoint, ready to predict.
+
+    Raises PrefenvsError for a run without a checkpoint, or without a policy.
+    """
     path = run.checkpoint / "model.zip"
     if not path.is_file():
         raise PrefenvsError(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefenvs.agents.registry import Algorithm, find_algorithm, list_algorithms
+from prefenvs.agents.registry import Algorithm, Row, find_algorithm, list_algorithms
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.internal.loading import entry_points, load_object
+from prefenvs.internal.loading import entry_points, import_object, load_object
 
 if TYPE_CHECKING:
     from prefenvs.bench.cells import Cell, Option
@@ -152,11 +152,39 @@ def list_methods() -> list[Method]:
 
 
 def find_method(name: str) -> Method:
-    """Return a method by its name, or one of your own by `module:NAME`; raises PrefenvsError for an unknown one."""
+    """Return a method by its name; raises PrefenvsError for an unknown one.
+
+    One of your own is `module:NAME` of a `Method`, or of an `Algorithm`: its first row, or `module:NAME:ROW`.
+    """
     if ":" in name:
+        module, _, rest = name.partition(":")
+        place, _, row = rest.partition(":")
+        if isinstance(import_object(f"{module}:{place}", "method"), Algorithm):
+            return _find_row(f"{module}:{place}", row)
         method = load_object(name, Method)
         return replace(method, name=name, upper=name if method.upper_bound else method.upper)
     methods = {method.name: method for method in list_methods()}
     if name not in methods:
         raise PrefenvsError(f"unknown method {name!r}.{near_matches(name, methods)} `prefenvs bench list` lists all.")
     return methods[name]
+
+
+def _find_row(path: str, name: str) -> Method:
+    """Return a row of an algorithm at `module:NAME`, the first one if none is named; its title if it declares none."""
+    algorithm = find_algorithm(path)
+    if not algorithm.rows:
+        algorithm = replace(algorithm, rows=(Row(path, algorithm.title),))
+    rows = {method.name: method for method in methods_of(algorithm)}
+    first = next(iter(rows))
+    # The rows of an algorithm name each other as it does; here they have their paths.
+    paths = {row: path if row == first else f"{path}:{row}" for row in rows}
+    if name and name not in rows:
+        raise PrefenvsError(f"{path} has no row {name!r}: it has {', '.join(paths.values())}")
+    method = rows[name or first]
+    return replace(
+        method,
+        name=paths[method.name],
+        upper=paths.get(method.upper, method.upper),
+        controls=tuple(paths.get(control, control) for control in method.controls),
+        bound=paths.get(method.bound, method.bound),
+    )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 from tyro.conf import arg
 
+from prefenvs.cli.train.flags import docstrings, given_flags
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 
@@ -47,7 +44,7 @@ def look_at(arguments: Sequence[str]) -> None:
     ARGUMENTS[:] = arguments
     asking = _asking(arguments)
     if asking is not None:
-        check_flags(_given(arguments), asking, "--true-reward" if "--true-reward" in arguments else None)
+        check_flags(given_flags(arguments), asking, "--true-reward" if "--true-reward" in arguments else None)
 
 
 def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]:
@@ -58,7 +55,7 @@ def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]
     """
     fields: dict[str, Any] = {}
     for rater in _asked(spec, parts):
-        hints, helps = get_type_hints(rater.options, include_extras=True), _docstrings(rater.options)
+        hints, helps = get_type_hints(rater.options, include_extras=True), docstrings(rater.options)
         for option in dataclasses.fields(rater.options):
             flag = rater.flags[option.name]
             if flag in own:
@@ -129,7 +126,7 @@ def rater_field(asking: Asking = ONLINE) -> Any:
         if _asking(ARGUMENTS) is None:  # the parser of a command that is not run
             return dataclasses.make_dataclass("RaterOptions", (), frozen=True)
         try:
-            spec, parts = rater_on(_given(ARGUMENTS), asking.default)
+            spec, parts = rater_on(given_flags(ARGUMENTS), asking.default)
             return rater_options(spec, asking.own, **parts)
         except PrefenvsError:  # told when the rater is made
             return rater_options(asking.default, asking.own)
@@ -212,17 +209,6 @@ def _asked(spec: str, parts: Mapping[str, str]) -> list[Rater]:
     return [rater, *(one for part in PARTS for one in _asked(getattr(options, part), {}))]
 
 
-def _given(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Return the flags of a command line without dashes, each with the word behind it if that is no flag."""
-    given: dict[str, str | None] = {}
-    for i, word in enumerate(arguments):
-        if word.startswith("--") and len(word) > 2:
-            flag, mark, value = word[2:].partition("=")
-            following = arguments[i + 1] if i + 1 < len(arguments) and not arguments[i + 1].startswith("--") else None
-            given[flag.replace("_", "-")] = value if mark else following
-    return given
-
-
 def _flags(options: Any) -> dict[str, Any]:
     return (
         {} if options is None else {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
@@ -231,21 +217,3 @@ def _flags(options: Any) -> dict[str, Any]:
 
 def _field(flag: str) -> str:
     return flag.replace("-", "_")
-
-
-def _docstrings(kind: type) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass and of its bases."""
-    found: dict[str, str] = {}
-    for part in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(part):
-            continue
-        try:
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
-        except (OSError, TypeError):  # made without a file
-            continue
-        assert isinstance(tree, ast.ClassDef)
-        for one, after in pairwise(tree.body):
-            match one, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
-    return found

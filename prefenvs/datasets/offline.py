@@ -101,6 +101,7 @@ class OfflineDataset:
         Where `final_observations` is None, the last step of an episode that the task did not end is left out, as in
         D4RL's q-learning form; after a step that the task ended nothing is bootstrapped, so that its own observation
         stands in for the next one. With all steps kept, observations and actions are the trajectories' own arrays.
+        Raises PrefenvsError for a data set without any.
         """
         data, terminals = self.trajectories, self._terminals()
         last = data.ends - 1

@@ -117,7 +117,10 @@ class ScriptedPolicy:
 
 
 def load_source(source: Source, task: Task, action_space: spaces.Space[Any], seed: int) -> Policy:
-    """Return the policy of a source, without its noise; run folders are the command line's to open."""
+    """Return the policy of a source, without its noise; run folders are the command line's to open.
+
+    Raises PrefenvsError for an unknown policy.
+    """
     if source.policy == "scripted":
         return ScriptedPolicy(task)
     if source.policy == "random":
@@ -134,7 +137,8 @@ def load_source(source: Source, task: Task, action_space: spaces.Space[Any], see
 def load_sb3(path: Path) -> Policy:
     """Load a model that Stable-Baselines3's `save` wrote, whichever of its algorithms it is of.
 
-    Such a file can run code when it is read: load those that you trust.
+    Such a file can run code when it is read: load those that you trust. Raises PrefenvsError for a file that is no such
+    model.
     """
     import stable_baselines3 as sb3
 

@@ -85,7 +85,10 @@ def read_scene(model: Any, names: tuple[str, ...]) -> Array | None:
 
 
 def write_scene(model: Any, names: tuple[str, ...], scene: Array) -> None:
-    """Write a vector made by `read_scene` into a model of the same task."""
+    """Write a vector made by `read_scene` into a model of the same task.
+
+    Raises PrefenvsError for a vector of another size.
+    """
     sizes = [getattr(model, name).size for name in names]
     if np.shape(scene) != (sum(sizes),):
         raise PrefenvsError(
@@ -135,7 +138,10 @@ class States:
         return read_scene(self._model, self._names) if self._names else None
 
     def write(self, state: Array, scene: Array | None = None) -> None:
-        """Put the simulation into a state, and into an episode's scene if given, and derive all positions from it."""
+        """Put the simulation into a state, and into an episode's scene if given, and derive all positions from it.
+
+        Raises PrefenvsError for a state of another size.
+        """
         if not self.uses_mujoco:
             self._write_vector(state)
             return
@@ -183,7 +189,10 @@ class States:
         return Snapshot(state, self.read_scene(), derived, variables)
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of the same task, taken in this environment or in another one."""
+        """Go back to a snapshot of the same task, taken in this environment or in another one.
+
+        Raises PrefenvsError for a snapshot of another size.
+        """
         if self.uses_mujoco:
             size = self._mujoco.mj_stateSize(self._model, self._integration)
             if snapshot.state.shape != (size,):

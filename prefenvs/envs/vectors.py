@@ -34,7 +34,10 @@ def seed_environments(venv: VecEnv, seed: int | None) -> Sequence[int]:
 
 
 def make_envs(task: str, count: int = 1, seed: int = 0) -> IndependentEnvs:
-    """Make `count` environments of a task that hide their reward, stepped one after the other in this process."""
+    """Make `count` environments of a task that hide their reward, stepped one after the other in this process.
+
+    Raises PrefenvsError for a count below 1.
+    """
     if count < 1:
         raise PrefenvsError(f"--envs must be at least 1, got {count}")
     venv = IndependentEnvs([lambda: make(task)] * count)

@@ -20,7 +20,10 @@ _limit: ContextVar[float] = ContextVar("size limit", default=DEFAULT_GIB)
 
 @contextmanager
 def size_limit(gib: float | None) -> Iterator[None]:
-    """Let files that are read within the block take up to `gib` GiB of memory each; None changes nothing."""
+    """Let files that are read within the block take up to `gib` GiB of memory each; None changes nothing.
+
+    Raises PrefenvsError for a limit of 0 or less.
+    """
     if gib is not None and not gib > 0:
         raise PrefenvsError(f"the limit on a data set's size must be more than 0 GiB, got {gib}")
     token = _limit.set(_limit.get() if gib is None else float(gib))

@@ -73,7 +73,10 @@ def _declared(group: str, paths: tuple[str, ...]) -> dict[str, str]:
 
 
 def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:
-    """Yield what installed packages offer under a group of entry points, each one object or several."""
+    """Yield what installed packages offer under a group of entry points, each one object or several.
+
+    Raises PrefenvsError for one that cannot be loaded, or is of another kind.
+    """
     if not declared(group):
         return
     for point in metadata.entry_points(group=group):

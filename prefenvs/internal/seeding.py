@@ -19,7 +19,10 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def sequence(seed: int, *purpose: str | int) -> np.random.SeedSequence:
-    """Return the `SeedSequence` of one purpose, for `np.random.default_rng`."""
+    """Return the `SeedSequence` of one purpose, for `np.random.default_rng`.
+
+    Raises PrefenvsError for a negative seed.
+    """
     numbers = (seed, *(part for part in purpose if not isinstance(part, str)))
     if any(number < 0 for number in numbers):
         raise PrefenvsError(f"a seed is at least 0, got {min(numbers)}")

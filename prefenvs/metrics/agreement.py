@@ -26,7 +26,8 @@ def return_correlation(model: RewardModel, segments: SegmentBatch) -> Correlatio
     """Correlate a model's returns of N >= 2 segments with their true returns (privileged: for evaluation only).
 
     The model's return of a segment is the sum over its steps of the ensemble's mean reward; nothing is discounted.
-    Equal returns share their mean rank.
+    Equal returns share their mean rank. Raises PrefenvsError for fewer than 2 segments, and segments without true
+    rewards.
     """
     if segments.true_rewards is None:
         raise PrefenvsError(f"the segments of {segments.source or segments.task!r} carry no true rewards")

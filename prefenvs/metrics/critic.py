@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
-from gymnasium import spaces
 from scipy.stats import rankdata
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import HiddenReward
-from prefenvs.envs.spaces import one_hot
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import FIRST_SEED
@@ -108,7 +107,8 @@ def measure_critic(
     return of `rollouts` episodes of `steps` that the policy plays from the simulator's very state (by default until
     gamma^steps is below 0.01, at most the task's horizon), or `exact(observations [N, obs])` where that is known.
     reseed: called with a number before roll-outs, to fix the policy's own random numbers; progress: with the number of
-    roll-outs that have just ended. Privileged: for evaluation.
+    roll-outs that have just ended. Privileged: for evaluation. Raises PrefenvsError for too few segments, and an odd
+    number of roll-outs.
     """
     if segments < 2 or length < 1:
         raise PrefenvsError(f"pairs need 2 segments of at least 1 step, got {segments} of {length}")
@@ -151,7 +151,8 @@ def walk(policy: Policy, task: str, count: int, length: int, seed: int = 0, lead
     """Record `count` segments, each in an episode of its own.
 
     An episode's share of random actions is drawn evenly from [0, 1], and the steps before the segment from 0 to `lead`;
-    where the episode ends too early, another is begun with half as many.
+    where the episode ends too early, another is begun with half as many. Raises PrefenvsError for episodes that end
+    before that.
     """
     rng = np.random.default_rng(seed)
     parts: list[tuple[Any, ...]] = []
@@ -188,7 +189,7 @@ def _walk_once(
             action = env.action_space.sample()
         if step >= before:
             seen.append(np.array(observation, np.float32))
-            actions.append(_vector(env, action))
+            actions.append(action_vectors(env.action_space, action).astype(np.float32, copy=False))
         observation, _, terminated, truncated, info = env.step(action)
         if step >= before:
             rewards.append(info["true_reward"])
@@ -275,8 +276,3 @@ def ordered_alike(first: Array, second: Array) -> float:
 
 def _make(task: str) -> HiddenReward:
     return cast(HiddenReward, make(task))
-
-
-def _vector(env: HiddenReward, action: Any) -> Array:
-    space = env.action_space
-    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action, np.float32)

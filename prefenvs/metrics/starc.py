@@ -41,7 +41,8 @@ def value_adjusted_levelling(
 ) -> tuple[Array, Array]:
     """Return E[R(s, a, S') - V(s) + discount V(S')], [S, A], and V, [S], the exact value of `policy` under the reward.
 
-    Rewards that differ by potential shaping or by which successor earns what share this canonical form.
+    Rewards that differ by potential shaping or by which successor earns what share this canonical form. Raises
+    PrefenvsError for arrays of other shapes, and dynamics that are no probabilities.
     """
     states, actions = dynamics.shape[:2]
     if dynamics.shape != (states, actions, states) or reward.shape != dynamics.shape:

@@ -31,7 +31,10 @@ _INHERITED: list[Any] = []
 
 
 def parse_location(location: str | os.PathLike[str]) -> sa.URL:
-    """Return the database URL for a file path, `sqlite:///path` or `postgresql://...`."""
+    """Return the database URL for a file path, `sqlite:///path` or `postgresql://...`.
+
+    Raises PrefenvsError for another database, and text that is no location.
+    """
     text = os.fspath(location)
     if "://" not in text:
         path = Path(text).expanduser()
@@ -54,7 +57,10 @@ def parse_location(location: str | os.PathLike[str]) -> sa.URL:
 
 
 def open_engine(url: sa.URL, create: bool) -> sa.Engine:
-    """Return an engine for a store of this version; a store that does not exist is made if `create` is set."""
+    """Return an engine for a store of this version; a store that does not exist is made if `create` is set.
+
+    Raises PrefenvsError for a store that cannot be opened.
+    """
     if url.drivername == "sqlite":
         _check_path(Path(str(url.database)), create)
         engine = sa.create_engine(url)

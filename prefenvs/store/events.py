@@ -167,7 +167,7 @@ COLUMNS = tuple(item.name for item in fields(Event) if item.name != "seq")
 
 
 def check_text(name: str, value: object) -> str:
-    """Return `value` if it is a string that both databases can hold."""
+    """Return `value` if it is a string that both databases can hold; raises PrefenvsError for anything else."""
     if not isinstance(value, str):
         raise PrefenvsError(f"{name} must be a string, got {value!r}")
     if _UNSTORABLE.search(value):
@@ -176,7 +176,7 @@ def check_text(name: str, value: object) -> str:
 
 
 def check_number(name: str, value: object) -> float:
-    """Return `value` as a float if it is a finite number."""
+    """Return `value` as a float if it is a finite number; raises PrefenvsError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
         raise PrefenvsError(f"{name} must be a finite number, got {value!r}")
     return float(value)

@@ -44,7 +44,8 @@ def export_store(store: Store, out: str | os.PathLike[str], with_true_rewards: b
     """Write a whole store to the folder `out`, or to one file if its name ends in .zip; it appears whole or not at all.
 
     Returns how many segments, queries, requests, events, calls of models and true rewards were written. Without true
-    rewards the export can be given to people who must not know them, and still be imported.
+    rewards the export can be given to people who must not know them, and still be imported. Raises PrefenvsError for a
+    target that exists, or has no folder.
     """
     target = Path(out).expanduser().absolute()
     if target.exists():

@@ -53,7 +53,10 @@ def ratings_as_preferences(
 def pair_ratings(
     store: Store, log: Iterable[Event], partners: int = PARTNERS, with_true_rewards: bool = False
 ) -> dict[tuple[str, str, str], Preference]:
-    """Do what `ratings_as_preferences` says with these events of a log, by run, annotator and query id."""
+    """Do what `ratings_as_preferences` says with these events of a log, by run, annotator and query id.
+
+    Raises PrefenvsError for fewer than one partner.
+    """
     if partners < 1:
         raise PrefenvsError(f"partners={partners}: a rated clip is compared with at least 1 other")
     ratings = _latest(log)

@@ -104,7 +104,8 @@ class Store(Closing):
         """Note that `run` asks these queries; one that it has already asked stays as it is.
 
         priority: one number, or one per query; `pending_queries` returns the highest first. policy: a tag of the
-        policy whose segments these are, so that stale queries can be told from fresh ones.
+        policy whose segments these are, so that stale queries can be told from fresh ones. Raises PrefenvsError for
+        priorities that are not one a query.
         """
         items = list(items)
         check_text("run", run)
@@ -148,7 +149,8 @@ class Store(Closing):
     def undo(self, event: Event | str, annotator: str | None = None, reason: str = "") -> Event:
         """Take back an answer, given as its event or id, and return the undo event; a second undo returns the first.
 
-        The answer stays in the log. `annotator` is who takes it back, by default whoever gave it.
+        The answer stays in the log. `annotator` is who takes it back, by default whoever gave it. Raises PrefenvsError
+        for an unknown event, and an undo.
         """
         key = event.id if isinstance(event, Event) else event
         with writing(self._engine) as connection:
@@ -231,6 +233,11 @@ class Store(Closing):
         select = sa.select(sa.func.count(requests.c.query.distinct())).where(_unanswered(annotator))
         with reading(self._engine) as connection:
             return connection.scalar(select if run is None else select.where(requests.c.run == run)) or 0
+
+    def runs(self) -> list[str]:
+        """Return the names of the runs that have asked anything, in alphabetical order."""
+        with reading(self._engine) as connection:
+            return sorted(connection.scalars(sa.select(requests.c.run).distinct()))
 
     def pending_runs(self) -> list[str]:
         """Return the names of the runs that have pending queries, the one that asked first first."""

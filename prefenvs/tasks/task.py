@@ -99,7 +99,10 @@ class Task:
         return re.sub(r"[:./]", "-", self.id)
 
     def budget(self, labels: int | None = None) -> LabelBudget:
-        """Return the published budget of so many labels; else the smallest, or walker-walk's, with `labels` instead."""
+        """Return the published budget of so many labels; else the smallest, or walker-walk's, with `labels` instead.
+
+        Raises PrefenvsError for labels below 1.
+        """
         if labels is not None and labels < 1:
             raise PrefenvsError(f"labels must be at least 1, got {labels}")
         for budget in self.budgets:
@@ -111,7 +114,10 @@ class Task:
 
 @cache
 def tables() -> dict[str, Task]:
-    """Return the rows of the suite's tables and of installed packages, by id."""
+    """Return the rows of the suite's tables and of installed packages, by id.
+
+    Raises PrefenvsError for an id that two have.
+    """
     families = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
     rows = {task.id: task for table in families for task in table}
     for task in entry_points("prefenvs.tasks", Task):
@@ -122,7 +128,7 @@ def tables() -> dict[str, Task]:
 
 
 def list_tasks(family: str | None = None) -> list[Task]:
-    """Return every task, or those of one family."""
+    """Return every task, or those of one family; raises PrefenvsError for an unknown family."""
     if family is not None and family not in FAMILIES:
         raise PrefenvsError(
             f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}.{near_matches(family, FAMILIES)}"

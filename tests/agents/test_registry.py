@@ -297,6 +297,21 @@ def test_a_learner_from_outside_costs_one_file_and_one_line(
     method = find_method("toy")
     cell = Cell("toy", "Pendulum-v1", "oracle", 10, 0, {"steps": 6}, str(toy / "data"))
     assert method.commands(cell, toy / "cell", None)[0][4:6] == ["train", "toy"]
+    (toy / "toy_rows.py").write_text(
+        "from dataclasses import replace\nfrom prefenvs.agents.registry import Row\nimport toy_package\n"
+        "ROWS = replace(toy_package.ALGORITHM, rows=(Row('ours', 'ours', controls=('coin',), upper='best'),"
+        " Row('coin', 'coin', {'rate': 1.0}, rater='coin'), Row('best', 'best', {'rate': 2.0}, upper='best')))\n"
+        "BARE = replace(toy_package.ALGORITHM, rows=())\n"
+    )
+    ours, best = find_method("toy_rows:ROWS"), find_method("toy_rows:ROWS:best")
+    assert (ours.title, ours.controls, ours.upper) == ("ours", ("toy_rows:ROWS:coin",), "toy_rows:ROWS:best")
+    assert best.upper_bound
+    assert best.commands(cell, toy / "cell", None)[0][4:6] == ["train", "toy_rows:ROWS"]
+    assert find_method("toy_rows:BARE").title == "a toy"
+    with pytest.raises(
+        PrefenvsError, match="toy_rows:ROWS has no row 'coyn': it has toy_rows:ROWS, toy_rows:ROWS:coin"
+    ):
+        find_method("toy_rows:ROWS:coyn")
 
 
 def test_it_has_the_contract_and_a_row_in_a_table(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from prefenvs.bench import find_suite
 from prefenvs.cli import main
+from prefenvs.cli.train.online import run_side_by_side
 from prefenvs.runs import Run
 from prefenvs.store import Store
 
@@ -63,6 +68,45 @@ def test_evaluate_and_record_a_run(run_folder: Path, capsys: pytest.CaptureFixtu
     main(["record", str(run_folder), "--size", "64"])
     video = Path(capsys.readouterr().out.strip())
     assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_several_runs_are_recorded_next_to_each_other(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    twice, out = [str(run_folder), str(run_folder)], str(tmp_path / "both.webp")
+    main(["record", *twice, "--captions", "labels", "coin flips", "--size", "64", "--speed", "4", "--out", out])
+    assert capsys.readouterr().out.strip() == out
+    with Image.open(out) as picture:
+        assert picture.width == 64 + 8 + 64
+        assert picture.height > 64, "captions stand under the pictures"
+        assert picture.n_frames > 1
+    assert "one episode each" in run_failing(capsys, "record", *twice, "--episodes", "2")
+    assert "leave it out" in run_failing(capsys, "record", str(run_folder), "--steps", "9")
+    assert "1 captions were given for 2 runs" in run_failing(capsys, "record", *twice, "--captions", "labels")
+
+
+def test_the_demo_shows_labels_beside_coin_flips_and_the_true_reward(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a smaller task; the same folder again trains nothing twice."""
+    demo = find_suite("demo")
+    options = {"steps": 700, "per_session": 10, "interact": 100, "learning_starts": 100, "evaluate_every": 350}
+    options |= {"preset": "reliable", "unsupervised_steps": 200, "segment_length": 5, "episodes": 1}
+    grid = replace(demo.grids[0], tasks=("InvertedPendulum-v5",), labels=(20,), options=options)
+    monkeypatch.setattr("prefenvs.bench.find_suite", lambda name: replace(demo, grids=(grid,)))
+    main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["steps", "labels", "labels", "coin", "flips", "true", "reward"]
+    rows = [line.split() for line in lines[3:6]]
+    assert [row[0] for row in rows] == ["0", "350", "700"]
+    assert len(set(rows[0][2:])) == 1, "before training all are one policy"
+    video = tmp_path / "demo" / "side_by_side.mp4"
+    assert f"video: {video}" in lines
+    assert video.read_bytes()[4:8] == b"ftyp"
+    main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
+    printed = capsys.readouterr()
+    assert "3 finished already" in printed.err
+    assert printed.out.splitlines()[:6] == lines[:6]
 
 
 def test_labels_of_a_run_are_in_its_store(run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -222,8 +266,75 @@ def test_seeds_train_in_processes_to_what_each_reaches_alone(
         (["--seeds", "2", "2"], "--seeds names a seed twice: 2 2"),
         (["--seeds", "2", "3", "--oracle", "human", "--store", store], "--seeds goes with simulated raters"),
         (["--seeds", "2", "--resume", str(tmp_path / "alone")], "leave --seeds away"),
+        (["--seeds", "2", "3", "--learning-starts", "400"], "the first session comes after 460 steps"),
+        (["--seeds", "2", "3", "--oracle", "no_such_module:rate"], "cannot be imported"),
+        (["--seeds", "0", "3", "--folder", str(tmp_path / "{seed}" / "run")], "already holds a run"),
     ):
         with pytest.raises(SystemExit):
             main([*options, "--folder", str(tmp_path / "no"), *extra])
         assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("no*"))
+    assert not (tmp_path / "3").exists()
+
+
+def test_ctrl_c_stops_every_seed_where_it_can_be_resumed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prefenvs", "train", "pebble"]
+    folders = [tmp_path / "0", tmp_path / "1"]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*command, *TASK, *QUICK, "--steps", "5000", "--learning-starts", "100", "--seeds", "0", "1",
+             "--folder", str(tmp_path / "{seed}")],
+            stdout=output, stderr=output,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not all((folder / "evaluations.csv").exists() for folder in folders):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    told = (tmp_path / "output").read_text()
+    for folder in folders:
+        run = Run.open(folder)
+        assert f"to continue: prefenvs train pebble --resume {folder}" in told
+        assert run.has_checkpoint
+        with run.locked():
+            pass  # nobody is at work in it any more
+        assert not run.path("summary.json").exists()
+    config = json.loads((folders[1] / "run.json").read_text())
+    steps = int(re.findall(r"stopped after (\d+) steps", told)[0])
+    config["config"]["steps"] = steps + 300
+    (folders[1] / "run.json").write_text(json.dumps(config))
+    main(["train", "pebble", "--resume", str(folders[1]), "--no-progress"])
+    assert json.loads((folders[1] / "summary.json").read_text())["steps"] == steps + 300
+
+
+STUBBORN = """
+import pathlib, signal, sys, time
+def note(*_):
+    counted.write_text(counted.read_text() + "x")
+    if len(counted.read_text()) == 2:
+        sys.exit(1)
+counted = pathlib.Path(sys.argv[1])
+counted.write_text("")
+signal.signal(signal.SIGTERM, note)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_second_ctrl_c_reaches_the_seeds_too(tmp_path: Path) -> None:
+    counted = tmp_path / "counted"
+
+    def press(times: int) -> None:
+        for number in range(times):
+            deadline = time.monotonic() + 60
+            while not (counted.exists() and len(counted.read_text()) == number) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=press, args=(2,))
+    user.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_side_by_side([[sys.executable, "-c", STUBBORN, str(counted)], ["false"]], most=1)
+    user.join()
+    assert counted.read_text() == "xx"

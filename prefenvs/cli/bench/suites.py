@@ -60,9 +60,13 @@ class BenchRun:
     def run(self) -> None:
         """Run what has not finished yet; raises PrefenvsError at the end if a cell failed."""
         from prefenvs.bench import find_suite
+
+        self.run_suite(find_suite(self.suite))
+
+    def run_suite(self, suite: Suite) -> None:
+        """Run this suite in the place of the one named."""
         from prefenvs.bench.folder import BenchFolder, select
 
-        suite = find_suite(self.suite)
         cells = select(suite.cells(), method=self.methods, task=self.tasks, seed=self.seeds)
         cells = [self._limit(cell) for cell in cells]
         folder = BenchFolder((self.folder or Path("runs") / f"bench-{suite.name.replace(':', '-')}").absolute())

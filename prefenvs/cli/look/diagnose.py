@@ -31,7 +31,10 @@ class Diagnose:
     """Picture; diagnosis.png in the run folder by default."""
 
     def run(self) -> None:
-        """Print the figures and what follows from them, and draw the picture."""
+        """Print the figures and what follows from them, and draw the picture.
+
+        Raises PrefenvsError for a run without a learned reward, a true one or a label.
+        """
         from prefenvs.agents.rewards.ensemble import RewardEnsemble
         from prefenvs.cli.look.evaluate import evaluate_run
         from prefenvs.metrics.diagnosis import diagnose

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from prefenvs.agents.registry import (
-    ALGORITHMS,
-    describe_algorithm,
-    find_algorithm,
-    list_algorithms,
-)
+from prefenvs.agents.registry import ALGORITHMS, describe_algorithm, find_algorithm, list_algorithms
 from prefenvs.cli.train.flags import given_flags
 from prefenvs.cli.train.options import check_resume
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(arguments: Sequence[str]) -> None:

@@ -160,7 +160,7 @@ def restore(group: Any, saved: Mapping[str, Any]) -> Any:
 def _flat(group: Any) -> Iterator[tuple[str, Any, str]]:
     """Names, types and docstrings of the fields that are flags themselves."""
     kind: Any = type(group)
-    hints, docs = get_type_hints(kind, include_extras=True), _docstrings(kind)
+    hints, docs = get_type_hints(kind, include_extras=True), docstrings(kind)
     for field in dataclasses.fields(group):
         if not (dataclasses.is_dataclass(getattr(group, field.name)) or _holds_dataclass(hints[field.name])):
             yield field.name, hints[field.name], docs.get(field.name, "")
@@ -190,8 +190,8 @@ def _documented(hint: Any, doc: str) -> Any:
 
 
 @cache
-def _docstrings(kind: Any) -> dict[str, str]:
-    """The strings below the fields of a dataclass and of its bases."""
+def docstrings(kind: Any) -> dict[str, str]:
+    """Return the strings below the fields of a dataclass and of its bases."""
     docs: dict[str, str] = {}
     base: Any
     for base in reversed(kind.__mro__):

@@ -252,6 +252,7 @@ def _train(
             training.progress,
             training.evaluate_async,
             facts,
+            training.wandb,
         )
     for fitting, run, summary in zip(fittings, runs, summaries, strict=True):
         if fitting.labels.held_out:
@@ -302,7 +303,10 @@ def scores_hold(dataset: OfflineDataset) -> bool:
 
 
 def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
-    """Score segments of a data set by a simulated rater's values of their steps, summed."""
+    """Score segments of a data set by a simulated rater's values of their steps, summed.
+
+    Raises PrefenvsError for options that do not go with ranks, and a rater without values of steps.
+    """
     import numpy as np
 
     from prefenvs.agents.offline.tables import RankedSegments

@@ -11,21 +11,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefenvs.agents.registry import (
-    Algorithm,
-    Online,
-)
+from prefenvs.agents.registry import Algorithm, Online
 from prefenvs.cli.raters import make_rater, rater_on
 from prefenvs.cli.train import raters as train_raters
 from prefenvs.cli.train.options import EXAMPLE, Training, has_checkpoint, read_groups, record_of, report
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
-from prefenvs.tasks import find_task
-
-if TYPE_CHECKING:
-    pass
+from prefenvs.tasks import Task, find_task
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class OnlineTask:
     """What you must say."""
 
     task: str = ""
-    """Task id; `prefenvs tasks` lists them."""
+    """Task id (`prefenvs tasks` lists them), module:NAME, or an id that --import MODULE registers."""
 
 
 def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[str, str], resumed: Run | None) -> None:
@@ -45,42 +39,41 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     words: dict[str, str] = dict(given)
     if resumed is not None:
         words |= _words_of(resumed.config)
-    first: dict[str, Any] = {"environment": OnlineTask()}
     control = next((flag for flag in ("true-reward", "exploration-only") if words.get(flag) == "true"), None)
-    if algorithm.signal == "labels" and control is not None:
-        train_raters.check_no_rater(given, f"--{control}")
-    elif algorithm.signal == "labels":
-        first |= train_raters.rater_groups(words)
-    elif algorithm.signal == "states":
-        from prefenvs.oracles.clip.options import ClipOptions
-
-        first["clip"] = ClipOptions()
+    first = {"environment": OnlineTask()} | _signal_groups(algorithm, given, words, control)
     named = words.get("task", "")
     if not named and not {"-h", "--help"} & {*arguments}:
         raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
     groups, settings = read_groups(algorithm, arguments, given, find_task(named or EXAMPLE), first, Training, resumed)
     training: Training = groups["training"]
-    if resumed is None and training.seeds:
-        _check_seeds(words)
-        _train_seeds(algorithm, arguments, training)
-        return
     task = find_task(groups["environment"].task)
     torch.set_num_threads(training.threads)
     rater = groups.get("rater")
+    signal = {"exploration-only": "no-labels", "true-reward": "true-reward"}.get(control or "", "")
+    if algorithm.signal == "true":
+        signal = "true-reward"
+    elif rater is not None:
+        signal = re.sub(r"[^A-Za-z0-9.-]+", "-", rater.oracle)
+    if resumed is None and training.seeds:
+        _check_seeds(words)
+    each = training.of_each_seed()
+    folders = [_folder(one, task, algorithm, signal) for one in each]
     oracle = None
     if rater is not None:
-        oracle = make_rater(rater.oracle, groups.get("rater_options"), task.id, training.seed)
+        oracle = make_rater(rater.oracle, rater, task.id, each[0].seed)
     reward = groups["clip"].make(task, device=training.device) if algorithm.signal == "states" else None
-    agent = algorithm.make_online(settings, Online(task, oracle, training.seed, training.device, reward))
-    # Settings are checked before a folder is made.
+    agent = algorithm.make_online(settings, Online(task, oracle, each[0].seed, training.device, reward))
     if resumed is None:
+        # All is checked before a folder is made, or a process started.
         agent.check_run(settings.steps)
-        who = "true-reward" if rater is None else re.sub(r"[^A-Za-z0-9.-]+", "-", rater.oracle)
-        signal = {"labels": "no-labels" if control == "exploration-only" else who, "true": "true-reward"}
-        parts = (task.file_name, algorithm.name.replace(":", "-"), signal.get(algorithm.signal, ""), training.seed)
-        folder = training.folder or Path("runs") / "-".join(str(part) for part in parts if part != "")
+        for folder in folders:
+            Run.check_new(folder, algorithm.resumes)
+        if training.seeds:
+            agent.get_env().close()
+            _train_seeds(algorithm, arguments, each)
+            return
         record = record_of(groups) | ({"true_reward": True} if algorithm.signal == "true" else {})
-        run = Run.create(folder, f"train {algorithm.name}", record, resumable=algorithm.resumes)
+        run = Run.create(folders[0], f"train {algorithm.name}", record, resumable=algorithm.resumes)
     else:
         run = resumed
     with contextlib.ExitStack() as stack:
@@ -97,8 +90,30 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
             training.episodes,
             training.progress,
             training.evaluate_async,
+            wandb=training.wandb,
         )
     report(summary, run, oracle)
+
+
+def _signal_groups(
+    algorithm: Algorithm, given: Mapping[str, str], words: Mapping[str, str], control: str | None
+) -> dict[str, Any]:
+    """Return the group of options about what is learned from; raises PrefenvsError for one that has no effect."""
+    if algorithm.signal == "labels" and control is not None:
+        train_raters.check_no_rater(given, f"--{control}")
+    elif algorithm.signal == "labels":
+        return train_raters.rater_groups(words)
+    elif algorithm.signal == "states":
+        from prefenvs.oracles.clip.options import ClipOptions
+
+        return {"clip": ClipOptions()}
+    return {}
+
+
+def _folder(training: Training, task: Task, algorithm: Algorithm, signal: str) -> Path:
+    """Return the run folder: the one that is named, or one below runs/."""
+    parts = (task.file_name, algorithm.name.replace(":", "-"), signal, training.seed)
+    return training.folder or Path("runs") / "-".join(str(part) for part in parts if part != "")
 
 
 def _words_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -120,9 +135,8 @@ def _check_seeds(words: Mapping[str, str]) -> None:
         raise PrefenvsError(f"--seeds goes with simulated raters, not with --oracle {spec}: train one seed")
 
 
-def _train_seeds(algorithm: Algorithm, arguments: Sequence[str], training: Training) -> None:
+def _train_seeds(algorithm: Algorithm, arguments: Sequence[str], each: Sequence[Training]) -> None:
     """Train each seed in a process of its own, as many at a time as there are processors for their threads."""
-    each = training.of_each_seed()
     rest, words = [], iter(arguments)
     pending = next(words, None)
     while pending is not None:
@@ -137,31 +151,44 @@ def _train_seeds(algorithm: Algorithm, arguments: Sequence[str], training: Train
     lines = []
     for one in each:
         place = [] if one.folder is None else ["--folder", str(one.folder)]
-        lines.append([*rest, "--seed", str(one.seed), *place, "--no-progress"])
-    most = max((os.cpu_count() or 1) // training.threads, 1)
-    failed = run_side_by_side(
-        [[sys.executable, "-m", "prefenvs", "train", algorithm.name, *line] for line in lines], most
-    )
+        line = [*rest, "--seed", str(one.seed), *place, "--no-progress"]
+        lines.append([sys.executable, "-m", "prefenvs", "train", algorithm.name, *line])
+    most = max((os.cpu_count() or 1) // each[0].threads, 1)
+    failed = run_side_by_side(lines, most)
     if failed:
         seeds = ", ".join(str(each[number].seed) for number in failed)
         raise PrefenvsError(f"{len(failed)} of {len(each)} seeds failed ({seeds}): see above why")
 
 
 def run_side_by_side(lines: Sequence[Sequence[str]], most: int) -> list[int]:
-    """Run programs, `most` at a time, and return which failed; an interrupt is passed on once, and waited for."""
+    """Run programs, `most` at a time, and return which failed.
+
+    A KeyboardInterrupt goes on once all have been asked to stop, and have ended.
+    """
     waiting, running, failed = list(enumerate(lines)), dict[int, subprocess.Popen[bytes]](), list[int]()
     try:
         while waiting or running:
             while waiting and len(running) < most:
                 number, line = waiting.pop(0)
+                # In a session of its own, or a terminal's Ctrl-C would reach it twice.
                 running[number] = subprocess.Popen(line, start_new_session=True)
             time.sleep(0.05)
             for number, process in [(n, p) for n, p in running.items() if p.poll() is not None]:
                 failed += [number] if process.returncode else []
                 del running[number]
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+        stop(list(running.values()))
     return sorted(failed)
+
+
+def stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask programs to stop, and wait until they have; a further Ctrl-C is passed on to those that have not yet."""
+    for process in running:
+        process.terminate()
+    while running:
+        try:
+            time.sleep(0.05)
+            running = [process for process in running if process.poll() is None]
+        except KeyboardInterrupt:
+            for process in running:
+                process.terminate()

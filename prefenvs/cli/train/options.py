@@ -62,6 +62,8 @@ class Training:
     """Continue the run in this folder; all other options come from it."""
     progress: bool = True
     """Show a progress bar with an ETA."""
+    wandb: str | None = None
+    """Send what is logged to this project of Weights & Biases too; log/ holds it for TensorBoard and as CSV."""
 
     def of_each_seed(self) -> list[Training]:
         """Return the training of each seed; raises PrefenvsError where one stands twice."""
@@ -116,6 +118,10 @@ def read_groups(
         {"preset": Literal[algorithm.presets]},
         settings.options.unused() if hasattr(settings.options, "unused") else (),
     )
+    if groups["training"].wandb is not None:
+        from prefenvs.agents.runs.tracking import check_wandb
+
+        check_wandb()
     options = groups.get("learner", settings.options)
     settings = Settings(groups["algorithm"], groups["training"].steps, options)
     return groups, settings

@@ -24,8 +24,8 @@ class RaterOptions:
     """Who answers."""
 
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, coin, human, ratings, vlm, clip,
-    hybrid (two of these), or module:NAME, a function or an oracle of your own.
+    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, coin, human, ratings, rankings,
+    vlm, clip, hybrid (two of these), or module:NAME, a function or an oracle of your own.
 
     With options, NAME:key=value,key=value; the rater's options are flags, too, which --help shows beside its name.
     regret-noisy, clip-mistake, ...: with a simulated teacher's irrationalities.
@@ -33,15 +33,14 @@ class RaterOptions:
 
 
 def rater_groups(given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the groups of options about raters of a command line: who answers, and that rater's own.
+    """Return the group of options about raters of a command line: who answers, and that rater's own.
 
     Raises PrefenvsError for an unknown rater, and for a flag of one that is not asked.
     """
     check_flags(given)
     spec, parts = rater_on(given)
-    groups: dict[str, Any] = {"rater": RaterOptions()}
-    own = rater_options(spec, **parts)()
-    return groups | ({"rater_options": own} if own.__dataclass_fields__ else {})
+    kind: Any = type("RaterOptions", (rater_options(spec, **parts), RaterOptions), {"__doc__": RaterOptions.__doc__})
+    return {"rater": dataclass(frozen=True)(kind)()}
 
 
 def check_no_rater(given: Mapping[str, str], control: str) -> None:

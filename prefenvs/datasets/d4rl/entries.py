@@ -105,7 +105,10 @@ def d4rl_entries() -> dict[str, D4RLEntry]:
 
 
 def find_d4rl(name: str) -> D4RLEntry:
-    """Return what D4RL publishes of a data set; "d4rl/" in front is allowed."""
+    """Return what D4RL publishes of a data set; "d4rl/" in front is allowed.
+
+    Raises PrefenvsError for an unknown name.
+    """
     name = name.removeprefix("d4rl/")
     if name not in d4rl_entries():
         raise PrefenvsError(f"D4RL has no data set {name!r}.{near_matches(name, d4rl_entries())}")

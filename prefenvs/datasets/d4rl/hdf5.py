@@ -46,7 +46,8 @@ def first_line(error: BaseException) -> str:
 def find(group: Any, key: str, path: Path) -> Any:
     """Return the member of a group at `key`, "a/b" for a member's member, or None where there is none.
 
-    Links by name, within the file or to another one, are refused: what they show need not be the file's own.
+    Links by name, within the file or to another one, are refused: what they show need not be the file's own. Raises
+    PrefenvsError for a link.
     """
     import h5py
 
@@ -94,7 +95,10 @@ def column_bytes(column: Any) -> int:
 
 
 def walk(group: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield every data set of a file with its name; cycles, links and what lies in other files are refused."""
+    """Yield every data set of a file with its name; cycles, links and what lies in other files are refused.
+
+    Raises PrefenvsError for a group that occurs twice.
+    """
     import h5py
 
     seen: set[int] = set()

@@ -12,7 +12,10 @@ from prefenvs.trajectories import Trajectories
 
 
 def read_numbers(values: Any, what: str, kind: Any = None) -> Array:
-    """Return an array of real numbers, converted to `kind`; text, objects, times and complex numbers are refused."""
+    """Return an array of real numbers, converted to `kind`; text, objects, times and complex numbers are refused.
+
+    Raises PrefenvsError for the latter.
+    """
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise PrefenvsError(f"{what} are of type {array.dtype}; expected real numbers")
@@ -24,7 +27,10 @@ def read_numbers(values: Any, what: str, kind: Any = None) -> Array:
 
 
 def read_column(values: Any, what: str, rows: int, kind: Any = None) -> Array:
-    """Return one number for each of `rows` rows; shape (rows, 1), as some of D4RL's files have, is squeezed."""
+    """Return one number for each of `rows` rows; shape (rows, 1), as some of D4RL's files have, is squeezed.
+
+    Raises PrefenvsError for other shapes.
+    """
     array = read_numbers(values, what, kind)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -34,7 +40,10 @@ def read_column(values: Any, what: str, rows: int, kind: Any = None) -> Array:
 
 
 def read_flags(values: Any, what: str, rows: int) -> Array:
-    """Return [rows] bool from booleans, or from numbers of any type that are 0 or 1."""
+    """Return [rows] bool from booleans, or from numbers of any type that are 0 or 1.
+
+    Raises PrefenvsError for other numbers.
+    """
     array = read_column(values, what, rows)
     if array.dtype != bool:
         bad = np.flatnonzero((array != 0) & (array != 1))
@@ -44,7 +53,7 @@ def read_flags(values: Any, what: str, rows: int) -> Array:
 
 
 def read_ends(values: Any, what: str) -> Array:
-    """Return [E] int64 from whole numbers of any type."""
+    """Return [E] int64 from whole numbers of any type; raises PrefenvsError for other shapes and numbers."""
     array = read_numbers(values, what)
     if array.ndim != 1 or array.dtype.kind == "b":
         raise PrefenvsError(f"{what} have shape {array.shape} and type {array.dtype}; expected one step each")
@@ -63,7 +72,9 @@ def check_columns(trajectories: Trajectories, name: str) -> None:
         if array is None:
             continue
         read_numbers(array[:0], f"{column} of data set {name!r}")
-        if array.ndim != expected or 0 in array.shape[1:]:
+        # Recordings without numbers have vectors of no entry.
+        bare = trajectories.recordings is not None and column in ("observations", "actions")
+        if array.ndim != expected or (0 in array.shape[1:] and not bare):
             raise PrefenvsError(
                 f"{column} of data set {name!r} have shape {array.shape}; expected "
                 f"{'one number a step' if expected == 1 else 'a vector of at least one number in each row'}"

@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """Return what metadata.json holds."""
+    """Return what metadata.json holds; raises PrefenvsError for a file that holds no JSON object."""
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))

@@ -32,7 +32,10 @@ READ = {*PER_STEP, *PER_EPISODE, "ends", "rewards", "terminals", "timeouts", "ne
 
 
 def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
-    """Write a data set as <folder>/episodes.npz and dataset.json; a folder that holds something is refused."""
+    """Write a data set as <folder>/episodes.npz and dataset.json; a folder that holds something is refused.
+
+    Raises PrefenvsError for such a folder.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PrefenvsError(f"{folder} exists and is not empty: name another folder, or remove it first")

@@ -25,7 +25,10 @@ def check_space(space: spaces.Space[Any], what: str) -> None:
 
 
 def flatten(value: Any, space: spaces.Space[Any], what: str) -> Array:
-    """Return the samples [T, n] of a space that lie in `value` by column, as Minari keeps them."""
+    """Return the samples [T, n] of a space that lie in `value` by column, as Minari keeps them.
+
+    Raises PrefenvsError for samples of another shape.
+    """
     if isinstance(space, spaces.Dict):
         return np.concatenate([flatten(value[key], child, what) for key, child in space.spaces.items()], axis=1)
     if isinstance(space, spaces.Tuple):
@@ -55,7 +58,10 @@ def unflatten_discrete(rows: Array, space: spaces.Discrete, what: str) -> Array:
 
 
 def one_hot(values: Array, counts: Array, starts: Array, what: str) -> Array:
-    """Return choices [T, k] of k sets of `counts` values from `starts` on as one-hot rows [T, sum of counts]."""
+    """Return choices [T, k] of k sets of `counts` values from `starts` on as one-hot rows [T, sum of counts].
+
+    Raises PrefenvsError for choices outside of them.
+    """
     if values.shape[1] != len(counts):
         raise PrefenvsError(f"the {what} are {values.shape[1]} choices a step, but their space has {len(counts)}")
     check_size(4.0 * len(values) * int(counts.sum()), what)

@@ -203,7 +203,10 @@ BOARDS = (
 
 @lru_cache(maxsize=256)
 def find_board(number: int) -> Board:
-    """Return a board by its number: 0 to 3 are drawn by hand, 1000 and above are random boards of that number."""
+    """Return a board by its number: 0 to 3 are drawn by hand, 1000 and above are random boards of that number.
+
+    Raises PrefenvsError for other numbers.
+    """
     if 0 <= number < len(BOARDS):
         return BOARDS[number]
     if number < FIRST_RANDOM:

@@ -50,7 +50,7 @@ class Delivery(gymnasium.Env[Array, np.int64]):
         return find_board(int(self._require_state()[0]))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode; raises PrefenvsError for a start that is no free cell."""
         super().reset(seed=seed)
         number = self.board_number
         if number is None:

@@ -42,7 +42,10 @@ class BoardValues:
         return shares
 
     def advantage(self, observations: Array, actions: Array) -> Array:
-        """Return A*(s, a), [...], for observations [..., 124] and one-hot actions [..., 4] of `Delivery`."""
+        """Return A*(s, a), [...], for observations [..., 124] and one-hot actions [..., 4] of `Delivery`.
+
+        Raises PrefenvsError for other actions.
+        """
         actions = np.asarray(actions)
         if actions.shape[-1:] != (4,):
             raise PrefenvsError(f"actions have shape {actions.shape}; one-hot ones of Delivery end with 4")

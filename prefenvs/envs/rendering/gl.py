@@ -137,7 +137,8 @@ def _use(name: str) -> None:
 def open_context(width: int, height: int) -> Any:
     """Return a new context of MuJoCo's own class, with a frame buffer of at least `width` x `height` pixels.
 
-    The backend's module is imported by name, because MuJoCo's own choice was made when it was first imported.
+    The backend's module is imported by name, because MuJoCo's own choice was made when it was first imported. Raises
+    PrefenvsError for a machine that gives none.
     """
     backend = gl_backend()
     try:

@@ -63,7 +63,10 @@ class MujocoPainter:
         atexit.register(_close_all)
 
     def paint(self, states: Array) -> Array:
-        """Return the frames [T, H, W, 3] uint8 of the full-physics states [T, s]."""
+        """Return the frames [T, H, W, 3] uint8 of the full-physics states [T, s].
+
+        Raises PrefenvsError for a renderer that was closed.
+        """
         if self._context is None:
             raise PrefenvsError("this renderer was closed; make a new one")
         mujoco, spec = self._mujoco, self._spec(states)

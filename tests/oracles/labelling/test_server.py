@@ -12,19 +12,19 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
-from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles import labelling
 from prefenvs.oracles.labelling.answers import SHORTEST_LOOK
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import AssignmentPlan, Store, issue_token
+from prefenvs.store import AssignmentPlan, Store, issue_manager_token, issue_token
 from prefenvs.videos import decode
 
 
@@ -37,19 +37,10 @@ def make_queries(count: int, size: int = 2) -> list[Query]:
     return [Query(tuple(batch[size * i + j] for j in range(size))) for i in range(count)]
 
 
-@contextlib.contextmanager
-def serve(store: Store, folder: Path, open_to: str | None = "ann", plan: AssignmentPlan | None = None) -> Iterator[str]:
-    app = create_app(store, Access(store, open_to), Clips(store, folder, size=64), plan or AssignmentPlan(repeats=0))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+def serve(
+    store: Store, folder: Path, open_to: str | None = "ann", plan: AssignmentPlan | None = None
+) -> AbstractContextManager[str]:
+    return labelling.serve(store, folder, annotator=open_to, plan=plan or AssignmentPlan(repeats=0), size=64)
 
 
 @pytest.fixture
@@ -209,6 +200,8 @@ def test_two_annotators_agree_on_what_overlaps(store: Store, tmp_path: Path) -> 
             assert len(questions) == 6
             best = [min(range(2), key=lambda i, q=q: q["clips"][i]["hash"]) for q in questions]  # type: ignore[misc]
             page.post(*(answer(q, c, seconds=0.32) for q, c in zip(questions, best, strict=True)))
+            assert page.http.get("/report").status_code == page.http.get("/api/report").status_code == 403
+        page = Page(url, issue_manager_token(store, "lab"))
         report = page.http.get("/api/report").json()
         assert (report["alpha"], report["shared"], report["percent"]) == (pytest.approx(1.0), 6, 1.0)
         assert all(person["too_fast"] == 1.0 and person["flags"] for person in report["annotators"])

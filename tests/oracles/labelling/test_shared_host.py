@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
-from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling import Access, Clips, create_app, serve
 from prefenvs.oracles.labelling.access import WRONG_TOKENS
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import Segment, SegmentBatch
@@ -32,23 +27,8 @@ def make_queries(count: int) -> list[Query]:
     )
 
 
-@contextlib.contextmanager
-def serve(store: Store, folder: Path, open_to: str | None = "ann") -> Iterator[str]:
-    app = create_app(store, Access(store, open_to), Clips(store, folder, size=64))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 def test_stale_tabs_lock_nobody_out(tmp_path: Path) -> None:
-    with Store(tmp_path / "a.sqlite") as store, serve(store, tmp_path / "clips", open_to=None) as url:
+    with Store(tmp_path / "a.sqlite") as store, serve(store, tmp_path / "clips", annotator=None, size=64) as url:
         token = issue_token(store, "ann")
         cookie = Access(store).cookie
         stale = [httpx.get(f"{url}/api/session", cookies={cookie: "old"}).status_code for _ in range(3 * WRONG_TOKENS)]
@@ -65,8 +45,8 @@ def test_two_stores_on_one_host_leave_each_other_signed_in(tmp_path: Path, open_
     with (
         Store(tmp_path / "a.sqlite") as first,
         Store(tmp_path / "b.sqlite") as second,
-        serve(first, tmp_path / "a", open_to=None) as one,
-        serve(second, tmp_path / "b", open_to) as other,
+        serve(first, tmp_path / "a", annotator=None, size=64) as one,
+        serve(second, tmp_path / "b", annotator=open_to, size=64) as other,
         httpx.Client(follow_redirects=True) as browser,  # shares cookies between the ports of a host, as browsers do
     ):
         browser.get(one, params={"token": issue_token(first, "ann")})
@@ -94,7 +74,7 @@ def ask(url: str, lines: list[bytes]) -> bytes:
 )
 @pytest.mark.parametrize("request_line", [b"POST /api/answers HTTP/1.1", b"GET /?token=%ff%00 HTTP/1.1"])
 def test_malformed_headers_are_no_error_of_the_server(tmp_path: Path, header: bytes, request_line: bytes) -> None:
-    with Store(tmp_path / "a.sqlite") as store, serve(store, tmp_path / "clips") as url:
+    with Store(tmp_path / "a.sqlite") as store, serve(store, tmp_path / "clips", annotator="ann", size=64) as url:
         host = [] if header.startswith(b"Host") else [f"Host: {urlsplit(url).netloc}".encode()]
         status = int(ask(url, [request_line, *host, header]).split()[1])
         assert status < 500

@@ -32,20 +32,33 @@ class ClipWriter:
     repeating the last row or column. Leaving the `with` statement by an exception leaves no file behind.
     """
 
-    def __init__(self, path: str | Path, fps: float | Fraction, crf: int = 20, preset: str = "veryfast") -> None:
-        """`fps`: frames per second; `crf`: x264's quality, 0 (lossless) to 51; `preset`: x264's speed."""
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | Fraction,
+        crf: int = 20,
+        preset: str = "veryfast",
+        keyframes: int | None = None,
+    ) -> None:
+        """`fps`: frames per second; `crf`: x264's quality, 0 (lossless) to 51; `preset`: x264's speed.
+
+        keyframes: frames from one key frame to the next, by default as x264 chooses.
+        """
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise PrefenvsError(f"{self.path.name}: a clip is written frame by frame as .mp4 only")
         self.fps = _exact(fps)
         self.frames = 0
-        self._options = {"crf": str(crf), "preset": preset}
+        self._options = {"crf": str(crf), "preset": preset} | ({"g": str(keyframes)} if keyframes else {})
         self._stream: Any = None
         self._temporary = _temporary_beside(self.path)
         self._container: Any = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
 
     def add(self, frame: Array) -> None:
-        """Append one frame [H, W, 3] uint8; all frames have the size of the first."""
+        """Append one frame [H, W, 3] uint8; all frames have the size of the first.
+
+        Raises PrefenvsError for another size or type.
+        """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise PrefenvsError(f"a frame is [H, W, 3] uint8, this one is {list(frame.shape)} {frame.dtype}")
         height, width = frame.shape[:2]
@@ -63,7 +76,10 @@ class ClipWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name; a second call does nothing."""
+        """Finish the file and give it its name; a second call does nothing.
+
+        Raises PrefenvsError for a clip without a frame.
+        """
         if self._container is None:
             return
         if self._stream is None:
@@ -109,7 +125,8 @@ class ClipWriter:
 def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction) -> Path:
     """Write frames [H, W, 3] uint8 to `path` as its suffix says (.mp4, .webp, .gif) and return the path.
 
-    The frames may come from a generator. A GIF's frame durations are whole hundredths of a second.
+    The frames may come from a generator. A GIF's frame durations are whole hundredths of a second. Raises PrefenvsError
+    for another suffix, and for no frame.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -133,7 +150,10 @@ def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction)
 
 
 def write_picture(picture: Array, path: str | Path) -> Path:
-    """Write one picture [H, W, 3] uint8 to `path`, which ends in .png, and return the path."""
+    """Write one picture [H, W, 3] uint8 to `path`, which ends in .png, and return the path.
+
+    Raises PrefenvsError for another suffix.
+    """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise PrefenvsError(f"{path.name}: the name of a picture ends in .png")
@@ -143,7 +163,10 @@ def write_picture(picture: Array, path: str | Path) -> Path:
 
 
 def decode(path: str | Path) -> tuple[Array, float]:
-    """Return the frames [T, H, W, 3] uint8 of a video file and its frames per second."""
+    """Return the frames [T, H, W, 3] uint8 of a video file and its frames per second.
+
+    Raises PrefenvsError for a file that is none.
+    """
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
