@@ -29,7 +29,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.runs import Run
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import Task, find_task, has_environment
 
 if TYPE_CHECKING:
     from prefenvs.agents.offline.tables import RankedSegments
@@ -151,8 +151,9 @@ def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
     dataset = load_dataset(name, task or None, max_gib=max_gib)
     if dataset.task:
         find_task(dataset.task)
-    else:
-        print(f"data set {dataset.name!r} tells no task, so nothing is evaluated: --task ID names one", flush=True)
+    if not has_environment(dataset.task):
+        why = "tells no task to act in, so nothing is evaluated: --task ID names one"
+        print(f"data set {dataset.name!r} {why}", flush=True)
     return dataset
 
 
@@ -269,7 +270,7 @@ def _train(
 
 def _create_run(algorithm: Algorithm, groups: Mapping[str, Any], fitting: Fitting, signal: str) -> Run:
     training, data = fitting.training, groups["data"]
-    about = find_task(data.task).file_name if data.task else re.sub(r"[^\w.-]+", "-", Path(data.dataset).stem)
+    about = re.sub(r"[^\w.-]+", "-", find_task(data.task).file_name if data.task else Path(data.dataset).stem)
     name = f"{about}-{algorithm.name.replace(':', '-')}-{signal}-{training.seed}"
     run = Run.create(training.folder or Path("runs") / name, f"train {algorithm.name}", record_of(groups))
     if fitting.labels.train is not None:
