@@ -241,6 +241,6 @@ def test_folders_and_arrays_that_differ_inside_are_told_apart(tmp_path: Path) ->
         shots = np.zeros((40, 32, 32, 3), np.uint8)
         shots[20] = number
         np.save(tmp_path / f"a{number}.npy", shots)
-        for file in (f"f{number}", f"a{number}.npy"):
-            hashes.append(Recording((Camera("c", file),), np.arange(3.0), str(tmp_path)).hash)
+        files = (f"f{number}", f"a{number}.npy")
+        hashes += [Recording((Camera("c", file),), np.arange(3.0), str(tmp_path)).hash for file in files]
     assert len(set(hashes)) == 6
