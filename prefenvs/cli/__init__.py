@@ -33,6 +33,7 @@ from prefenvs.cli.look.judge import Judge
 from prefenvs.cli.look.record import Record
 from prefenvs.cli.look.tasks import Tasks
 from prefenvs.cli.rate import Rate
+from prefenvs.cli.reward import Reward
 from prefenvs.cli.train.command import train
 from prefenvs.cli.train.critic import Critic
 from prefenvs.errors import PrefenvsError
@@ -86,6 +87,7 @@ Command = (
     | Annotated[Critic, subcommand("critic")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check, import and export labels.")]
     | Annotated[Rate, subcommand("rate")]
+    | Annotated[Reward, subcommand("reward")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]

@@ -77,7 +77,8 @@ class Label:
 
         check_binding(self.host, bool(self.annotators))
         plan = AssignmentPlan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
-        gl_backend()  # a machine that cannot render says so before anybody waits for a clip
+        if self._draws():
+            gl_backend()  # a machine that cannot render says so before anybody waits for a clip
         listening = contextlib.closing(_listen(self.host, self.port))
         with (
             listening as listener,
@@ -90,6 +91,17 @@ class Label:
             self._print_links(store, plan, listener.getsockname()[1])
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
+
+    def _draws(self) -> bool:
+        """Whether clips are drawn: not where all that the store holds was recorded by cameras."""
+        from prefenvs.store import Store
+        from prefenvs.tasks.recorded import is_recorded
+
+        if self.demo:
+            return True
+        with Store(self.store) as store:
+            tasks = store.tasks()
+        return not tasks or not all(is_recorded(task) for task in tasks)
 
     def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
         from prefenvs.oracles.labelling import Access, Form, create_app, fill_demo

@@ -149,6 +149,12 @@ def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
     if not name:
         raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
     dataset = load_dataset(name, task or None, max_gib=max_gib)
+    if not dataset.trajectories.actions.shape[1] or not dataset.trajectories.observations.shape[1]:
+        what = "actions" if not dataset.trajectories.actions.shape[1] else "observations"
+        raise PrefenvsError(
+            f"data set {name} holds no {what}, of which a policy learns: fit a reward to it with `prefenvs reward`, or "
+            "compare its policies with `prefenvs judge --dataset`"
+        )
     if dataset.task:
         find_task(dataset.task)
     if not has_environment(dataset.task):
