@@ -7,7 +7,7 @@ EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offli
 .PHONY: help demo test test-slow lint types format bench bench-speed bench-guard clean
 
 help:
-	@echo "make demo       teach a robot arm to close a door from a simulated rater's preferences (minutes)"
+	@echo "make demo       teach a robot to run: from labels, from coin flips, from the true reward (minutes)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"

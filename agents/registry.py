@@ -19,9 +19,9 @@ from prefenvs.internal.loading import declared, load_object
 
 if TYPE_CHECKING:
     from prefenvs.datasets.offline import OfflineDataset
+    from prefenvs.frames.rewards import StateReward
     from prefenvs.preferences import Oracle, Preference
     from prefenvs.segments import Array
-    from prefenvs.state_rewards import StateReward
     from prefenvs.tasks import Task
 
 ALGORITHMS = {
@@ -162,8 +162,10 @@ class Algorithm:
 
         envs = make_envs(given.task.id, getattr(settings.options, "envs", 1), given.seed)
         keywords = {} if settings.options is None else settings.options.keywords()
+        # Pictures keep their axes, vectors have one.
+        policy = "CnnPolicy" if len(envs.observation_space.shape or ()) > 1 else "MlpPolicy"
         return self.learner(
-            "MlpPolicy", envs, given.oracle, settings.config, seed=given.seed, device=given.device, **keywords
+            policy, envs, given.oracle, settings.config, seed=given.seed, device=given.device, **keywords
         )
 
     def make_offline(self, settings: Settings, each: Sequence[Offline]) -> list[Any]:

@@ -4,7 +4,7 @@ The parts are timed by the processor time of the training thread, each without w
 of a gradient step is the operations of its matrix products over the rate of one 1024 x 1024 product; nothing that
 multiplies those matrices in float32 can be faster. `pebble_run` says what the plain way is.
 
-Run: python benchmarks/pebble_profile.py [--steps 10000]     (the first steps of the demo's training)
+Run: python benchmarks/pebble_profile.py [--steps 10000]     (the first steps of a run on door-close)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unittest import mock
 import pebble_run
 import torch
 from interleaved import machine
-from pebble_run import PlainPEBBLE, demo_settings, make_agent
+from pebble_run import PlainPEBBLE, make_agent, settings_of
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -122,7 +122,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
     args = parser.parse_args()
-    task_id, settings = demo_settings()
+    task_id = "metaworld-door-close-v3"
+    settings = settings_of(task_id, 25_000)
     steps = min(args.steps, settings.steps)
     settings = dataclasses.replace(settings, steps=steps)
     torch.set_num_threads(1)

@@ -7,7 +7,6 @@ recording of episodes and the fitting of the reward are shared. Both sides run t
 `--chunk` environment steps of each, so a round's ratio compares what happened at the same stage of training.
 
 Run: python benchmarks/pebble_run.py [--task metaworld-door-close-v3] [--steps 10000] [--chunk 1000] [--threads 1]
-     python benchmarks/pebble_run.py --demo
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,8 +31,6 @@ from tqdm import tqdm
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.pebble import preset
 from prefenvs.agents.registry import Settings
-from prefenvs.cli.look.demo import Demo
-from prefenvs.cli.train.flags import given_flags, keywords_of
 from prefenvs.envs.vectors import make_envs
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.segments import Array
@@ -45,7 +41,11 @@ PASSES = 2
 
 
 class PlainPolicy(SACPolicy):
-    """Stable-Baselines3's policy, whose critics can start afresh."""
+    """Stable-Baselines3's policy, whose critics can start afresh; it has no layer norm."""
+
+    def __init__(self, *args: Any, layer_norm: bool = False, **kwargs: Any) -> None:
+        assert not layer_norm, "the plain way has plain critics"
+        super().__init__(*args, **kwargs)
 
     def reset_critic(self, learning_rate: float) -> None:
         """Forget the critics."""
@@ -146,29 +146,15 @@ def measure(steps: int = 10_000, chunk: int = 1_000, task_id: str = "metaworld-d
     return [compare_runs(what, task_id, settings_of(task_id, steps), chunk)]
 
 
-def demo_settings() -> tuple[str, Settings]:
-    """Return the task and the settings of `make demo`."""
-    words = given_flags(Demo().training(Path("runs/demo")))
-    return words["task"], preset(find_task(words["task"]), words["preset"], **keywords_of(preset, words))
-
-
-def measure_demo(chunk: int = 1_000) -> list[Row]:
-    """The training of `make demo`, without its evaluations and its video."""
-    task_id, settings = demo_settings()
-    return [compare_runs(f"the demo's training, {settings.steps} steps", task_id, settings, chunk)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="metaworld-door-close-v3")
-    parser.add_argument("--demo", action="store_true", help="time the demo's training instead")
     for name, default in {"steps": 10_000, "chunk": 1_000, "threads": torch.get_num_threads()}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine())
-    rows = measure_demo(args.chunk) if args.demo else measure(args.steps, args.chunk, args.task)
-    print(HEAD, *(row.line for row in rows), sep="\n")
+    print(HEAD, *(row.line for row in measure(args.steps, args.chunk, args.task)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -61,13 +61,13 @@ def make_agent(width: int, observations: int, batch: int, ours: bool, device: st
     return agent
 
 
-def updates(agent: SAC, batch: int, count: int, precision: Precision) -> Callable[[], None]:
+def updates(agent: SAC, width: int, batch: int, count: int, precision: Precision) -> Callable[[], None]:
     """Return a function that takes `count` of our updates."""
     if precision == "bfloat16":
         agent.policy.round_inner()  # type: ignore[operator]
 
     def run() -> None:
-        with products():
+        with products(width):
             for _ in range(count):
                 metrics = update(agent, agent.replay_buffer.draw(batch))  # type: ignore[union-attr]
         float(metrics["critic_loss"])
@@ -84,7 +84,7 @@ def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: tuple[tuple[int
         theirs = make_agent(width, observations, batch, ours=False, device=device)
         ours = {
             f"prefenvs.agents.online.sac, {precision}": updates(
-                make_agent(width, observations, batch, ours=True, device=device), batch, count, precision
+                make_agent(width, observations, batch, ours=True, device=device), width, batch, count, precision
             )
             for precision in ("float32", "bfloat16")
         }

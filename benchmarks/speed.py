@@ -67,7 +67,7 @@ def pebble(quick: bool) -> list[Row]:
 
     if quick:
         return pebble_run.measure(steps=2_000, chunk=200)
-    return [*pebble_run.measure_demo(chunk=2_500), *pebble_run.measure(steps=50_000, chunk=2_500)]
+    return pebble_run.measure(steps=50_000, chunk=2_500)
 
 
 def offline(quick: bool) -> list[Row]:

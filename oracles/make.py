@@ -312,6 +312,12 @@ def _make_ratings(options: HumanOptions, context: RaterContext) -> Oracle:
     return RatingOracle(_store(options.store, context), context.run, wait=options.wait)
 
 
+def _make_rankings(options: HumanOptions, context: RaterContext) -> Oracle:
+    from prefenvs.oracles.people.ranking import RankingOracle
+
+    return RankingOracle(_store(options.store, context), context.run, wait=options.wait)
+
+
 def _store(location: str | None, context: RaterContext) -> Store:
     found = context.store if location is None else Store(location)
     assert found is not None
@@ -342,7 +348,7 @@ def _make_hybrid(options: HybridOptions, context: RaterContext) -> Oracle:
 
     parts = {"cheap": options.cheap, "costly": options.costly}
     for spec in parts.values():
-        if read_spec(spec).rater.name in ("hybrid", "ratings"):
+        if read_spec(spec).rater.name in ("hybrid", "ratings", "rankings"):
             raise PrefenvsError(f"--cheap and --costly name raters that compare two segments, which {spec!r} is not")
     # With one seed the two would err on the same queries.
     seeds = {part: None if context.seed is None else derive_seed(context.seed, part) for part in parts}
@@ -356,6 +362,7 @@ RATERS = (
     Rater("coin", "simulated, knows nothing", _make_coin),
     Rater("human", "people who compare clips", _make_human, HumanOptions, ("store",), late=True),
     Rater("ratings", "people who rate single clips", _make_ratings, HumanOptions, ("store",), late=True),
+    Rater("rankings", "people who rank clips", _make_rankings, HumanOptions, ("store",), late=True),
     Rater("vlm", "a vision-language model", _make_vlm, VLMOptions, ("task",), late=True),
     Rater("clip", "a CLIP model", _make_clip, ClipRaterOptions, ("task",)),
     Rater("hybrid", "a cheap and a costly rater", _make_hybrid, HybridOptions, late=True),

@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import Share
 from prefenvs.segments import Array
 from prefenvs.store import Event, Store, rows
 from prefenvs.store.database import reading
@@ -20,6 +21,8 @@ from prefenvs.tasks import list_tasks
 
 RUSHED = 0.1
 """Share of answers faster than their clips from which an annotator is flagged."""
+RESAMPLES = 1_000
+"""Bootstrap samples of questions for the intervals of agreement."""
 SIDE_Z = 3.0
 """Standard errors from one half at which the share of left answers is flagged."""
 COLUMNS = (
@@ -45,6 +48,7 @@ class Annotator:
     of comparisons. left_share: of comparisons of two that named a winner, how often it was shown on the left. repeats:
     hidden repetitions answered; consistency: share of them answered alike. median_seconds: for a label. too_fast: share
     of labels given in less time than the longest clip of the question plays. flags: what to look into, in words.
+    left_interval, consistency_interval: 95%, by Wilson.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Annotator:
     median_seconds: float | None
     too_fast: float | None
     flags: tuple[str, ...]
+    left_interval: tuple[float, float] | None = None
+    consistency_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Agreement:
     chance; None without questions that two people answered, or where all answers are the same. shared: number of those
     questions. percent: share of pairs of people's answers to them that are the same. rating_alpha, rated: the same of
     ratings (ordinal). oracles: how many answers of each rater were counted, by its name, such as "human".
+    alpha_interval, percent_interval: 95%, by the bootstrap over questions; None of fewer than two.
     """
 
     alpha: float | None
@@ -77,6 +84,8 @@ class Agreement:
     rated: int
     annotators: tuple[Annotator, ...]
     oracles: Mapping[str, int] = field(default_factory=dict)
+    alpha_interval: tuple[float, float] | None = None
+    percent_interval: tuple[float, float] | None = None
 
 
 def measure_agreement(store: Store, run: str | None = None, oracle: str | None = None) -> Agreement:
@@ -106,7 +115,9 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
         _describe(name, [event for event in [*labels, *ratings, *repeats] if event.annotator == name], by_id, clips)
         for name in names
     ]
-    return Agreement(alpha, shared, _percent(votes), rating_alpha, rated, tuple(people), counted)
+    around_alpha, around_percent = bootstrap_agreement(votes)
+    percent = _percent(votes)
+    return Agreement(alpha, shared, percent, rating_alpha, rated, tuple(people), counted, around_alpha, around_percent)
 
 
 def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: str) -> tuple[float | None, int]:
@@ -131,6 +142,44 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level)), table.shape[1]
 
 
+def bootstrap_agreement(
+    votes: Sequence[tuple[str, str, float | None]], resamples: int = RESAMPLES
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Return 95% intervals of nominal alpha and of the share of equal pairs of answers, by drawing questions anew.
+
+    votes: as in `krippendorff_alpha`. None where two people answered fewer than two questions.
+    """
+    values = {value: column for column, value in enumerate(sorted({v for _, _, v in votes if v is not None}))}
+    units: dict[str, Array] = {}
+    for _, unit, value in votes:
+        if value is not None:
+            units.setdefault(unit, np.zeros(len(values)))[values[value]] += 1
+    counts = np.array([row for row in units.values() if row.sum() >= 2])
+    if len(counts) < 2:
+        return None, None
+    given = counts.sum(axis=1)
+    # Coincidences of each question [V, V], whose sum over questions makes alpha (Krippendorff 2004, section 11.3).
+    pairs = (counts[:, :, None] * counts[:, None, :] - np.eye(len(values)) * counts[:, :, None]) / (given - 1)[
+        :, None, None
+    ]
+    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=resamples)
+    sums = np.einsum("bu,uvw->bvw", drawn, pairs, optimize=True)
+    margins, total = sums.sum(axis=2), sums.sum(axis=(1, 2))
+    observed, expected = total - np.trace(sums, axis1=1, axis2=2), total**2 - (margins**2).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alphas = 1 - (total - 1) * observed / expected
+    alphas = alphas[np.isfinite(alphas)]
+    met = given * (given - 1) / 2
+    alike = (counts * (counts - 1) / 2).sum(axis=1)
+    percents = (drawn @ alike) / (drawn @ met)
+    return _middle(alphas) if len(alphas) else None, _middle(percents)
+
+
+def _middle(samples: Array) -> tuple[float, float]:
+    low, high = np.quantile(samples, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def summarise(agreement: Agreement) -> list[str]:
     """Return the overall figures as sentences."""
     lines = []
@@ -139,8 +188,9 @@ def summarise(agreement: Agreement) -> list[str]:
         lines.append(f"Counted are the answers of all raters: {listed}.")
     if agreement.shared:
         lines.append(
-            f"Krippendorff's alpha {_number(agreement.alpha)} over {agreement.shared} questions that several people "
-            f"answered; {_share_text(agreement.percent)} of their answers are the same."
+            f"Krippendorff's alpha {_number(agreement.alpha)}{_between(agreement.alpha_interval, '.2f')} over "
+            f"{agreement.shared} questions that several people answered; {_share_text(agreement.percent)}"
+            f"{_between(agreement.percent_interval, '.0%')} of their answers are the same."
         )
     if agreement.rated:
         lines.append(f"Alpha of ratings {_number(agreement.rating_alpha)} over {agreement.rated} clips.")
@@ -159,9 +209,9 @@ def cells(person: Annotator) -> list[str]:
         f"{person.labels + person.ratings:,}",
         _share_text(person.skip_rate),
         _share_text(person.ties),
-        _share_text(person.left_share),
+        _share_text(person.left_share) + _range(person.left_interval),
         str(person.repeats),
-        _share_text(person.consistency),
+        _share_text(person.consistency) + _range(person.consistency_interval),
         _number(person.median_seconds),
         _share_text(person.too_fast),
         "; ".join(person.flags),
@@ -170,9 +220,13 @@ def cells(person: Annotator) -> list[str]:
 
 def repeat_consistency(repeats: Sequence[Event], by_id: dict[str, Event]) -> float | None:
     """Return the share of repetitions that were answered as their originals; None if nothing can be compared."""
+    return _share(_answered_alike(repeats, by_id))
+
+
+def _answered_alike(repeats: Sequence[Event], by_id: dict[str, Event]) -> list[bool]:
+    """Whether each repetition that can be compared was answered as its original."""
     pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in repeats if _original(event) in by_id]
-    same = [first == second for first, second in pairs if first is not None and second is not None]
-    return sum(same) / len(same) if same else None
+    return [first == second for first, second in pairs if first is not None and second is not None]
 
 
 def _original(event: Event) -> str:
@@ -225,7 +279,8 @@ def _describe(
         flags.append(f"{share_fast:.0%} of answers came before the clip had ended")
     if share_left is not None and abs(share_left - 0.5) * 2 * math.sqrt(len(left)) > SIDE_Z:
         flags.append(f"prefers the {'left' if share_left > 0.5 else 'right'} side")
-    consistency = repeat_consistency(repeats, by_id)
+    compared = _answered_alike(repeats, by_id)
+    consistency = _share(compared)
     if consistency is not None and len(repeats) >= 5 and consistency < 0.6:
         flags.append("answers repeated questions differently")
     return Annotator(
@@ -240,6 +295,8 @@ def _describe(
         median_seconds=statistics.median(times) if times else None,
         too_fast=share_fast,
         flags=tuple(flags),
+        left_interval=Share(sum(left), len(left)).interval if left else None,
+        consistency_interval=None if not compared else Share(sum(compared), len(compared)).interval,
     )
 
 
@@ -261,6 +318,14 @@ def _clip_seconds(store: Store, queries: set[str]) -> dict[str, float]:
                 if row.task in rates:
                     found[row.query] = row.steps / rates[row.task]
     return found
+
+
+def _between(interval: tuple[float, float] | None, form: str) -> str:
+    return "" if interval is None else f" (95% interval {interval[0]:{form}} to {interval[1]:{form}})"
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({100 * interval[0]:.0f}-{interval[1]:.0%})"
 
 
 def _share_text(share: float | None) -> str:

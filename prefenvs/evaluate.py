@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import changing_wrapper
-from prefenvs.envs.spaces import one_hot
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
@@ -219,7 +219,7 @@ class _Run:
     def step(self, action: Array) -> bool:
         """Take one step, go on to the next episode after the last one's end, and tell whether one ended."""
         episode = self.episode
-        taken = _vector(self.env, action) if episode.number < self.record else None
+        taken = action_vectors(self.env.action_space, action) if episode.number < self.record else None
         observation, _, terminated, truncated, info = self.env.step(action)
         if "true_reward" not in info:
             raise PrefenvsError('the environment tells no true reward: make it with prefenvs.make("<task>")')
@@ -322,12 +322,6 @@ def _play(
                 done += 1
                 if progress is not None:
                     progress(done)
-
-
-def _vector(env: Env, action: Array) -> Array:
-    """Return the action as segments hold it: one-hot where it is discrete."""
-    space = env.action_space
-    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action)
 
 
 def _copy(array: Array | None) -> Array | None:

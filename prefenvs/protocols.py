@@ -87,7 +87,7 @@ def predict_rewards(model: RewardModel, observations: Array, actions: Array, end
 def predict_segments(model: RewardModel, observations: Array, actions: Array) -> Array:
     """Return a model's rewards [M, N, T] of N segments [N, T, obs] and [N, T, act]."""
     count, length = observations.shape[:2]
-    seen, done = (array.reshape(count * length, -1) for array in (observations, actions))
+    seen, done = (array.reshape(count * length, *array.shape[2:]) for array in (observations, actions))
     rewards = predict_rewards(model, seen, done, np.arange(1, count + 1) * length)
     return rewards.reshape(len(rewards), count, length)
 

@@ -69,6 +69,11 @@ NAMES = (
 )
 
 
+LogLikelihood = Callable[[Array, Array], Array]
+"""Maps observations [N, obs] and actions [N, act], in the units of the task, to the policy's log pi(a | s) [N]."""
+POLICY_LIKELIHOOD = "policy-likelihood"
+
+
 def k_center(features: Array, centers: Array, count: int) -> Array:
     """Choose `count` rows, each the farthest from all centres and all rows chosen before it (greedy farthest-first).
 
@@ -209,7 +214,7 @@ class Selector:
             return kept[:count]
         if opinion:
             kept = kept[: max(len(pairs) // 2, count)]
-        features = _cut(pool, pairs[kept], length).observations.reshape(len(kept), -1)
+        features = _cut(pool, pairs[kept], length).observations.reshape(len(kept), -1).astype(np.float32, copy=False)
         return kept[k_center(features, _centers(labelled, features.shape[1]), count)]
 
 
@@ -226,6 +231,56 @@ class FunctionSelector:
     select: SelectQueries
 
 
+@dataclass(frozen=True)
+class PolicyLikelihood:
+    """Ask about segments that the present policy would produce (PoLiCER, 2026).
+
+    Segments drawn uniformly from the newest episodes are ranked by the mean log-likelihood of their actions; rank k is
+    chosen with probability in proportion to k^-temperature, without replacement, and the chosen are paired at random.
+    """
+
+    log_likelihood: LogLikelihood
+    temperature: float = 1.0
+    candidates: int = 40
+    """Segments drawn for each query."""
+    last_episodes: int = 100
+
+    def select(
+        self,
+        pool: Trajectories,
+        count: int,
+        length: int,
+        reward_model: RewardModel | None,
+        labelled: Sequence[Preference],
+        rng: np.random.Generator,
+    ) -> list[Query]:
+        """Choose `count` pairs of segments of `length` steps, fewer where the pool holds too few."""
+        visible = replace(pool, true_rewards=None, states=None, scenes=None)
+        total = visible.count_segments(length, self.last_episodes)
+        drawn = rng.choice(total, size=min(self.candidates * count, total), replace=False)
+        where = np.stack(visible.locate(drawn, length, self.last_episodes), axis=-1)
+        likelihood = np.concatenate([self._score(visible, part, length) for part in _chunks(where, length)])
+        ranks = np.empty(len(where))
+        ranks[np.argsort(-likelihood, kind="stable")] = np.arange(1, len(where) + 1)
+        odds = ranks**-self.temperature
+        size = 2 * min(count, len(where) // 2)
+        chosen = where[rng.choice(len(where), size=size, replace=False, p=odds / odds.sum())]
+        pairs = chosen.reshape(-1, 2, 2)
+        pairs = pairs[_differ(visible, pairs, length)]
+        if len(pairs) < count:
+            warnings.warn(
+                f"only {len(pairs)} of {count} queries: the pool holds no more pairs of unlike segments", stacklevel=2
+            )
+        return make_pairs(pool.cut(pairs[:, :, 0].T.ravel(), pairs[:, :, 1].T.ravel(), length))
+
+    def _score(self, pool: Trajectories, where: Array, length: int) -> Array:
+        """Return the mean log-likelihood [N] of the segments at (episode, start) [N, 2]."""
+        batch = pool.cut(where[:, 0], where[:, 1], length)
+        flat = (array.reshape(-1, *array.shape[2:]) for array in (batch.observations, batch.actions))
+        mean: Array = self.log_likelihood(*flat).reshape(len(where), length).mean(axis=1)
+        return mean
+
+
 def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
     """Return the selector of a name (one of `NAMES`, or `module:NAME`), or the object or function given.
 
@@ -233,6 +288,8 @@ def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
     """
     found: object = given
     if isinstance(found, str):
+        if found == POLICY_LIKELIHOOD:
+            raise PrefenvsError(f"the selector {found!r} asks an agent's policy: choose another where there is none")
         if ":" not in found:
             return Selector.named(found)
         found = load_object(found, object)
@@ -272,7 +329,7 @@ def _differ(pool: Trajectories, pairs: Array, length: int) -> Array:
         for chunk in _chunks(unsure, steps):
             batch = _cut(pool, pairs[chunk], steps)
             for array in (batch.observations, batch.actions):
-                differ[chunk] |= np.any(array[0::2] != array[1::2], axis=(1, 2))
+                differ[chunk] |= np.any(array[0::2] != array[1::2], axis=tuple(range(1, array.ndim)))
     return differ
 
 

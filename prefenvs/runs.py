@@ -102,6 +102,17 @@ class Run:
         return config
 
     @property
+    def task(self) -> str:
+        """Id of the task that the run is about; raises PrefenvsError for one on data that tell none."""
+        task = str(self.config.get("task") or "")
+        if not task:
+            raise PrefenvsError(
+                f"{self.folder} learned from {self.config.get('dataset', 'data')}, which tells no task to evaluate on: "
+                "name one by `prefenvs evaluate --task ID`"
+            )
+        return task
+
+    @property
     def checkpoint(self) -> Path:
         """Folder of the newest checkpoint."""
         return self.folder / "checkpoint"

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from prefenvs.errors import PrefenvsError
+
+if TYPE_CHECKING:
+    from prefenvs.frames.recording import Recording
 
 Array = npt.NDArray[Any]
 
@@ -27,11 +30,13 @@ def _bytes_of(array: Array | None) -> bytes:
 class Segment:
     """T consecutive steps of one episode.
 
-    observations: [T, obs]; actions: [T, act], in the units of the task's action space, one-hot where it is discrete.
+    observations: [T, obs], or pictures [T, C, H, W] uint8.
+    actions: [T, act], in the units of the task's action space, one-hot where it is discrete.
     true_rewards: [T], privileged: synthetic oracles and evaluation read it, learners never do; None where unknown.
     states: [T, s] float64, the simulator state that each observation was made from; None where it was not recorded.
     scene: [m] float64, model arrays that the task set at reset (Meta-World's body and site positions); else None.
     task, source, episode, start: where it comes from; source names the run or data set.
+    recording: what cameras saw at these steps, by reference to their files; None where there were none.
     """
 
     observations: Array
@@ -43,9 +48,10 @@ class Segment:
     source: str = ""
     episode: int = -1
     start: int = -1
+    recording: Recording | None = None
 
     def __post_init__(self) -> None:
-        for name in ("actions", "true_rewards", "states"):
+        for name in ("actions", "true_rewards", "states", "recording"):
             array = getattr(self, name)
             if array is not None and len(array) != len(self.observations):
                 raise PrefenvsError(f"Segment.{name} has {len(array)} steps, but observations have {len(self)}")
@@ -53,12 +59,19 @@ class Segment:
     def __len__(self) -> int:
         return len(self.observations)
 
+    @property
+    def visible(self) -> bool:
+        """Whether there are pictures of it: recorded ones, or such as are drawn from its states."""
+        return self.recording is not None or self.states is not None
+
     @cached_property
     def hash(self) -> str:
-        """Hex SHA-256 of what a rater can be shown: task, observations, actions, states and scene, not the rewards."""
+        """Hex SHA-256 of what a rater can be shown: task, arrays and recording, not the rewards."""
         digest = hashlib.sha256(self.task.encode())
         for array in (self.observations, self.actions, self.states, self.scene):
             digest.update(_bytes_of(array))
+        if self.recording is not None:
+            digest.update(self.recording.hash.encode())
         return digest.hexdigest()
 
 
@@ -67,7 +80,8 @@ class SegmentBatch:
     """N segments of one length and one task as arrays; iterating and indexing by an integer give `Segment` views.
 
     observations: [N, T, obs]; actions: [N, T, act]; true_rewards: [N, T]; states: [N, T, s] float64; scenes: [N, m].
-    episodes, starts: [N] int64. The optional arrays are None where `Segment` says they may be.
+    episodes, starts: [N] int64; recordings: one for each segment. The optional ones are None where `Segment` says they
+    may be.
     """
 
     observations: Array
@@ -79,6 +93,7 @@ class SegmentBatch:
     starts: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     task: str = ""
     source: str = ""
+    recordings: tuple[Recording, ...] | None = None
 
     def __post_init__(self) -> None:
         n, t = self.observations.shape[:2]
@@ -90,6 +105,8 @@ class SegmentBatch:
             array = getattr(self, name)
             if array is not None and array.shape[: len(lead)] != lead:
                 raise PrefenvsError(f"SegmentBatch.{name} has shape {array.shape}, which must begin with {lead}")
+        if self.recordings is not None and len(self.recordings) != n:
+            raise PrefenvsError(f"SegmentBatch.recordings has {len(self.recordings)} entries for {n} segments")
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -109,9 +126,17 @@ class SegmentBatch:
 
         arrays = pick(self.observations), pick(self.actions), pick(self.true_rewards), pick(self.states)
         scenes = pick(self.scenes)
+        recordings = self.recordings
         if isinstance(index, int | np.integer):
-            return Segment(*arrays, scenes, self.task, self.source, int(self.episodes[index]), int(self.starts[index]))
-        return SegmentBatch(*arrays, scenes, self.episodes[index], self.starts[index], self.task, self.source)
+            ids = int(self.episodes[index]), int(self.starts[index])
+            return Segment(
+                *arrays, scenes, self.task, self.source, *ids, None if recordings is None else recordings[index]
+            )
+        if recordings is not None:
+            recordings = tuple(recordings[i] for i in np.arange(len(self))[index].tolist())
+        return SegmentBatch(
+            *arrays, scenes, self.episodes[index], self.starts[index], self.task, self.source, recordings
+        )
 
     def __iter__(self) -> Iterator[Segment]:
         return (self[i] for i in range(len(self)))

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array, SegmentBatch
+from prefenvs.segments import Array, Segment, SegmentBatch
+
+if TYPE_CHECKING:
+    from prefenvs.frames.recording import Recording
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
     """E episodes laid end to end, S steps in all.
 
-    observations: [S, obs]; actions: [S, act]; true_rewards: [S] or None (privileged, see `Segment`);
+    observations: [S, obs] float32, or pictures [S, C, H, W] uint8; actions: [S, act];
+    true_rewards: [S] or None (privileged, see `Segment`);
     states: [S, s] float64 or None; scenes: [E, m] float64 or None; ends: [E] int64, one past each episode's last step.
     terminated: [E] bool, whether the task ended the episode (a time limit does not); None where unknown.
     first_episode: number of the first episode, so that ids stay unique when old episodes were dropped.
     final_observations: [E, obs], what was seen after each episode's last step; None where it was not recorded.
+    recordings: [E], what cameras saw at each episode's steps; None where there were none.
+    numbers: [E] int64, rising, the episodes' numbers in their data set; None where they count on from first_episode.
     """
 
     observations: Array
@@ -34,6 +40,8 @@ class Trajectories:
     source: str = ""
     first_episode: int = 0
     final_observations: Array | None = None
+    recordings: tuple[Recording, ...] | None = None
+    numbers: Array | None = None
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends
@@ -48,11 +56,17 @@ class Trajectories:
             "scenes": len(ends),
             "terminated": len(ends),
             "final_observations": len(ends),
+            "numbers": len(ends),
         }
         for name, rows in expected.items():
             array = getattr(self, name)
             if array is not None and len(array) != rows:
                 raise PrefenvsError(f"trajectories.{name} has {len(array)} rows, expected {rows}")
+        lengths = self.lengths.tolist()
+        if self.recordings is not None and [len(recording) for recording in self.recordings] != lengths:
+            raise PrefenvsError(
+                f"the recordings of {self.source!r} have other lengths than its episodes: {lengths[:5]}"
+            )
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -62,6 +76,11 @@ class Trajectories:
     def begins(self) -> Array:
         """[E] index of each episode's first step."""
         return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]]) if len(self.ends) else np.zeros(0, np.int64)
+
+    @cached_property
+    def episode_numbers(self) -> Array:
+        """[E] int64, the number of each episode."""
+        return np.arange(self.first_episode, self.first_episode + len(self)) if self.numbers is None else self.numbers
 
     @property
     def lengths(self) -> Array:
@@ -139,10 +158,36 @@ class Trajectories:
             None if self.true_rewards is None else windows(self.true_rewards),
             None if self.states is None else windows(self.states),
             None if self.scenes is None else self.scenes[episodes],
-            episodes + self.first_episode,
+            self.episode_numbers[episodes],
             starts,
             self.task,
             self.source,
+            None
+            if self.recordings is None
+            else tuple(
+                self.recordings[episode].cut(start, length)
+                for episode, start in zip(episodes.tolist(), starts.tolist(), strict=True)
+            ),
+        )
+
+    def episode(self, position: int) -> Segment:
+        """Return one whole episode as a segment; views, not copies."""
+        begin, end = int(self.begins[position]), int(self.ends[position])
+
+        def rows(array: Array | None) -> Array | None:
+            return None if array is None else array[begin:end]
+
+        return Segment(
+            self.observations[begin:end],
+            self.actions[begin:end],
+            rows(self.true_rewards),
+            rows(self.states),
+            None if self.scenes is None else self.scenes[position],
+            self.task,
+            self.source,
+            int(self.episode_numbers[position]),
+            0,
+            None if self.recordings is None else self.recordings[position],
         )
 
     def _valid_starts(self, length: int, last_episodes: int | None) -> Array:
@@ -161,6 +206,12 @@ def _locate(valid: Array, numbers: Array) -> tuple[Array, Array]:
     cumulative = np.cumsum(valid)
     episodes = np.searchsorted(cumulative, numbers, side="right")
     return episodes, numbers - (cumulative[episodes] - valid[episodes])
+
+
+def _observed(observation: Array) -> Array:
+    """A copy: pictures as the bytes that they are, everything else as float32."""
+    array = np.asarray(observation)
+    return np.array(array, np.uint8 if array.dtype == np.uint8 and array.ndim > 1 else np.float32)
 
 
 class TrajectoryBuffer:
@@ -206,10 +257,10 @@ class TrajectoryBuffer:
         """
         steps = self.open_steps.setdefault(env, [])
         kept = None if state is None else np.array(state, np.float64)
-        steps.append((np.array(observation, np.float32), np.array(action, np.float32), true_reward, kept))
+        steps.append((_observed(observation), np.array(action, np.float32), true_reward, kept))
         if done:
             scene = None if scene is None else np.array(scene, np.float64)
-            final = None if final_observation is None else np.array(final_observation, np.float32)
+            final = None if final_observation is None else _observed(final_observation)
             self._close(self.open_steps.pop(env), terminated, scene, final)
 
     def drop_open(self) -> None:
@@ -218,7 +269,7 @@ class TrajectoryBuffer:
 
     def trajectories(self) -> Trajectories:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""
-        window = {name: array[self._begin : self._end] for name, array in self._flat.items()}
+        window: dict[str, Any] = {name: array[self._begin : self._end] for name, array in self._flat.items()}
         has_scenes = bool(self._scenes) and self._scenes[0] is not None
         finals = [final for final in self._finals if final is not None]
         if not self._flat:
@@ -239,7 +290,7 @@ class TrajectoryBuffer:
     def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None, final: Array | None) -> None:
         observations, actions, rewards, states = zip(*steps, strict=True)
         arrays: dict[str, Array] = {
-            "observations": np.asarray(observations, np.float32),
+            "observations": np.asarray(observations),
             "actions": np.asarray(actions, np.float32),
             "true_rewards": np.asarray(rewards, np.float64),
         }

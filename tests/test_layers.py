@@ -40,7 +40,7 @@ RATERS = {
     "make": SIMULATED | {"people", "vlm", "clip", "hybrid"},
     "judging": SIMULATED | {"make", "judging"},
     "calibration": SIMULATED | {"vlm"},
-    "labelling": {"labelling"},
+    "labelling": {"labelling", "people"},
     "contract": set[str](),
 }
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]

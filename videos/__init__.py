@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prefenvs.frames.clips import ClipWriter, decode, write_clip
 from prefenvs.videos.cache import ClipCache, Look
-from prefenvs.videos.clips import ClipWriter, decode, write_clip
 from prefenvs.videos.recorder import Recorder, record_episodes, record_policy
 from prefenvs.videos.workers import ClipPool, render_many
 

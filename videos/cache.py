@@ -58,9 +58,9 @@ class Look:
         return "-".join(parts)
 
     def recorder(self, segment: Segment, progress: bool = False) -> Recorder:
-        """Return a new recorder that draws this segment and others like it; without states it draws curves."""
+        """Return a new recorder that draws this segment and others like it; without pictures it draws curves."""
         options = {name: value for name, value in asdict(self).items() if name not in ("format", "strip")}
-        return Recorder(segment.task, **options, plot=segment.states is None, progress=progress)
+        return Recorder(segment.task, **options, plot=not segment.visible, progress=progress)
 
 
 DEFAULT_LOOK = Look()
@@ -114,9 +114,9 @@ class ClipCache(Closing):
     def describe(self, segment: Segment) -> dict[str, Any]:
         """Return what a player must know before the clip is there: frames, fps, width and height. Renders nothing."""
         recorder = self.look.recorder(segment)
-        steps, fps = recorder.steps(len(segment))
+        steps, fps = recorder.steps(segment)
         # H.264 has even sides only.
-        width, height = (side + side % 2 if self.look.format == "mp4" else side for side in recorder.size)
+        width, height = (side + side % 2 if self.look.format == "mp4" else side for side in recorder.shape(segment))
         return {"frames": len(steps), "fps": float(fps), "width": width, "height": height}
 
     def make(self, segment: Segment) -> Path:
@@ -159,7 +159,7 @@ class ClipCache(Closing):
             self._recorders.clear()
 
     def _recorder(self, segment: Segment) -> Recorder:
-        kind = segment.task, segment.states is None
+        kind = segment.task, segment.visible
         with self._turn:
             if kind not in self._recorders:
                 self._recorders[kind] = self.look.recorder(segment)

@@ -1,4 +1,4 @@
-"""The recorder: segments, queries and episodes to video files, by way of their simulator states."""
+"""The recorder: segments, queries and episodes to video files, from their recordings or simulator states."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate
+from prefenvs.frames.clips import write_clip, write_picture
+from prefenvs.frames.recording import Recording
+from prefenvs.frames.source import SegmentFrames
 from prefenvs.internal.closing import Closing
 from prefenvs.preferences import Query
 from prefenvs.protocols import Policy
@@ -21,12 +23,9 @@ from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task, is_same_task
 from prefenvs.trajectories import Trajectories
 from prefenvs.videos import layout
-from prefenvs.videos.clips import write_clip, write_picture
 
 # A clip in real time shows no more frames a second than this; beyond it people see no difference, and each one costs.
 MAX_FPS = 40
-# States rendered at a time: enough to make the switch between two sides of a pair cheap, little enough in memory.
-CHUNK = 16
 # Seconds for which an episode's last frame stays before the next episode begins.
 PAUSE = 0.5
 
@@ -34,9 +33,9 @@ PAUSE = 0.5
 class Recorder(Closing):
     """Make the clips of one task that raters, language models and authors look at.
 
-    A clip shows what the simulator's states say, rendered now; nothing needs to be rendered while an agent trains. By
-    default it plays in real time: a task of more than 40 steps a second is thinned to every second, third, ... step
-    (Hopper, 125 steps/s: every fourth, 31.25 frames/s), first and last step always included.
+    A clip shows what cameras recorded, or what the simulator's states say, rendered now; nothing needs to be rendered
+    while an agent trains. By default it plays in real time: a task of more than 40 steps a second is thinned to every
+    second, third, ... step (Hopper, 125 steps/s: every fourth, 31.25 frames/s), first and last step always included.
     """
 
     def __init__(
@@ -52,10 +51,11 @@ class Recorder(Closing):
     ) -> None:
         """Choose the picture.
 
-        size: pixels of a square frame, or (width, height). fps: frames per second of the file, steps dropped or
-        repeated to fit; None: as the task's own rate allows. speed: 1 is real time, 0.5 half of it. quality: shadows,
-        reflections and smooth edges, ten times slower. plot: draw segments without states as curves of their
-        observations, which otherwise raise PrefenvsError. progress: show a bar for what takes more than a second.
+        size: pixels of a square frame, of recorded pictures the height, each camera as wide as it is; or of each the
+        (width, height). fps: frames per second of the file, steps dropped or repeated to fit; None: as the task's own
+        rate allows. speed: 1 is real time, 0.5 half of it. quality: shadows, reflections and smooth edges, ten times
+        slower. plot: draw segments without pictures as curves of their observations, which otherwise raise
+        PrefenvsError. progress: show a bar for what takes more than a second.
         """
         self.task = find_task(task) if isinstance(task, str) else task
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
@@ -65,13 +65,25 @@ class Recorder(Closing):
             raise PrefenvsError(f"speed={speed} cannot be shown: 1 is real time, 0.5 half of it")
         self.quality, self.plot, self.progress = quality, plot, progress
         self._fps, self._speed = fps, speed
-        self._renderer: Renderer | None = None
+        self._source = SegmentFrames(size, quality, task=self.task)
 
-    def steps(self, length: int) -> tuple[Array, Fraction]:
-        """Return which of `length` steps a clip shows, [n] int64 rising, and its frames per second."""
+    def shape(self, segment: Segment) -> tuple[int, int]:
+        """Return the (width, height) of a segment's frames; nothing is drawn or decoded."""
+        return self._source.shape(segment)
+
+    def steps(self, segment: Segment | int) -> tuple[Array, Fraction]:
+        """Return which steps of a segment, or of so many steps, a clip shows, [n] int64, and its frames a second.
+
+        Where cameras recorded at no regular rate, a frame is the step that was seen last at its time.
+        """
+        length = segment if isinstance(segment, int) else len(segment)
+        recording = None if isinstance(segment, int) else segment.recording
         if length < 1:
             raise PrefenvsError("there is nothing to show in a segment of 0 steps")
-        rate = Fraction(self.task.fps) * Fraction(self._speed).limit_denominator(1000)
+        if recording is not None and not recording.regular:
+            return self._steps_by_time(recording)
+        own = Fraction(self.task.fps) if recording is None else Fraction(recording.fps).limit_denominator(1000)
+        rate = own * Fraction(self._speed).limit_denominator(1000)
         if self._fps is None:
             stride = math.ceil(rate / MAX_FPS)
             fps, steps = rate / stride, np.arange(0, length, stride)
@@ -83,9 +95,16 @@ class Recorder(Closing):
             steps = np.append(steps, length - 1)
         return steps, fps
 
+    def _steps_by_time(self, recording: Recording) -> tuple[Array, Fraction]:
+        fps = Fraction(self._fps or min(recording.fps * self._speed, MAX_FPS)).limit_denominator(1000)
+        passed = recording.times - recording.times[0]
+        count = max(1, math.ceil((passed[-1] + 1.0 / recording.fps) * fps / self._speed))
+        steps = np.searchsorted(passed, np.arange(count) * self._speed / float(fps) + 1e-6, side="right") - 1
+        return steps if steps[-1] == len(passed) - 1 else np.append(steps, len(passed) - 1), fps
+
     def frames(self, segment: Segment, steps: Array | Sequence[int] | None = None) -> Array:
         """Return frames [n, H, W, 3] uint8 of a segment: at `steps` [n] if given, else those that its clip shows."""
-        shown = self.steps(len(segment))[0] if steps is None else np.asarray(steps, np.int64)
+        shown = self.steps(segment)[0] if steps is None else np.asarray(steps, np.int64)
         if not len(shown) or shown.min() < 0 or shown.max() >= len(segment):
             raise PrefenvsError(f"steps {shown.tolist()} are not in a segment of {len(segment)} steps, numbered from 0")
         return np.stack(list(self._pictures(segment, shown)))
@@ -97,7 +116,7 @@ class Recorder(Closing):
         if not isinstance(segment, Segment):
             states = np.asarray(segment, np.float64)
             segment = Segment(states, np.zeros((len(states), 0)), states=states, scene=scene, task=self.task.id)
-        steps, fps = self.steps(len(segment))
+        steps, fps = self.steps(segment)
         pictures = self._bar(self._pictures(segment, steps), len(steps), path)
         if caption is not None:
             pictures = (layout.caption(picture, caption) for picture in pictures)
@@ -109,7 +128,7 @@ class Recorder(Closing):
         A shorter segment holds its last frame until the longest ends. `captions`, one for each, are left out by default
         so that a rater reads nothing into them.
         """
-        shown = [self.steps(len(segment)) for segment in query.segments]
+        shown = [self.steps(segment) for segment in query.segments]
         sides = [self._pictures(segment, steps) for segment, (steps, _) in zip(query.segments, shown, strict=True)]
         if captions is not None:
             texts = list(captions)
@@ -128,7 +147,7 @@ class Recorder(Closing):
         """
         if len(paths) != len(query.segments):
             raise PrefenvsError(f"{len(paths)} paths were given for the {len(query.segments)} segments of a query")
-        shown = [self.steps(len(segment)) for segment in query.segments]
+        shown = [self.steps(segment) for segment in query.segments]
         count = max(len(steps) for steps, _ in shown)
         written = []
         for segment, (steps, fps), path in zip(query.segments, shown, paths, strict=True):
@@ -158,7 +177,7 @@ class Recorder(Closing):
         chosen = list(range(len(trajectories)) if episodes is None else episodes)
         if not chosen or min(chosen) < 0 or max(chosen) >= len(trajectories):
             raise PrefenvsError(f"episodes {chosen} cannot be shown: there are {len(trajectories)} of them, from 0 on")
-        shown = [self.steps(int(trajectories.lengths[episode])) for episode in chosen]
+        shown = [self.steps(trajectories.episode(episode)) for episode in chosen]
         pause = round(shown[0][1] * Fraction(PAUSE))
 
         texts = [] if caption is None else [_describe(trajectories, episode, caption) for episode in chosen]
@@ -167,7 +186,7 @@ class Recorder(Closing):
 
         def pictures() -> Iterator[Array]:
             for position, (episode, (steps, _)) in enumerate(zip(chosen, shown, strict=True)):
-                side = self._pictures(_episode(trajectories, episode), steps)
+                side = self._pictures(trajectories.episode(episode), steps)
                 for picture in _captioned(side, texts[position], lines) if texts else side:
                     yield picture
                 if position < len(chosen) - 1:
@@ -183,35 +202,29 @@ class Recorder(Closing):
         """
         if not len(trajectories) or (columns is not None and columns < 1):
             raise PrefenvsError(f"a grid of {len(trajectories)} episodes in {columns} columns shows nothing")
-        shown = [self.steps(int(length)) for length in trajectories.lengths]
+        shown = [self.steps(trajectories.episode(at)) for at in range(len(trajectories))]
         columns = columns or math.ceil(math.sqrt(len(shown)))
-        sides = [self._pictures(_episode(trajectories, at), steps) for at, (steps, _) in enumerate(shown)]
+        sides = [self._pictures(trajectories.episode(at), steps) for at, (steps, _) in enumerate(shown)]
         grid = (layout.grid(frames, columns) for frames in _in_step(sides))
         return write_clip(self._bar(grid, max(len(steps) for steps, _ in shown), path), path, shown[0][1])
 
     def close(self) -> None:
         """Free the renderer; a second call does nothing."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._source.close()
 
     def _pictures(self, segment: Segment, steps: Array) -> Iterator[Array]:
         """Yield the frames of a segment at the given steps; each step is rendered once, however often it is shown."""
         if segment.task and not is_same_task(segment.task, self.task.id):
             raise PrefenvsError(f"a segment of {segment.task!r} cannot be drawn by a recorder of {self.task.id!r}")
-        if segment.states is None:
-            if not self.plot:
-                raise PrefenvsError(
-                    f"this segment of {self.task.id!r} has no simulator states, so there is nothing to render: record "
-                    "with prefenvs.make, or Recorder(..., plot=True) to draw its observations as curves"
-                )
-            yield from layout.curves(segment.observations, steps, *self.size)
+        if segment.visible:
+            yield from self._source.stream(segment, steps)
             return
-        if self._renderer is None:
-            self._renderer = Renderer(self.task, *self.size, quality=self.quality)
-        for begin in range(0, len(steps), CHUNK):
-            wanted, where = np.unique(steps[begin : begin + CHUNK], return_inverse=True)
-            yield from self._renderer.frames(segment.states[wanted], segment.scene)[where]
+        if not self.plot:
+            raise PrefenvsError(
+                f"this segment of {self.task.id!r} has no recording and no simulator states, so there is nothing to "
+                "render: record with prefenvs.make, or Recorder(..., plot=True) to draw its observations as curves"
+            )
+        yield from layout.curves(segment.observations, steps, *self.size)
 
     def _bar(self, pictures: Iterable[Array], count: int, path: str | Path) -> Iterable[Array]:
         hidden = None if self.progress else True
@@ -276,22 +289,10 @@ def _captioned(pictures: Iterator[Array], text: str, lines: int) -> Iterator[Arr
     return (layout.caption(picture, text, lines) for picture in pictures)
 
 
-def _episode(trajectories: Trajectories, position: int) -> Segment:
-    """One whole episode as a segment; views, not copies."""
-    span = slice(int(trajectories.begins[position]), int(trajectories.ends[position]))
-    return Segment(
-        trajectories.observations[span],
-        trajectories.actions[span],
-        states=None if trajectories.states is None else trajectories.states[span],
-        scene=None if trajectories.scenes is None else trajectories.scenes[position],
-        task=trajectories.task,
-    )
-
-
 def _describe(trajectories: Trajectories, position: int, caption: str) -> str:
     """Fill in a caption's fields; the true return is looked up only if the caption asks for it."""
     fields: dict[str, float] = {
-        "episode": trajectories.first_episode + position,
+        "episode": int(trajectories.episode_numbers[position]),
         "steps": int(trajectories.lengths[position]),
     }
     if "true_return" in caption:

@@ -173,7 +173,7 @@ def _rendering(look: Look) -> Iterator[Callable[[tuple[Segment, Path]], Path]]:
 
     def make_clip(request: tuple[Segment, Path]) -> Path:
         segment, path = request
-        kind = segment.task, segment.states is None
+        kind = segment.task, segment.visible
         try:
             if kind not in recorders:
                 recorders[kind] = look.recorder(segment)

@@ -104,16 +104,26 @@ class BatchedMLP(nn.Sequential):
         activation: Callable[[], nn.Module] = nn.ReLU,
         initialise: Initialise | None = None,
         precision: Precision = "float32",
+        layer_norm: bool = False,
     ) -> None:
         """`sizes`: input, hidden and output widths; `activation`: between layers; `initialise`: see `BatchedLinear`.
 
-        precision: bfloat16 multiplies in that type between the first and the last layer.
+        precision: bfloat16 multiplies in that type between the first and the last layer. layer_norm: normalise each
+        hidden layer before its activation, without learned scales.
         """
         layers: list[nn.Module] = []
         for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             rounded = precision == "bfloat16" and 0 < i < len(sizes) - 2
-            layers += [BatchedLinear(members, inputs, outputs, initialise, rounded), activation()]
-        super().__init__(*layers[:-1])
+            layers.append(BatchedLinear(members, inputs, outputs, initialise, rounded))
+            if i < len(sizes) - 2:
+                layers += [nn.LayerNorm(outputs, elementwise_affine=False)] if layer_norm else []
+                layers.append(activation())
+        super().__init__(*layers)
+
+    def round_inner(self) -> None:
+        """Let the layers between the first and the last multiply in bfloat16; parameters stay."""
+        for layer in [layer for layer in self if isinstance(layer, BatchedLinear)][1:-1]:
+            layer.rounded = True
 
 
 def rows_per_chunk(device: torch.device) -> int:

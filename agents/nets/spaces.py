@@ -7,18 +7,27 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 
+SMALLEST = 48
+"""Pixels along each side of a picture that the convolutions need."""
 TAKERS = {
     "bounded": "PEBBLE and PrefPPO take them",
     "unbounded": "no online learner takes actions without bounds, so give the task's Box a low and a high",
     "discrete": "PrefPPO takes them (prefenvs train prefppo), and DQN on the true reward (prefenvs train dqn)",
+    "several": "PrefPPO takes them (prefenvs train prefppo)",
 }
 """Who learns online with actions of each kind."""
 
 
 def action_kind(space: spaces.Space[Any]) -> str:
-    """Return "bounded", "unbounded" or "discrete"; or an empty string for actions that no learner takes."""
+    """Return "bounded", "unbounded", "discrete" or "several" (discrete choices at once, or switches).
+
+    An empty string stands for actions that no learner takes.
+    """
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return "several" if len(space.shape) == 1 and not np.any(getattr(space, "start", 0)) else ""
     if isinstance(space, spaces.Discrete):
         return "discrete" if space.start == 0 else ""
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
@@ -26,16 +35,28 @@ def action_kind(space: spaces.Space[Any]) -> str:
     return ""
 
 
-def check_spaces(learner: str, takes: tuple[str, ...], env: Any) -> None:
+def check_spaces(learner: str, takes: tuple[str, ...], env: Any, pictures: bool = False) -> None:
     """Raise PrefenvsError unless a learner that takes these kinds of actions can learn in an environment.
 
-    env: of Gymnasium or a vector environment. Learners see vectors; `prefenvs.make` turns other observations into them.
+    env: of Gymnasium or a vector environment. Learners see vectors, into which `prefenvs.make` turns all observations
+    but pictures; pictures: whether it sees those too, [C, H, W] uint8.
     """
     seen, actions = env.observation_space, env.action_space
-    if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
+    if is_picture(seen):
+        if not pictures:
+            raise PrefenvsError(
+                f"{learner} sees vectors, not pictures: let the environment show prefenvs.make something else, or "
+                "train PEBBLE or PrefPPO, which see pictures by CnnPolicy"
+            )
+        if len(seen.shape) != 3 or min(seen.shape[1:]) < SMALLEST:
+            raise PrefenvsError(
+                f"{learner} sees pictures [channels, height, width] of {SMALLEST} pixels or more, and these are "
+                f"{list(seen.shape)}: make the environment with prefenvs.make, and let it draw larger ones"
+            )
+    elif not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
         raise PrefenvsError(
-            f"{learner} sees vectors, as every learner here does, and the observations are {seen}: make the "
-            "environment with prefenvs.make, which flattens all but pictures"
+            f"{learner} sees vectors, and the observations are {seen}: make the environment with prefenvs.make, which "
+            "flattens all but pictures"
         )
     kind = action_kind(actions)
     if kind in takes:
@@ -44,5 +65,6 @@ def check_spaces(learner: str, takes: tuple[str, ...], env: Any) -> None:
         raise PrefenvsError(f"{learner} cannot learn with the actions {actions}: {TAKERS[kind]}")
     raise PrefenvsError(
         f"{learner} cannot learn with the actions {actions}, and no learner here does: make the environment with "
-        "prefenvs.make, which flattens a Box and counts a Discrete from 0; other kinds the task has to turn into those"
+        "prefenvs.make, which makes vectors of a Box, MultiDiscrete or MultiBinary and counts from 0; other kinds the "
+        "task has to turn into those"
     )

@@ -55,7 +55,7 @@ class Block(nn.Module):
             value,
             allowed,
             self.rate if self.training else 0.0,
-            is_causal=causal and whole and mask is None,
+            is_causal=bool(causal and whole and mask is None),
         )
         x = x + self.dropout(self.join(attended.transpose(1, 2).flatten(2)))
         wide: Tensor = self.dropout(self.narrow(functional.relu(self.widen(self.wide_norm(x)))))
@@ -127,7 +127,7 @@ class StepTransformer(nn.Module):
         tokens = torch.stack([observation, action], 2) + self.position(numbers).unsqueeze(-2)
         mask = None if inside is None or self.transformer.causal else inside.repeat_interleave(2, 1)
         hidden = self.transformer(self.norm(tokens).flatten(1, 2), mask, 2 if last else None)
-        split: Tensor = hidden.view(len(hidden), -1, 2, hidden.shape[-1])
+        split: Tensor = hidden.view(hidden.shape[0], -1, 2, hidden.shape[-1])
         return split
 
 

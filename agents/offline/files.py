@@ -85,9 +85,8 @@ def _check_continuous(space: spaces.Space[Any], where: str) -> spaces.Box:
     """Return the space if it is continuous, else raise a PrefenvsError that names the learners of discrete actions."""
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return space
-    others = (
-        "online, prefppo takes discrete ones" if isinstance(space, spaces.Discrete) else "no learner here takes such"
-    )
+    discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+    others = "online, prefppo takes discrete ones" if discrete else "no learner here takes such"
     raise PrefenvsError(f"{where} are {space}; offline learners (iql, cpl, ...) take continuous ones: {others}")
 
 

@@ -172,13 +172,13 @@ def find_rows(trajectories: Trajectories, episodes: Array, starts: Array, length
 
     Raises PrefenvsError for segments that are not in the data.
     """
-    positions = episodes - trajectories.first_episode
-    outside = np.flatnonzero((positions < 0) | (positions >= len(trajectories)))
+    known = trajectories.episode_numbers
+    positions = np.searchsorted(known, episodes).clip(max=len(known) - 1)
+    outside = np.flatnonzero(known[positions] != episodes)
     if len(outside):
         raise PrefenvsError(
             f"the preferences name episode {episodes[outside[0]]}, but the data set has episodes "
-            f"{trajectories.first_episode} to {trajectories.first_episode + len(trajectories) - 1}: "
-            "they were made from other data"
+            f"{known[0]} to {known[-1]}: they were made from other data"
         )
     past = np.flatnonzero((starts < 0) | (starts + lengths > trajectories.lengths[positions]))
     if len(past):

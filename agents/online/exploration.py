@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from prefenvs.agents.nets.kernels import round_rows
 from prefenvs.segments import Array
@@ -14,6 +15,8 @@ from prefenvs.segments import Array
 CHUNK = 4_096
 # The k least of n numbers lie in the k groups with the least minima; groups of 16 make that the fastest way to them.
 GROUP = 16
+# Cells along each side of a picture, and pictures that are made numbers at a time.
+CELLS, PICTURES = 8, 1_024
 
 
 class Candidates(NamedTuple):
@@ -79,6 +82,22 @@ def least(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return values, columns.gather(1, order)
 
 
+def compared(states: Array, device: torch.device) -> torch.Tensor:
+    """Return states [N, d] as float32 on the device, or pictures [N, C, H, W] as `shrink` makes them."""
+    if states.ndim == 2:
+        return torch.from_numpy(states).to(device, torch.float32)
+    parts = torch.split(torch.from_numpy(states), PICTURES)
+    return torch.cat([shrink(part.to(device, torch.float32)) for part in parts])
+
+
+def shrink(pictures: torch.Tensor) -> torch.Tensor:
+    """Return pictures [N, C, H, W] of numbers up to 255 as averages of 8 x 8 cells, [N, 64 C] between 0 and 1.
+
+    Distances between raw pixels cost hundreds of times as much, and say little: what moves by a pixel differs wholly.
+    """
+    return (functional.adaptive_avg_pool2d(pictures, CELLS) / 255.0).flatten(1)
+
+
 class SeenStates:
     """The states of a replay buffer as candidates on the learner's device, brought up to date row by row."""
 
@@ -94,7 +113,7 @@ class SeenStates:
         held, new = min(added, len(ring)), added - self._added
         if held > len(self._rows.centred) or new >= held:
             # Room for as many again, around a new centre: each state is copied a few times in all.
-            states = torch.from_numpy(ring[:held]).to(device, torch.float32)
+            states = compared(ring[:held], device)
             room = torch.zeros(round_rows(min(2 * held, len(ring))) - held, *states.shape[1:], device=device)
             fresh = Candidates.of(states)
             unused = torch.full_like(room[:, 0], torch.inf)
@@ -103,7 +122,7 @@ class SeenStates:
             )
         elif new:
             rows = np.arange(self._added, added) % len(ring)
-            centred = torch.from_numpy(ring[rows]).to(device, torch.float32) - self._rows.centre
+            centred = compared(ring[rows], device) - self._rows.centre
             index = torch.from_numpy(rows).to(device)
             self._rows.centred[index] = centred
             self._rows.norms[index] = centred.square().sum(1)
@@ -125,7 +144,7 @@ class SeenStates:
         centre = torch.tensor(state["centre"], dtype=torch.float32, device=device)
         centred = torch.zeros(state["room"], len(centre), device=device)
         norms = torch.full((state["room"],), torch.inf, device=device)
-        centred[:held] = torch.from_numpy(ring[:held]).to(device, torch.float32) - centre
+        centred[:held] = compared(ring[:held], device) - centre
         norms[:held] = centred[:held].square().sum(1)
         self._rows = Candidates(centred, norms, centre, held)
 
@@ -158,6 +177,8 @@ class StateEntropy:
 
     def __call__(self, states: torch.Tensor, seen: torch.Tensor | Candidates) -> torch.Tensor:
         """Return intrinsic rewards [B] for states [B, obs] against the states seen [N, obs]."""
+        if states.dim() == 4:
+            states = shrink(states)
         if isinstance(seen, torch.Tensor):
             seen = Candidates.of(seen)
         if self.max_states is not None and seen.size > self.max_states:

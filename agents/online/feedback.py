@@ -17,7 +17,14 @@ from prefenvs.limits import NonNegativeInt, PositiveInt, check_settings
 from prefenvs.metrics.accuracy import Share
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import QuerySelector, RewardModel
-from prefenvs.queries import Selector, SelectQueries, find_selector
+from prefenvs.queries import (
+    POLICY_LIKELIHOOD,
+    LogLikelihood,
+    PolicyLikelihood,
+    Selector,
+    SelectQueries,
+    find_selector,
+)
 from prefenvs.trajectories import TrajectoryBuffer
 
 Schedule = Callable[[int, int, int], float]
@@ -75,8 +82,8 @@ class FeedbackConfig:
     segment_length: PositiveInt = 50
     """Steps in one segment."""
     selector: GivenSelector = "disagreement"
-    """How queries are chosen after the first session, which is always uniform: a name (see prefenvs.queries),
-    `module:NAME`, a `QuerySelector` or a function."""
+    """How queries are chosen after the first session, which is always uniform: a name (see prefenvs.queries;
+    policy-likelihood asks about what the present policy would do), `module:NAME`, a `QuerySelector` or a function."""
     schedule: GivenSchedule = "constant"
     """How the size of a session changes over the run: constant, decreasing, increasing, `module:NAME` or a function."""
     unlabelled: NonNegativeInt = 10
@@ -89,7 +96,8 @@ class FeedbackConfig:
                 f"a budget of {self.labels} labels is smaller than one session of {self.per_session}; "
                 "raise --labels or lower --per-session"
             )
-        find_selector(self.selector)
+        if self.selector != POLICY_LIKELIHOOD:
+            find_selector(self.selector)
         find_schedule(self.schedule)
 
 
@@ -109,10 +117,16 @@ class Feedback:
         first_session: int,
         total_steps: int,
         seed: int | None = None,
+        log_likelihood: LogLikelihood | None = None,
     ) -> None:
+        """log_likelihood: the policy's, for the selector policy-likelihood."""
         self.config, self.oracle, self.reward_model, self.buffer = config, oracle, reward_model, buffer
         self.total_steps = total_steps
-        self.selector, self.schedule = find_selector(config.selector), find_schedule(config.schedule)
+        by_policy = config.selector == POLICY_LIKELIHOOD and log_likelihood is not None
+        self.selector: QuerySelector = (
+            PolicyLikelihood(log_likelihood) if by_policy else find_selector(config.selector)  # type: ignore[arg-type]
+        )
+        self.schedule = find_schedule(config.schedule)
         self.length = config.segment_length + 2 * oracle.margin
         self.next_session = self.next_look = first_session
         self.asked = self.sessions = 0
@@ -165,6 +179,11 @@ class Feedback:
         if not isinstance(size, int | float | np.number) or not math.isfinite(size):
             raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
         return max(min(int(size), self.config.labels - self.asked), 1)
+
+    def count_most(self) -> int:
+        """Return how many labels can be asked until the run's end, if every session is held when it is due."""
+        times = range(self.next_session, self.total_steps, self.config.interact)
+        return min(sum(self._session_size(steps) for steps in times), self.config.labels)
 
     def _select(self, size: int) -> list[Query]:
         """Choose what is asked among segments of the recorded episodes; the first labels are drawn uniformly."""

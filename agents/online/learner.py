@@ -24,9 +24,12 @@ from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
 from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
+from prefenvs.agents.rewards.image.observed import PictureReward
 from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
+from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import load_object
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -81,6 +84,7 @@ class PreferenceLearner(SavedAgent):
 
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
+    sees_pictures: ClassVar[bool] = False
     # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
     sees_raw_observations: ClassVar[bool] = True
     oracle: Oracle | None
@@ -96,7 +100,8 @@ class PreferenceLearner(SavedAgent):
         self._given_reward_model = reward_model
         if env is not None:
             env = maybe_make_env(env, kwargs.get("verbose", 0))
-            check_spaces(type(self).__name__, self.takes, env)
+            check_spaces(type(self).__name__, self.takes, env, self.sees_pictures)
+            check_policy(policy, env.observation_space)
             if kwargs.get("use_sde") and not isinstance(env.action_space, spaces.Box):
                 raise PrefenvsError(
                     f"gSDE is noise for continuous actions, not for {env.action_space}: leave use_sde out"
@@ -150,11 +155,14 @@ class PreferenceLearner(SavedAgent):
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
         sizes = spaces.flatdim(self.observation_space), spaces.flatdim(self.action_space)
-        self.reward_model = (
-            RewardEnsemble(*sizes, config=self.config.reward, seed=self.seed or 0, device=self.device)
-            if self._given_reward_model is None
-            else make_reward_model(self._given_reward_model, *sizes, seed=self.seed or 0)
-        )
+        seed = self.seed or 0
+        if self._given_reward_model is not None:
+            self.reward_model = make_reward_model(self._given_reward_model, *sizes, seed=seed)
+        elif is_picture(self.observation_space):
+            settings = picture_settings(self.config.reward)
+            self.reward_model = PictureReward(self.observation_space.shape or (), settings, seed, self.device)
+        else:
+            self.reward_model = RewardEnsemble(*sizes, config=self.config.reward, seed=seed, device=self.device)
         self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
 
     @property
@@ -220,12 +228,25 @@ class PreferenceLearner(SavedAgent):
         )
         if steps < length:
             raise PrefenvsError(too_few.format("too few for one segment"))
+        if horizon is not None and steps < horizon and ends_by_time_alone(task):
+            raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
+
+    def _warn_of_run(self, total_steps: int) -> None:
+        """Warn of what a run may never come to, or not to the end."""
+        horizon, task = self.recorder.horizon, self.recorder.buffer.task
+        steps = total_steps // self.recorder.num_envs
         if horizon is not None and steps < horizon:
-            if ends_by_time_alone(task):
-                raise PrefenvsError(too_few.format(f"less than one episode of {horizon} steps"))
             warnings.warn(
                 f"{steps} steps in each environment are less than one episode of {horizon} steps of {task}: questions "
                 "are asked only if the task ends episodes earlier",
+                stacklevel=4,
+            )
+        c, most = self.config, self.feedback.count_most() if self.feedback is not None else self.config.labels
+        if most < c.labels:
+            warnings.warn(
+                f"at most {most} of {c.labels} labels can be asked: {total_steps} steps leave room for sessions of "
+                f"{c.per_session} every {c.interact} steps from step {self.first_session} on; lower interact or raise "
+                "per_session",
                 stacklevel=4,
             )
 
@@ -244,12 +265,18 @@ class PreferenceLearner(SavedAgent):
             )
         self.check_run(total_steps)
         self.feedback = self.make_feedback(total_steps)
+        self._warn_of_run(total_steps)
 
     def make_feedback(self, total_steps: int) -> Feedback:
         """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
         assert self.oracle is not None
         rater, buffer = self._cropped(self.oracle), self.recorder.buffer
-        return Feedback(self.config, rater, self.reward_model, buffer, self.first_session, total_steps, self.seed)
+        first, seed = self.first_session, self.seed
+        return Feedback(self.config, rater, self.reward_model, buffer, first, total_steps, seed, self.log_likelihood)
+
+    @abstractmethod
+    def log_likelihood(self, observations: Array, actions: Array) -> Array:
+        """Return log pi(a | s) [N] of actions [N, act], in the task's units, for observations [N, obs]."""
 
     def _cropped(self, rater: Oracle) -> Oracle:
         surf = self.config.reward.surf
@@ -300,7 +327,7 @@ class PreferenceLearner(SavedAgent):
     def load_reward_model(self, path: Path) -> None:
         """Read what the reward model's `save` wrote; raises PrefenvsError where that gives no such model."""
         kind = type(self.reward_model)
-        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward)
+        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward | PictureReward)
         loaded = kind.load(path, **({"device": self.device} if on_device else {}))
         if not isinstance(loaded, kind):
             raise PrefenvsError(
@@ -314,8 +341,9 @@ class PreferenceLearner(SavedAgent):
         if not isinstance(model, RewardEnsemble):
             if self.config.reward.surf is not None:
                 raise PrefenvsError("SURF trains the reward ensemble: leave reward_model=... or surf away")
-            sizes = (spaces.flatdim(space) for space in (self.observation_space, self.action_space))
-            members = len(predict_rewards(model, *(np.zeros((2, size), np.float32) for size in sizes)))
+            seen, size = self.observation_space, spaces.flatdim(self.action_space)
+            observations = np.zeros((2, *(seen.shape or ())), seen.dtype)
+            members = len(predict_rewards(model, observations, np.zeros((2, size), np.float32)))
         settings = self._compare_members()
         if members == 1 and settings:
             raise PrefenvsError(
@@ -362,6 +390,20 @@ class PreferenceLearner(SavedAgent):
             *super()._excluded_save_params(),
             *("oracle", "feedback", "reward_model", "_given_reward_model", "state_entropy"),
         ]
+
+
+def check_policy(policy: Any, space: spaces.Space[Any]) -> None:
+    """Raise a PrefenvsError where the policy named is not for such observations."""
+    pictures = is_picture(space)
+    if policy == ("MlpPolicy" if pictures else "CnnPolicy"):
+        what, other = ("pictures", "CnnPolicy") if pictures else ("vectors", "MlpPolicy")
+        raise PrefenvsError(f"the environment shows {what}, and {policy} is not for them: choose {other}")
+
+
+def picture_settings(config: RewardConfig) -> ImageRewardConfig:
+    """Return the settings of a reward on pictures that a reward ensemble's stand for."""
+    names = ("members", "output", "learning_rate", "epochs", "stop_accuracy", "validation_share")
+    return ImageRewardConfig(**{name: getattr(config, name) for name in names})
 
 
 def make_reward_model(

@@ -21,7 +21,7 @@ from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebblePolicy, squashed_sample, update
+from prefenvs.agents.online.sac import PebbleCnnPolicy, PebblePolicy, squashed_sample, update
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.surf import SurfConfig
@@ -42,6 +42,13 @@ class PebbleConfig(LearnerConfig):
     """Updates right after the first session, when the critic starts afresh."""
     explore_first: bool = False
     """With true_reward: explore for `unsupervised_steps` before it, and start with a fresh critic, as with labels."""
+    policy_delay: PositiveInt = 1
+    """Updates of the critics for one of the actor and the temperature."""
+    recent_share: Fraction = 0.0
+    """Share of each batch that comes from the newest `recent_steps` steps, once a reward is learned: the hybrid replay
+    of QPA (Hu et al. 2024), which has 0.5 and 10 episodes; 0: uniform, as PEBBLE."""
+    recent_steps: PositiveInt = 10_000
+    """How many steps are recent, over all environments."""
     bonus: NonNegativeFloat = 0.0
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: Fraction = 1e-5
@@ -58,6 +65,8 @@ class SACConfig:
     """Transitions in a gradient step."""
     hidden: tuple[PositiveInt, ...] = (1024, 1024)
     """Widths of the ReLU layers of actor and critics."""
+    layer_norm: bool = False
+    """Normalise the critics' hidden layers, so that they bear more updates than steps (Ball et al. 2023)."""
     buffer_size: PositiveInt = 1_000_000
     """Transitions kept."""
     learning_starts: NonNegativeInt = 1_000
@@ -81,8 +90,9 @@ class SACConfig:
 
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of the learner's constructor."""
-        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "envs"}
-        return {name: getattr(self, name) for name in names} | {"policy_kwargs": {"net_arch": list(self.hidden)}}
+        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "layer_norm", "envs"}
+        networks = {"net_arch": list(self.hidden), "layer_norm": self.layer_norm}
+        return {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -99,8 +109,9 @@ class PEBBLE(PreferenceLearner, SAC):
 
     name = "pebble"
     takes = ("bounded",)
+    sees_pictures = True
     config_type = PebbleConfig
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": PebblePolicy, "CnnPolicy": PebbleCnnPolicy}
     policy: PebblePolicy
     config: PebbleConfig
     replay_buffer: RelabelBuffer
@@ -179,7 +190,8 @@ class PEBBLE(PreferenceLearner, SAC):
     ) -> SelfPEBBLE:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps)
-        with products():
+        widths = (parameter.shape[-1] for parameter in self.critic.parameters())
+        with products(max(widths)):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         self._fill()
         return self
@@ -217,6 +229,18 @@ class PEBBLE(PreferenceLearner, SAC):
         """Replace the critic that valued state entropy, and fit the new one."""
         self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
         self._update(self.config.reset_updates, batch_size)
+
+    @torch.no_grad()
+    def log_likelihood(self, observations: Array, actions: Array) -> Array:
+        """Return log pi(a | s) [N]; actions at the bounds, where the density has a pole, count as just inside."""
+        scaled = torch.as_tensor(self.policy.scale_action(actions), dtype=torch.float32, device=self.device)
+        scaled = scaled.clamp(-1.0 + 1e-4, 1.0 - 1e-4)
+        states, _ = self.policy.obs_to_tensor(observations)
+        mean, log_std, _ = self.actor.get_action_dist_params(states)
+        normal = torch.distributions.Normal(mean, log_std.exp())
+        density = normal.log_prob(torch.atanh(scaled)) - torch.log1p(-scaled.square())  # type: ignore[no-untyped-call]
+        result: Array = density.sum(1).cpu().numpy()
+        return result
 
     def save_memory(self, folder: Path) -> None:
         """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""
@@ -256,11 +280,14 @@ class PEBBLE(PreferenceLearner, SAC):
             ring = buffer.all_observations
             seen = self.state_entropy.seen.update(ring, buffer.added * buffer.n_envs, self.device)
         metrics: dict[str, torch.Tensor] = {}
+        recent = 0 if self.exploring else int(self.config.recent_share * batch_size)
+        newest = max(self.config.recent_steps // self.n_envs, 1)
         for _ in range(gradient_steps):
-            batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None)
+            batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None, (recent, newest))
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            metrics = update(self, batch, self._n_updates % self.target_update_interval == 0)
+            due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
+            metrics |= update(self, batch, *due)
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
@@ -291,9 +318,14 @@ def preset(
     learning_starts: int = SACConfig.learning_starts,
     surf: bool = False,
     rune: bool = False,
+    envs: int = SACConfig.envs,
     **_: Any,
 ) -> Settings:
-    """Return B-Pref's settings for a task (its scripts, 2021); small: smaller networks and batches for a CPU.
+    """Return B-Pref's settings for a task (its scripts, 2021), or others for a CPU.
+
+    small: smaller networks and batches. reliable: what was found since, for runs of up to some 100,000 steps: critics
+    with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps
+    (QPA); queries by the policy's likelihood (PoLiCER), in at least 25 small sessions; normalised reward inputs.
 
     Of a budget that comes from another paper's scripts (`LabelBudget.source`) the numbers in it are taken, and
     networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
@@ -302,10 +334,16 @@ def preset(
     steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
     """
     budget, manipulation = task.budget(labels), task.family == "metaworld"
+    size = min(budget.per_session, budget.labels)
+    if name == "reliable":
+        size = max(min(size, budget.labels // 25), 1)
+    if per_session is not None:
+        size = per_session
+    rate = budget.interact / budget.per_session
     config = PebbleConfig(
         labels=budget.labels,
-        per_session=min(budget.per_session, budget.labels) if per_session is None else per_session,
-        interact=budget.interact if interact is None else interact,
+        per_session=size,
+        interact=(round(rate * size) if name == "reliable" else budget.interact) if interact is None else interact,
         segment_length=task.segment_length,
         unsupervised_steps=PebbleConfig.unsupervised_steps if unsupervised_steps is None else unsupervised_steps,
         reward=RewardConfig(epochs=budget.epochs, surf=SurfConfig() if surf else None),
@@ -326,7 +364,7 @@ def preset(
         surf=surf,
         rune=rune,
     )
-    if name == "small":
+    if name in ("small", "reliable"):
         options = dataclasses.replace(
             options,
             learning_rate=1e-3,
@@ -337,6 +375,14 @@ def preset(
         )
         reward = dataclasses.replace(config.reward, width=128)
         config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
+    if name == "reliable":
+        options = dataclasses.replace(
+            options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
+        )
+        reward = dataclasses.replace(config.reward, normalise=True)
+        config = dataclasses.replace(
+            config, selector="policy-likelihood", policy_delay=2, recent_share=0.5, reward=reward
+        )
     return Settings(config, total, options)
 
 
@@ -368,7 +414,7 @@ ALGORITHM = Algorithm(
     config=PebbleConfig,
     options=PebbleOptions,
     preset=preset,
-    presets=("published", "small"),
+    presets=("published", "small", "reliable"),
     rows=(
         *(
             Row(name, title, options, rewards=True, controls=CONTROLS, bound="pebble-true-reward-explored")

@@ -75,7 +75,10 @@ def minibatches(agent: PPO) -> Iterator[Minibatch]:
     arrays = (getattr(buffer, name) for name in names)
     # After its own `get`, the buffer's arrays are flat already.
     flat = (array if buffer.generator_ready else buffer.swap_and_flatten(array) for array in arrays)
-    observations, actions, *numbers = (torch.from_numpy(array).to(device, torch.float32) for array in flat)
+    seen, *rest = flat
+    # Pictures are made numbers a minibatch at a time, by the policy.
+    observations = torch.from_numpy(seen).to(device, None if seen.dtype == np.uint8 else torch.float32)
+    actions, *numbers = (torch.from_numpy(array).to(device, torch.float32) for array in rest)
     if isinstance(agent.action_space, spaces.Discrete):
         actions = actions.flatten().long()
     columns = [observations, actions, *(number.flatten() for number in numbers)]

@@ -24,11 +24,13 @@ from prefenvs.agents.nets.mlp import round_inner
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online import ppo
 from prefenvs.agents.online.checkpoint import WAY_OUT
+from prefenvs.agents.online.exploration import compared
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.envs import make
+from prefenvs.envs.spaces import action_choices, action_vectors
 from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.protocols import SequenceRewardModel
 from prefenvs.raters import AnyRater, as_oracle
@@ -104,7 +106,8 @@ class PrefPPO(PreferenceLearner, PPO):
     """
 
     name = "prefppo"
-    takes = ("bounded", "discrete")
+    takes = ("bounded", "discrete", "several")
+    sees_pictures = True
     config_type = PrefPPOConfig
     config: PrefPPOConfig
 
@@ -132,7 +135,7 @@ class PrefPPO(PreferenceLearner, PPO):
         self.states_seen: Array = np.zeros((0, 0), np.float32)
         adam = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
         policy_kwargs = {"net_arch": list(PPOConfig.hidden)} | adam | (policy_kwargs or {})
-        if self.config.normalise_observations:
+        if self.config.normalise_observations and policy != "CnnPolicy":
             policy_kwargs.setdefault("features_extractor_class", NormalisedObservations)
         super().__init__(
             policy,
@@ -198,7 +201,7 @@ class PrefPPO(PreferenceLearner, PPO):
         if self.update_reward() and not self.reward_learned:
             self.reward_learned = True
             self._reset_value_head()
-        observations = rollout_buffer.observations.reshape(-1, spaces.flatdim(self.observation_space))
+        observations = rollout_buffer.observations.reshape(-1, *rollout_buffer.obs_shape)
         rewards = self._intrinsic(observations) if self.exploring else self._learned(observations, before)
         # The environment paid nothing, so what the buffer holds is the bootstrap value at time limits; keep it.
         rollout_buffer.rewards += rewards.reshape(rollout_buffer.rewards.shape)
@@ -222,6 +225,15 @@ class PrefPPO(PreferenceLearner, PPO):
             # After the update, which has to see this rollout as it was collected.
             extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
 
+    @torch.no_grad()
+    def log_likelihood(self, observations: Array, actions: Array) -> Array:
+        """Return log pi(a | s) [N]; discrete actions are one-hot, as in segments."""
+        actions = action_choices(self.action_space, actions)
+        states, _ = self.policy.obs_to_tensor(observations)
+        density = self.policy.get_distribution(states).log_prob(torch.as_tensor(actions, device=self.device))
+        result: Array = density.cpu().numpy()
+        return result
+
     def save_memory(self, folder: Path) -> None:
         """Write the states that exploration compares with, and whether a rollout was cut off."""
         np.save(folder / "states_seen.npy", self.states_seen, allow_pickle=False)
@@ -233,13 +245,15 @@ class PrefPPO(PreferenceLearner, PPO):
         path = folder / "states_seen.npy"
         with damage_told(path, WAY_OUT):
             seen: Array = np.load(path, allow_pickle=False)
-            if seen.ndim != 2 or seen.shape[1] not in (0, spaces.flatdim(self.observation_space)):
+            width = compared(np.zeros((1, *self.rollout_buffer.obs_shape), np.float32), self.device).shape[1]
+            if seen.ndim != 2 or seen.shape[1] not in (0, width):
                 raise ValueError(f"states of shape {seen.shape}")
         self.states_seen = seen
         if (folder / "rollout-cut-off").is_file():
             print("not number for number the unbroken run: it was stopped within a rollout, which begins anew")
 
     def _intrinsic(self, observations: Array) -> Array:
+        observations = compared(observations, self.device).cpu().numpy()
         seen = np.concatenate([self.states_seen.reshape(-1, observations.shape[1]), observations])
         keep = max(self.config.entropy_states or len(seen), len(observations))
         self.states_seen = seen[-keep:]
@@ -249,14 +263,16 @@ class PrefPPO(PreferenceLearner, PPO):
         return rewards
 
     def _actions(self) -> Array:
-        """Return the rollout's actions as the environment got them: clipped, or one-hot where they are discrete."""
+        """Return the rollout's actions as segments hold them: clipped, or one-hot where they are discrete."""
         actions = self.rollout_buffer.actions
         if isinstance(self.action_space, spaces.Box):
             flat = actions.reshape(-1, *self.action_space.shape)
             clipped: Array = np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
             return clipped
-        one_hot: Array = np.eye(spaces.flatdim(self.action_space), dtype=np.float32)[actions.reshape(-1).astype(int)]
-        return one_hot
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions[..., 0]
+        rows = action_vectors(self.action_space, actions)
+        return rows.reshape(-1, rows.shape[-1])
 
     def _learned(self, observations: Array, before: dict[int, list[Any]]) -> Array:
         """Return the learned rewards [steps * envs] of the rollout's observations [steps * envs, obs].

@@ -44,12 +44,20 @@ class RelabelBuffer(ReplayBuffer):
         self.added += 1
         self._unfilled = min(self._unfilled + 1, self.buffer_size)
 
-    def draw(self, batch_size: int, reward: Reward | None = None) -> ReplayBufferSamples:
+    def draw(
+        self, batch_size: int, reward: Reward | None = None, recent: tuple[int, int] = (0, 1)
+    ) -> ReplayBufferSamples:
         """Return a batch drawn uniformly; with `reward`, new rows get theirs first if one of them was drawn.
+
+        recent: (n, last): draw n of the batch from the newest `last` rows.
 
         So rewards are computed for many rows at a time: the more rows are held, the longer a new one waits.
         """
         rows = np.random.randint(self.size(), size=batch_size)  # noqa: NPY002 - SB3 seeds the global generator
+        count, last = recent
+        if count:
+            newest = np.random.randint(min(last, self.size()), size=count)  # noqa: NPY002
+            rows[:count] = (self.pos - 1 - newest) % self.buffer_size
         if reward is not None and self._unfilled:
             age = (self.pos - 1 - rows) % self.buffer_size
             if age.min() < self._unfilled:
@@ -133,7 +141,7 @@ class RelabelBuffer(ReplayBuffer):
         array = getattr(self, name)
         held = self._columns.get(name)
         if held is None or held[0] is not array:
-            held = array, torch.from_numpy(array).view(self.buffer_size * self.n_envs, -1)
+            held = array, torch.from_numpy(array).view(self.buffer_size * self.n_envs, *(array.shape[2:] or (1,)))
             self._columns[name] = held
         return held[1]
 

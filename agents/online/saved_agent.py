@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
 from prefenvs.agents.online.ppo import NormalisedObservations
+from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
 
@@ -321,11 +322,19 @@ def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return JSON of a space; bounds that are infinite are null."""
     if isinstance(space, spaces.Discrete):
         return {"n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"nvec": space.nvec.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"switches": int(np.prod(space.shape))}
     if not isinstance(space, spaces.Box):
-        raise PrefenvsError(f"an agent of the space {space} cannot be saved: only of Box and Discrete ones")
-    bounds = (
-        [value if np.isfinite(value) else None for value in bound.ravel().tolist()] for bound in (space.low, space.high)
-    )
+        raise PrefenvsError(
+            f"an agent of the space {space} cannot be saved: only of Box, Discrete, MultiDiscrete and MultiBinary ones"
+        )
+    sides = (space.low, space.high)
+    if is_picture(space) and all(bound.min() == bound.max() for bound in sides):
+        # One number in the place of as many as there are pixels.
+        sides = (space.low.ravel()[:1], space.high.ravel()[:1])
+    bounds = ([value if np.isfinite(value) else None for value in bound.ravel().tolist()] for bound in sides)
     low, high = bounds
     return {"low": low, "high": high, "shape": list(space.shape), "dtype": space.dtype.name}
 
@@ -333,9 +342,18 @@ def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
 def _make_space(record: dict[str, Any]) -> spaces.Space[Any]:
     if "n" in record:
         return spaces.Discrete(record["n"], start=record["start"])
+    if "nvec" in record:
+        return spaces.MultiDiscrete(record["nvec"])
+    if "switches" in record:
+        return spaces.MultiBinary(record["switches"])
     dtype = np.dtype(record["dtype"])
     low, high = (
-        np.array([infinite if value is None else value for value in record[side]], dtype).reshape(record["shape"])
+        _fill([infinite if value is None else value for value in record[side]], record["shape"], dtype)
         for side, infinite in (("low", -np.inf), ("high", np.inf))
     )
     return spaces.Box(low, high, dtype=dtype.type)
+
+
+def _fill(values: list[float], shape: list[int], dtype: np.dtype[Any]) -> Any:
+    array = np.array(values, dtype)
+    return np.full(shape, array[0], dtype) if len(values) == 1 else array.reshape(shape)

@@ -21,9 +21,9 @@ from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.vectors import make_envs, seed_environments
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.rewards import StateReward, reward_steps
 from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.segments import Array
-from prefenvs.state_rewards import StateReward, reward_steps
 from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 

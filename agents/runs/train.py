@@ -21,6 +21,7 @@ from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
+from prefenvs.agents.runs.tracking import track
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env
 from prefenvs.metrics.curves import draw_learning_curve
@@ -44,13 +45,15 @@ def train(
     progress: bool = True,
     evaluate_async: bool = False,
     facts: Sequence[Mapping[str, Any]] | None = None,
+    wandb: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train until `total` steps, of environment or gradient, and return the summaries written to the run folders.
 
     Several learners, from fixed data and different in their seeds alone, train side by side. A folder then holds
     evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its
-    `facts` in it. After Ctrl-C the checkpoints are written before KeyboardInterrupt goes on, so a run can be resumed.
-    evaluate_async: in a process of its own, on another core.
+    `facts` in it. Where its data tell no task, a learner is not evaluated. After Ctrl-C the checkpoints are written
+    before KeyboardInterrupt goes on, so a run can be resumed.
+    evaluate_async: in a process of its own, on another core. wandb: a project to send what is logged to as well.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
@@ -59,21 +62,29 @@ def train(
     together = group_of(learners)
     stop, evaluator = (
         StopOnInterrupt(getattr(learners[0], "oracle", None)),
-        EvaluationProcess() if evaluate_async else None,
+        EvaluationProcess() if evaluate_async and learners[0].task else None,
     )
     callbacks: list[list[BaseCallback]] = []
     envs: list[Env] = []
     for learner, run in zip(learners, runs, strict=True):
         # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
         learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
-        evaluation = EvaluationCallback(run, learner.task, evaluate_every, episodes, learner.seed or 0, envs, evaluator)
-        callbacks.append([evaluation, CheckpointCallback(run.checkpoint, evaluator=evaluator)])
+        own: list[BaseCallback] = [CheckpointCallback(run.checkpoint, evaluator=evaluator)]
+        if learner.task:
+            seed = learner.seed or 0
+            own.insert(0, EvaluationCallback(run, learner.task, evaluate_every, episodes, seed, envs, evaluator))
+        callbacks.append(own)
     # The first learner's callbacks come first of all, where every learner has made equally many steps.
     callbacks[0] = [stop, *callbacks[0]]
-    with checkpointed(learners, runs, stop, evaluator):
+    with ExitStack() as stack, checkpointed(learners, runs, stop, evaluator):
+        if wandb is not None:
+            track([learner.logger for learner in learners], runs, wandb, stack)
         if made < total:
             learn, given = (learners[0].learn, callbacks[0]) if together is None else (together.learn, callbacks)
             learn(total - made, given, progress_bar=progress, reset_num_timesteps=made == 0)
+            # The last evaluation comes after the last of the learner's own writes.
+            for learner in learners:
+                learner.logger.dump(learner.num_timesteps)
     seconds = {"seconds": round(time.time() - begin, 1)}
     ended = list(zip(learners, runs, facts or [{}] * len(runs), strict=True))
     summaries = [_sum_up(learner, run, dict(own) | seconds) for learner, run, own in ended if not lacks_labels(learner)]
@@ -159,6 +170,8 @@ def _sum_up(learner: Learner, run: Run, facts: Mapping[str, Any]) -> dict[str, A
         model.save(run.checkpoint / "reward.pt")
     summary = summarise(learner, run) | dict(facts)
     run.summarise(summary)
+    if summary["last"] is None:
+        return summary
     labels = f", {summary['labels']} labels" if summary["labels"] else ""
     title, unit = f"{learner.task}, seed {learner.seed}", "environment steps"
     if unit_of(learner) == "updates":
@@ -171,10 +184,12 @@ def _sum_up(learner: Learner, run: Run, facts: Mapping[str, Any]) -> dict[str, A
 def summarise(learner: Learner, run: Run) -> dict[str, Any]:
     """Return a run's figures; `last` is the final policy's evaluation, `best` that of the best of all, kept apart.
 
-    The best one was chosen by the very evaluation that it reports, so it is an optimistic figure.
+    The best one was chosen by the very evaluation that it reports, so it is an optimistic figure. Where there is no
+    task to evaluate on, all are None.
     """
     rows, feedback = run.rows("evaluations"), getattr(learner, "feedback", None)
-    measure = "mean_return" if math.isnan(rows[-1]["success"]) else "success"
+    measure = "mean_return" if not rows or math.isnan(rows[-1]["success"]) else "success"
+    horizon = getattr(learner, "horizon", None)
     labels = getattr(learner, "labels", 0) if feedback is None else feedback.labels
     return {
         "task": learner.task,
@@ -184,11 +199,11 @@ def summarise(learner: Learner, run: Run) -> dict[str, Any]:
         unit_of(learner): learner.num_timesteps,
         "labels": labels,
         "queries": labels if feedback is None else feedback.asked,
-        "evaluation_horizon": getattr(learner, "horizon", None) or find_task(learner.task).horizon,
-        "first": rows[0],
-        "last": rows[-1],
-        "best": max(rows, key=lambda row: (row[measure], row["mean_return"])),
-        "best_mean_return": max(row["mean_return"] for row in rows),
+        "evaluation_horizon": horizon or (find_task(learner.task).horizon if learner.task else None),
+        "first": rows[0] if rows else None,
+        "last": rows[-1] if rows else None,
+        "best": max(rows, key=lambda row: (row[measure], row["mean_return"]), default=None),
+        "best_mean_return": max((row["mean_return"] for row in rows), default=None),
     }
 
 

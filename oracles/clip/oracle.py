@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.rewards import StateReward, score_segment
 from prefenvs.oracles.simulated.synthetic import SyntheticOracle
 from prefenvs.oracles.simulated.teachers import Teacher
 from prefenvs.segments import Array, Segment
-from prefenvs.state_rewards import StateReward
 from prefenvs.trajectories import Trajectories
 
 
 class CLIPOracle(SyntheticOracle):
     """Prefer the segment whose states have the larger sum of CLIP rewards (or of any other reward of states).
 
-    A segment's states are those that its observations were made from. All states of a call are scored together, each
-    once. It answers at once, in the time that rendering and the model take, and reads no true reward; the
-    irrationalities of a teacher can be put on top, as on every simulated rater.
+    A segment's states are those that its observations were made from; recorded pictures take their place. All states
+    of a call are scored together, each once. It answers at once, in the time that rendering and the model take, and
+    reads no true reward; the irrationalities of a teacher can be put on top, as on every simulated rater.
     """
 
     kind = "clip"
@@ -48,13 +48,15 @@ class CLIPOracle(SyntheticOracle):
         """Ignore the policy: it would tell the true return."""
 
     def step_values(self, segments: Sequence[Segment]) -> Array:
-        """Return the rewards [N, T] of the segments' states; raises PrefenvsError where one has no states."""
-        bare = next((segment for segment in segments if segment.states is None), None)
+        """Return the rewards [N, T] of what the segments show; raises PrefenvsError where one shows nothing."""
+        bare = next((segment for segment in segments if not segment.visible), None)
         if bare is not None:
             raise PrefenvsError(
-                f"a segment of task {bare.task!r}, source {bare.source!r}, carries no simulator states to render: "
-                "collect it with prefenvs.make, or ask another oracle"
+                f"a segment of task {bare.task!r}, source {bare.source!r}, carries no simulator states to render, and "
+                "no recording: collect it with prefenvs.make, or ask another oracle"
             )
+        if any(segment.recording is not None for segment in segments):
+            return np.stack([np.asarray(score_segment(self.reward, segment), np.float64) for segment in segments])
         states = np.concatenate([segment.states for segment in segments if segment.states is not None])
         scenes = [np.repeat(s.scene[None], len(s), 0) for s in segments if s.scene is not None]
         rewards = self.reward.score(states, np.concatenate(scenes) if len(scenes) == len(segments) else None)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.clip_models import TextImageModel, load_clip
-from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import FrameCache
+from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
-from prefenvs.segments import Array
-from prefenvs.state_rewards import reward_steps
+from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task
 from prefenvs.trajectories import Trajectories
 
@@ -52,6 +52,7 @@ class CLIPReward(Closing):
         pixels: int | None = None,
         hide_robot: bool = False,
         capacity: int = 0,
+        cameras: Sequence[str] = (),
         device: str | torch.device = "auto",
     ) -> None:
         """Read the model and embed the prompts; raises PrefenvsError for what it cannot read or embed.
@@ -59,6 +60,7 @@ class CLIPReward(Closing):
         model: see `prefenvs.clip_models.load_clip`, or an object of that form. goal, baseline: prompts; the task's own
         by default. alpha: in [0, 1]; 0 needs no baseline. batch_size: frames that the model is given at once.
         pixels: size of the rendered frames, the model's own by default. capacity: frames kept for states seen again.
+        cameras: recorded views, of which the mean reward counts; by default the first of each recording.
         """
         self.task = find_task(task) if isinstance(task, str) else task
         self.goal, self.baseline = tuple(goal) or self.task.goal, tuple(baseline) or self.task.baseline
@@ -73,7 +75,7 @@ class CLIPReward(Closing):
             raise PrefenvsError(f"batch_size must be at least 1, got {batch_size}")
         self.alpha, self.batch_size = alpha, batch_size
         self.model = load_clip(model, device) if isinstance(model, str | Path) else model
-        self.frames = FrameCache(self.task, pixels or self.model.size, capacity, hide_robot)
+        self.frames = FrameCache(self.task, pixels or self.model.size, capacity, hide_robot, cameras)
         self._goal = self._embed(self.model.embed_texts, self.goal, "prompts").mean(0)
         self._baseline = self._embed(self.model.embed_texts, self.baseline, "prompts").mean(0) if alpha else self._goal
         if self._baseline.shape != self._goal.shape:
@@ -118,6 +120,16 @@ class CLIPReward(Closing):
             rows = slice(start, start + self.batch_size)
             parts.append(self.score_frames(self.frames.frames(states[rows], None if scenes is None else scenes[rows])))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def score_segment(self, segment: Segment) -> Array:
+        """Return the rewards [T] float32 of what a segment shows, recorded or drawn."""
+        parts = []
+        for start in range(0, len(segment), self.batch_size):
+            steps = np.arange(start, min(start + self.batch_size, len(segment)))
+            views = self.frames.look(segment, steps)
+            rewards = self.score_frames(views.reshape(-1, *views.shape[2:]))
+            parts.append(rewards.reshape(views.shape[:2]).mean(1))
+        return np.concatenate(parts)
 
     def relabel(self, trajectories: Trajectories) -> Array:
         """Return the reward [S] float32 of every step, that of the state it led to: see `reward_steps`."""

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.store import Store, check_annotator, find_annotator
+from prefenvs.store import Store, check_annotator, find_annotator, find_manager
 
 BODY_LIMIT = 64 * 1024
 WRONG_TOKENS, WINDOW = 20, 60.0
@@ -49,10 +49,11 @@ class Denied(Exception):
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks: the annotator's name and the secret of the session."""
+    """Who asks: the annotator's name, the secret of the session, and whether it is whoever manages the labelling."""
 
     annotator: str
     secret: str
+    manager: bool = False
 
     @property
     def csrf(self) -> str:
@@ -63,7 +64,8 @@ class Visitor:
 class Access:
     """Decide who a request comes from.
 
-    With tokens, the cookie holds the annotator's token. Without, everybody is `open_to`; then the server must be bound
+    With tokens, the cookie holds the annotator's or the manager's. Without, everybody is `open_to`, who labels and
+    manages; then the server must be bound
     to a loopback address, and only requests that name such a host are served (else a web site could have its own name
     resolved to 127.0.0.1 and read the page).
     """
@@ -76,7 +78,7 @@ class Access:
         self.cookie = f"prefenvs_{store.identity}"
         # By address, the wrong tokens that it has shown, as hashes, and when it first did.
         self._failures: dict[str, dict[bytes, float]] = {}
-        self._known: dict[str, tuple[str | None, float]] = {}
+        self._known: dict[str, tuple[str | None, bool, float]] = {}
         self._turn = threading.Lock()
 
     def admit(self, token: str, request: HTTPConnection) -> Visitor:
@@ -87,9 +89,9 @@ class Access:
         address = request.client.host if request.client else ""
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         if not self._is_wrong(address, digest):
-            name = self._find(token)
+            name, manager = self._find(token)
             if name is not None:
-                return Visitor(name, token)
+                return Visitor(name, token, manager)
             self._count_failure(address, digest)
         raise Denied(401, "this token is not valid: ask for a new link")
 
@@ -98,7 +100,7 @@ class Access:
         self.check_host(request)
         secret = request.cookies.get(self.cookie, "")
         if self.open_to is not None:
-            return Visitor(self.open_to, secret if _SECRET.fullmatch(secret) else secrets.token_urlsafe(32))
+            return Visitor(self.open_to, secret if _SECRET.fullmatch(secret) else secrets.token_urlsafe(32), True)
         if not secret:
             raise Denied(401, "open the link that you were given, which ends in ?token=...")
         return self.admit(secret, request)
@@ -122,15 +124,22 @@ class Access:
         if self.open_to is not None and not is_loopback(_hostname(request.headers.get("host", ""))):
             raise Denied(403, "without tokens this server answers to localhost only")
 
-    def _find(self, token: str) -> str | None:
-        """Look a token up, and remember the result for a few seconds: every clip asks."""
-        found, until = self._known.get(token, (None, 0.0))
+    def forget(self) -> None:
+        """Look every token up anew: some have been revoked."""
+        self._known.clear()
+
+    def _find(self, token: str) -> tuple[str | None, bool]:
+        """Look up whose token this is, and whether a manager's; remember it for a few seconds: every clip asks."""
+        found, manager, until = self._known.get(token, (None, False, 0.0))
         if clock.monotonic() < until:
-            return found
-        found = find_annotator(self.store, token)
+            return found, manager
+        found, manager = find_annotator(self.store, token), False
+        if found is None:
+            found = find_manager(self.store, token)
+            manager = found is not None
         if found is not None:
-            self._known[token] = found, clock.monotonic() + 10.0
-        return found
+            self._known[token] = found, manager, clock.monotonic() + 10.0
+        return found, manager
 
     def _is_wrong(self, address: str, digest: bytes) -> bool:
         """Tell whether this address has shown this wrong token a moment ago, so that it need not be looked up again."""

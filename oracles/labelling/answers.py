@@ -14,11 +14,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.people.strength import Strength, soften
 from prefenvs.store import Assignment, Assignments, Event, Store, StoreUnavailable, Undo
 
 ORACLE = "human"
 MOST_ANSWERS = 100
 EXPORT_FORMAT, EXPORT_BYTES = "prefenvs.answers", 64 * 2**20
+MOST_TAGS, TAG_LENGTH = 10, 60
 SHORTEST_LOOK = 0.3
 """Seconds for which a question is on the screen at least before its answer counts; the page waits as long."""
 
@@ -64,10 +66,12 @@ class Answer(BaseModel):
 
     uuid: str
     question: str = Field(max_length=36)
-    choice: StrictInt | Literal["equal", "skip"] | None = None
+    choice: StrictInt | Literal["equal", "bad", "skip"] | None = None
+    strength: Strength | None = None
     rating: Annotated[StrictInt, Field(ge=1, le=5)] | None = None
     undo: str | None = None
     reason: str = Field("", max_length=2000)
+    tags: list[Annotated[str, Field(max_length=TAG_LENGTH)]] = Field([], max_length=MOST_TAGS)
     seconds: float = Field(0.0, ge=0, le=1e6, strict=True)
     replays: StrictInt = Field(0, ge=0, le=10**6)
     time: float = Field(0.0, ge=0, le=1e11, strict=True)
@@ -82,6 +86,11 @@ class Answer(BaseModel):
     def _make_storable(cls, value: object) -> object:
         # A browser cuts text in the middle of an emoji; the label is not lost for that.
         return value.encode("utf-8", "replace").decode().replace("\x00", "") if isinstance(value, str) else value
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _make_all_storable(cls, value: object) -> object:
+        return [cls._make_storable(tag) for tag in value] if isinstance(value, list) else value
 
 
 def parse_answers(body: Any) -> tuple[list[Answer], list[dict[str, str]]]:
@@ -226,6 +235,9 @@ def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page
     extra: dict[str, Any] = {"assignment": assignment.id, "replays": answer.replays, "received": now}
     if assignment.repeats is not None:
         extra["repeats"] = assignment.repeats
+    # What the probabilities do not say.
+    said = {"strength": answer.strength, "bad": answer.choice == "bad", "tags": answer.tags}
+    extra |= {name: value for name, value in said.items() if value}
     if assignment.segment is not None:
         extra["rating"] = _rating(answer)
         return Event(kind="rating" if assignment.repeats is None else "repeat", extra=extra, **common)
@@ -236,17 +248,20 @@ def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page
 
 
 def _rating(answer: Answer) -> int | None:
-    if answer.choice not in (None, "skip") or (answer.rating is None) != (answer.choice == "skip"):
+    if answer.choice not in (None, "skip") or answer.strength or (answer.rating is None) != (answer.choice == "skip"):
         raise Refused("rating: this question takes a rating from 1 to 5, or the choice skip")
     return answer.rating
 
 
 def _probabilities(answer: Answer, shown: tuple[int, ...]) -> tuple[float, ...] | None:
     count, choice = len(shown), answer.choice
+    if answer.strength is not None and not isinstance(choice, int):
+        raise Refused("strength: only a clip that is better can be much better")
     if choice == "skip":
         return None
-    if choice == "equal":
+    # That all are bad says no more of which is better; that they are is kept beside it.
+    if choice in ("equal", "bad"):
         return (1.0 / count,) * count
     if not isinstance(choice, int) or not 0 <= choice < count or answer.rating is not None:
-        raise Refused(f"choice: this question takes 0 to {count - 1}, equal or skip, and no rating")
-    return tuple(float(index == shown[choice]) for index in range(count))
+        raise Refused(f"choice: this question takes 0 to {count - 1}, equal, bad or skip, and no rating")
+    return soften(shown[choice], count, answer.strength)

@@ -13,6 +13,8 @@ from prefenvs.internal.closing import Closing
 from prefenvs.store import Store
 from prefenvs.videos import ClipCache, ClipPool, Look
 
+SIZES = (256, 512, 768)
+"""Sides of clips in pixels: a page gets the one that is nearest to what it shows, up to a server's largest."""
 MOST_WORKERS = 4
 """Default at most: a person looks at two clips in a few seconds, and a worker makes that many in one."""
 
@@ -20,9 +22,10 @@ MOST_WORKERS = 4
 class Clips(Closing):
     """Files of segments by hash, each made once: `path` says when it is there, `prefetch` has it made beforehand.
 
-    A segment without simulator states is drawn as curves of its observations. What a page waits for comes before what
-    was only prefetched. Rendering happens in processes of its own (see `videos.ClipPool`), so that it holds up no
-    answer; they start with the first clip that is missing, and end with the process that made this object.
+    Clips are as large as a page shows them, in steps of SIZES. A segment without simulator states is drawn as curves
+    of its observations. What a page waits for comes before what was only prefetched. Rendering happens in processes of
+    its own (see `videos.ClipPool`), so that it holds up no answer; they start with the first clip that is missing, and
+    end with the process that made this object.
     """
 
     def __init__(
@@ -30,54 +33,66 @@ class Clips(Closing):
     ) -> None:
         """Keep clips in `folder`, which is made if need be.
 
-        size: pixels of a side. quality: see `videos.Recorder`. workers: processes that render, by default one for two
-        CPU cores, since learning may use the others.
+        size: pixels of a side at most. quality: see `videos.Recorder`. workers: processes that render one size, by
+        default one for two CPU cores, since learning may use the others.
         """
         self.store = store
-        self.cache = ClipCache(folder, Look(size=size, quality=quality))
         if workers is None:
             workers = max(1, min((os.cpu_count() or 1) // 2, MOST_WORKERS))
-        self.pool = ClipPool(self.cache, workers)
-        self._described: dict[str, dict[str, Any]] = {}
+        self.sizes = (*(side for side in SIZES if side < size), size)
+        self._caches: dict[str, ClipCache] = {}
+        self._pools: dict[str, ClipPool] = {}
+        for side in self.sizes:
+            cache = ClipCache(folder, Look(size=side, quality=quality))
+            self._caches[cache.look.name], self._pools[cache.look.name] = cache, ClipPool(cache, workers)
+        self.looks = tuple(self._caches)
+        self._described: dict[tuple[str, str], dict[str, Any]] = {}
         # What was prefetched once is not tried again every second where it cannot be made.
-        self._prefetched: set[str] = set()
+        self._prefetched: set[tuple[str, str]] = set()
 
-    @property
-    def look(self) -> str:
-        """Name of how the clips look: size, quality, version of the picture."""
-        return self.cache.look.name
+    def look(self, pixels: int | None = None) -> str:
+        """Name of how clips look (size, quality, version of the picture) on a page that shows them so many pixels wide.
 
-    def url(self, key: str) -> str:
+        Without a number, the largest. It need not be reached: a tenth more is hardly seen, and costs a quarter more.
+        """
+        enough = [i for i, side in enumerate(self.sizes) if pixels is not None and side >= 0.9 * pixels]
+        return self.looks[enough[0] if enough else -1]
+
+    def url(self, key: str, look: str = "") -> str:
         """Address of a clip; it names the look too, since browsers keep what they got from an address for good."""
-        return f"/clips/{self.look}/{key}.mp4"
+        return f"/clips/{look or self.looks[-1]}/{key}.mp4"
 
-    def describe(self, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def describe(self, hashes: Iterable[str], look: str = "") -> dict[str, dict[str, Any]]:
         """Return what the page must know of each clip: hash, url, frames, fps, width and height; no rendering.
 
         Raises PrefenvsError for a clip that the store does not hold.
         """
-        hashes = list(hashes)
-        for key, segment in self.store.find_segments([key for key in hashes if key not in self._described]).items():
-            self._described[key] = {"hash": key, "url": self.url(key), **self.cache.describe(segment)}
-        missing = [key for key in hashes if key not in self._described]
+        look, hashes = look or self.looks[-1], list(hashes)
+        new = [key for key in hashes if (look, key) not in self._described]
+        for key, segment in self.store.find_segments(new).items():
+            about = self._caches[look].describe(segment)
+            self._described[look, key] = {"hash": key, "url": self.url(key, look), **about}
+        missing = [key for key in hashes if (look, key) not in self._described]
         if missing:
             raise PrefenvsError(f"the store holds no segment {missing[0]}")
-        return {key: self._described[key] for key in hashes}
+        return {key: self._described[look, key] for key in hashes}
 
-    def prefetch(self, hashes: Iterable[str]) -> None:
+    def prefetch(self, hashes: Iterable[str], look: str = "") -> None:
         """Have clips made that will be asked for soon; what cannot be made is told by `path`."""
-        new = dict.fromkeys(key for key in hashes if key not in self._prefetched)
-        self._prefetched.update(new)
-        missing = [key for key in new if self.cache.get(key) is None]
+        look = look or self.looks[-1]
+        new = dict.fromkeys(key for key in hashes if (look, key) not in self._prefetched)
+        self._prefetched.update((look, key) for key in new)
+        missing = [key for key in new if self._caches[look].get(key) is None]
         for segment in self.store.find_segments(missing).values():
-            self.pool.submit(segment)
+            self._pools[look].submit(segment)
 
-    def path(self, key: str) -> Future[Path]:
+    def path(self, key: str, look: str = "") -> Future[Path]:
         """Return the file of a segment's clip as soon as it is complete.
 
         Raises PrefenvsError where there is no such segment; the future does where its clip cannot be made.
         """
-        found = self.cache.get(key)
+        look = look or self.looks[-1]
+        found = self._caches[look].get(key)
         if found is not None:
             future: Future[Path] = Future()
             future.set_result(found)
@@ -85,9 +100,11 @@ class Clips(Closing):
         segment = self.store.find_segments([key]).get(key)
         if segment is None:
             raise PrefenvsError(f"the store holds no segment {key}")
-        return self.pool.submit(segment, urgent=True)
+        return self._pools[look].submit(segment, urgent=True)
 
     def close(self) -> None:
         """End the workers after the clips that are being made; a second call does nothing."""
-        self.pool.close()
-        self.cache.close()
+        for pool in self._pools.values():
+            pool.close()
+        for cache in self._caches.values():
+            cache.close()

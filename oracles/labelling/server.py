@@ -7,15 +7,19 @@ import contextlib
 import dataclasses
 import logging
 import re
+import tempfile
+import threading
 import time as clock
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -23,11 +27,13 @@ from starlette.requests import ClientDisconnect
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
-from prefenvs.oracles.labelling.answers import Pace, store_answers
+from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips
+from prefenvs.oracles.labelling.manager import Controls, act, describe, read_controls
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
-from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable
+from prefenvs.oracles.people.ranking import ask_next
+from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
@@ -46,18 +52,46 @@ _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
 
+Figure = Literal["rate", "agreement", "model"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the page offers beside the choice.
+
+    strength: "much better", see `people.strength`. tags: reasons to choose from. show: which figures annotators see of
+    their own: rate (labels an hour), agreement (with themselves), model (how often the reward model is right).
+    """
+
+    strength: bool = False
+    tags: tuple[str, ...] = ()
+    show: tuple[Figure, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.tags) > MOST_TAGS or any(not 0 < len(tag) <= TAG_LENGTH for tag in self.tags):
+            raise PrefenvsError(f"--tags takes at most {MOST_TAGS} reasons of at most {TAG_LENGTH} characters each")
+
+
 class Desk:
     """What the routes share: questions out, answers in."""
 
-    def __init__(self, store: Store, access: Access, clips: Clips, plan: AssignmentPlan, seed: int | None) -> None:
+    def __init__(
+        self, store: Store, access: Access, clips: Clips, plan: AssignmentPlan, form: Form, seed: int | None
+    ) -> None:
         self.store, self.access, self.clips = store, access, clips
-        self.assignments = Assignments(store, plan, seed)
+        self.assignments, self.form = Assignments(store, plan, seed), form
+        self.started, self.controls = plan, Controls()
+        # By annotator, when their page last asked, in seconds since 1970.
+        self.seen: dict[str, float] = {}
         # Of the first question that was open; each question names its own.
         self.task: Task | None = None
         self.status = Status(self.assignments)
         self.pace = Pace()
         self._unknown: dict[str, str] = {}
+        self._ranking = threading.Lock()
         self._told: tuple[str, float] = ("", 0.0)
+        # How clips look on the page that asked last; those made ahead look so too.
+        self.look = clips.look()
 
     def with_cookie(self, response: Response, secret: str) -> Response:
         """Let the browser show this secret from now on."""
@@ -87,13 +121,51 @@ class Desk:
             "page_version": PAGE_VERSION,
             "csrf": visitor.csrf,
             "store": self.store.identity,
+            "manager": visitor.manager,
+            **dataclasses.asdict(self.form),
         }
 
-    def next(self, annotator: str, count: int, holding: Sequence[str]) -> dict[str, Any]:
-        """Return /api/next, and have the clips made."""
+    def read_status(self, visitor: Visitor) -> dict[str, Any]:
+        """Return /api/status, without the figures that the lab keeps to itself."""
+        self.seen[visitor.annotator] = clock.time()
+        found, shown = self.status.read(visitor.annotator), self.form.show
+        if visitor.manager:
+            return found
+        if "rate" not in shown:
+            found["labels_per_hour"] = 0.0
+        if "agreement" not in shown:
+            found["mine"]["repeat_consistency"] = None
+        if "model" not in shown:
+            found["learner"] = None
+        return found
+
+    def apply_controls(self) -> None:
+        """Do as a manager has set, here or at another server of this store."""
+        self.controls = read_controls(self.store)
+        overlap = self.started.overlap if self.controls.overlap is None else self.controls.overlap
+        if overlap != self.assignments.plan.overlap:
+            self.assignments.plan = dataclasses.replace(self.assignments.plan, overlap=overlap)
+
+    def manage(self, manager: str, body: Any) -> dict[str, Any]:
+        """Do what a manager wants, and return what came of it."""
+        done = act(self.store, manager, body)
+        self.access.forget()
+        self.apply_controls()
+        return done
+
+    def gold_scores(self) -> dict[str, Any]:
+        """Return how often each annotator was right where the right answer is known."""
+        return {}
+
+    def next(self, annotator: str, count: int, holding: Sequence[str], pixels: int | None = None) -> dict[str, Any]:
+        """Return /api/next, and have the clips made as large as the page shows them."""
+        self.look = look = self.clips.look(pixels)
+        self.seen[annotator] = clock.time()
+        if self.controls.paused:
+            return {"questions": [], "waiting": True, "closed": [], "problem": "", "paused": True}
         leased = self.assignments.lease(annotator, count, holding)
-        questions, problem = self._describe(leased)
-        self.clips.prefetch(clip["hash"] for question in questions for clip in question["clips"])
+        questions, problem = self._describe(leased, look)
+        self.clips.prefetch((clip["hash"] for question in questions for clip in question["clips"]), look)
         more = not questions and not holding
         waiting = more and (self.assignments.count_leased(annotator) > 0 or self.status.more_may_come())
         closed = self.assignments.closed(annotator, holding) if holding else []
@@ -101,14 +173,16 @@ class Desk:
 
     def look_ahead(self) -> None:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
-        self.clips.prefetch(self.assignments.upcoming(UPCOMING))
+        self.apply_controls()
+        self._rank_on()
+        self.clips.prefetch(self.assignments.upcoming(UPCOMING), self.look)
 
-    async def find_clip(self, name: str) -> Path:
+    async def find_clip(self, name: str, look: str) -> Path:
         """Return a clip's file as soon as it is complete; where it cannot be made, the log says why."""
         if not _HASH.fullmatch(name):
             raise Denied(404, "there is no such clip")
         try:
-            return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4")))
+            return await asyncio.wrap_future(await run_in_threadpool(self.clips.path, name.removesuffix(".mp4"), look))
         except StoreUnavailable:
             raise
         except (PrefenvsError, OSError) as error:
@@ -121,7 +195,15 @@ class Desk:
     def take(self, annotator: str, body: Any) -> dict[str, Any]:
         """Store a posted body's answers and return which are on the disk."""
         accepted, rejected = store_answers(self.assignments, annotator, body, PAGE_VERSION, self.pace)
+        self._rank_on()
         return {"accepted": accepted, "rejected": rejected}
+
+    def _rank_on(self) -> None:
+        """Ask what ranked lists need next."""
+        plan = self.assignments.plan
+        if plan.kind == "ranking":
+            with self._ranking:
+                ask_next(self.store, self.store.runs() if plan.run is None else [plan.run])
 
     def _problem(self, task_id: str) -> str:
         """Say why clips of a task cannot be shown, once in the log as well; empty where they can."""
@@ -134,7 +216,7 @@ class Desk:
             return self._unknown[task_id]
         return ""
 
-    def _describe(self, leased: Sequence[Assignment]) -> tuple[list[dict[str, Any]], str]:
+    def _describe(self, leased: Sequence[Assignment], look: str) -> tuple[list[dict[str, Any]], str]:
         """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
         queries = self.store.find_queries(item.query for item in leased if item.query)
         questions, problem = [], ""
@@ -149,7 +231,7 @@ class Desk:
             if found:
                 problem = found
                 continue
-            described = self.clips.describe(hashes)
+            described = self.clips.describe(hashes, look)
             questions.append(
                 {
                     "id": item.id,
@@ -175,15 +257,29 @@ def _identify(request: Request) -> Visitor:
 Who = Annotated[Visitor, Depends(_identify)]
 
 
+def _manage(who: Who) -> Visitor:
+    if not who.manager:
+        raise Denied(403, "this is for whoever manages the labelling")
+    return who
+
+
+Manager = Annotated[Visitor, Depends(_manage)]
+
+
 def create_app(
-    store: Store, access: Access, clips: Clips, plan: AssignmentPlan | None = None, seed: int | None = None
+    store: Store,
+    access: Access,
+    clips: Clips,
+    plan: AssignmentPlan | None = None,
+    seed: int | None = None,
+    form: Form | None = None,
 ) -> FastAPI:
     """Return the application.
 
     access: who may label; clips: where clips come from, closed with the application; plan: how questions are spread
-    over annotators; seed: of sides and repetitions.
+    over annotators; seed: of sides and repetitions; form: what the page offers beside the choice.
     """
-    desk = Desk(store, access, clips, plan or AssignmentPlan(), seed)
+    desk = Desk(store, access, clips, plan or AssignmentPlan(), form or Form(), seed)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -198,6 +294,7 @@ def create_app(
     _add_errors(app)
     _add_pages(app, desk)
     _add_questions(app, desk)
+    _add_management(app, desk)
     return app
 
 
@@ -248,7 +345,8 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         page, headers = STATIC / "label.html", {"Cache-Control": "no-cache"}
         try:
             visitor = desk.access.enter(token, request)
-            shown = FileResponse(page, headers=headers) if token is None else RedirectResponse("/", status_code=303)
+            inside = "/manager" if visitor.manager and desk.access.open_to is None else "/"
+            shown = FileResponse(page, headers=headers) if token is None else RedirectResponse(inside, status_code=303)
             return desk.with_cookie(shown, visitor.secret)
         except StoreUnavailable as error:
             if "text/html" not in request.headers.get("accept", ""):
@@ -261,17 +359,13 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
             # The page itself is no secret, and tells a person what is wrong; all data answers 401.
             return FileResponse(page, status_code=401, headers=headers)
 
-    @app.get("/report")
-    def report(who: Who) -> Response:
-        task = desk.session(who)["task"]
-        return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
-
     @app.get("/clips/{look}/{name}")
     async def clip(look: str, name: str, who: Who) -> Response:
-        if look != desk.clips.look and _HASH.fullmatch(name):
+        if look not in desk.clips.looks and _HASH.fullmatch(name):
             # A page from before a restart with another --size; what it gets must not be kept under the old address.
-            return RedirectResponse(desk.clips.url(name.removesuffix(".mp4")), 307, {"Cache-Control": "no-store"})
-        path = await desk.find_clip(name)
+            present = desk.clips.url(name.removesuffix(".mp4"), desk.look)
+            return RedirectResponse(present, 307, {"Cache-Control": "no-store"})
+        path = await desk.find_clip(name, look)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return FileResponse(path, media_type="video/mp4", headers=headers)
 
@@ -291,32 +385,65 @@ def _add_questions(app: FastAPI, desk: Desk) -> None:
         return desk.with_cookie(JSONResponse(desk.session(who)), who.secret)
 
     @app.get("/api/next")
-    def next_questions(who: Who, count: int = 5, holding: str = "") -> dict[str, Any]:
+    def next_questions(who: Who, count: int = 5, holding: str = "", pixels: int | None = None) -> dict[str, Any]:
         if not 0 <= count <= MOST_QUESTIONS:
             raise PrefenvsError(f"count={count} questions cannot be had at once: ask for 0 to {MOST_QUESTIONS}")
         held = [key for key in holding.split(",") if key]
         if len(held) > 2 * MOST_QUESTIONS:
             raise PrefenvsError(f"{len(held)} questions cannot be held at once: the most is {2 * MOST_QUESTIONS}")
-        return desk.next(who.annotator, count, held)
+        return desk.next(who.annotator, count, held, pixels)
 
     @app.post("/api/answers")
     async def answers(request: Request, who: Who) -> dict[str, Any]:
         desk.access.check_post(request, who)
-        try:
-            body = await request.json()
-        except (ValueError, RecursionError):
-            raise PrefenvsError("the body is not JSON") from None
-        except ClientDisconnect:
-            raise Denied(413, "the body is too long") from None
-        return await run_in_threadpool(desk.take, who.annotator, body)
+        return await run_in_threadpool(desk.take, who.annotator, await _read_json(request))
 
     @app.get("/api/status")
     def status(who: Who) -> dict[str, Any]:
-        return desk.status.read(who.annotator)
+        return desk.read_status(who)
+
+
+def _add_management(app: FastAPI, desk: Desk) -> None:
+    """Add what only a manager sees."""
+
+    @app.get("/manager")
+    def page(who: Manager) -> Response:
+        return FileResponse(STATIC / "manager.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/report")
+    def report_page(who: Manager) -> Response:
+        task = desk.session(who)["task"]
+        return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
 
     @app.get("/api/report")
-    def report(who: Who) -> dict[str, Any]:
+    def report(who: Manager) -> dict[str, Any]:
         return dataclasses.asdict(measure_agreement(desk.store, desk.assignments.plan.run))
+
+    @app.get("/api/manager")
+    def overview(who: Manager) -> dict[str, Any]:
+        return describe(desk)
+
+    @app.post("/api/manager")
+    async def manage(request: Request, who: Manager) -> dict[str, Any]:
+        desk.access.check_post(request, who)
+        body = await _read_json(request)
+        return await run_in_threadpool(desk.manage, who.annotator, body)
+
+    @app.get("/api/export")
+    def export(who: Manager) -> Response:
+        folder = tempfile.TemporaryDirectory(prefix="prefenvs-export-")
+        path = Path(folder.name) / "labels.zip"
+        export_store(desk.store, path)
+        return FileResponse(path, filename="labels.zip", background=BackgroundTask(folder.cleanup))
+
+
+async def _read_json(request: Request) -> Any:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError):
+        raise PrefenvsError("the body is not JSON") from None
+    except ClientDisconnect:
+        raise Denied(413, "the body is too long") from None
 
 
 def _error(status: int, reason: str) -> JSONResponse:

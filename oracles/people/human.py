@@ -11,6 +11,7 @@ import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.people.strength import calibrate, recalibrate
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
 from prefenvs.store import MOST_SEGMENTS, Event, Store
@@ -55,6 +56,7 @@ class HumanOracle(Oracle):
         combine: Literal["each", "majority"] = "each",
         wait: bool = False,
         policy: str = "",
+        calibrate: bool = False,
     ) -> None:
         """Make an oracle of whoever labels `run` in `store`.
 
@@ -62,7 +64,9 @@ class HumanOracle(Oracle):
         none is given; 0 drops the annotator. combine: "each" hands out every person's answer, a weight w mixing it with
         indifference, w p + (1 - w) / K; "majority" hands out one answer per query, the segment with the greatest sum of
         weights, and again when a further vote changes it. wait: `collect` waits until every query is answered.
-        policy: tag of the queries' policy, which may be changed as it learns. Raises PrefenvsError for other values.
+        policy: tag of the queries' policy, which may be changed as it learns. calibrate: hand out "better" and "much
+        better" with the probabilities that repeated questions give them (see `strength.calibrate`) instead of the
+        assumed ones. Raises PrefenvsError for other values.
         """
         if combine not in ("each", "majority"):
             raise PrefenvsError(f"combine={combine!r} is unknown: choose each or majority")
@@ -72,6 +76,7 @@ class HumanOracle(Oracle):
         self.store, self.run, self.combine, self.wait, self.policy = store, run, combine, wait, policy
         self.annotators = None if annotators is None else frozenset(annotators)
         self.weights = dict(weights or {})
+        self.calibrate = calibrate
         self._cursor = 0
 
     def ask(self, queries: Sequence[Query]) -> None:
@@ -150,6 +155,9 @@ class HumanOracle(Oracle):
                 key = answer.query.id, MAJORITY if self.combine == "majority" else answer.annotator
                 standing.setdefault(key, []).append(answer)
         queries = self.store.find_queries(asked)
+        if self.calibrate:
+            strengths = calibrate(self.store, self.run, self.annotators)
+            standing = {key: [recalibrate(item, strengths) for item in items] for key, items in standing.items()}
         changes = []
         for key, (event, undone) in touched.items():
             if key in standing:

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.clips import write_clip
+from prefenvs.frames.source import SegmentFrames
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
-from prefenvs.videos.clips import write_clip
 from prefenvs.videos.layout import side_by_side
 
 LONGEST_SIDE = 8000
@@ -86,19 +86,14 @@ class Pictures:
 
     def __init__(self, task: Task, view: View) -> None:
         self.task, self.view = task, view
-        self._renderer: Renderer | None = None
+        self._source = SegmentFrames(view.size, hide_robot=view.hide_robot, task=task)
 
     def draw(self, segment: Segment) -> Array:
-        """Return the frames [n, H, W, 3] uint8 that stand for a segment; raises PrefenvsError without its states."""
-        if segment.states is None:
-            raise PrefenvsError(
-                f"a segment of {segment.task!r} from {segment.source!r} has no simulator states, so a model cannot be "
-                "shown it: record with prefenvs.make, or choose a data set that keeps them"
-            )
-        if self._renderer is None:
-            side = self.view.size
-            self._renderer = Renderer(self.task, side, side, hide_robot=self.view.hide_robot)
-        return self._renderer.frames(segment.states[self.view.steps(len(segment))], segment.scene)
+        """Return the frames [n, H, W, 3] uint8 that stand for a segment, its cameras side by side.
+
+        Raises PrefenvsError for a segment without recording and states.
+        """
+        return self._source.frames(segment, self.view.steps(len(segment)))
 
     def encode(self, segment: Segment, frames: Array) -> list[dict[str, Any]]:
         """Return the frames of a segment as parts of a message; each PNG names the segment's hash in its text."""
@@ -121,9 +116,7 @@ class Pictures:
 
     def close(self) -> None:
         """Free the renderer; a second call does nothing."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._source.close()
 
 
 def _png(frame: Array, key: str) -> bytes:

@@ -277,7 +277,62 @@ GUARD = Suite(
     reduced="Cells of the suite cpu, two seeds.",
 )
 
-SUITES = (SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
+DEMO = Suite(
+    "demo",
+    "A running robot: labels against coin flips and the true reward, with the same steps, seeds and exploration.",
+    (
+        Grid(
+            methods=("pebble", "pebble-coin", "pebble-true-reward-explored"),
+            tasks=("HalfCheetah-v5",),
+            labels=(700,),
+            seeds=TEN,
+            options={
+                "preset": "reliable",
+                "steps": 15_000,
+                "per_session": 50,
+                "interact": 600,
+                "segment_length": 25,
+                "unsupervised_steps": 2_000,
+                "evaluate_every": 3_000,
+                "episodes": 5,
+            },
+            # Coin flips are never predicted, so that their fits never stop before the last pass.
+            method_options={name: {"reward.epochs": 15} for name in ("pebble", "pebble-coin")},
+            limits=HOUR,
+        ),
+    ),
+    reduced="15,000 environment steps, networks of 2x128.",
+)
+
+
+def _learning(task: str, labels: int, steps: int, **options: Option) -> Grid:
+    run: dict[str, Option] = {"preset": "reliable", "steps": steps, "evaluate_every": steps // 10, "episodes": 10}
+    return Grid(
+        methods=("random", "pebble", *CONTROLS),
+        tasks=(task,),
+        labels=(labels,),
+        seeds=(0, 1, 2, 3, 4),
+        options=run | options,
+        limits=Limits(seconds=3 * 3_600, memory_gb=6),
+    )
+
+
+LEARNING = Suite(
+    "learning",
+    "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
+    (
+        _learning("Reacher-v5", 500, 15_000, segment_length=10, unsupervised_steps=1_500),
+        _learning("dmc-walker-walk-v0", 500, 100_000),
+        _learning("dmc-cheetah-run-v0", 1_000, 100_000),
+        *(
+            _learning(f"metaworld-{task}-v3", 2_000, 100_000, segment_length=25)
+            for task in ("window-open", "drawer-open", "button-press")
+        ),
+    ),
+    reduced="15,000 to 100,000 environment steps, networks of 2x128, five seeds.",
+)
+
+SUITES = (DEMO, LEARNING, SMOKE, CPU, BPREF, CPL, D4RL, MAZE, VLM, GUARD)
 
 
 def list_suites() -> list[Suite]:

@@ -16,16 +16,19 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
 from prefenvs.cli import raters
+from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
-from prefenvs.cli.data.labels import LabelsImport, LabelsReport
-from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
+from prefenvs.cli.data.labels import LabelsReport
+from prefenvs.cli.data.store import StoreAgreement, StoreExport, StoreImport, StoreStats
+from prefenvs.cli.data.tables import LabelsExport, LabelsImport
 from prefenvs.cli.label import Label
 from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
 from prefenvs.cli.look.doctor import Doctor
 from prefenvs.cli.look.evaluate import Evaluate
+from prefenvs.cli.look.export import Export
 from prefenvs.cli.look.judge import Judge
 from prefenvs.cli.look.record import Record
 from prefenvs.cli.look.tasks import Tasks
@@ -52,8 +55,13 @@ StoreCommand = (
     Annotated[StoreStats, subcommand("stats")]
     | Annotated[StoreExport, subcommand("export")]
     | Annotated[StoreImport, subcommand("import")]
+    | Annotated[StoreAgreement, subcommand("agreement")]
 )
-LabelsCommand = Annotated[LabelsReport, subcommand("report")] | Annotated[LabelsImport, subcommand("import")]
+LabelsCommand = (
+    Annotated[LabelsReport, subcommand("report")]
+    | Annotated[LabelsImport, subcommand("import")]
+    | Annotated[LabelsExport, subcommand("export")]
+)
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]
@@ -72,9 +80,11 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[Ask, subcommand("ask")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Label, subcommand("label")]
     | Annotated[Critic, subcommand("critic")]
-    | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
+    | Annotated[LabelsCommand, subcommand("labels", description="Check, import and export labels.")]
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
@@ -83,6 +93,9 @@ Command = (
 
 
 WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+IMPORT = "--import MODULE, in any command, imports a module that registers environments with Gymnasium."
 
 
 class Runnable(Protocol):
@@ -94,7 +107,10 @@ class Runnable(Protocol):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
-    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        words = _import_modules(sys.argv[1:] if arguments is None else arguments)
+    except PrefenvsError as error:
+        _fail(str(error), 2)
     command: Runnable
     if words[:1] == ["train"]:
         # Its options depend on the algorithm that is named, and on task and preset.
@@ -104,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
             raters.look_at(words)
         except PrefenvsError as error:
             _fail(str(error), 2)
-        command = tyro.cli(Command, args=words, prog="prefenvs", config=(OmitSubcommandPrefixes,))
+        command = tyro.cli(Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,))
     try:
         check_limits(command)
         with _terminated_as_interrupted():
@@ -119,6 +135,31 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(_describe(error), 2 if error.errno in WRONG_PATH else 1)
     except MemoryError:
         _fail("out of memory: choose fewer steps, environments, episodes or pixels", 1)
+
+
+def _import_modules(words: list[str]) -> list[str]:
+    """Import what `--import MODULE` names, in any command, and return the other words.
+
+    An id that such a module registers with Gymnasium becomes `module:ID` there, so that run folders, stores and later
+    processes find it without the flag. Raises PrefenvsError where a module is missing or cannot be imported.
+    """
+    rest, names = [], dict[str, str]()
+    following = iter(words)
+    for word in following:
+        flag, equals, module = word.partition("=")
+        if flag != "--import":
+            rest.append(word)
+            continue
+        module = module if equals else next(following, "")
+        if not module or module.startswith("-"):
+            raise PrefenvsError("--import needs the name of a module, such as --import my_robots")
+        from prefenvs.tasks.own import import_module_of_tasks
+
+        names |= import_module_of_tasks(module)
+    pairs = [word.partition("=") for word in rest]
+    return [
+        flag + equals + names.get(value, value) if equals else names.get(flag, flag) for flag, equals, value in pairs
+    ]
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -39,7 +39,7 @@ class Collect:
     """
 
     task: Annotated[str, Positional, arg(metavar="TASK")] = ""
-    """Task id; `prefenvs tasks` lists them."""
+    """Task id (`prefenvs tasks` lists them), module:NAME, or an id that --import MODULE registers."""
     mix: Annotated[tuple[str, ...], arg(metavar="PART ...")] = ()
     """Who acts, and how often: POLICY[:NOISE[:RANDOM]]=AMOUNT, several of them, such as scripted:0.3=50 random=20.
 

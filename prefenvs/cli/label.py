@@ -37,18 +37,26 @@ class Label:
     """First fill the store with clips of a cheetah, to try the page without a training run."""
     annotators: tuple[str, ...] = ()
     """Names of the people who label; each gets a link. Without names, whoever sits at this computer labels."""
+    manager: str = "manager"
+    """Name of whoever manages the labelling where there are --annotators; gets a link of their own."""
+    show: tuple[Literal["rate", "agreement", "model"], ...] = ()
+    """Figures that annotators see: their labels an hour, agreement with themselves, how often the model is right."""
     overlap: Fraction = 0.0
     """Share of the questions that two people answer, to measure their agreement."""
     repeats: Fraction = 0.05
     """Share of each person's questions that are earlier ones with swapped sides, to measure how constant they are."""
-    kind: Literal["comparison", "rating"] = "comparison"
-    """Compare clips, or rate one at a time from 1 to 5."""
+    kind: Literal["comparison", "rating", "ranking"] = "comparison"
+    """Compare clips, rate one at a time from 1 to 5, or compare what places each clip in a ranked list."""
+    strength: bool = False
+    """Offer "much better": a choice is then a soft label of 0.85, and of 0.97 where it is much better."""
+    tags: tuple[str, ...] = ()
+    """Reasons that can be given with a key, such as "falls" "too slow"."""
     task_run: str | None = None
     """Only the questions of this run."""
     lease: PositiveFloat = 300.0
     """Seconds for which a question that was handed out is kept for one person."""
-    size: Pixels = 256
-    """Pixels of a clip's side."""
+    size: Pixels = 512
+    """Pixels of a clip's side at most; a page that shows clips smaller gets smaller ones."""
     quality: bool = False
     """Shadows, reflections and smooth edges, ten times slower to render."""
     workers: PositiveInt | None = None
@@ -84,13 +92,13 @@ class Label:
             uvicorn.Server(config).run(sockets=[listener])
 
     def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
-        from prefenvs.oracles.labelling import Access, create_app, fill_demo
+        from prefenvs.oracles.labelling import Access, Form, create_app, fill_demo
 
         if self.demo:
             print("making clips of the demo task to compare ...", flush=True)
             fill_demo(store)
         access = Access(store, None if self.annotators else "annotator")
-        return create_app(store, access, clips, plan)
+        return create_app(store, access, clips, plan, form=Form(self.strength, self.tags, self.show))
 
     def _print_problems(self, store: Store) -> None:
         """Say which of the store's tasks cannot be found, so that nobody waits for their clips."""
@@ -101,13 +109,16 @@ class Label:
                 print(f"prefenvs: questions cannot be shown: {error}", file=sys.stderr, flush=True)
 
     def _print_links(self, store: Store, plan: AssignmentPlan, port: int) -> None:
-        from prefenvs.store import Assignments, issue_token
+        from prefenvs.store import Assignments, issue_manager_token, issue_token
 
         waiting = Assignments(store, plan).count_open()
         print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
         url = f"http://{_named(self.host)}:{port}/"
         if not self.annotators:
             print(f"label at {url}", flush=True)
+            print(f"manage at {url}manager", flush=True)
+        else:
+            print(f"{self.manager} manages at {url}?token={issue_manager_token(store, self.manager)}", flush=True)
         for name in self.annotators:
             print(f"{name} labels at {url}?token={issue_token(store, name)}", flush=True)
         print("Ctrl-C stops; nothing that was accepted is lost", flush=True)

@@ -53,6 +53,8 @@ class Rate:
     """Task of a --check without data, or of a data set that does not tell it."""
     segment_length: PositiveInt | None = None
     """Steps in a sampled segment; the task's own by default."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
     check: Annotated[int, Limits(2, LARGE)] | None = None
     """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
     oracle: str = "vlm"
@@ -155,7 +157,7 @@ class Rate:
         from prefenvs.oracles.vlm import check_server
 
         rater, options = read_options(self.oracle, self.rater)
-        if rater.name in ("human", "ratings"):
+        if rater.name in ("human", "ratings", "rankings"):
             raise PrefenvsError("people answer the queries of a store on a page: prefenvs label --store FILE")
         if rater.name == "vlm" and not options.replay:
             check_server(options.name(), options.config())
@@ -173,10 +175,15 @@ class Rate:
         if count < 1:
             raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
         assert self.dataset is not None
-        trajectories = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
-        if read_options(self.oracle, self.rater)[0].name in ("vlm", "clip") and trajectories.states is None:
+        trajectories = load_dataset(
+            self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged
+        ).trajectories
+        if read_options(self.oracle, self.rater)[0].name in ("vlm", "clip") and not (
+            trajectories.states is not None or trajectories.recordings
+        ):
             raise PrefenvsError(
-                f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments"
+                f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments, and "
+                "no recordings"
             )
         if not trajectories.task and not self.task:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")

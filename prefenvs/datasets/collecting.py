@@ -21,7 +21,7 @@ from prefenvs.datasets.formats.npz import read_npz, save_episodes
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Disturbance, Source, load_source
 from prefenvs.envs import make
-from prefenvs.envs.spaces import one_hot
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
@@ -130,7 +130,7 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: CollectionPlan, num
     # Below 2^31, where evaluation has no seeds.
     observation, info = env.reset(seed=int(streams[0].generate_state(1)[0] >> 1))
     # Copies, because an environment may write the next observation and state into the same arrays.
-    observation, state = np.array(observation), np.array(info["state"])
+    observation, state = np.array(observation), _copy(info.get("state"))
     disturb = Disturbance(source, env.action_space, np.random.default_rng(streams[1]))
     buffer = TrajectoryBuffer(task.id, max_episodes=None)
     memory: tuple[Array, ...] | None = None
@@ -139,7 +139,7 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: CollectionPlan, num
     while not done:
         actions, memory = policy.predict(observation[None], memory, np.array([start]), deterministic=True)
         action = disturb(actions[0])
-        taken = _vector(env.action_space, action)
+        taken = action_vectors(env.action_space, action)
         following, _, terminated, truncated, after = env.step(action)
         start = False
         success = max(success, float(after.get(task.success_key, 0.0)) if task.success_key else 0.0)
@@ -157,13 +157,12 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: CollectionPlan, num
             scene=after.get("scene"),
             final_observation=following,
         )
-        observation, state = np.array(following), np.array(after["state"])
+        observation, state = np.array(following), _copy(after.get("state"))
     return Episode(buffer.trajectories(), source.label, success if task.success_key else None)
 
 
-def _vector(space: spaces.Space[Any], action: Array) -> Array:
-    """The action as data hold it: one-hot where it is discrete."""
-    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action)
+def _copy(array: Array | None) -> Array | None:
+    return None if array is None else np.array(array)
 
 
 def _save(folder: Path, first: int, waiting: list[Episode], plan: CollectionPlan) -> int:

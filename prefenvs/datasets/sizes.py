@@ -12,6 +12,7 @@ from gymnasium import spaces
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
+from prefenvs.tasks.recorded import is_recorded
 from prefenvs.trajectories import Trajectories
 
 FAR = 50.0
@@ -87,7 +88,7 @@ def misfit(task_id: str, observations: int, actions: int, states: int | None = N
 
 def check_fit(trajectories: Trajectories, name: str) -> None:
     """Raise a PrefenvsError if the arrays are not of the task that they are said to be of."""
-    if not trajectories.task:
+    if not trajectories.task or is_recorded(trajectories.task):
         return
     states = None if trajectories.states is None else trajectories.states.shape[1]
     problem = misfit(trajectories.task, trajectories.observations.shape[1], trajectories.actions.shape[1], states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
 
 def _registered(task: Task) -> str:
     """Gymnasium's name of a task; there a colon ends a module to import, and a slash ends a namespace."""
-    return f"prefenvs/{task.id.replace(':', '.').replace('/', '.')}"
+    return f"prefenvs/{re.sub('[^0-9A-Za-z_.-]', '.', task.id)}"
 
 
 def _register(task: Task) -> None:

@@ -17,11 +17,12 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.rendering.gl import without_backend
-from prefenvs.envs.spaces import is_picture
+from prefenvs.envs.spaces import channels_first, is_picture, picture_shape
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN, make_own
+from prefenvs.tasks.recorded import is_recorded
 
 # Python module, extra that installs it.
 _PACKAGES = {
@@ -52,6 +53,11 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
 
 def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    if is_recorded(task.id):
+        raise PrefenvsError(
+            f"{task.id!r} is known from recordings alone, so nothing can act in it: name a task of the suite where "
+            "the data come from one (--task)"
+        )
     if task.family == OWN:
         return OwnEnv(make_own(task, **kwargs))
     package = _import_package(task)
@@ -97,8 +103,9 @@ class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Turn observations of any shape but pictures into one new float32 vector; discrete ones become one-hot.
+    """Turn observations of any shape into one new float32 vector; discrete ones become one-hot.
 
+    Pictures stay pictures: uint8, [channels, height, width] wherever the task has its channels.
     Entries of a dictionary are concatenated in the order of `observation_space.spaces`, which Gymnasium sorts by name:
     achieved_goal, desired_goal, observation for the goal tasks of Gymnasium-Robotics; nested ones likewise.
     """
@@ -106,6 +113,10 @@ class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
+        self._picture = picture_shape(env.observation_space) if is_picture(env.observation_space) else None
+        if self._picture is not None:
+            self.observation_space = spaces.Box(0, 255, self._picture, np.uint8)
+            return
         self._keys = tuple(_leaves(env.observation_space))
         self._spaces = [_leaf_space(env.observation_space, path) for path in self._keys]
         boxes = [_flat_box(space) for space in self._spaces]
@@ -125,6 +136,8 @@ class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         return self._flatten(observation), reward, terminated, truncated, info
 
     def _flatten(self, observation: Any) -> Array:
+        if self._picture is not None:
+            return channels_first(observation, self._picture)
         if self._is_box:
             return np.array(observation, np.float32).ravel()
         parts: list[Array] = []
@@ -162,8 +175,8 @@ def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
         )
     if is_picture(flat):
         raise PrefenvsError(
-            f"the task's observations are pictures, {flat}, and no learner here takes them: let it observe a vector, "
-            "such as its state"
+            f"the task observes pictures beside other things, {flat}, and no learner here takes both: let it observe "
+            "the picture alone, or a vector such as its state"
         )
     return flat
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import HiddenReward
+from prefenvs.envs.spaces import is_picture
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 
@@ -134,20 +135,24 @@ def _roll(env: HiddenReward, actions: Sequence[Any], observation: Array, info: d
 
 
 def check_spaces(task: Task, first: HiddenReward, second: HiddenReward, seed: int) -> str:
-    """Observations are flat float32 vectors inside their space; the time limit is the table's horizon."""
+    """Observations are float32 vectors or pictures inside their space; the time limit is the table's horizon."""
     box, action = first.observation_space, first.action_space
     _require(
-        isinstance(box, spaces.Box) and box.dtype == np.float32, f"the observation space is {box}, not a float32 Box"
+        isinstance(box, spaces.Box) and (is_picture(box) or box.dtype == np.float32),
+        f"the observation space is {box}, neither a float32 Box nor pictures",
     )
-    _require(len(box.shape or ()) == 1, f"observations have shape {box.shape}, not one axis")
-    _require(isinstance(action, spaces.Box | spaces.Discrete), f"the action space is {action}")
+    _require(len(box.shape or ()) == (3 if is_picture(box) else 1), f"observations have shape {box.shape}")
+    _require(
+        isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary),
+        f"the action space is {action}",
+    )
     spec = first.spec
     limit = None if spec is None else spec.max_episode_steps
     _require(limit == task.horizon, f"the time limit is {limit}, the table says {task.horizon}")
     rollout = _roll(first, _actions(first, STEPS, seed), *first.reset(seed=seed))
     for step, observation in enumerate(rollout.observations):
         _require(box.contains(observation), f"observation {step} is outside its space")
-    return f"observations {box.shape} float32, actions {action}"
+    return f"observations {box.shape} {box.dtype}, actions {action}"
 
 
 def check_seed(task: Task, first: HiddenReward, second: HiddenReward, seed: int) -> str:
@@ -175,7 +180,7 @@ def check_seeds_differ(task: Task, first: HiddenReward, second: HiddenReward, se
     starts = np.array([first.reset(seed=seed + k)[0] for k in range(3)])
     varied = np.flatnonzero(np.ptp(starts, axis=0) > 0)
     _require(len(np.unique(starts, axis=0)) == 3, "two of three seeds give the same first observation")
-    return f"{len(varied)} of {starts.shape[1]} entries of the first observation vary"
+    return f"{len(varied)} of {starts[0].size} entries of the first observation vary"
 
 
 def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: int) -> str:

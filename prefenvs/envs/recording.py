@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import (
     VecEnv,
     VecEnvWrapper,
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from prefenvs.envs.hidden_reward import ChangingWrapper, TrueReward, changing_wrapper
-from prefenvs.envs.spaces import one_hot
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
@@ -77,8 +76,7 @@ class TrajectoryRecorder(VecEnvWrapper):
             raise PrefenvsError(
                 f"the policy returned the action {actions.tolist()}, which holds a NaN or infinite value"
             )
-        space = self.action_space
-        self._actions = one_hot(space, actions) if isinstance(space, spaces.Discrete) else np.array(actions)
+        self._actions = action_vectors(self.action_space, actions)
         try:
             self.venv.step_async(actions)
         except WORKER_ERRORS as error:

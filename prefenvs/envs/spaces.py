@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
 ToTask = Callable[[Any], Any]
@@ -17,11 +18,17 @@ ToTask = Callable[[Any], Any]
 def flatten_actions(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], ToTask | None]:
     """Return the space that learners act in, and the way back to the task's; None where both are the same.
 
-    A Box becomes a vector, and a Discrete counts from 0, as Stable-Baselines3 does whatever its `start`.
+    A Box, MultiDiscrete or MultiBinary becomes a vector, and what is discrete counts from 0, as Stable-Baselines3 does
+    whatever its `start`.
     """
     if isinstance(space, spaces.Discrete) and space.start != 0:
         start, kind = int(space.start), space.dtype.type
         return spaces.Discrete(int(space.n)), lambda action: kind(action + start)
+    if isinstance(space, spaces.MultiDiscrete) and (space.nvec.ndim != 1 or space.start.any()):
+        shape, starts = space.nvec.shape, space.start
+        return spaces.MultiDiscrete(space.nvec.ravel()), lambda action: np.reshape(action, shape) + starts
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) != 1:
+        return spaces.MultiBinary(int(np.prod(space.shape))), lambda action: np.reshape(action, space.shape)
     if isinstance(space, spaces.Box) and len(space.shape) != 1:
         flat = spaces.Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype.type)
         return flat, lambda action: np.reshape(action, space.shape)
@@ -33,7 +40,58 @@ def is_picture(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
 
 
-def one_hot(space: spaces.Discrete, actions: Any) -> Array:
-    """Return discrete actions [...] as segments hold them, [..., n] float32."""
-    rows: Array = np.eye(int(space.n), dtype=np.float32)[np.asarray(actions, np.int64) - int(space.start)]
+def picture_shape(space: spaces.Space[Any]) -> tuple[int, int, int]:
+    """Return channels, height and width of pictures, whichever of the first and the last axis holds the channels.
+
+    As Stable-Baselines3 does it, the smaller one of them. Raises PrefenvsError for other axes and other bounds.
+    """
+    assert isinstance(space, spaces.Box)
+    shape = (1, *space.shape) if len(space.shape) == 2 else space.shape
+    if len(shape) != 3 or min(shape) != min(shape[0], shape[-1]):
+        raise PrefenvsError(
+            f"pictures of shape {list(space.shape)} cannot be told apart from other things: observe [height, width], "
+            "[height, width, channels] or [channels, height, width]"
+        )
+    if np.any(space.low != 0) or np.any(space.high != 255):
+        raise PrefenvsError(
+            f"pictures are numbers from 0 to 255, and the space goes from {space.low.min()} to {space.high.max()}: "
+            "observe a Box with low=0 and high=255"
+        )
+    return shape if shape[0] <= shape[2] else (shape[2], shape[0], shape[1])
+
+
+def channels_first(picture: Any, shape: tuple[int, int, int]) -> Array:
+    """Return a picture as a new array [C, H, W] of that shape; see `picture_shape`."""
+    array = np.asarray(picture)
+    if array.ndim == 3 and array.shape != shape:
+        array = np.moveaxis(array, -1, 0)
+    return np.array(array.reshape(shape))
+
+
+def action_vectors(space: spaces.Space[Any], actions: Any) -> Array:
+    """Return actions of a flat space as segments hold them, always a new array.
+
+    Discrete ones [...] become one-hot rows [..., n] float32, those of a MultiDiscrete [..., k] one such row after the
+    other [..., sum(n)], and those of a MultiBinary numbers [..., n]; a Box's stay as they are.
+    """
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(int(space.n), np.asarray(actions, np.int64) - int(space.start))
+    if isinstance(space, spaces.MultiDiscrete):
+        columns = np.moveaxis(np.asarray(actions, np.int64) - space.start, -1, 0)
+        return np.concatenate([_one_hot(int(n), column) for n, column in zip(space.nvec, columns, strict=True)], -1)
+    return np.array(actions, np.float32 if isinstance(space, spaces.MultiBinary) else None)
+
+
+def action_choices(space: spaces.Space[Any], vectors: Array) -> Array:
+    """Return actions as a flat space has them, of the vectors [..., n] that `action_vectors` makes of them."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(vectors.argmax(-1))
+    if isinstance(space, spaces.MultiDiscrete):
+        parts = np.split(vectors, np.cumsum(space.nvec)[:-1], axis=-1)
+        return np.stack([part.argmax(-1) for part in parts], -1)
+    return vectors
+
+
+def _one_hot(count: int, numbers: Array) -> Array:
+    rows: Array = np.eye(count, dtype=np.float32)[numbers]
     return rows

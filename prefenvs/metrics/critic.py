@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
-from gymnasium import spaces
 from scipy.stats import rankdata
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import HiddenReward
-from prefenvs.envs.spaces import one_hot
+from prefenvs.envs.spaces import action_vectors
 from prefenvs.envs.states import Snapshot
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import FIRST_SEED
@@ -190,7 +189,7 @@ def _walk_once(
             action = env.action_space.sample()
         if step >= before:
             seen.append(np.array(observation, np.float32))
-            actions.append(_vector(env, action))
+            actions.append(action_vectors(env.action_space, action).astype(np.float32, copy=False))
         observation, _, terminated, truncated, info = env.step(action)
         if step >= before:
             rewards.append(info["true_reward"])
@@ -277,8 +276,3 @@ def ordered_alike(first: Array, second: Array) -> float:
 
 def _make(task: str) -> HiddenReward:
     return cast(HiddenReward, make(task))
-
-
-def _vector(env: HiddenReward, action: Any) -> Array:
-    space = env.action_space
-    return one_hot(space, action) if isinstance(space, spaces.Discrete) else np.array(action, np.float32)

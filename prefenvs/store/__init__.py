@@ -1,6 +1,6 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
-from prefenvs.store.assignments import MOST_SEGMENTS, Assignment, AssignmentPlan, Assignments, Undo
+from prefenvs.store.assignments import MOST_SEGMENTS, RANKING, Assignment, AssignmentPlan, Assignments, Undo
 from prefenvs.store.calls import (
     Call,
     Spending,
@@ -20,11 +20,22 @@ from prefenvs.store.ratings import PARTNERS, pair_ratings, ratings_as_preference
 from prefenvs.store.recorded import Recorded
 from prefenvs.store.schema import SCHEMA_VERSION
 from prefenvs.store.store import Stats, Store
-from prefenvs.store.tokens import check_annotator, find_annotator, issue_token, revoke_tokens
+from prefenvs.store.tokens import (
+    check_annotator,
+    count_tokens,
+    find_annotator,
+    find_manager,
+    issue_manager_token,
+    issue_token,
+    read_note,
+    revoke_tokens,
+    write_note,
+)
 
 __all__ = [
     "MOST_SEGMENTS",
     "PARTNERS",
+    "RANKING",
     "SCHEMA_VERSION",
     "Assignment",
     "AssignmentPlan",
@@ -42,15 +53,20 @@ __all__ = [
     "answered_before",
     "called_queries",
     "check_annotator",
+    "count_tokens",
     "export_store",
     "find_annotator",
+    "find_manager",
     "find_replies",
     "import_store",
+    "issue_manager_token",
     "issue_token",
     "list_calls",
     "pair_ratings",
     "ratings_as_preferences",
+    "read_note",
     "revoke_tokens",
     "storable",
     "sum_calls",
+    "write_note",
 ]

@@ -9,7 +9,7 @@ import time as clock
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import sqlalchemy as sa
 
@@ -20,7 +20,9 @@ from prefenvs.store.events import ANSWERS, Event
 from prefenvs.store.schema import assignments, events, queries, query_segments, requests
 from prefenvs.store.store import Store
 
-Kind = Literal["comparison", "rating"]
+Kind = Literal["comparison", "rating", "ranking"]
+RANKING = "ranking"
+"""Policy tag of the comparisons that place clips in ranked lists."""
 MOST_SEGMENTS = 4
 """Largest query that is shown to people."""
 LOOK_BACK = 5.0
@@ -54,7 +56,8 @@ class Assignment:
 class AssignmentPlan:
     """How questions are spread over annotators.
 
-    run: of this run only, None for all. kind: compare the segments of queries, or rate each segment by itself.
+    run: of this run only, None for all. kind: compare the segments of queries, rate each segment by itself, or compare
+    what ranked lists need next.
     overlap: share of the questions that `votes` annotators answer instead of one. repeats: share of an annotator's
     questions that are earlier ones with swapped sides. lease: seconds for which a question is one annotator's alone.
     """
@@ -74,8 +77,8 @@ class AssignmentPlan:
             raise PrefenvsError(f"votes={self.votes}: a question that overlaps is answered by 2 annotators or more")
         if not self.lease > 0:
             raise PrefenvsError(f"lease={self.lease} is no number of seconds above 0")
-        if self.kind not in ("comparison", "rating"):
-            raise PrefenvsError(f"kind={self.kind!r} of question is unknown: choose comparison or rating")
+        if self.kind not in get_args(Kind):
+            raise PrefenvsError(f"kind={self.kind!r} of question is unknown: choose {', '.join(get_args(Kind))}")
 
 
 class Assignments:
@@ -259,18 +262,18 @@ class Assignments:
             connection.execute(update.values(expires=now + self.plan.lease))
 
     def _of_plan(self) -> list[sa.ColumnElement[bool]]:
-        subject = assignments.c.query if self.plan.kind == "comparison" else assignments.c.segment
+        subject = assignments.c.query if self.plan.kind != "rating" else assignments.c.segment
         where: list[sa.ColumnElement[bool]] = [subject.is_not(None)]
         return where if self.plan.run is None else [*where, assignments.c.run == self.plan.run]
 
     def _answered(self, asked: sa.Subquery, answer: sa.FromClause) -> tuple[sa.ColumnElement[bool], ...]:
         """Conditions under which `answer` is a standing answer to what is asked."""
-        subject = "query" if self.plan.kind == "comparison" else "segment"
+        subject = "query" if self.plan.kind != "rating" else "segment"
         undo = events.alias("undo")
         return (
             answer.c[subject] == asked.c.subject,
             answer.c.run == asked.c.run,
-            answer.c.kind.in_(ANSWERS if self.plan.kind == "comparison" else ("rating",)),
+            answer.c.kind.in_(ANSWERS if self.plan.kind != "rating" else ("rating",)),
             ~sa.exists().where(undo.c.target == answer.c.id, undo.c.kind == "undo"),
         )
 
@@ -282,7 +285,7 @@ class Assignments:
             return []
         asked = _asked(self.plan)
         answer, lease = events.alias("answer"), assignments.alias("lease")
-        subject = "query" if self.plan.kind == "comparison" else "segment"
+        subject = "query" if self.plan.kind != "rating" else "segment"
         answered = self._answered(asked, answer)
         leased = (
             lease.c[subject] == asked.c.subject,
@@ -324,7 +327,7 @@ class Assignments:
         shown: Sequence[int] = (),
         repeats: str = "",
     ) -> Assignment:
-        compared = self.plan.kind == "comparison"
+        compared = self.plan.kind != "rating"
         return Assignment(
             id=str(uuid.uuid4()),
             annotator=annotator,
@@ -380,10 +383,12 @@ def _says_the_same(item: Event | Undo, stored: Event) -> bool:
 
 def _asked(plan: AssignmentPlan) -> sa.Subquery:
     """What runs ask, as rows of run, subject, size, priority and seq; a query too large for a page is left out."""
-    if plan.kind == "comparison":
+    if plan.kind != "rating":
         columns = requests.c.run, requests.c.query.label("subject"), queries.c.size, requests.c.priority, requests.c.seq
         select = sa.select(*columns).join(queries, queries.c.id == requests.c.query)
         select = select.where(queries.c.size <= MOST_SEGMENTS)
+        if plan.kind == "ranking":
+            select = select.where(requests.c.policy == RANKING)
     else:
         most, first = sa.func.max(requests.c.priority).label("priority"), sa.func.min(requests.c.seq).label("seq")
         subject = query_segments.c.segment.label("subject")

@@ -24,7 +24,7 @@ from prefenvs.store import rows
 from prefenvs.store.database import writing
 from prefenvs.store.events import COLUMNS, Event, check_number, check_text
 from prefenvs.store.exporting import FILES, OPTIONAL
-from prefenvs.store.packing import ARRAYS, pack_arrays
+from prefenvs.store.packing import ARRAYS, pack_arrays, segment_of
 from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, calls, events, queries, segments, true_rewards
 from prefenvs.store.store import Store
 
@@ -227,8 +227,8 @@ def _unstack(group: dict[str, Array]) -> Iterator[Segment]:
     task = str(group["task"])
     episodes, starts = (group[name].astype(np.int64, casting="safe").tolist() for name in ("episode", "start"))
     for index, key in enumerate(group["hash"].tolist()):
-        segment = Segment(
-            **{name: array[index] for name, array in arrays.items()},
+        segment = segment_of(
+            {name: array[index] for name, array in arrays.items()},
             task=task,
             source=str(group["source"][index]),
             episode=episodes[index],

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.recording import Recording
 from prefenvs.segments import Array, Segment
 
-ARRAYS = ("observations", "actions", "states", "scene")
+# The last two are a recording: its record as JSON text, in bytes, and the times of its steps.
+ARRAYS = ("observations", "actions", "states", "scene", "recording", "times")
 _ALIGN = 16
 
 # One entry per array: its name, dtype, shape, first byte and number of bytes.
@@ -45,7 +47,27 @@ def unpack_arrays(data: bytes) -> dict[str, Array]:
 
 def pack_segment(segment: Segment) -> bytes:
     """Pack what a rater can be shown, which is what `Segment.hash` covers."""
-    return pack_arrays({name: array for name in ARRAYS if (array := getattr(segment, name)) is not None})
+    arrays = {name: array for name in ARRAYS[:4] if (array := getattr(segment, name)) is not None}
+    if segment.recording is not None:
+        text = json.dumps(segment.recording.record())
+        arrays |= {"recording": np.frombuffer(text.encode(), np.uint8), "times": segment.recording.times}
+    return pack_arrays(arrays)
+
+
+def segment_of(arrays: Mapping[str, Array], **about: Any) -> Segment:
+    """Return the segment that was packed as these arrays; raises PrefenvsError for a damaged recording.
+
+    about: task, source, episode, start and true rewards, which are kept apart.
+    """
+    recording = None
+    if "recording" in arrays:
+        try:
+            record = json.loads(arrays["recording"].tobytes())
+        except ValueError as error:
+            raise PrefenvsError(f"a segment's recording is damaged: {error}") from error
+        recording = Recording.of_record(record, arrays["times"])
+    own: dict[str, Any] = {name: arrays[name] for name in ARRAYS[:4] if name in arrays}
+    return Segment(**own, recording=recording, **about)
 
 
 @lru_cache(maxsize=256)

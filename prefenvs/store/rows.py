@@ -13,7 +13,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 from prefenvs.store.events import COLUMNS, Event, check_text
-from prefenvs.store.packing import pack_arrays, pack_segment, unpack_arrays
+from prefenvs.store.packing import pack_arrays, pack_segment, segment_of, unpack_arrays
 from prefenvs.store.schema import events, queries, query_segments, requests, segments, tables, true_rewards
 
 # Bounds the memory of a large insertion and the number of parameters of a statement.
@@ -160,9 +160,8 @@ def load_segments(connection: sa.Connection, hashes: Iterable[str], with_true_re
             select = sa.select(true_rewards).where(true_rewards.c.segment.in_(part))
             rewards = {row.segment: unpack_arrays(row.data)["true_rewards"] for row in connection.execute(select)}
         for row in connection.execute(sa.select(segments).where(segments.c.hash.in_(part))):
-            arrays = unpack_arrays(row.data)
-            segment = Segment(
-                **arrays,
+            segment = segment_of(
+                unpack_arrays(row.data),
                 true_rewards=rewards.get(row.hash),
                 task=row.task,
                 source=row.source,

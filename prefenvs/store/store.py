@@ -234,6 +234,11 @@ class Store(Closing):
         with reading(self._engine) as connection:
             return connection.scalar(select if run is None else select.where(requests.c.run == run)) or 0
 
+    def runs(self) -> list[str]:
+        """Return the names of the runs that have asked anything, in alphabetical order."""
+        with reading(self._engine) as connection:
+            return sorted(connection.scalars(sa.select(requests.c.run).distinct()))
+
     def pending_runs(self) -> list[str]:
         """Return the names of the runs that have pending queries, the one that asked first first."""
         select = sa.select(requests.c.run).where(_unanswered(None)).group_by(requests.c.run)

@@ -1,17 +1,21 @@
-"""Tokens: what an annotator shows to be let in; the store keeps their hashes only."""
+"""Tokens: what annotators and managers show to be let in, as hashes; and notes, settings of a store by name."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time as clock
+from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.store.database import reading, writing
 from prefenvs.store.events import check_text
-from prefenvs.store.schema import tokens
+from prefenvs.store.rows import put
+from prefenvs.store.schema import meta, tokens
 from prefenvs.store.store import Store
 
 NAME_LIMIT = 60
@@ -24,6 +28,43 @@ def issue_token(store: Store, annotator: str) -> str:
     with writing(store.engine) as connection:
         connection.execute(sa.insert(tokens).values(hash=_hash(token), annotator=name, created=clock.time()))
     return token
+
+
+def issue_manager_token(store: Store, name: str) -> str:
+    """Make a token for whoever manages the labelling and return it; that made before for the same name ends."""
+    name, token = check_annotator(name), secrets.token_urlsafe(32)
+    with writing(store.engine) as connection:
+        managers = meta.c.key.startswith("manager:", autoescape=True)
+        connection.execute(sa.delete(meta).where(managers, meta.c.value == name))
+        put(connection, meta, {"key": f"manager:{_hash(token)}", "value": name})
+    return token
+
+
+def find_manager(store: Store, token: str) -> str | None:
+    """Return the name of the manager whose token this is, None if it is nobody's."""
+    with reading(store.engine) as connection:
+        name = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"manager:{_hash(token)}"))
+    return None if name is None else str(name)
+
+
+def count_tokens(store: Store) -> dict[str, int]:
+    """Return how many valid tokens each annotator has."""
+    with reading(store.engine) as connection:
+        select = sa.select(tokens.c.annotator, sa.func.count()).group_by(tokens.c.annotator)
+        return {str(name): int(count) for name, count in connection.execute(select)}
+
+
+def read_note(store: Store, name: str) -> dict[str, Any]:
+    """Return the store's note of this name, empty if there is none."""
+    with reading(store.engine) as connection:
+        found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"note:{name}"))
+    return {} if found is None else dict(json.loads(found))
+
+
+def write_note(store: Store, name: str, content: Mapping[str, Any]) -> None:
+    """Leave a note in the store, in place of the last one of this name."""
+    with writing(store.engine) as connection:
+        put(connection, meta, {"key": f"note:{name}", "value": json.dumps(dict(content), allow_nan=False)})
 
 
 def find_annotator(store: Store, token: str) -> str | None:

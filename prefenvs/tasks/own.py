@@ -1,7 +1,7 @@
 """Tasks of your own: a `Task` that you wrote, or one whose row is inferred from any Gymnasium environment.
 
 They are named by `module:NAME` (a `Task`, an environment class or a function that makes one), by `module:ID` (importing
-the module registers the id with Gymnasium), or by an id that is registered already.
+the module registers the id with Gymnasium), by an id that is registered already, or by a file that `write_task` wrote.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.loading import import_named
+from prefenvs.tasks.files import ENDING, read_task
 from prefenvs.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ OWN = "own"
 # What this process has loaded, by the names it goes by, and what makes the environments of inferred tasks.
 _loaded: dict[str, Task] = {}
 _makers: dict[str, Make] = {}
+# What the imported modules have registered with Gymnasium: by module, `module:ID` by id.
+_registered: dict[str, dict[str, str]] = {}
 
 # Model arrays that a reset may set. Those that differ between two resets belong to the episode.
 SCENE = ("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0")
@@ -41,11 +44,27 @@ def find_own(name: str, tables: dict[str, Task]) -> Task | None:
     """
     if name in _loaded:
         return _loaded[name]
+    if name.endswith(ENDING):
+        return _keep(name, read_task(Path(name)), tables)
     if ":" in name:
         return _load(name, tables)
     import gymnasium
 
     return _infer_registered(name, name) if name in gymnasium.registry else None
+
+
+def import_module_of_tasks(module: str) -> dict[str, str]:
+    """Import a module and return the names, `module:ID`, of the ids that it has registered with Gymnasium, by id.
+
+    By that name any later process finds them. Raises PrefenvsError where it cannot be imported.
+    """
+    import gymnasium
+
+    if module not in _registered:
+        before = set(gymnasium.registry)
+        import_named(module, "--import")
+        _registered[module] = {one: f"{module}:{one}" for one in gymnasium.registry if one not in before}
+    return _registered[module]
 
 
 def _load(path: str, tables: dict[str, Task]) -> Task:
@@ -153,7 +172,7 @@ def _infer_registered(name: str, registered: str) -> Task:
     except Exception as error:
         raise PrefenvsError(f"task {name!r} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        return _remember(_describe(name, registered, env, gymnasium.spec(registered).max_episode_steps), make)
+        return _remember(_describe(name, name, env, gymnasium.spec(registered).max_episode_steps), make)
     finally:
         env.close()
 

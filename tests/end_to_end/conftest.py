@@ -45,7 +45,7 @@ class Page:
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, self.text
@@ -152,10 +152,10 @@ def cheetahs() -> Trajectories:
     env.action_space.seed(0)
     for episode in range(4):
         observation, info = env.reset(seed=episode)
-        for step in range(60):
+        for step in range(110):
             action, state = env.action_space.sample(), info["state"]
             following, _, _, _, info = env.step(action)
-            buffer.add_step(0, observation, action, info["true_reward"], state, done=step == 59)
+            buffer.add_step(0, observation, action, info["true_reward"], state, done=step == 109)
             observation = following
     env.close()
     return buffer.trajectories()

@@ -30,6 +30,8 @@ NEEDED = {
     "judge": ["run", "run"],
     "labels report": ["labels"],
     "labels import": ["labels"],
+    "labels export": ["store.sqlite", "out.csv"],
+    "ask": ["data", "--store", "store.sqlite"],
     "rate": ["--store", "store.sqlite"],
     "bench run": ["smoke"],
     "bench table": ["folder"],
@@ -37,6 +39,7 @@ NEEDED = {
     "bench comparisons": ["--task", "InvertedPendulum-v5", "--folder", "out"],
     "bench measure": ["run"],
     "store stats": ["store.sqlite"],
+    "store agreement": ["store.sqlite"],
     "store export": ["store.sqlite", "out"],
     "store import": ["store.sqlite", "out"],
 }

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from prefenvs.bench import find_suite
 from prefenvs.cli import main
 from prefenvs.cli.train.online import run_side_by_side
 from prefenvs.runs import Run
@@ -65,6 +68,45 @@ def test_evaluate_and_record_a_run(run_folder: Path, capsys: pytest.CaptureFixtu
     main(["record", str(run_folder), "--size", "64"])
     video = Path(capsys.readouterr().out.strip())
     assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_several_runs_are_recorded_next_to_each_other(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    twice, out = [str(run_folder), str(run_folder)], str(tmp_path / "both.webp")
+    main(["record", *twice, "--captions", "labels", "coin flips", "--size", "64", "--speed", "4", "--out", out])
+    assert capsys.readouterr().out.strip() == out
+    with Image.open(out) as picture:
+        assert picture.width == 64 + 8 + 64
+        assert picture.height > 64, "captions stand under the pictures"
+        assert picture.n_frames > 1
+    assert "one episode each" in run_failing(capsys, "record", *twice, "--episodes", "2")
+    assert "leave it out" in run_failing(capsys, "record", str(run_folder), "--steps", "9")
+    assert "1 captions were given for 2 runs" in run_failing(capsys, "record", *twice, "--captions", "labels")
+
+
+def test_the_demo_shows_labels_beside_coin_flips_and_the_true_reward(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a smaller task; the same folder again trains nothing twice."""
+    demo = find_suite("demo")
+    options = {"steps": 700, "per_session": 10, "interact": 100, "learning_starts": 100, "evaluate_every": 350}
+    options |= {"preset": "reliable", "unsupervised_steps": 200, "segment_length": 5, "episodes": 1}
+    grid = replace(demo.grids[0], tasks=("InvertedPendulum-v5",), labels=(20,), options=options)
+    monkeypatch.setattr("prefenvs.bench.find_suite", lambda name: replace(demo, grids=(grid,)))
+    main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["steps", "labels", "labels", "coin", "flips", "true", "reward"]
+    rows = [line.split() for line in lines[3:6]]
+    assert [row[0] for row in rows] == ["0", "350", "700"]
+    assert len(set(rows[0][2:])) == 1, "before training all are one policy"
+    video = tmp_path / "demo" / "side_by_side.mp4"
+    assert f"video: {video}" in lines
+    assert video.read_bytes()[4:8] == b"ftyp"
+    main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
+    printed = capsys.readouterr()
+    assert "3 finished already" in printed.err
+    assert printed.out.splitlines()[:6] == lines[:6]
 
 
 def test_labels_of_a_run_are_in_its_store(run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -100,9 +100,9 @@ def test_answers_do_not_wait_behind_clips_that_are_still_being_made(
     store.add_queries(make_queries(6, 16, 16, 16, 16))
     made, path = set(), Clips.path
 
-    def stall(clips, key):
+    def stall(clips, key, look):
         made.update([key] if len(made) < 4 else [])
-        return path(clips, key) if key in made else Future()
+        return path(clips, key, look) if key in made else Future()
 
     monkeypatch.setattr(Clips, "path", stall)
     page = visit(serve())
@@ -254,7 +254,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(store, serve, visit
     page = visit(serve(kind=kind))
     page.resize(360, 740)
     page.clips()
-    assert page.run("return document.documentElement.scrollWidth") <= 360
+    page.click("#more")
+    page.wait(lambda: page.run("return document.documentElement.scrollWidth") <= 360)
     boxes = page.run(
         "return [...document.querySelectorAll('main button, main video, #reason')].map(e => e.getBoundingClientRect())"
         ".filter(b => b.width).map(b => [b.left, b.right, b.top, b.bottom])"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefenvs.agreement import krippendorff_alpha, measure_agreement, summarise
+from prefenvs.agreement import bootstrap_agreement, krippendorff_alpha, measure_agreement, summarise
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
@@ -104,6 +105,42 @@ def test_store_stats_shows_people(store: Store, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "Krippendorff" in out
     assert "[b]ann[/b]" in out
+
+
+def test_the_agreement_of_a_store_is_printed_with_its_intervals(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries, location = make_queries(40), store.stats().location
+    with pytest.raises(SystemExit):
+        main(["store", "agreement", location])
+    assert "no answer of a named annotator" in capsys.readouterr().err
+    for who in ("ann", "bob"):
+        answers = [say(query, (i + (who == "bob" and i < 10)) % 2, who) for i, query in enumerate(queries)]
+        store.add_preferences([replace(answer, oracle="vlm") for answer in answers])
+    main(["store", "agreement", location])
+    out = capsys.readouterr().out
+    for part in ("alpha 0.51 (95% interval", "75% (95% interval", "ann", "bob", "(35-65%)"):
+        assert part in " ".join(out.split()), out
+    main(["store", "agreement", location, "--oracle", "vlm", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    low, high = figures["alpha_interval"]
+    assert low < figures["alpha"] < high
+    assert figures["annotators"][0]["left_interval"] == pytest.approx([0.352, 0.648], abs=0.001)
+
+
+def test_the_interval_of_alpha_holds_the_true_one() -> None:
+    """Two observers of 60 questions, who answer alike with probability 0.8: alpha of very many questions is 0.6."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        first = rng.integers(2, size=60)
+        second = np.where(rng.random(60) < 0.8, first, 1 - first)
+        votes = [(who, str(i), float(v)) for who, row in (("a", first), ("b", second)) for i, v in enumerate(row)]
+        interval, share = bootstrap_agreement(votes, resamples=300)
+        assert interval is not None
+        assert share is not None
+        inside += interval[0] <= 0.6 <= interval[1]
+    assert 182 <= inside <= 198
+    assert bootstrap_agreement(votes[:1]) == (None, None)
 
 
 @pytest.mark.parametrize("oracle", ["human", "imported", "", "crowd"])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +20,12 @@ from gymnasium import spaces
 from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 
 import prefenvs
+from prefenvs.agents import PEBBLE
+from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
 from prefenvs.envs.check import check_task
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate, random_policy
+from prefenvs.tasks.files import read_task, write_task
 
 MODULE = '''
 import gymnasium
@@ -196,3 +205,107 @@ def test_a_script_and_the_command_line_find_the_same_task(own: Any, tmp_path: Pa
     task = prefenvs.find_task("own_environments:make_it")
     assert task.sentence == "A point moves to the middle of a square."
     assert prefenvs.make(own.make_it).get_wrapper_attr("task") is task
+
+
+def in_a_process(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "prefenvs", *words.split()]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ)
+
+
+def test_an_imported_module_registers_the_task(own: Any, tmp_path: Path) -> None:
+    (tmp_path / "imported_environments.py").write_text(MODULE.replace("OwnReach", "Imported"))
+    known = in_a_process("tasks --task Imported-v0 --import imported_environments --write reach.json", tmp_path)
+    assert known.returncode == 0, known.stderr
+    assert "task imported_environments:Imported-v0: episodes of 30 steps" in known.stderr
+    # The file is enough for the next process, and what was edited in it counts.
+    row = json.loads((tmp_path / "reach.json").read_text())
+    assert row["source"] == "imported_environments:Imported-v0"
+    (tmp_path / "reach.json").write_text(json.dumps(row | {"sentence": "Be in the middle.", "segment_length": 7}))
+    shown = in_a_process("tasks --task reach.json", tmp_path)
+    assert json.loads(shown.stdout) | {"sentence": "Be in the middle.", "segment_length": 7} == json.loads(shown.stdout)
+    assert in_a_process("doctor --task reach.json", tmp_path).returncode == 0
+    missing = in_a_process("doctor --task Imported-v0 --import nothing_here", tmp_path)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "the module 'nothing_here' cannot be imported" in missing.stderr
+    assert "--import needs the name of a module" in in_a_process("tasks --import", tmp_path).stderr
+
+
+def test_a_row_survives_its_file(own: Any, tmp_path: Path) -> None:
+    for name in ("own_environments:Lasting", "metaworld-drawer-open-v3"):
+        task = prefenvs.find_task(name)
+        path = write_task(task, tmp_path / "row.json")
+        assert dataclasses.replace(read_task(path), id=task.id) == task
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds no object of fields"),
+        ('{"horizn": 3}', "has the field 'horizn', which no task has. Did you mean horizon"),
+        ('{"horizon": "3"}', "has horizon='3', which is no int"),
+        ('{"horizon": 3}', "lacks the field 'family'"),
+        (None, "there is no task file"),
+    ],
+)
+def test_a_spoilt_task_file_is_one_line(own: Any, tmp_path: Path, edit: str | None, message: str) -> None:
+    path = tmp_path / "row.json"
+    if edit is not None:
+        path.write_text(edit)
+    with pytest.raises(PrefenvsError, match=re.escape(message)):
+        prefenvs.find_task(str(path))
+
+
+def test_an_object_has_no_file(own: Any, tmp_path: Path) -> None:
+    env = prefenvs.make(own.Reach(), max_episode_steps=8)
+    with pytest.raises(PrefenvsError, match="nothing tells how to make it again"):
+        write_task(env.get_wrapper_attr("task"), tmp_path / "row.json")
+
+
+class Switches(gymnasium.Env[Any, Any]):
+    """Press the right keys. The rest is for its author."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    max_episode_steps = 20
+
+    def __init__(self, kind: str) -> None:
+        shifted = spaces.MultiDiscrete(np.array([[3, 2]]), start=np.array([[1, -1]]))
+        self.action_space: Any = shifted if kind == "discrete" else spaces.MultiBinary((2, 2))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        return self.observation_space.sample(), float(np.sum(action)), False, False, {}
+
+
+@pytest.mark.parametrize(("kind", "width"), [("discrete", 5), ("binary", 4)])
+def test_several_discrete_actions(kind: str, width: int) -> None:
+    env = prefenvs.make(lambda: Switches(kind))
+    config = PrefPPOConfig(labels=8, per_session=4, interact=40, segment_length=5, unsupervised_steps=40)
+    agent = PrefPPO(
+        "MlpPolicy", env, lambda a, b: int(b.actions[:, 0].sum() > a.actions[:, 0].sum()), config, n_steps=20
+    )
+    agent.learn(120)
+    assert agent.feedback is not None
+    assert agent.feedback.labels == 8
+    segment = agent.feedback.preferences[0].query.segments[0]
+    assert segment.actions.shape == (5, width)
+    assert set(np.unique(segment.actions)) <= {0.0, 1.0}
+    if kind == "discrete":
+        assert (segment.actions[:, :3].sum(1) == 1).all()
+        assert (segment.actions[:, 3:].sum(1) == 1).all()
+    # What PPO learns its reward from is what was recorded.
+    recorded = agent.recorder.buffer.trajectories().actions[-20:]
+    np.testing.assert_array_equal(agent._actions(), recorded)
+    again = BytesIO()
+    agent.save(again)
+    again.seek(0)
+    loaded = PrefPPO.load(again)
+    assert loaded.action_space == env.action_space
+    seen = env.observation_space.sample()
+    assert (loaded.predict(seen, deterministic=True)[0] == agent.predict(seen, deterministic=True)[0]).all()
+    with pytest.raises(PrefenvsError, match="PEBBLE cannot learn with the actions"):
+        PEBBLE("MlpPolicy", prefenvs.make(lambda: Switches(kind)), lambda a, b: 0)

@@ -14,10 +14,12 @@ import prefenvs.queries
 from prefenvs import PrefenvsError, Preference, Query, Trajectories
 from prefenvs.queries import (
     NAMES,
+    PolicyLikelihood,
     Selector,
     bald,
     disagreement,
     entropy,
+    find_selector,
     k_center,
     number_to_pair,
     preference_probabilities,
@@ -307,6 +309,29 @@ def test_near_on_policy_draws_from_the_newest_episodes() -> None:
     assert min(segment.episode for query in queries for segment in query.segments) >= 20
     queries = Selector("disagreement", last_episodes=3).select(pool, 50, 5, MEMBERS, [], np.random.default_rng(0))
     assert {segment.episode for query in queries for segment in query.segments} == {27, 28, 29}
+
+
+def test_policy_likelihood_asks_about_what_the_policy_would_do_now() -> None:
+    """Episode k has actions k; a policy that does 29 finds them the less likely the older they are."""
+    pool = random_pool([20] * 30)
+    pool.actions[:] = np.repeat(np.arange(30.0), 20)[:, None]
+
+    def log_likelihood(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        assert observations.ndim == actions.ndim == 2
+        return -((actions[:, 0] - 29.0) ** 2)
+
+    selector = PolicyLikelihood(log_likelihood)
+    queries = selector.select(pool, 40, 5, None, [], np.random.default_rng(0))
+    episodes = [segment.episode for query in queries for segment in query.segments]
+    assert len(queries) == 40
+    assert np.median(episodes) >= 24, "uniform queries have their median at 15"
+    assert min(episodes) < 20, "all have a chance"
+    last = replace(selector, last_episodes=3).select(pool, 10, 5, None, [], np.random.default_rng(0))
+    assert {segment.episode for query in last for segment in query.segments} == {27, 28, 29}
+    with pytest.warns(UserWarning, match="only 1 of 5 queries"):
+        replace(selector, last_episodes=1).select(pool, 5, 19, None, [], np.random.default_rng(0))
+    with pytest.raises(PrefenvsError, match=r"policy-likelihood.*choose another"):
+        find_selector("policy-likelihood")
 
 
 def test_wrong_settings_are_refused_with_a_way_out() -> None:

@@ -1,10 +1,11 @@
-"""A reward that looks at pictures: an ensemble on frames of the states, learned from preferences (RL-VLM-F)."""
+"""A reward that looks at pictures, drawn or recorded: an ensemble learned from preferences (RL-VLM-F)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,20 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from prefenvs.agents.nets.mlp import Output
-from prefenvs.agents.rewards.image.encoders import ClipEncoder, Encoder
-from prefenvs.agents.rewards.image.frames import FrameTable, check_states
+from prefenvs.agents.rewards.image.encoders import Encoder, load_encoder
+from prefenvs.agents.rewards.image.features import FeatureCache
+from prefenvs.agents.rewards.image.frames import FrameTable, check_task
 from prefenvs.agents.rewards.image.nets import ConvEnsemble, HeadEnsemble
 from prefenvs.agents.rewards.losses import ABSENT, credit_labels, is_decided, preference_loss
 from prefenvs.agents.rewards.tables import prepare_labels
-from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import FrameCache
+from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import Fraction, FractionBelowOne, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
-from prefenvs.state_rewards import reward_steps
 from prefenvs.tasks import Task, find_task
 from prefenvs.trajectories import Trajectories
 
@@ -52,6 +54,10 @@ class ImageRewardConfig:
     """Every so many steps of a segment one frame is looked at, counted back from its last step."""
     hide_robot: bool = False
     """Draw the objects only."""
+    cameras: tuple[str, ...] = ()
+    """Recorded views that are looked at together; the first of each recording by default."""
+    proprioception: bool = False
+    """With an encoder: the observations join the features."""
     channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128)
     """Channels of the convolutions, with kernels 5, 3, 3, 3 and strides 3, 2, 2, 2."""
     width: PositiveInt = 256
@@ -80,11 +86,11 @@ class ImageRewardConfig:
 class ImageRewardEnsemble(Closing):
     """M networks r_m(frame) whose sums over the frames of a segment predict which segment is preferred.
 
-    Frames are rendered when they are needed, from the states that segments and trajectories carry, by the task's
-    camera. Members differ by their initial weights and share the order of batches, so that frames are gathered once.
-    It takes states where `prefenvs.protocols.RewardModel` takes observations and actions; fitting, saving and
-    relabelling are the same, and it is a `prefenvs.state_rewards.StateReward`. Close it, or use it in a `with`
-    statement.
+    Frames are what segments and trajectories show: their recordings, else their states as the task's camera draws them
+    when they are needed. Members differ by their initial weights and share the order of batches, so that frames are
+    gathered once. It takes states where `prefenvs.protocols.RewardModel` takes observations and actions; fitting,
+    saving and relabelling are the same, and it is a `prefenvs.frames.rewards.PictureReward`. Close it, or use it in a
+    `with` statement.
     """
 
     def __init__(
@@ -94,24 +100,43 @@ class ImageRewardEnsemble(Closing):
         encoder: Encoder | str | Path | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
+        observation_size: int = 0,
+        features: str | Path | None = None,
     ) -> None:
-        """`encoder`: a frozen one, or the name of a CLIP model (`rewards.image.encoders`); None learns convolutions."""
+        """Make the networks.
+
+        encoder: a frozen one, or its name (`rewards.image.encoders.load_encoder`); None learns convolutions.
+        observation_size: entries of an observation, needed with `proprioception`. features: folder where an encoder's
+        features of recordings are kept, see `FeatureCache`.
+        """
         self.task = find_task(task) if isinstance(task, str) else task
         self.config, self.device = config or ImageRewardConfig(), get_device(device)
-        self.encoder = ClipEncoder(encoder, self.device) if isinstance(encoder, str | Path) else encoder
+        self.encoder = load_encoder(encoder, self.device) if isinstance(encoder, str | Path) else encoder
+        if self.config.proprioception and (self.encoder is None or not observation_size):
+            raise PrefenvsError(
+                "proprioception joins an encoder's features: name an encoder, and data with observations"
+            )
+        self.observation_size = observation_size if self.config.proprioception else 0
         size = self.config.size if self.encoder is None else self.encoder.size
-        self.frames = FrameCache(self.task, size, self.config.cached_frames, self.config.hide_robot)
+        cameras = self.config.cameras
+        self.views = max(len(cameras), 1)
+        self.frames = FrameCache(self.task, size, self.config.cached_frames, self.config.hide_robot, cameras)
+        kept = features is not None and self.encoder is not None
+        self.features = FeatureCache(features, self.encoder, cameras) if kept else None  # type: ignore[arg-type]
         self.generator = torch.Generator().manual_seed(seed)
         self.network = self._build(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
-        self.table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
+        self.table = self._new_table()
         self._sides: dict[str, bool] = {}
+
+    def _new_table(self) -> FrameTable:
+        return FrameTable(self.task.id, self.config.stride, self._see, self.device, self.config.cameras)
 
     def _build(self, size: int) -> nn.Module:
         c = self.config
         if self.encoder is None:
-            return ConvEnsemble(c.members, size, c.channels, c.output, self.generator)
-        features = self.encoder(np.zeros((1, size, size, 3), np.uint8)).shape[1]
+            return ConvEnsemble(c.members, size, c.channels, c.output, self.generator, 3 * self.views)
+        features = self.encoder(np.zeros((1, size, size, 3), np.uint8)).shape[1] * self.views + self.observation_size
         return HeadEnsemble(c.members, features, c.width, c.layers, c.output, self.generator)
 
     def predict(self, states: Array, scenes: Array | None = None) -> Array:
@@ -121,7 +146,8 @@ class ImageRewardEnsemble(Closing):
         with torch.no_grad():
             for start in range(0, len(states), step):
                 rows = slice(start, start + step)
-                inputs = self._see(states[rows], None if scenes is None else scenes[rows])
+                frames = self.frames.frames(states[rows], None if scenes is None else scenes[rows])
+                inputs = self._inputs(frames[:, None], None)
                 parts.append(self.network(inputs).cpu().numpy())
         return np.concatenate(parts, 1)
 
@@ -130,27 +156,39 @@ class ImageRewardEnsemble(Closing):
         mean: Array = self.predict(states, scenes).mean(0)
         return mean
 
-    def predict_segments(self, segments: Sequence[Segment]) -> Array:
-        """Return each member's reward [M, N, T] of the states of N segments, every step's.
+    def score_segment(self, segment: Segment) -> Array:
+        """Return the members' mean reward [T] float32 of what a segment shows, at every step."""
+        mean: Array = self._predict_segment(segment).mean(0)
+        return mean
 
-        Raises PrefenvsError where they are of several lengths, or carry no states.
+    def predict_segments(self, segments: Sequence[Segment]) -> Array:
+        """Return each member's reward [M, N, T] of what N segments show, at every step.
+
+        Raises PrefenvsError where they are of several lengths, or show nothing.
         """
         lengths = {len(segment) for segment in segments}
         if len(lengths) != 1:
             raise PrefenvsError(f"rewards of segments come for one length at a time, got {sorted(lengths)} steps")
-        states = np.concatenate([check_states(segment, self.task.id) for segment in segments])
-        scenes = [np.repeat(s.scene[None], len(s), 0) for s in segments if s.scene is not None]
-        rewards = self.predict(states, np.concatenate(scenes) if scenes else None)
-        return rewards.reshape(len(rewards), len(segments), -1)
+        return np.stack([self._predict_segment(segment) for segment in segments], 1)
+
+    @torch.no_grad()
+    def _predict_segment(self, segment: Segment) -> Array:
+        check_task(segment, self.task.id)
+        steps = range(0, len(segment), self._frames_per_chunk())
+        items = [(segment, step) for step in range(len(segment))]
+        parts = [self.network(self._see(items[start : start + steps.step])).cpu().numpy() for start in steps]
+        return np.concatenate(parts, 1)
 
     def relabel(self, trajectories: Trajectories) -> Array:
-        """Return the reward [S] float32 of every step, that of the state it led to: see `reward_steps`."""
-        return reward_steps(self, trajectories)
+        """Return the reward [S] float32 of every step, that of what it led to: see `reward_steps`."""
+        if self.features is not None and trajectories.recordings is not None:
+            self.features.fill(trajectories)
+        return reward_steps(self, trajectories, self.config.proprioception)
 
     @torch.no_grad()
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
-        table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
+        table = self._new_table()
         rows = table.sync(queries)
         returns, present = self._returns(table, rows)
         beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
@@ -158,7 +196,7 @@ class ImageRewardEnsemble(Closing):
 
     def score_one(self, segment: Segment) -> float:
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""
-        table = FrameTable(self.task.id, self.config.stride, self._see, self.device)
+        table = self._new_table()
         with torch.no_grad():
             return float(self._returns(table, table.sync([Query((segment, segment))]))[0].mean(0)[0, 0])
 
@@ -229,12 +267,41 @@ class ImageRewardEnsemble(Closing):
         rewards = torch.cat([self.network(table.inputs[part]) for part in unique.split(self._frames_per_chunk())], 1)
         return (rewards[:, places] * inside).sum(-1), inside.any(-1)
 
-    def _see(self, states: Array, scenes: Array | None) -> Tensor:
-        """Return the networks' inputs for states: frames [N, 3, size, size] uint8, or features [N, d]."""
-        frames = self.frames.frames(states, scenes)
+    def _see(self, items: list[tuple[Segment, int]]) -> Tensor:
+        """Return the networks' inputs [N, ...] for segments at one step each."""
+        parts, kept = [], []
+        for segment, group in groupby(items, key=lambda item: item[0]):
+            steps = np.array([step for _, step in group])
+            if self.features is not None and segment.recording is not None:
+                kept.append(self.features.rows(segment, steps))
+            else:
+                parts.append(self.frames.look(segment, steps))
+        seen = None
+        if self.config.proprioception:
+            seen = np.stack([segment.observations[step] for segment, step in items])
+        if kept and not parts:
+            return self._join(torch.from_numpy(np.concatenate(kept)).to(self.device), seen)
+        if kept:
+            raise PrefenvsError(f"segments of {self.task.id!r} with recordings cannot be mixed with those without")
+        return self._inputs(np.concatenate(parts), seen)
+
+    def _inputs(self, views: Array, seen: Array | None) -> Tensor:
+        """Return inputs for views [N, C, size, size, 3] and observations: pixels [N, 3 C, size, size], or features."""
+        if views.shape[1] != self.views or (seen is None and self.observation_size):
+            raise PrefenvsError(
+                f"this reward looks at {self.views} views{' and observations' * bool(self.observation_size)}, but is "
+                f"shown {views.shape[1]}{'' if seen is not None else ' without observations'}"
+            )
         if self.encoder is not None:
-            return self.encoder(frames).clone().to(self.device)
-        return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).to(self.device)
+            features = self.encoder(views.reshape(-1, *views.shape[2:])).clone().to(self.device)
+            return self._join(features.reshape(len(views), -1), seen)
+        pixels = views.transpose(0, 1, 4, 2, 3).reshape(len(views), -1, *views.shape[2:4])
+        return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+
+    def _join(self, features: Tensor, seen: Array | None) -> Tensor:
+        if seen is None:
+            return features
+        return torch.cat([features, torch.from_numpy(np.asarray(seen, np.float32)).to(self.device)], 1)
 
     def _frames_per_chunk(self) -> int:
         """Frames in one call of the network: on a CPU few enough for activations to stay small."""
@@ -250,6 +317,7 @@ class ImageRewardEnsemble(Closing):
             "format": FORMAT,
             "task": self.task.id,
             "encoder": encoder,
+            "observation_size": self.observation_size,
             "config": asdict(self.config),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -265,6 +333,7 @@ class ImageRewardEnsemble(Closing):
         device: str | torch.device = "auto",
         encoder: Encoder | str | Path | None = None,
         task: Task | str | None = None,
+        features: str | Path | None = None,
     ) -> ImageRewardEnsemble:
         """Read what `save` wrote. Nothing in the file is executed.
 
@@ -277,7 +346,9 @@ class ImageRewardEnsemble(Closing):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise KeyError("format")
-            config = ImageRewardConfig(**state["config"] | {"channels": tuple(state["config"]["channels"])})
+            config = ImageRewardConfig(
+                **state["config"] | {key: tuple(state["config"].get(key, ())) for key in ("channels", "cameras")}
+            )
             _ = [state[name] for name in ("encoder", "task", "network", "optimizer", "generator", "sides")]
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
@@ -289,7 +360,15 @@ class ImageRewardEnsemble(Closing):
             ) from error
         if state["encoder"] == "" and encoder is None:
             raise PrefenvsError(f"{path} was fitted on an encoder of your own: pass it as encoder=...")
-        model = cls(task or state["task"], config, encoder or state["encoder"], device=device)
+        model = cls(
+            task or state["task"],
+            config,
+            encoder or state["encoder"],
+            0,
+            device,
+            int(state.get("observation_size", 0)),
+            features,
+        )
         try:
             model.network.load_state_dict(state["network"])
         except (RuntimeError, TypeError, AttributeError) as error:

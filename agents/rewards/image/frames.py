@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefenvs.envs.rendering.frames import state_keys
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import frame_keys
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import is_same_task
 
-See = Callable[[Array, Array | None], Tensor]
+See = Callable[[list[tuple[Segment, int]]], Tensor]
 
-# States rendered and encoded at once.
+# Frames rendered and encoded at once.
 CHUNK = 256
 
 
@@ -26,24 +26,18 @@ def frame_steps(length: int, stride: int) -> Array:
     return steps
 
 
-def check_states(segment: Segment, task: str) -> Array:
-    """Return a segment's states [T, s]; raises PrefenvsError if it has none, or is of another task."""
-    if segment.states is None:
-        raise PrefenvsError(
-            f"a segment of task {segment.task!r}, source {segment.source!r}, carries no simulator states, which an "
-            "image reward renders: collect it with prefenvs.make or `prefenvs collect`"
-        )
+def check_task(segment: Segment, task: str) -> None:
+    """Raise a PrefenvsError for a segment of another task."""
     if segment.task and not is_same_task(segment.task, task):
         raise PrefenvsError(f"an image reward of task {task!r} cannot look at a segment of {segment.task!r}")
-    return segment.states
 
 
 class FrameTable:
     """Inputs [U, ...] of the U different frames of labelled segments: pixels, or an encoder's features."""
 
-    def __init__(self, task: str, stride: int, see: See, device: torch.device) -> None:
-        """`see`: makes the inputs [N, ...] of states [N, s] with scenes [N, m]."""
-        self.task, self.stride, self.device = task, stride, device
+    def __init__(self, task: str, stride: int, see: See, device: torch.device, cameras: tuple[str, ...] = ()) -> None:
+        """`see`: makes the inputs [N, ...] of segments at a step each; `cameras`: recorded views, see `frame_keys`."""
+        self.task, self.stride, self.device, self.cameras = task, stride, device, cameras
         self._see = see
         self._rows: dict[bytes, int] = {}
         self.inputs = torch.zeros(0, device=device)
@@ -62,15 +56,13 @@ class FrameTable:
         shape = (len(queries), max(len(query.segments) for query in queries), max(len(f) for f in chosen.values()))
         self.most_segments = shape[1]
         rows = np.full(shape, -1, np.int64)
-        new: dict[bytes, tuple[Array, Array | None]] = {}
+        new: dict[bytes, tuple[Segment, int]] = {}
         for (i, j), steps in chosen.items():
             segment = queries[i].segments[j]
-            states = check_states(segment, self.task)[steps]
-            scenes = None if segment.scene is None else np.repeat(segment.scene[None], len(states), 0)
-            for f, key in enumerate(state_keys(states, scenes)):
+            for f, key in enumerate(self._keys(segment, steps)):
                 if key not in self._rows:
                     self._rows[key] = len(self._rows)
-                    new[key] = states[f], segment.scene
+                    new[key] = segment, int(steps[f])
                 rows[i, j, f] = self._rows[key]
         try:
             self._add(list(new.values()))
@@ -81,11 +73,13 @@ class FrameTable:
             raise
         return torch.from_numpy(rows).to(self.device)
 
-    def _add(self, new: list[tuple[Array, Array | None]]) -> None:
+    def _keys(self, segment: Segment, steps: Array) -> Sequence[bytes]:
+        """Return what tells the frames of a segment at these steps from all others."""
+        check_task(segment, self.task)
+        return frame_keys(segment, steps, self.cameras)
+
+    def _add(self, new: list[tuple[Segment, int]]) -> None:
         parts = [self.inputs] if len(self.inputs) else []
-        for start in range(0, len(new), CHUNK):
-            part = new[start : start + CHUNK]
-            scenes = [scene for _, scene in part if scene is not None]
-            parts.append(self._see(np.stack([state for state, _ in part]), np.stack(scenes) if scenes else None))
+        parts += [self._see(new[start : start + CHUNK]) for start in range(0, len(new), CHUNK)]
         if new:
             self.inputs = torch.cat(parts)

@@ -23,30 +23,36 @@ class ConvEnsemble(nn.Module):
     """
 
     def __init__(
-        self, members: int, size: int, channels: Sequence[int], output: Output, generator: torch.Generator | None = None
+        self,
+        members: int,
+        size: int | Sequence[int],
+        channels: Sequence[int],
+        output: Output,
+        generator: torch.Generator | None = None,
+        seen: int = 3,
     ) -> None:
-        """`size`: width and height of the frames; `generator`: CPU generator for the initial weights."""
+        """`size`: height and width of the frames, or both; `seen`: channels, of all views; `generator`: on the CPU."""
         super().__init__()
         self.members, self.output = members, OUTPUTS[output]
-        side = size
+        sides = [size, size] if isinstance(size, int) else list(size)
         for kernel, stride in zip(KERNELS, STRIDES, strict=True):
-            side = (side - kernel) // stride + 1
-        if side < 1:
+            sides = [(side - kernel) // stride + 1 for side in sides]
+        if min(sides) < 1:
             raise PrefenvsError(f"frames of {size} pixels are too small for four convolutions: choose 48 or more")
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
 
         def draw(fan_in: int, *shape: int) -> nn.Parameter:
             return nn.Parameter((2.0 * torch.rand(*shape, generator=generator) - 1.0) * fan_in**-0.5)
 
-        for (before, after), kernel in zip(pairwise([3, *channels]), KERNELS, strict=True):
+        for (before, after), kernel in zip(pairwise([seen, *channels]), KERNELS, strict=True):
             fan_in = before * kernel**2
             self.weights.append(draw(fan_in, members * after, before, kernel, kernel))
             self.biases.append(draw(fan_in, members * after))
-        features = channels[-1] * side**2
+        features = channels[-1] * sides[0] * sides[1]
         self.last, self.last_bias = draw(features, members, features), draw(features, members, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return rewards [M, N] for frames [N, 3, size, size] uint8."""
+        """Return rewards [M, N] for frames [N, channels, height, width] uint8."""
         x = frames.float() / 127.5 - 1.0
         for i, (weight, bias, stride) in enumerate(zip(self.weights, self.biases, STRIDES, strict=True)):
             # All members see the same frames, so the first layer needs no groups.

@@ -48,18 +48,28 @@ export class Api {
     return this.session;
   }
 
-  next(count, holding) {
-    return this.call(`/api/next?count=${count}&holding=${holding.map(encodeURIComponent).join(",")}`);
+  // `pixels`: of the screen that a clip takes, so that it is rendered as large as it is shown.
+  next(count, holding, pixels) {
+    return this.call(`/api/next?count=${count}&pixels=${pixels}&holding=${holding.map(encodeURIComponent).join(",")}`);
   }
 
   status() { return this.call("/api/status"); }
 
-  async post(answers) {
-    const send = () => this.call("/api/answers", {
+  // What only a manager sees and does.
+  overview() { return this.call("/api/manager"); }
+
+  manage(action) { return this.send("/api/manager", action); }
+
+  send(path, body) {
+    return this.call(path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRF": this.session.csrf },
-      body: JSON.stringify({ answers }),
+      body: JSON.stringify(body),
     });
+  }
+
+  async post(answers) {
+    const send = () => this.send("/api/answers", { answers });
     try {
       return await send();
     } catch (error) {

@@ -1,17 +1,20 @@
 // The labelling page: shows questions, takes answers by key or button, and never makes anybody wait.
 
+import { Answers, narrow } from "./answers.js";
 import { Api } from "./api.js";
 import { BreakReminder, showFigures } from "./figures.js";
 import { Kept } from "./kept.js";
+import { Keys } from "./keys.js";
 import { Outbox, makeUuid } from "./outbox.js";
 import { Player } from "./player.js";
+import { Stage } from "./stage.js";
+import { HEIGHT } from "./strip.js";
 
 const AHEAD = 5; // questions loaded and decoded beyond the one on show
 const MOST_HELD = 40; // as many as the server accepts
 const HISTORY = 50; // answers that can be undone
 const LOOK = 0.3; // seconds that a question is on the screen before an answer counts; the server asks for as many
 const SPEEDS = [0.25, 0.5, 1, 2];
-const RATINGS = ["very bad", "bad", "so-so", "good", "very good"];
 
 const byId = (id) => document.getElementById(id);
 const text = (id, content) => { if (byId(id).textContent !== content) byId(id).textContent = content; };
@@ -28,39 +31,19 @@ const memory = {
 const page = {
   api: new Api(heard), outbox: null, prefix: "", queue: [], current: null, answered: new Set(), history: [],
   trouble: null, failing: new Map(), moved: false, waiting: true, filling: false, starting: false, lease: 300, filled: 0,
-  timers: {}, status: null, problem: "",
+  timers: {}, status: null, problem: "", tapped: 0, paused: false,
   speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
 };
 const rest = new BreakReminder();
 const kept = new Kept(() => page.outbox, () => page.prefix);
+const stage = new Stage(byId("stage"), () => { if (page.current) renderQuestion(); });
+const answers = new Answers(stage, () => keys, give, settle);
+const keys = new Keys(() => { if (page.current) renderQuestion(); });
 
 // ------------------------------------------------------------------ questions
 
-function names(question) {
-  if (question.kind === "rating") return ["This"];
-  return question.clips.length === 2 ? ["Left", "Right"] : question.clips.map((_, i) => `Clip ${i + 1}`);
-}
-
-// What can be answered: key names, the face of the button, and the fields of the answer.
-function choices(question) {
-  const skip = { keys: ["ArrowDown"], face: "↓", name: "Cannot tell", choice: "skip", side: true };
-  if (question.kind === "rating") {
-    const rate = (name, i) => ({ keys: [`${i + 1}`], face: `${i + 1}`, name, rating: i + 1, choice: null });
-    return [...RATINGS.map(rate), skip];
-  }
-  const equal = { keys: ["ArrowUp"], face: "↑", name: "Equally good", choice: "equal", side: true };
-  const arrows = question.clips.length === 2 ? [["ArrowLeft", "←"], ["ArrowRight", "→"]] : [];
-  const best = names(question).map((name, i) => ({
-    keys: [`${i + 1}`, ...(arrows[i] ? [arrows[i][0]] : [])],
-    face: arrows[i] ? arrows[i][1] : `${i + 1}`,
-    name: arrows[i] ? `${name} is better` : `${name} is best`,
-    choice: i,
-  }));
-  return [...best, equal, skip];
-}
-
 function prepare(question) {
-  const item = { question, player: new Player(question, names(question)) };
+  const item = { question, player: new Player(question, answers.names(question)) };
   byId("stage").append(item.player.root);
   return item;
 }
@@ -81,7 +64,9 @@ async function fill() {
     const unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
     const asked = Math.max(0, AHEAD + (page.current ? 0 : 1) - page.queue.length);
     const holding = [...new Set([...held, ...unsent])].slice(0, MOST_HELD);
-    const { questions, waiting, closed, problem } = await page.api.next(asked, holding);
+    const { questions, waiting, closed, problem, paused } = await page.api.next(asked, holding, stage.pixels);
+    if (paused) giveBack();
+    page.paused = Boolean(paused);
     page.problem = problem ?? ""; // why some questions cannot be shown
     page.filled = performance.now();
     // While this page still has questions, the server cannot tell whether they were the last.
@@ -104,6 +89,12 @@ async function fill() {
 function forgetStale() {
   if (page.filled === 0 || performance.now() - page.filled < page.lease * 1000) return;
   for (const item of page.queue.splice(0)) item.player.close();
+}
+
+// The lab has paused the labelling: what is at hand comes again afterwards.
+function giveBack() {
+  for (const item of [page.current, ...page.queue.splice(0)]) item?.player.close();
+  page.current = null;
 }
 
 // Answered elsewhere, in another window or by somebody else: nobody need look at these any more.
@@ -140,8 +131,11 @@ function show(item, since) {
     item.seen = watched(item);
     open(item, turn);
   });
+  const shapes = item.question.clips.map((clip) => clip.width / clip.height);
+  stage.hold(shapes, item.player.long ? HEIGHT + 8 : 0);
   item.player.show(page.speed, (share) => { byId("timeline").value = Math.round(1000 * share); });
   byId("reason").value = "";
+  answers.tags = [];
   renderQuestion();
   render();
 }
@@ -169,24 +163,38 @@ function give(option, since) {
   if (!item || !(option.choice === "skip" ? watched(item) >= LOOK : item.open && !item.player.failed)) return;
   const answer = {
     uuid: makeUuid(), question: item.question.id, choice: option.choice, rating: option.rating ?? null, undo: null,
+    strength: option.strength ?? null, tags: answers.tags,
     reason: byId("reason").value.trim(), seconds: Number(watched(item).toFixed(3)), replays: item.player.replays,
     time: Date.now() / 1000,
   };
   page.answered.add(item.question.id);
-  const entry = { uuid: answer.uuid, name: option.name, question: item.question, reason: answer.reason };
+  const entry = { uuid: answer.uuid, name: option.name, question: item.question, reason: answer.reason, tags: answer.tags };
   remember([...page.history, entry].slice(-HISTORY));
   rest.answered();
   page.outbox.add(answer, describe(item.question, option.name));
   byId("announce").textContent = `${option.name}. Next question.`;
+  flash(option, item.player.clips);
   advance(since);
 }
 
-function undo() {
+// Show which side was taken, on the screen and on its button.
+function flash(option, clips) {
+  const chosen = ["equal", "bad"].includes(option.choice) ? clips : clips.filter((_, i) => i === option.choice);
+  stage.flash(chosen.map(({ picture }) => picture));
+  const button = byId("answers").querySelector(`[data-answer="${option.id}"]`);
+  button?.classList.add("given");
+  setTimeout(() => button?.classList.remove("given"), 350);
+}
+
+function undo(event) {
+  // A finger that taps twice by mistake takes back one answer.
+  if (event?.detail > 0 && event.timeStamp - page.tapped < 1000 * LOOK) return;
+  if (event?.detail > 0) page.tapped = event.timeStamp;
   const entry = page.history.at(-1);
   if (!entry) return;
   remember(page.history.slice(0, -1));
   page.outbox.add({
-    uuid: makeUuid(), question: entry.question.id, choice: null, rating: null, undo: entry.uuid, reason: "",
+    uuid: makeUuid(), question: entry.question.id, choice: null, rating: null, undo: entry.uuid, reason: "", strength: null, tags: [],
     seconds: 0, replays: 0, time: Date.now() / 1000,
   }, describe(entry.question, `Undo of “${entry.name}”`));
   page.answered.delete(entry.question.id);
@@ -197,6 +205,7 @@ function undo() {
   }
   show(Object.assign(prepare(entry.question), { again: true }), performance.now());
   byId("reason").value = entry.reason ?? "";
+  answers.tags = entry.tags ?? [];
   byId("announce").textContent = `Undone: ${entry.name}.`;
 }
 
@@ -224,20 +233,13 @@ function renderQuestion() {
   text("task", question.task);
   const prompts = { rating: "How well does this clip do it?", best: "Which clip does it best?" };
   text("prompt", prompts[question.kind] ?? "Which clip does it better?");
-  const group = byId("answers");
-  group.className = `answers ${question.kind === "rating" ? "ratings" : `choices-${question.clips.length}`}`;
-  group.replaceChildren(...choices(question).map((option) => {
-    const button = document.createElement("button");
-    const face = document.createElement("kbd");
-    face.textContent = option.face;
-    button.type = "button";
-    button.className = option.side ? "side" : "main";
-    button.dataset.answer = option.choice ?? option.rating;
-    button.setAttribute("aria-keyshortcuts", option.keys.join(" "));
-    button.append(face, ` ${option.name}`);
-    button.addEventListener("click", (event) => { give(option, event.timeStamp); });
-    return button;
-  }));
+  page.current.player.rename(answers.names(question));
+  answers.render(question);
+}
+
+// A mouse or finger leaves the focus on the clips, where no key presses the button again.
+function settle(event) {
+  if (event.detail > 0) byId("stage").focus({ preventScroll: true });
 }
 
 function render() {
@@ -248,15 +250,18 @@ function render() {
     const over = !page.waiting && page.filled > 0 && !page.problem;
     const none = over && page.status?.budget === 0;
     const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…"
-      : page.problem ? "These questions cannot be shown" : "No question right now";
+      : page.problem ? "These questions cannot be shown" : page.paused ? "Paused" : "No question right now";
     text("message-title", none ? "No question yet" : over ? "All done. Thank you!" : title);
     text("message-text", none ? "Questions show up here by themselves as soon as a run asks them."
       : over ? "Every question has its answer. New ones will show up here by themselves."
       : page.problem ? page.problem
+      : page.paused ? "The lab has paused the labelling; this page goes on by itself."
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
     if (page.api.session?.sentence) text("sentence", page.api.session.sentence);
   }
-  byId("undo").disabled = page.history.length === 0;
+  if (!shown && byId("answers").contains(document.activeElement)) byId("message").focus();
+  if (shown && document.activeElement === byId("message")) byId("answers").firstElementChild?.focus();
+  byId("undo").setAttribute("aria-disabled", page.history.length === 0);
   byId("speed").lastElementChild.textContent = `${page.speed}×`;
   byId("pause").lastElementChild.textContent = shown && !page.current.player.playing ? "Play" : "Pause";
   const last = page.history.at(-1);
@@ -317,9 +322,7 @@ function leave() {
     return;
   }
   page.moved = true;
-  for (const item of page.queue.splice(0)) item.player.close();
-  page.current?.player.close();
-  page.current = null;
+  giveBack();
   render();
 }
 
@@ -348,58 +351,60 @@ const actions = {
   back: () => page.current?.player.step(-1),
   forward: () => page.current?.player.step(1),
   speed: (event) => changeSpeed(event?.shiftKey ? 1 : -1),
-  reason: () => byId("reason").focus(),
+  reason: () => { unfold(true); byId("reason").focus(); },
+  panel: () => unfold(byId("panel").hidden),
   help: () => byId("help").showModal(),
 };
-const HELD = 1100; // milliseconds between two presses of a key that was not let go, at most
-const pressed = new Map(); // when each key that is down was last heard of
 
-const KEYS = {
-  u: "undo", Backspace: "undo", r: "replay", " ": "pause", ",": "back", ".": "forward", s: "speed", n: "reason", "?": "help",
-};
+// Tab goes through the buttons as they lie on the screen: on a narrow one, answers have a line of their own.
+function arrange() {
+  byId("answers").parentElement.insertBefore(byId("answers"), narrow.matches ? byId("undo") : byId("more"));
+  if (page.current) renderQuestion();
+}
 
-// Tell whether a key is being held down; some remote desktops send presses without saying that they are repeated.
-function isRepeated(event) {
-  const last = pressed.get(event.code || event.key);
-  pressed.set(event.code || event.key, event.timeStamp);
-  return event.repeat || (last !== undefined && event.timeStamp - last < HELD);
+// Show the note and the tools, or fold them away for larger clips; remembered.
+function unfold(open) {
+  if (!open && byId("panel").contains(document.activeElement)) byId("more").focus();
+  byId("panel").hidden = !open;
+  byId("more").setAttribute("aria-expanded", open);
+  memory.set("prefenvs/panel", open);
 }
 
 function onKey(event) {
+  if (keys.take(event)) return;
   const typing = event.target.closest?.("input[type=text], textarea");
   if (typing) {
-    if (["Enter", "Escape"].includes(event.key) && !event.isComposing) { typing.blur(); event.preventDefault(); }
+    if (["Enter", "Escape"].includes(event.key) && !event.isComposing) { byId("stage").focus(); event.preventDefault(); }
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) {
-    if (event.key === "?" && byId("help").open) byId("help").close();
+    if (byId("help").open && keys.find(event) === "help") { event.preventDefault(); byId("help").close(); }
     return;
   }
-  const repeated = isRepeated(event);
+  const repeated = keys.isRepeated(event);
   if ([" ", "Enter"].includes(event.key) && event.target.closest?.("button, a")) {
     if (repeated) event.preventDefault(); // a key held down presses what has the focus once
     return;
   }
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const option = page.current && choices(page.current.question).find((candidate) => candidate.keys.includes(key));
-  const action = KEYS[key];
-  if (!option && !action) return;
+  const action = keys.find(event);
+  const option = page.current && answers.find(page.current.question, action, keys.withShift(event));
+  const tagged = page.current && answers.tag(action);
+  if (!option && !actions[action] && !tagged) return;
   event.preventDefault();
   // A key held down is one answer, not thirty; stepping through frames may repeat.
   if (repeated && !["back", "forward"].includes(action)) return;
   if (option) give(option, event.timeStamp);
+  else if (tagged) tagged.click();
   else actions[action](event);
   render();
 }
 
 function listen() {
   document.addEventListener("keydown", onKey);
-  document.addEventListener("keyup", (event) => pressed.delete(event.code || event.key));
-  window.addEventListener("blur", () => pressed.clear());
   for (const button of document.querySelectorAll("[data-do]")) {
     button.addEventListener("click", (event) => {
       actions[button.dataset.do](event);
-      if (event.detail > 0) button.blur(); // a mouse leaves no focus behind for Space to press again
+      settle(event);
       render();
     });
   }
@@ -409,7 +414,7 @@ function listen() {
     if (player) { player.pause(); player.seek((event.target.value / 1000) * player.longest); }
     render();
   });
-  byId("timeline").addEventListener("change", (event) => event.target.blur());
+  byId("timeline").addEventListener("change", () => byId("stage").focus());
   document.addEventListener("visibilitychange", () => {
     const item = page.current;
     if (item && document.hidden) Object.assign(item, { seconds: watched(item), since: null });
@@ -437,6 +442,8 @@ async function start() {
   clearTimeout(page.timers.start);
   try {
     const session = await page.api.open();
+    answers.offer(session);
+    byId("manage").hidden = !session.manager;
     page.prefix = `prefenvs/${session.store ?? ""}/${session.annotator}/`;
     page.history = memory.get(`${page.prefix}history`, []);
     page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), render, onRefused);
@@ -460,5 +467,8 @@ async function start() {
 }
 
 listen();
+unfold(memory.get("prefenvs/panel", false));
+narrow.addEventListener("change", arrange);
+arrange();
 render();
 start();

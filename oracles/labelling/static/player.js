@@ -1,9 +1,11 @@
 // Clips on one clock: every video follows it, the shorter ones hold their last frame, and all begin anew together.
 
 import { forget, hurry, load } from "./loading.js";
+import { LONG, makeStrip } from "./strip.js";
 
 const HOLD = 0.5; // seconds at the end before the clips begin anew
 const SEEK = 0.25; // seconds off the clock from which a video jumps instead of hurrying or waiting
+const still = window.matchMedia("(prefers-reduced-motion: reduce)"); // whoever asks for it sees clips play once
 
 function element(tag, className, text) {
   const node = document.createElement(tag);
@@ -17,6 +19,7 @@ export class Player {
   constructor(question, names) {
     this.root = element("div", `clips clips-${question.clips.length}`);
     this.root.inert = true;
+    this.long = question.clips.some((clip) => clip.frames / clip.fps >= LONG);
     this.clips = question.clips.map((clip, i) => this.build(clip, names[i], names.length > 2));
     this.longest = Math.max(...this.clips.map((clip) => clip.length));
     this.fps = Math.max(...question.clips.map((clip) => clip.fps));
@@ -40,7 +43,7 @@ export class Player {
     const ended = element("span", "ended", "■ ended");
     const failed = element("p", "failed", "This clip does not load. R tries again, ↓ goes on.");
     ended.hidden = failed.hidden = true;
-    const made = { video, ended, failed, figure, url: clip.url, fps: clip.fps, length: clip.frames / clip.fps };
+    const made = { video, ended, failed, figure, picture, url: clip.url, fps: clip.fps, length: clip.frames / clip.fps };
     video.addEventListener("error", () => {
       failed.hidden = false;
       figure.classList.remove("loading");
@@ -53,12 +56,26 @@ export class Player {
     frame.append(picture);
     if (named) figure.append(element("figcaption", "", name));
     figure.append(frame);
+    if (this.long) {
+      const strip = makeStrip(clip, made.length, (time) => { this.pause(); this.seek(time); });
+      figure.append(strip.root);
+      video.addEventListener("loadeddata", strip.fill, { once: true });
+    }
     this.root.append(figure);
     load(video, clip.url);
     return made;
   }
 
   get ready() { return this.clips.every(({ video }) => video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA); }
+
+  // Whoever cannot see the clips hears which is which; names change when the window is turned.
+  rename(names) {
+    this.clips.forEach(({ video, figure }, i) => {
+      video.setAttribute("aria-label", `${names[i]} clip`);
+      const caption = figure.querySelector("figcaption");
+      if (caption) caption.textContent = names[i];
+    });
+  }
 
   get failed() { return this.clips.some(({ video }) => video.error !== null); }
 
@@ -164,6 +181,11 @@ export class Player {
     const slowest = Math.min(...running.map(({ video }) => video.currentTime));
     const limit = slowest + 0.15 * Math.max(1, this.speed);
     this.time = running.length ? Math.max(this.time, Math.min(this.time + passed, limit)) : this.time + passed;
+    if (still.matches && this.time >= this.longest) {
+      this.pause();
+      this.mark();
+      return;
+    }
     if (this.time >= this.longest + HOLD * this.speed) {
       this.replays += 1;
       this.seek(0);

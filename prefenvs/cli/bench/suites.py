@@ -60,9 +60,13 @@ class BenchRun:
     def run(self) -> None:
         """Run what has not finished yet; raises PrefenvsError at the end if a cell failed."""
         from prefenvs.bench import find_suite
+
+        self.run_suite(find_suite(self.suite))
+
+    def run_suite(self, suite: Suite) -> None:
+        """Run this suite in the place of the one named."""
         from prefenvs.bench.folder import BenchFolder, select
 
-        suite = find_suite(self.suite)
         cells = select(suite.cells(), method=self.methods, task=self.tasks, seed=self.seeds)
         cells = [self._limit(cell) for cell in cells]
         folder = BenchFolder((self.folder or Path("runs") / f"bench-{suite.name.replace(':', '-')}").absolute())
@@ -246,7 +250,7 @@ class BenchMeasure:
         run = Run.open(self.run_folder)
         figures: dict[str, float] = {}
         if (run.checkpoint / "reward.pt").exists():
-            task = run.config["task"]
+            task = run.task
             length = run.config.get("segment_length") or find_task(task).segment_length
             model = RewardEnsemble.load(run.checkpoint / "reward.pt", device="cpu")
             figures = judge_reward(model, load_policy(run), task, length, self.episodes, seed=self.seed)

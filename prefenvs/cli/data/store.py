@@ -1,10 +1,12 @@
-"""`prefenvs store stats | export | import`: look into a preference store, and carry its labels elsewhere."""
+"""`prefenvs store stats | agreement | export | import`: look into a preference store, and carry it elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +24,7 @@ from prefenvs.runs import to_json
 
 if TYPE_CHECKING:
     from prefenvs.agreement import Agreement
+    from prefenvs.store import Store
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,38 @@ class StoreStats:
 
 
 @dataclass(frozen=True)
+class StoreAgreement:
+    """Measure how far annotators agree, with each other and with themselves, and who may not look.
+
+    This is the report of the labelling page, for the answers of people, models and simulated raters alike.
+    """
+
+    store: Annotated[str, Positional]
+    """Path of the SQLite file, or postgresql:// URL."""
+    task_run: str | None = None
+    """Only the answers given to this run."""
+    oracle: str | None = None
+    """Only the answers of this rater, such as human or vlm."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Print the report; raises PrefenvsError for a store without named answers."""
+        from prefenvs.agreement import measure_agreement
+        from prefenvs.store import Store
+
+        with Store(self.store, create=False) as store:
+            agreement = measure_agreement(store, self.task_run, self.oracle)
+        if not agreement.annotators:
+            of_run = f" of run {self.task_run!r}" if self.task_run is not None else ""
+            raise PrefenvsError(f"{self.store} holds no answer{of_run} of a named annotator, so nobody can agree")
+        if self.json:
+            print(to_json(agreement))
+        else:
+            _print_agreement(agreement)
+
+
+@dataclass(frozen=True)
 class StoreExport:
     """Write a store to a folder or a .zip file: JSON lines and NPZ, documented in docs/store.md."""
 
@@ -111,20 +146,13 @@ class StoreImport:
 
     def run(self) -> None:
         """Import, and say how much was new."""
-        from prefenvs.store import Store, import_store
+        from prefenvs.store import import_store
 
         if self.source.suffix == ".json":
             self._import_answers()
             return
-        new_file = "://" not in self.store and not Path(self.store).expanduser().exists()
-        try:
-            with Store(self.store) as store:
-                new = import_store(store, self.source, int(self.max_gib * 2**30))
-        except PrefenvsError:
-            if new_file:  # made for nothing; what a failed import leaves in an older store is what was there
-                for suffix in ("", "-wal", "-shm"):
-                    Path(f"{self.store}{suffix}").expanduser().unlink(missing_ok=True)
-            raise
+        with filling(self.store) as store:
+            new = import_store(store, self.source, int(self.max_gib * 2**30))
         about = f"{new.segments:,} segments, {new.queries:,} queries and {new.events:,} events were new"
         if new.calls:
             about += f"; {new.calls:,} calls of models as well"
@@ -142,6 +170,22 @@ class StoreImport:
             print(f"not taken: {reason}")
         about = f"{taken:,} answers are in the store, {new:,} of them new; {len(reasons):,} not taken"
         print(f"imported {self.source}: {about}")
+
+
+@contextmanager
+def filling(location: str) -> Iterator[Store]:
+    """Open a store, or make one, which is removed again where a PrefenvsError leaves nothing to put into it."""
+    from prefenvs.store import Store
+
+    new_file = "://" not in location and not Path(location).expanduser().exists()
+    try:
+        with Store(location) as store:
+            yield store
+    except PrefenvsError:
+        if new_file:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{location}{suffix}").expanduser().unlink(missing_ok=True)
+        raise
 
 
 def _print_agreement(agreement: Agreement) -> None:

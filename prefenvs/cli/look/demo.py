@@ -1,57 +1,72 @@
-"""`prefenvs demo`, the main job: PEBBLE learns a MuJoCo task from a simulated rater, and a video shows it."""
+"""`prefenvs demo`, the main job: a robot learns a task from preferences, beside what coin flips teach it."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prefenvs.cli.look.record import record_run
-from prefenvs.cli.train.command import train
+from prefenvs.cli.look.record import record_side_by_side
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.limits import PositiveInt, Seed
 from prefenvs.runs import Run
 
+if TYPE_CHECKING:
+    from prefenvs.bench import Cell
+    from prefenvs.bench.folder import BenchFolder
+
+COLUMNS = {
+    "pebble": "labels",
+    "pebble-coin": "coin flips",
+    "pebble-true-reward-explored": "true reward",
+}
+"""The methods of the suite `demo`, and what they are called here."""
+
 
 @dataclass(frozen=True)
 class Demo:
-    """Train PEBBLE to close a door from a simulated rater's preferences for a few minutes, then record the policy."""
+    """Teach a robot to run from a simulated rater's preferences, from coin flips and from the true reward, and compare.
+
+    It is the suite `demo` with one seed: `prefenvs bench run demo` runs ten.
+    """
 
     seed: Seed = 0
     """Seed."""
-    steps: PositiveInt = 25_000
-    """Environment steps."""
-    labels: PositiveInt = 1_000
-    """Label budget."""
     folder: Path | None = None
-    """Run folder; runs/demo-<time> by default."""
-    progress: bool = True
-    """Show progress bars."""
+    """Folder of the benchmark; runs/demo-<time> by default. The same folder again goes on where it stopped."""
+    workers: PositiveInt = 3
+    """Trainings at a time."""
 
     def run(self) -> None:
-        """Train, print the returns before and after, and write the run folder."""
-        gl_backend()  # a machine that cannot render says so before it trains
-        folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-        train(self.training(folder))
-        print(f"video: {record_run(Run.open(folder), folder / 'policy.mp4', episodes=3, seed=self.seed)}")
-        print(f"learning curve: {folder / 'learning_curve.png'}")
+        """Train, print the learning curves beside each other, and write a video of the policies side by side."""
+        from prefenvs.bench import find_suite
+        from prefenvs.bench.folder import BenchFolder
+        from prefenvs.cli.bench.suites import BenchRun
 
-    def training(self, folder: Path) -> list[str]:
-        """Return the command line of the training that the demo is."""
-        options = {
-            "task": "metaworld-door-close-v3",
-            "preset": "small",
-            "seed": self.seed,
-            "steps": self.steps,
-            "labels": self.labels,
-            "per-session": 60,
-            "interact": 1_000,
-            "segment-length": 50,
-            "unsupervised-steps": 4_000,
-            "selector": "uniform",
-            "evaluate-every": 5_000,
-            "episodes": 5,
-            "folder": folder,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        return ["pebble", *words, "--progress" if self.progress else "--no-progress"]
+        gl_backend()  # a machine that cannot render says so before it trains
+        suite = find_suite("demo")
+        suite = replace(suite, grids=tuple(replace(grid, seeds=(self.seed,)) for grid in suite.grids))
+        folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+        BenchRun("demo", folder=folder, workers=self.workers).run_suite(suite)
+        place, cells = BenchFolder(folder.absolute()), {cell.method: cell for cell in suite.cells()}
+        print("\n".join(table(place, cells)))
+        shown = ("pebble-coin", "pebble")
+        video = folder / "side_by_side.mp4"
+        captions = tuple(f"after {cells['pebble'].labels:,} {what}" for what in ("coin flips", "labels"))
+        print(f"video: {record_side_by_side([Run.open(place.run(cells[m])) for m in shown], captions, video)}")
+        print(f"report with curves and label lift: prefenvs bench table {folder}")
+
+
+def table(place: BenchFolder, cells: Mapping[str, Cell]) -> list[str]:
+    """Return the lines of a table: evaluations by environment steps, a column for each rater."""
+    curves = {method: Run.open(place.run(cell)).rows("evaluations") for method, cell in cells.items()}
+    task = next(iter(cells.values())).task
+    lines = [f"{task}: true return of the policy, by what it learned from", ""]
+    lines += [f"{'steps':>8} {'labels':>7}" + "".join(f"{COLUMNS[method]:>18}" for method in COLUMNS)]
+    for rows in zip(*(curves[method] for method in COLUMNS), strict=True):
+        figures = (f"{row['mean_return']:,.0f}" for row in rows)
+        steps, labels = (int(rows[0][name]) for name in ("steps", "labels"))
+        lines.append(f"{steps:>8,} {labels:>7,}" + "".join(f"{figure:>18}" for figure in figures))
+    return [*lines, ""]

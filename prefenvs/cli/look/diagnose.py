@@ -46,8 +46,8 @@ class Diagnose:
         saved = next((path for path in places if path.exists()), None)
         if saved is None:
             raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
-        if not has_reward(run.config["task"]):
-            raise PrefenvsError(f"task {run.config['task']!r} has no true reward to compare with: look at the video")
+        if not has_reward(run.task):
+            raise PrefenvsError(f"task {run.task!r} has no true reward to compare with: look at the video")
         answers = run.path("preferences.sqlite")
         preferences: list[Preference] = []
         if answers.is_file():

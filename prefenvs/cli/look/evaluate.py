@@ -20,6 +20,8 @@ class Evaluate:
 
     run_folder: Annotated[Path, Positional]
     """Folder that `prefenvs train` wrote."""
+    task: str | None = None
+    """Task to evaluate on, by default the run's own; for runs on data that tell none."""
     episodes: PositiveInt = 20
     """Episodes."""
     seed: Seed = 1
@@ -31,7 +33,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the returns."""
-        result, record = evaluate_run(Run.open(self.run_folder), self.episodes, self.seed, not self.stochastic)
+        run = Run.open(self.run_folder)
+        result, record = evaluate_run(run, self.episodes, self.seed, not self.stochastic, task=self.task)
         figures = {
             "task": record["task"],
             "episodes": len(result.returns),
@@ -55,19 +58,23 @@ class Evaluate:
 
 
 def evaluate_run(
-    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0
+    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0, task: str | None = None
 ) -> tuple[Evaluation, dict[str, str]]:
-    """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration."""
+    """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration.
+
+    task: in the place of the run's own. Raises PrefenvsError for a run on data that tell none, without it.
+    """
     from prefenvs.agents.runs.train import load_policy
 
+    task = task or run.task
     policy = load_policy(run)
     result = evaluate(
         policy,
-        run.config["task"],
+        task,
         episodes=episodes,
         seed=seed,
         deterministic=deterministic,
         record=record,
         horizon=getattr(policy, "horizon", None),
     )
-    return result, run.config
+    return result, run.config | {"task": task}

@@ -95,7 +95,7 @@ class Judge:
                 raise PrefenvsError(
                     f"{self.folder} holds no judging yet: prefenvs judge RUN RUN --folder {self.folder}"
                 )
-            tasks = {find_task(Run.open(folder).config["task"]).id for folder in self.runs}
+            tasks = {find_task(Run.open(folder).task).id for folder in self.runs}
             if len(self.runs) < 2:
                 raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
             if len(tasks) > 1:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from tyro.conf import Positional
 
 from prefenvs.cli.look.evaluate import evaluate_run
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Pixels, PositiveInt, Seed
+from prefenvs.limits import Pixels, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run
 
 
 @dataclass(frozen=True)
 class Record:
-    """Record a video of a trained policy."""
+    """Record a video of a trained policy, or of several next to each other."""
 
-    run_folder: Annotated[Path, Positional]
-    """Folder that `prefenvs train` wrote."""
+    run_folders: Annotated[tuple[Path, ...], Positional]
+    """Folders that `prefenvs train` wrote; several, of one task, are shown next to each other from the same start."""
+    captions: tuple[str, ...] = ()
+    """Of several runs: what is written under each; the folders' names by default."""
+    task: str | None = None
+    """Task to act in, by default the runs' own; for runs on data that tell none."""
     episodes: PositiveInt = 1
-    """Episodes to show, one after the other."""
+    """Episodes to show, one after the other; of several runs, each shows one."""
     gallery: bool = False
     """Show all episodes at once, in a grid."""
     seed: Seed = 1
@@ -32,16 +38,37 @@ class Record:
     quality: bool = False
     """Shadows, reflections and multisampling: slower."""
     out: Path | None = None
-    """Video file; policy.mp4 or gallery.mp4 in the run folder by default."""
+    """Video file (.mp4, .webp or .gif); policy.mp4, gallery.mp4 or side_by_side.mp4 in the first run's folder by
+    default."""
+    speed: PositiveFloat = 1.0
+    """How many times faster than in the simulation; more shows fewer of the steps."""
+    steps: PositiveInt | None = None
+    """Of several runs: show only so many steps from the beginning."""
 
     def run(self) -> None:
-        """Roll the policy out and write the video; raises PrefenvsError for less than one episode."""
-        if self.episodes < 1:
-            raise PrefenvsError(f"--episodes must be at least 1, got {self.episodes}")
-        run = Run.open(self.run_folder)
+        """Roll the policy out and write the video; raises PrefenvsError for options that do not go together."""
+        if not self.run_folders:
+            raise PrefenvsError("record needs a run: give the folder that `prefenvs train` wrote")
+        runs = [Run.open(folder) for folder in self.run_folders]
+        several = len(runs) > 1
+        if several and (self.episodes > 1 or self.gallery):
+            raise PrefenvsError("of several runs one episode each is shown: leave out --episodes and --gallery")
+        if self.steps is not None and not several:
+            raise PrefenvsError("--steps shortens what several runs show next to each other: leave it out")
+        if self.captions and len(self.captions) != len(runs):
+            raise PrefenvsError(f"{len(self.captions)} captions were given for {len(runs)} runs: give one for each")
         gl_backend()  # a machine that cannot render says so before the policy is rolled out
-        path = self.out or run.path("gallery.mp4" if self.gallery else "policy.mp4")
-        record_run(run, path, self.episodes, self.seed, self.size, self.quality, self.gallery)
+        name = "side_by_side.mp4" if several else "gallery.mp4" if self.gallery else "policy.mp4"
+        path = self.out or runs[0].path(name)
+        if several:
+            captions = self.captions or tuple(folder.name for folder in self.run_folders)
+            record_side_by_side(
+                runs, captions, path, self.seed, self.size, self.quality, self.speed, self.task, self.steps
+            )
+        else:
+            record_run(
+                runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed, self.task
+            )
         print(path)
 
 
@@ -53,16 +80,50 @@ def record_run(
     size: Pixels = 256,
     quality: bool = False,
     gallery: bool = False,
+    speed: float = 1.0,
+    task: str | None = None,
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
-    result, config = evaluate_run(run, episodes, seed, record=episodes)
+    result, config = evaluate_run(run, episodes, seed, record=episodes, task=task)
     from prefenvs.videos import Recorder
 
     assert result.trajectories is not None
     plot = result.trajectories.states is None
     if plot:
         print(f"task {config['task']} does not tell its states: the video draws its observations as curves")
-    with Recorder(config["task"], size=size, quality=quality, plot=plot) as recorder:
+    with Recorder(config["task"], size=size, quality=quality, plot=plot, speed=speed) as recorder:
         if gallery:
             return recorder.gallery(result.trajectories, path)
         return recorder.episodes(result.trajectories, path)
+
+
+def record_side_by_side(
+    runs: Sequence[Run],
+    captions: Sequence[str],
+    path: Path,
+    seed: Seed = 1,
+    size: Pixels = 256,
+    quality: bool = False,
+    speed: float = 1.0,
+    task: str | None = None,
+    steps: int | None = None,
+) -> Path:
+    """Write a video of several policies of one task next to each other, an episode each from the same start.
+
+    Raises PrefenvsError for runs of different tasks, and for a task without simulator states.
+    """
+    tasks = sorted({task or run.config["task"] for run in runs})
+    if len(tasks) > 1:
+        raise PrefenvsError(f"policies next to each other are of one task, these are of {', '.join(tasks)}")
+    from prefenvs.preferences import Query
+    from prefenvs.videos import Recorder
+
+    episodes = []
+    for run in runs:
+        trajectories = evaluate_run(run, 1, seed, record=1, task=task)[0].trajectories
+        assert trajectories is not None
+        first, length = np.zeros(1, np.int64), int(trajectories.lengths[0])
+        episodes.append(trajectories.cut(first, first, min(length, steps or length))[0])
+    plot = episodes[0].states is None
+    with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
+        return recorder.pair(Query(tuple(episodes)), path, captions)

@@ -82,8 +82,7 @@ class Critic:
     def _task_of_run(self) -> str:
         if not self.expert.is_dir():
             raise PrefenvsError(f"{self.expert} does not tell its task: give --task")
-        task: str = Run.open(self.expert).config["task"]
-        return task
+        return Run.open(self.expert).task
 
 
 def load_values(

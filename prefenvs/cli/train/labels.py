@@ -110,7 +110,12 @@ class LabelSource:
         return Labels(taken, held_out, _count(left_out))
 
     def length(self, dataset: OfflineDataset) -> int:
-        """Steps in a segment: the task's own number where none is given."""
+        """Steps in a segment: the task's own number where none is given.
+
+        Raises PrefenvsError for a data set that tells no task.
+        """
+        if not self.segment_length and not dataset.task:
+            raise PrefenvsError(f"data set {dataset.name!r} tells no task: give its raters --segment-length STEPS")
         return self.segment_length or find_task(dataset.task).segment_length
 
     def make_oracle(self, dataset: OfflineDataset) -> Oracle:
@@ -131,8 +136,9 @@ class LabelSource:
                 "give a store or a label file"
             )
         if rater.name == "regret" and options.expert is None and dataset.task != "Delivery-v0":
+            about = dataset.task or dataset.name
             raise PrefenvsError(
-                f"--preferences regret needs an expert of {dataset.task}: regret:RUN with the folder of a run with "
+                f"--preferences regret needs an expert of {about}: regret:RUN with the folder of a run with "
                 "--true-reward (`prefenvs train iql` or `train pebble`), or oracle for labels by partial return"
             )
         context = RaterContext(dataset.task, self.seed, load_values=load_expert_values, flags=flags)
@@ -149,8 +155,16 @@ class LabelSource:
         if not path.exists():
             raise PrefenvsError(
                 f"--preferences {self.preferences}: there is no such file; give a rater such as oracle, a "
-                "store (.sqlite or postgresql://...) or a published label file"
+                "store (.sqlite or postgresql://...), a label table (.csv, .jsonl, .parquet) or a published label file"
             )
+        from prefenvs.datasets.labels.rows import is_table
+
+        if is_table(path):
+            from prefenvs.datasets.labels.table import read_label_table
+
+            table = read_label_table(path, dataset, length=self.segment_length)
+            table.check()
+            return table.preferences, 0
         from prefenvs.datasets.labels.files import label_preferences, read_labels
 
         labels = read_labels(path)

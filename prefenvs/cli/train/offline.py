@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
 from prefenvs.runs import Run
-from prefenvs.tasks import find_task
+from prefenvs.tasks import Task, find_task
 
 if TYPE_CHECKING:
     from prefenvs.agents.offline.tables import RankedSegments
@@ -41,7 +42,7 @@ class DataOptions:
     dataset: str = ""
     """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
     task: str = ""
-    """Task to evaluate on, where the data set does not tell it."""
+    """Task to evaluate on, where the data set does not tell it; without one the policy is not evaluated."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
 
@@ -51,7 +52,7 @@ class LabelOptions:
     """Who compared segments of the data, and how many of the labels are taken."""
 
     preferences: str = "oracle"
-    """A rater that answers on the spot, a store, or a folder of published labels.
+    """A rater that answers on the spot, a store, a label table (.csv, .jsonl, .parquet), or published labels.
 
     Raters are those of `train pebble --oracle`: oracle, mistake, crowd-mujoco, coin, module:NAME, ... or
     regret:EXPERT, by the advantages of a run folder of `train iql --true-reward`, `train pebble --true-reward` or
@@ -122,7 +123,7 @@ def train_offline(
     dataset = (
         None if _asks_for_help(arguments) and not names["dataset"] else _load(names["dataset"], names["task"], gib)
     )
-    task = find_task(dataset.task if dataset is not None else names["task"] or EXAMPLE)
+    task = find_task(names["task"] or EXAMPLE) if dataset is None else task_of(dataset)
     first = {"data": DataOptions(), "rater": LabelOptions()}
     groups, settings = read_groups(algorithm, arguments, given, task, first, OfflineTraining, resumed)
     assert dataset is not None
@@ -148,10 +149,18 @@ def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
     if not name:
         raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
     dataset = load_dataset(name, task or None, max_gib=max_gib)
-    if not dataset.task:
-        raise PrefenvsError(f"data set {dataset.name!r} does not tell its task: give --task ID (`prefenvs tasks`)")
-    find_task(dataset.task)
+    if dataset.task:
+        find_task(dataset.task)
+    else:
+        print(f"data set {dataset.name!r} tells no task, so nothing is evaluated: --task ID names one", flush=True)
     return dataset
+
+
+def task_of(dataset: OfflineDataset) -> Task:
+    """Return the task of a data set; where it tells none, a row without id, for the presets of no family."""
+    if dataset.task:
+        return find_task(dataset.task)
+    return Task("", "", "", horizon=dataset.time_limit, segment_length=min(50, dataset.time_limit), fps=1, source="")
 
 
 def _assemble(
@@ -243,13 +252,14 @@ def _train(
             training.progress,
             training.evaluate_async,
             facts,
+            training.wandb,
         )
     for fitting, run, summary in zip(fittings, runs, summaries, strict=True):
         if fitting.labels.held_out:
             accuracy = fitting.learner.preference_accuracy(fitting.labels.held_out)
             summary["held_out_accuracy"] = None if math.isnan(accuracy) else accuracy
         caution = ""
-        if scores_hold(dataset):
+        if scores_hold(dataset) and summary["last"] is not None:
             differs = find_d4rl(dataset.name).differs if dataset.name.startswith("d4rl/") else ""
             caution = f" (not quite D4RL's: {differs})" if differs else ""
             summary["normalised_score"] = float(dataset.normalised_score(summary["last"]["mean_return"]))
@@ -258,8 +268,9 @@ def _train(
 
 
 def _create_run(algorithm: Algorithm, groups: Mapping[str, Any], fitting: Fitting, signal: str) -> Run:
-    training, task = fitting.training, find_task(groups["data"].task)
-    name = f"{task.file_name}-{algorithm.name.replace(':', '-')}-{signal}-{training.seed}"
+    training, data = fitting.training, groups["data"]
+    about = find_task(data.task).file_name if data.task else re.sub(r"[^\w.-]+", "-", Path(data.dataset).stem)
+    name = f"{about}-{algorithm.name.replace(':', '-')}-{signal}-{training.seed}"
     run = Run.create(training.folder or Path("runs") / name, f"train {algorithm.name}", record_of(groups))
     if fitting.labels.train is not None:
         offline_labels.keep(run, fitting.labels)

@@ -27,7 +27,7 @@ class OnlineTask:
     """What you must say."""
 
     task: str = ""
-    """Task id; `prefenvs tasks` lists them."""
+    """Task id (`prefenvs tasks` lists them), module:NAME, or an id that --import MODULE registers."""
 
 
 def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[str, str], resumed: Run | None) -> None:
@@ -90,6 +90,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
             training.episodes,
             training.progress,
             training.evaluate_async,
+            wandb=training.wandb,
         )
     report(summary, run, oracle)
 

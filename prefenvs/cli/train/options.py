@@ -62,6 +62,8 @@ class Training:
     """Continue the run in this folder; all other options come from it."""
     progress: bool = True
     """Show a progress bar with an ETA."""
+    wandb: str | None = None
+    """Send what is logged to this project of Weights & Biases too; log/ holds it for TensorBoard and as CSV."""
 
     def of_each_seed(self) -> list[Training]:
         """Return the training of each seed; raises PrefenvsError where one stands twice."""
@@ -116,6 +118,10 @@ def read_groups(
         {"preset": Literal[algorithm.presets]},
         settings.options.unused() if hasattr(settings.options, "unused") else (),
     )
+    if groups["training"].wandb is not None:
+        from prefenvs.agents.runs.tracking import check_wandb
+
+        check_wandb()
     options = groups.get("learner", settings.options)
     settings = Settings(groups["algorithm"], groups["training"].steps, options)
     return groups, settings
@@ -171,7 +177,8 @@ def report(
 ) -> None:
     """Print the figures of a finished run, the final policy's and the best one's apart."""
     first, last, best = summary["first"], summary["last"], summary["best"]
-    print(f"{summary['task']}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
+    about = summary["task"] or "no task"
+    print(f"{about}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
     if dataset is None:
         print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
     else:
@@ -183,7 +190,9 @@ def report(
     if summary.get("held_out_accuracy") is not None:
         print(f"held-out labels predicted: {summary['held_out_accuracy']:.1%} of {summary['held_out_labels']}")
     rows = {"before": first, "final": last, "best": best}
-    if has_reward(summary["task"]):
+    if last is None:
+        print(f"not evaluated: {summary['dataset']} tells no task; `prefenvs evaluate {run.folder} --task ID` does it")
+    elif has_reward(summary["task"]):
         for name, row in rows.items():
             solved = "" if row["success"] != row["success"] else f", success {row['success']:.0%}"
             note = f" (chosen by this very evaluation, at step {row['steps']:.0f})" if name == "best" else ""

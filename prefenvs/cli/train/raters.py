@@ -24,8 +24,8 @@ class RaterOptions:
     """Who answers."""
 
     oracle: str = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, coin, human, ratings, vlm, clip,
-    hybrid (two of these), or module:NAME, a function or an oracle of your own.
+    """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, coin, human, ratings, rankings,
+    vlm, clip, hybrid (two of these), or module:NAME, a function or an oracle of your own.
 
     With options, NAME:key=value,key=value; the rater's options are flags, too, which --help shows beside its name.
     regret-noisy, clip-mistake, ...: with a simulated teacher's irrationalities.

@@ -72,7 +72,9 @@ def check_columns(trajectories: Trajectories, name: str) -> None:
         if array is None:
             continue
         read_numbers(array[:0], f"{column} of data set {name!r}")
-        if array.ndim != expected or 0 in array.shape[1:]:
+        # Recordings without numbers have vectors of no entry.
+        bare = trajectories.recordings is not None and column in ("observations", "actions")
+        if array.ndim != expected or (0 in array.shape[1:] and not bare):
             raise PrefenvsError(
                 f"{column} of data set {name!r} have shape {array.shape}; expected "
                 f"{'one number a step' if expected == 1 else 'a vector of at least one number in each row'}"

@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from prefenvs.envs.adapters import make_source
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.envs.states import States, mujoco_model, write_scene
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.fitting import fit
 from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -158,22 +158,8 @@ class _DrawingPainter:
         frames = np.empty((len(states), self._size[1], self._size[0], 3), np.uint8)
         for state, frame in zip(states, frames, strict=True):
             self._env.state = state.reshape(self._like.shape)
-            frame[:] = _fit(self._env.render(), self._size)
+            frame[:] = fit(self._env.render(), self._size)
         return frames
 
     def close(self) -> None:
         """Do nothing: closing the environment would shut down pygame for every other window of the process."""
-
-
-def _fit(picture: Array, size: tuple[int, int]) -> Array:
-    """Scale a picture into a frame of `size` (width, height), centred on a ground of its corner's colour."""
-    if picture.shape[1::-1] == size:
-        return picture
-    scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
-    width, height = (max(1, round(side * scale)) for side in picture.shape[1::-1])
-    frame = Image.new("RGB", size, tuple(int(value) for value in picture[0, 0]))
-    smaller = Image.fromarray(picture).resize(
-        (width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.LANCZOS
-    )
-    frame.paste(smaller, ((size[0] - width) // 2, (size[1] - height) // 2))
-    return np.asarray(frame)

@@ -37,8 +37,8 @@ ONE_HOT = np.eye(2)[[0, 1, 1, 0]]
 REFUSED = {
     "a discrete task": (ONE_HOT, "CartPole-v1", None, r"the actions of CartPole-v1 are Discrete\(2\); .*prefppo"),
     "a discrete file": (ONE_HOT, "", spaces.Discrete(2, start=-1), r"are Discrete\(2, start=-1\); .*prefppo"),
-    "MultiDiscrete": (ONE_HOT, "", spaces.MultiDiscrete([2]), "are MultiDiscrete.*no learner here takes such"),
-    "MultiBinary": (ONE_HOT, "", spaces.MultiBinary(2), "are MultiBinary.*no learner here takes such"),
+    "MultiDiscrete": (ONE_HOT, "", spaces.MultiDiscrete([2]), "are MultiDiscrete.*prefppo takes discrete ones"),
+    "MultiBinary": (ONE_HOT, "", spaces.MultiBinary(2), "are MultiBinary.*prefppo takes discrete ones"),
     "Dict": (ONE_HOT, "", spaces.Dict({"a": spaces.Box(-1, 1, (2,))}), "are Dict.*no learner here takes such"),
     "whole numbers": (ONE_HOT, "", spaces.Box(0, 9, (2,), np.int64), "are Box.*no learner here takes such"),
     "far away": (100 * ONE_HOT, "", spaces.Box(-1, 1, (2,)), "reach from 0 to 100"),

@@ -1,5 +1,6 @@
 """PEBBLE's timeline, its budget, what it may know, and how it stops and goes on."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,59 @@ def test_rune_and_surf_run_and_surf_asks_about_the_centre_only() -> None:
     assert 0 < agent.replay_buffer.bonus < 0.05
 
 
+def test_log_likelihood_is_the_density_of_the_actions_taken() -> None:
+    """It integrates to 1 over the actions of the task, in the units of the scaled ones."""
+    agent = make_agent(Rater())
+    scaled = np.linspace(-0.9999, 0.9999, 20_001, dtype=np.float32)[:, None]
+    observations = np.full((len(scaled), 2), 0.3, np.float32)
+    density = np.exp(agent.log_likelihood(observations, agent.policy.unscale_action(scaled)))
+    assert np.trapezoid(density, scaled[:, 0]) == pytest.approx(1.0, abs=0.01)
+    assert np.all(np.isfinite(agent.log_likelihood(observations[:2], np.array([[-2.0], [2.0]], np.float32))))
+
+
+def test_the_policy_s_likelihood_chooses_queries() -> None:
+    rater = Rater()
+    make_agent(rater, config=make_config(selector="policy-likelihood")).learn(300)
+    assert [len(queries) for queries in rater.asked] == [10, 10, 5]
+
+
+def test_the_actor_waits_for_the_critics_where_told_to() -> None:
+    agent = make_agent(Rater(), config=make_config(policy_delay=4))
+    agent.learn(130)
+    seen = []
+    for _ in range(8):
+        before = [torch.cat([p.flatten() for p in net.parameters()]).clone() for net in (agent.actor, agent.critic)]
+        agent._update(1, 16)
+        after = [torch.cat([p.flatten() for p in net.parameters()]) for net in (agent.actor, agent.critic)]
+        seen.append(tuple(not torch.equal(one, other) for one, other in zip(before, after, strict=True)))
+    assert [actor for actor, _ in seen].count(True) == 2
+    assert all(critic for _, critic in seen)
+
+
+def test_recent_steps_are_drawn_from_once_a_reward_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make_agent(Rater(), config=make_config(recent_share=0.5, recent_steps=50))
+    drawn: list[tuple[bool, Any]] = []
+    draw = agent.replay_buffer.draw
+    monkeypatch.setattr(
+        agent.replay_buffer, "draw", lambda *args: drawn.append((agent.reward_learned, args[2])) or draw(*args)
+    )
+    agent.learn(200)
+    assert {recent for learned, recent in drawn if not learned} == {(0, 50)}
+    assert {recent for learned, recent in drawn if learned} == {(8, 50)}
+
+
+def test_critics_with_layer_norm_are_saved_and_loaded(tmp_path: Path) -> None:
+    agent = make_agent(Rater(), policy_kwargs={"net_arch": [16, 16], "layer_norm": True})
+    agent.learn(150)
+    agent.save(tmp_path / "model.zip")
+    loaded = PEBBLE.load(tmp_path / "model.zip", device="cpu")
+    observations, actions = torch.randn(10, 2), torch.rand(10, 1)
+    for one, other in zip(agent.critic(observations, actions), loaded.critic(observations, actions), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    huge = agent.critic(1e6 * observations, actions)[0]
+    assert huge.abs().max() < 1e3, "normalised layers do not extrapolate"
+
+
 def test_a_saved_model_predicts_the_same_without_environment_or_oracle(tmp_path: Path) -> None:
     agent = make_agent(Rater())
     agent.learn(150)
@@ -269,7 +323,19 @@ def test_steps_in_which_no_question_can_be_asked_are_refused_before_they_start(t
 def test_steps_in_which_a_question_may_be_asked_are_warned_of() -> None:
     agent = make_agent(Rater(), env=prefenvs.make("Hopper-v5"))
     with pytest.warns(UserWarning, match=r"less than one episode of 1000 steps.*ends episodes earlier"):
-        agent.check_run(900)
+        agent.start_feedback(900)
+
+
+def test_a_budget_that_the_run_has_no_room_for_is_warned_of() -> None:
+    agent = make_agent(Rater(), config=make_config(labels=500))
+    with pytest.warns(
+        UserWarning, match=r"at most 30 of 500 labels.*sessions of 10 every 60 steps from step 100"
+    ) as seen:
+        agent.start_feedback(250)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_agent(Rater()).start_feedback(250)
 
 
 def test_a_reward_that_is_not_hidden_is_refused() -> None:

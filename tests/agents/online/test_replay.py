@@ -123,3 +123,14 @@ def test_batches_are_rows_of_the_buffer_and_a_time_limit_is_no_end() -> None:
         np.testing.assert_array_equal(batch.actions[k], buffer.actions[i, j])
         assert batch.rewards[k, 0] == buffer.rewards[i, j]
         assert batch.dones[k, 0] == 1.0 - buffer.timeouts[i, j]
+
+
+@pytest.mark.parametrize("added", [70, 250])
+def test_a_share_of_a_batch_comes_from_the_newest_rows(added: int) -> None:
+    buffer = make_buffer(100)
+    add(buffer, added)
+    for row in range(added):
+        buffer.observations[row % 100] = row
+    rows = buffer.draw(400, recent=(300, 10)).observations[:, 0].numpy()
+    assert set(rows[:300]) == set(range(added - 10, added))
+    assert rows[300:].min() < added - 20, "the others come from all rows"

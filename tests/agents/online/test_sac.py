@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
+from torch import nn
 
 from prefenvs.agents.nets import kernels
 from prefenvs.agents.nets.kernels import products, round_rows
+from prefenvs.agents.nets.mlp import BatchedLinear
 from prefenvs.agents.online.sac import LOG_STD_MAX, LOG_STD_MIN, PebblePolicy, squashed_sample, update
 
 
@@ -64,13 +66,28 @@ def test_update_moves_the_critic_as_stable_baselines_does(monkeypatch: pytest.Mo
     assert differ.float().mean() < 1e-3
 
 
+def separate(critic: Any) -> list[nn.Sequential]:
+    """Return each of the stacked critics as layers of its own."""
+    critics = []
+    for k in range(critic.n_critics):
+        layers: list[nn.Module] = []
+        for layer in critic.q_networks:
+            if isinstance(layer, BatchedLinear):
+                own = nn.Linear(layer.weight.shape[2], layer.weight.shape[1])
+                own.load_state_dict({"weight": layer.weight[k], "bias": layer.bias[k]})
+                layers.append(own)
+            else:
+                layers.append(copy.deepcopy(layer))
+        critics.append(nn.Sequential(*layers))
+    return critics
+
+
 class PlainSAC:
     """SAC as a textbook has it: separate critics, autograd for everything, one optimiser for each part."""
 
     def __init__(self, agent: SAC) -> None:
         self.actor = copy.deepcopy(agent.actor)
-        self.critics = [copy.deepcopy(network) for network in agent.critic.q_networks]
-        self.targets = [copy.deepcopy(network) for network in agent.critic_target.q_networks]
+        self.critics, self.targets = separate(agent.critic), separate(agent.critic_target)
         self.log_alpha = agent.log_ent_coef.detach().clone().requires_grad_()
         self.gamma, self.tau, self.target_entropy = agent.gamma, agent.tau, float(agent.target_entropy)
         parameters = [p for critic in self.critics for p in critic.parameters()]
@@ -109,9 +126,13 @@ class PlainSAC:
                 goal.data.mul_(1 - self.tau).add_(self.tau * source.data)
 
 
-def test_many_updates_equal_those_of_a_plain_statement() -> None:
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_many_updates_equal_those_of_a_plain_statement(layer_norm: bool) -> None:
     """Also with the moments of a fresh optimiser and a copy of the agent's parts."""
-    agent = filled(SAC(PebblePolicy, gym.make("Pendulum-v1"), seed=0, device="cpu", learning_rate=1e-3))
+    kwargs = {"learning_rate": 1e-3, "policy_kwargs": {"layer_norm": layer_norm}}
+    agent = filled(SAC(PebblePolicy, gym.make("Pendulum-v1"), seed=0, device="cpu", **kwargs))
+    norms = [layer for layer in agent.critic.modules() if isinstance(layer, nn.LayerNorm)]
+    assert len(norms) == (2 if layer_norm else 0)
     plain = PlainSAC(agent)
     for i in range(20):
         batch = agent.replay_buffer.sample(64)
@@ -120,7 +141,7 @@ def test_many_updates_equal_those_of_a_plain_statement() -> None:
         torch.manual_seed(i)
         update(agent, batch)
     pairs = zip(
-        [*plain.critics, *plain.targets], [*agent.critic.q_networks, *agent.critic_target.q_networks], strict=True
+        [*plain.critics, *plain.targets], [*separate(agent.critic), *separate(agent.critic_target)], strict=True
     )
     for one, other in [*pairs, (plain.actor, agent.actor)]:
         for p, q in zip(one.parameters(), other.parameters(), strict=True):

@@ -55,9 +55,14 @@ CONTINUOUS = {
 }
 UNBOUNDED = {"UnboundedBox": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
 DISCRETE = {"Discrete3": spaces.Discrete(3), "FromMinusOne": spaces.Discrete(3, start=-1)}
+SEVERAL = {
+    "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
+    "MultiBinary": spaces.MultiBinary(2),
+    "Shifted": spaces.MultiDiscrete([2, 3], start=[1, -1]),
+}
 WORKING = [
     *((pebble, name, space) for name, space in CONTINUOUS.items()),
-    *((prefppo, name, space) for name, space in (CONTINUOUS | DISCRETE).items()),
+    *((prefppo, name, space) for name, space in (CONTINUOUS | DISCRETE | SEVERAL).items()),
 ]
 
 
@@ -97,12 +102,11 @@ def test_dqn_learns_with_discrete_actions(name: str, monkeypatch: pytest.MonkeyP
 
 
 OTHERS = {
-    "MultiDiscrete": (spaces.MultiDiscrete([2, 2]), "no learner here does"),
-    "MultiBinary": (spaces.MultiBinary(2), "no learner here does"),
     "Dict": (spaces.Dict({"a": spaces.Discrete(2)}), "no learner here does"),
     "Integers": (spaces.Box(0, 3, (2,), np.int64), "no learner here does"),
 }
 REFUSED = [
+    *((make, name, space, "PrefPPO takes them") for make in (pebble, clip) for name, space in SEVERAL.items()),
     *((make, name, space, "PrefPPO takes them") for make in (pebble, clip) for name, space in DISCRETE.items()),
     *((make, name, space, "give .* a low") for make in (pebble, prefppo, clip) for name, space in UNBOUNDED.items()),
     *((make, name, *other) for make in (pebble, prefppo, clip) for name, other in OTHERS.items()),
@@ -134,8 +138,9 @@ def test_dqn_refuses_other_actions_in_one_line(name: str, action: Any, monkeypat
     ("which", "space"),
     [
         *(("observation_space", OBSERVATIONS[name]) for name in ("Discrete", "Matrix", "Dict")),
-        ("observation_space", spaces.Box(0, 255, (36, 36, 3), np.uint8)),
+        ("observation_space", spaces.Box(0, 255, (36, 36), np.uint8)),
         ("action_space", spaces.Discrete(3, start=-1)),
+        ("action_space", spaces.MultiDiscrete([2, 2], start=[0, 1])),
         ("action_space", spaces.Box(-1.0, 1.0, (2, 2), np.float32)),
     ],
 )

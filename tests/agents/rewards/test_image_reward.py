@@ -19,9 +19,9 @@ from prefenvs.cli import main
 from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.rewards import StateReward
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
-from prefenvs.state_rewards import StateReward
 
 from ..worlds import label_swings, swings
 

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 import prefenvs
 from prefenvs.agents import StateRewardSAC
 from prefenvs.cli import main
-from prefenvs.envs.rendering.frames import FrameCache
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.cache import FrameCache
+from prefenvs.frames.rewards import reward_steps
 from prefenvs.oracles import CLIPOracle, CLIPReward, PartialReturnOracle
 from prefenvs.oracles.clip.reward import projected_reward
 from prefenvs.oracles.contract import check_oracle
 from prefenvs.preferences import make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.state_rewards import reward_steps
 from prefenvs.trajectories import Trajectories
 
 TASK = "humanoid-kneel-v0"

@@ -24,7 +24,7 @@ from prefenvs.oracles import labelling
 from prefenvs.oracles.labelling.answers import SHORTEST_LOOK
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import AssignmentPlan, Store, issue_token
+from prefenvs.store import AssignmentPlan, Store, issue_manager_token, issue_token
 from prefenvs.videos import decode
 
 
@@ -200,6 +200,8 @@ def test_two_annotators_agree_on_what_overlaps(store: Store, tmp_path: Path) -> 
             assert len(questions) == 6
             best = [min(range(2), key=lambda i, q=q: q["clips"][i]["hash"]) for q in questions]  # type: ignore[misc]
             page.post(*(answer(q, c, seconds=0.32) for q, c in zip(questions, best, strict=True)))
+            assert page.http.get("/report").status_code == page.http.get("/api/report").status_code == 403
+        page = Page(url, issue_manager_token(store, "lab"))
         report = page.http.get("/api/report").json()
         assert (report["alpha"], report["shared"], report["percent"]) == (pytest.approx(1.0), 6, 1.0)
         assert all(person["too_fast"] == 1.0 and person["flags"] for person in report["annotators"])

@@ -133,7 +133,7 @@ def test_a_clip_that_cannot_be_made_names_no_path(
 ) -> None:
     failed: Future[Path] = Future()
     failed.set_exception(PrefenvsError("cannot write /secret/clips: no space left"))
-    monkeypatch.setattr(Clips, "path", lambda clips, key: failed)
+    monkeypatch.setattr(Clips, "path", lambda clips, key, look: failed)
     reply = client.get(address(client, "/clips/a-clip"))
     assert reply.status_code == 404
     assert "secret" not in reply.text

@@ -32,14 +32,24 @@ class ClipWriter:
     repeating the last row or column. Leaving the `with` statement by an exception leaves no file behind.
     """
 
-    def __init__(self, path: str | Path, fps: float | Fraction, crf: int = 20, preset: str = "veryfast") -> None:
-        """`fps`: frames per second; `crf`: x264's quality, 0 (lossless) to 51; `preset`: x264's speed."""
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | Fraction,
+        crf: int = 20,
+        preset: str = "veryfast",
+        keyframes: int | None = None,
+    ) -> None:
+        """`fps`: frames per second; `crf`: x264's quality, 0 (lossless) to 51; `preset`: x264's speed.
+
+        keyframes: frames from one key frame to the next, by default as x264 chooses.
+        """
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise PrefenvsError(f"{self.path.name}: a clip is written frame by frame as .mp4 only")
         self.fps = _exact(fps)
         self.frames = 0
-        self._options = {"crf": str(crf), "preset": preset}
+        self._options = {"crf": str(crf), "preset": preset} | ({"g": str(keyframes)} if keyframes else {})
         self._stream: Any = None
         self._temporary = _temporary_beside(self.path)
         self._container: Any = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})

@@ -1,0 +1,121 @@
+"""A reward on pictures that are the observations themselves: the image ensemble, with nothing to render."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from stable_baselines3.common.utils import get_device
+from torch import Tensor
+
+from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
+from prefenvs.agents.rewards.image.frames import FrameTable
+from prefenvs.agents.rewards.image.nets import ConvEnsemble
+from prefenvs.errors import PrefenvsError
+from prefenvs.internal.file_sizes import check_zip
+from prefenvs.segments import Array, Segment
+
+FORMAT = "prefenvs-picture-reward-1"
+
+
+class PictureReward(ImageRewardEnsemble):
+    """M convolutional networks r_m(picture) on picture observations: `prefenvs.protocols.RewardModel`.
+
+    The sums over every `stride`-th picture of a segment predict which segment is preferred (Wang et al. 2024, network
+    and batch). Actions do not count.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        config: ImageRewardConfig | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """`shape`: channels, height and width of an observation."""
+        self.shape = tuple(int(size) for size in shape)
+        self.config, self.device = config or ImageRewardConfig(), get_device(device)
+        self.encoder = None
+        self.generator = torch.Generator().manual_seed(seed)
+        c = self.config
+        network = ConvEnsemble(c.members, self.shape[1:], c.channels, c.output, self.generator, self.shape[0])
+        self.network = network.to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=c.learning_rate)
+        self.table = self._new_table()
+        self._sides: dict[str, bool] = {}
+
+    def predict(self, observations: Array, actions: Array | None = None) -> Array:
+        """Return each member's reward [M, N] float32 for pictures [N, C, H, W] uint8; actions make no difference."""
+        if np.shape(observations)[1:] != self.shape:
+            raise PrefenvsError(
+                f"the reward model takes pictures [N, {', '.join(map(str, self.shape))}], got "
+                f"{list(np.shape(observations))}"
+            )
+        parts = [np.zeros((self.config.members, 0), np.float32)]
+        step = self._frames_per_chunk()
+        with torch.no_grad():
+            for start in range(0, len(observations), step):
+                pictures = torch.from_numpy(np.ascontiguousarray(observations[start : start + step]))
+                parts.append(self.network(pictures.to(self.device)).cpu().numpy())
+        return np.concatenate(parts, 1)
+
+    def _new_table(self) -> FrameTable:
+        return PictureTable(self.config.stride, self.device)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def save(self, path: str | Path) -> None:
+        """Write configuration, weights, optimiser and random state."""
+        state = {
+            "format": FORMAT,
+            "shape": list(self.shape),
+            "config": asdict(self.config),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "sides": dict(self._sides),
+        }
+        torch.save(state, path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "auto", *_: Any, **__: Any) -> Self:
+        """Read what `save` wrote; nothing in it is executed. Raises PrefenvsError for any other file."""
+        try:
+            check_zip(path)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if state["format"] != FORMAT:
+                raise KeyError("format")
+            config = ImageRewardConfig(**state["config"] | {"channels": tuple(state["config"]["channels"])})
+            model = cls(state["shape"], config, device=device)
+            model.network.load_state_dict(state["network"])
+            model.optimizer.load_state_dict(state["optimizer"])
+            model.generator.set_state(state["generator"])
+            model._sides = dict(state["sides"])
+        except FileNotFoundError:
+            raise PrefenvsError(f"there is no reward model at {path}") from None
+        except PrefenvsError:
+            raise
+        except Exception as error:
+            raise PrefenvsError(
+                f"{path} is not a reward model written by PictureReward.save ({type(error).__name__})"
+            ) from error
+        return model
+
+
+class PictureTable(FrameTable):
+    """The pictures that labelled segments hold as observations, each once, as uint8 on the device."""
+
+    def __init__(self, stride: int, device: torch.device) -> None:
+        def see(new: list[tuple[Segment, int]]) -> Tensor:
+            return torch.from_numpy(np.stack([segment.observations[step] for segment, step in new])).to(device)
+
+        super().__init__("", stride, see, device)
+
+    def _keys(self, segment: Segment, steps: Array) -> list[bytes]:
+        return [hashlib.blake2b(segment.observations[step].tobytes(), digest_size=16).digest() for step in steps]

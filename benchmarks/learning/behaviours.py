@@ -1,0 +1,70 @@
+"""Behaviours that no task rewards, each with a measure that a scripted rater judges by.
+
+Run from this folder: prefenvs train pebble --task behaviours:CheetahBackwards --preset reliable --steps 50000
+--labels 1000, then prefenvs record the run. The measure is the hidden reward, so that `evaluate` tells it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
+
+Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+
+
+class CheetahBackwards(HalfCheetahEnv):
+    """The two-legged cheetah runs to the left, backwards, as fast as it can.
+
+    Measure: metres a second to the left.
+    """
+
+    max_episode_steps = 1_000
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, -float(info["x_velocity"]), terminated, truncated, info
+
+
+class HopperFlip(HopperEnv):
+    """The one-legged hopper turns backward somersaults.
+
+    Measure: turns of the torso a second, backward ones positive. Episodes do not end when it falls.
+    """
+
+    max_episode_steps = 500
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(terminate_when_unhealthy=False, **kwargs)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        before = float(self.data.qpos[2])
+        observation, _, terminated, truncated, info = super().step(action)
+        turns = (before - float(self.data.qpos[2])) / (2.0 * np.pi)
+        return observation, turns / self.dt, terminated, truncated, info
+
+
+class WalkerOneLeg(Walker2dEnv):
+    """The two-legged walker stands upright on its left leg and holds its right foot up.
+
+    Measure: height of the right foot over the ground, in metres, while the torso is above 0.8 m and within half a
+    radian of upright; 0 else. Episodes do not end when it falls.
+    """
+
+    max_episode_steps = 500
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(terminate_when_unhealthy=False, **kwargs)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        observation, _, terminated, truncated, info = super().step(action)
+        height, lean = float(self.data.qpos[1]), float(self.data.qpos[2])
+        foot = float(self.data.body("foot").xpos[2])
+        standing = height > 0.8 and abs(lean) < 0.5
+        return observation, foot if standing else 0.0, terminated, truncated, info

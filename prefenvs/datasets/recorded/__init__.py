@@ -1,0 +1,1 @@
+"""Data sets of real robots: what cameras saw, with or without actions."""
