@@ -39,6 +39,7 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

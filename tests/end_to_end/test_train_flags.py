@@ -63,7 +63,7 @@ def test_a_flag_without_effect_is_none(name: str, words: list[str], capsys: pyte
 
 
 def test_limits_name_the_flag() -> None:
-    with pytest.raises(PrefenvsError, match=r"--reward\.flip-rate must be at most 1"):
+    with pytest.raises(PrefenvsError, match=r"--reward\.flip-rate must be less than 0\.5"):
         read("pebble", "Pendulum-v1", "--reward.flip-rate", "2")
     with pytest.raises(PrefenvsError, match="--tau must be at most 1"):
         read("pebble", "Pendulum-v1", "--tau", "2")
