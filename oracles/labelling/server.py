@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -32,8 +33,9 @@ from prefenvs.oracles.labelling.clips import Clips
 from prefenvs.oracles.labelling.manager import Controls, act, describe, read_controls
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
+from prefenvs.oracles.people.gold import list_gold, score_gold
 from prefenvs.oracles.people.ranking import ask_next
-from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
+from prefenvs.store import TUTORIAL, Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
@@ -155,7 +157,17 @@ class Desk:
 
     def gold_scores(self) -> dict[str, Any]:
         """Return how often each annotator was right where the right answer is known."""
-        return {}
+        return {
+            name: {
+                "right": score.all.value,
+                "asked": score.all.count,
+                "low": score.all.interval[0],
+                "high": score.all.interval[1],
+                "recent": score.recent.value,
+                "weight": score.weight,
+            }
+            for name, score in score_gold(self.store).items()
+        }
 
     def next(self, annotator: str, count: int, holding: Sequence[str], pixels: int | None = None) -> dict[str, Any]:
         """Return /api/next, and have the clips made as large as the page shows them."""
@@ -220,6 +232,7 @@ class Desk:
         """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
         queries = self.store.find_queries(item.query for item in leased if item.query)
         questions, problem = [], ""
+        gold = list_gold(self.store) if any(item.run == TUTORIAL for item in leased) else {}
         for item in leased:
             if item.query is not None:
                 hashes = [queries[item.query].segments[index].hash for index in item.shown]
@@ -241,6 +254,10 @@ class Desk:
                     "task": task_id,
                     "clips": [described[key] for key in hashes],
                     "lease_seconds": max(0, round(item.expires - clock.time())),
+                    # The place of the better clip as it is shown.
+                    "tutorial": item.shown.index(int(np.argmax(gold[str(item.query)])))
+                    if item.run == TUTORIAL
+                    else None,
                 }
             )
         return questions, problem

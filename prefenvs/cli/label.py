@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, Pixels, Port, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeInt, Pixels, Port, PositiveFloat, PositiveInt
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -45,6 +45,14 @@ class Label:
     """Share of the questions that two people answer, to measure their agreement."""
     repeats: Fraction = 0.05
     """Share of each person's questions that are earlier ones with swapped sides, to measure how constant they are."""
+    gold: NonNegativeInt = 0
+    """Pairs whose right answer is taken from true returns, hidden among the questions to measure people by."""
+    gold_by: str = ""
+    """An annotator whose answers in the store are the right ones, in place of true returns."""
+    gold_share: Fraction = 0.05
+    """Share of each person's questions that are gold, where there is gold."""
+    tutorial: NonNegativeInt = 0
+    """Gold pairs that each person begins with, and is told the right answer of."""
     kind: Literal["comparison", "rating", "ranking"] = "comparison"
     """Compare clips, rate one at a time from 1 to 5, or compare what places each clip in a ranked list."""
     strength: bool = False
@@ -76,7 +84,10 @@ class Label:
         from prefenvs.store import AssignmentPlan, Store
 
         check_binding(self.host, bool(self.annotators))
-        plan = AssignmentPlan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
+        known = self.gold_share if self.gold or self.gold_by else 0.0
+        plan = AssignmentPlan(
+            self.task_run, self.kind, self.overlap, 2, self.repeats, self.lease, gold=known, tutorial=self.tutorial
+        )
         gl_backend()  # a machine that cannot render says so before anybody waits for a clip
         listening = contextlib.closing(_listen(self.host, self.port))
         with (
@@ -93,10 +104,22 @@ class Label:
 
     def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
         from prefenvs.oracles.labelling import Access, Form, create_app, fill_demo
+        from prefenvs.oracles.people.gold import make_gold, take_gold
 
         if self.demo:
             print("making clips of the demo task to compare ...", flush=True)
             fill_demo(store)
+        if self.gold_by:
+            take_gold(store, self.gold_by, self.task_run)
+        if self.gold or (self.tutorial and not self.gold_by):
+            wanted = max(self.gold, self.tutorial)
+            found = make_gold(store, wanted, self.task_run)
+            if found < wanted:
+                print(
+                    f"prefenvs: only {found} of {wanted} gold pairs: the store holds no more",
+                    file=sys.stderr,
+                    flush=True,
+                )
         access = Access(store, None if self.annotators else "annotator")
         return create_app(store, access, clips, plan, form=Form(self.strength, self.tags, self.show))
 
