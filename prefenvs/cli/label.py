@@ -33,6 +33,12 @@ class Label:
     """Port to listen on; 0 takes a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this computer's own asks for --annotators, whose links carry tokens."""
+    proxy: tuple[str, ...] = ()
+    """Addresses of reverse proxies, such as 127.0.0.1, whose word on who asks is taken (X-Forwarded-For, -Proto)."""
+    url: str = ""
+    """Address under which people reach the page, such as https://labels.example.org; links begin with it."""
+    log: Literal["text", "json"] = "text"
+    """Write the log as JSON lines, one for every request too."""
     demo: bool = False
     """First fill the store with clips of a cheetah, to try the page without a training run."""
     annotators: tuple[str, ...] = ()
@@ -81,9 +87,16 @@ class Label:
         from prefenvs.envs.rendering.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding
+        from prefenvs.oracles.labelling.trouble import log_as_json
         from prefenvs.store import AssignmentPlan, Store
 
         check_binding(self.host, bool(self.annotators))
+        if self.proxy and not self.annotators:
+            raise PrefenvsError(
+                "others reach the page through --proxy, and then need tokens: name them, --annotators NAME"
+            )
+        if self.log == "json":
+            log_as_json()
         known = self.gold_share if self.gold or self.gold_by else 0.0
         plan = AssignmentPlan(
             self.task_run, self.kind, self.overlap, 2, self.repeats, self.lease, gold=known, tutorial=self.tutorial
@@ -99,7 +112,16 @@ class Label:
             app = self._make_app(store, plan, clips)
             self._print_problems(store)
             self._print_links(store, plan, listener.getsockname()[1])
-            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                log_config=None if self.log == "json" else uvicorn.config.LOGGING_CONFIG,
+                access_log=False,
+                timeout_graceful_shutdown=2,
+                server_header=False,
+                proxy_headers=bool(self.proxy),
+                forwarded_allow_ips=list(self.proxy),
+            )
             uvicorn.Server(config).run(sockets=[listener])
 
     def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
@@ -136,7 +158,7 @@ class Label:
 
         waiting = Assignments(store, plan).count_open()
         print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
-        url = f"http://{_named(self.host)}:{port}/"
+        url = f"{self.url.rstrip('/')}/" if self.url else f"http://{_named(self.host)}:{port}/"
         if not self.annotators:
             print(f"label at {url}", flush=True)
             print(f"manage at {url}manager", flush=True)
