@@ -27,8 +27,8 @@ from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
 from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
-from prefenvs.oracles.labelling.clips import Clips
-from prefenvs.oracles.labelling.manager import Controls, act, describe, read_controls
+from prefenvs.oracles.labelling.clips import Clips, note_size
+from prefenvs.oracles.labelling.manager import ON, Controls, act, describe, read_controls
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
 from prefenvs.oracles.labelling.trouble import add_errors
@@ -40,8 +40,9 @@ from prefenvs.tasks import Task, find_task
 STATIC = Path(__file__).parent / "static"
 PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
-UPCOMING, LOOK_EVERY = 10, 1.0
-"""Questions whose clips are made before anybody asks for them, and seconds between two looks for such."""
+UPCOMING, MOST_UPCOMING, LOOK_EVERY = 10, 200, 1.0
+"""Questions for each person whose clips are made before anybody asks for them, at most so many, and seconds between two
+looks for such."""
 _log = logging.getLogger("prefenvs.labelling")
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
@@ -157,7 +158,10 @@ class Desk:
 
     def next(self, annotator: str, count: int, holding: Sequence[str], pixels: int | None = None) -> dict[str, Any]:
         """Return /api/next, and have the clips made as large as the page shows them."""
-        self.look = look = self.clips.look(pixels)
+        look = self.clips.look(pixels)
+        if look != self.look:
+            self.look = look
+            note_size(self.store, self.clips.sizes[self.clips.looks.index(look)])
         self.seen[annotator] = clock.time()
         if self.controls.paused:
             return {"questions": [], "waiting": True, "closed": [], "problem": "", "paused": True}
@@ -173,7 +177,9 @@ class Desk:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
         self.apply_controls()
         self._rank_on()
-        self.clips.prefetch(self.assignments.upcoming(UPCOMING), self.look)
+        people = sum(clock.time() - seen < ON for seen in self.seen.values())
+        count = min(UPCOMING * max(people, 1), MOST_UPCOMING)
+        self.clips.prefetch(self.assignments.upcoming(count), self.look)
 
     async def find_clip(self, name: str, look: str) -> Path:
         """Return a clip's file as soon as it is complete; where it cannot be made, the log says why."""

@@ -7,6 +7,7 @@ import errno
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,46 @@ class Label:
             return
         with tempfile.TemporaryDirectory(prefix="prefenvs-clips-") as folder:
             yield Path(folder)
+
+
+@dataclass(frozen=True)
+class LabelRender:
+    """Render clips for the labelling servers of a store, here on another machine, until Ctrl-C; any number may run."""
+
+    store: str
+    """The store, which all machines reach: a postgresql:// URL."""
+    workers: PositiveInt = 1
+    """Processes that render."""
+    ahead: PositiveInt = 100
+    """Questions whose clips are made before anybody asks for them."""
+    kind: Literal["comparison", "rating", "ranking"] = "comparison"
+    """What the servers ask."""
+    task_run: str | None = None
+    """Only the questions of this run."""
+    size: Pixels = 512
+    """Pixels of a clip's side as long as no page has said how large it shows them."""
+    quality: bool = False
+    """As the servers' own."""
+    once: bool = False
+    """Stop when nothing is missing."""
+
+    def run(self) -> None:
+        """Render until Ctrl-C; raises PrefenvsError where there is no store, or nothing can be rendered."""
+        from prefenvs.envs.rendering.gl import gl_backend
+        from prefenvs.oracles.labelling.clips import render_ahead
+        from prefenvs.store import AssignmentPlan, Store
+
+        gl_backend()
+        plan = AssignmentPlan(self.task_run, self.kind)
+        with Store(self.store, create=False) as store, tempfile.TemporaryDirectory(prefix="prefenvs-clips-") as folder:
+            while True:
+                made = render_ahead(store, Path(folder), plan, self.ahead, self.size, self.quality, self.workers)
+                if made:
+                    print(f"{made:,} clips rendered", flush=True)
+                elif self.once:
+                    return
+                else:
+                    time.sleep(1.0)
 
 
 def _listen(host: str, port: int) -> socket.socket:
