@@ -53,9 +53,9 @@ def make_gold(store: Store, count: int, run: str | None = None, seed: int = 0) -
         ids = sorted(connection.scalars(select if run is None else select.where(requests.c.run == run)))
     gaps = {}
     for key, query in store.find_queries(ids, with_true_rewards=True).items():
-        rewards = [segment.true_rewards for segment in query.segments]
-        if len(rewards) == 2 and key not in present and all(values is not None for values in rewards):
-            gaps[key] = float(np.sum(rewards[0]) - np.sum(rewards[1]))
+        sums = [float(s.true_rewards.sum()) for s in query.segments if s.true_rewards is not None]
+        if len(sums) == len(query.segments) == 2 and key not in present:
+            gaps[key] = sums[0] - sums[1]
     if not gaps and not present:
         raise PrefenvsError(
             "gold needs true rewards, of which the store holds none: give right answers, --gold-by NAME"

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Label:
-    """Serve the labelling page of a preference store until Ctrl-C; every answer is on the disk when it is accepted."""
+    """Serve the labelling page of a preference store until Ctrl-C; every answer is on the disk when it is accepted.
+
+    `prefenvs label render` renders its clips on other machines.
+    """
 
     store: str
     """Path of the SQLite file, made if there is none, or postgresql:// URL."""

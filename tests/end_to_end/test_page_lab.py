@@ -17,6 +17,20 @@ def press_with_shift(page, key: str) -> None:
     ActionChains(page.driver, duration=0).key_down(Keys.SHIFT).send_keys(key).key_up(Keys.SHIFT).perform()
 
 
+def click_row(page, action: str) -> None:
+    """Press a button of the table, which is made anew whenever its figures change."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def pressed() -> bool:
+        try:
+            page.click(f"[data-act='{action}']")
+        except StaleElementReferenceException:
+            return False
+        return True
+
+    page.wait(pressed)
+
+
 def test_much_better_both_bad_and_reasons(store, serve, visit, make_queries, wait_for_events):
     store.add_queries(make_queries(5))
     page = visit(serve(form=Form(strength=True, tags=("falls", "too slow"))))
@@ -110,14 +124,14 @@ def test_a_manager_pauses_discards_and_restores(store, serve, visit, make_browse
     page.wait(lambda: "paused the labelling" in page.text)
     lab.click("#pause")
     page.clips()
-    lab.click("[data-act='Discard ann']")
+    click_row(lab, "Discard ann")
     lab.driver.switch_to.alert.accept()
     lab.wait(lambda: "1 answers of ann are discarded" in lab.text)
     assert store.preferences() == []
-    lab.click("[data-act='Restore ann']")
+    click_row(lab, "Restore ann")
     lab.wait(lambda: "1 answers of ann count again" in lab.text)
     assert len(store.preferences()) == 1
-    lab.click("[data-act='Revoke ann']")
+    click_row(lab, "Revoke ann")
     page.wait(lambda: "not signed in" in page.banner)
     # Nobody else gets in.
     other = visit(f"{url}?token={issue_token(store, 'bob')}")
