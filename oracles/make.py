@@ -303,7 +303,9 @@ def _make_coin(options: NoOptions, context: RaterContext) -> Oracle:
 def _make_human(options: HumanOptions, context: RaterContext) -> Oracle:
     from prefenvs.oracles.people.human import HumanOracle
 
-    return HumanOracle(_store(options.store, context), context.run, wait=options.wait)
+    weights: Literal["gold"] | None = "gold" if options.trust == "gold" else None
+    store = _store(options.store, context)
+    return HumanOracle(store, context.run, weights=weights, wait=options.wait, calibrate=options.calibrate)
 
 
 def _make_ratings(options: HumanOptions, context: RaterContext) -> Oracle:

@@ -23,7 +23,7 @@ from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.labels import LabelsReport
 from prefenvs.cli.data.store import StoreAgreement, StoreExport, StoreImport, StoreStats
 from prefenvs.cli.data.tables import LabelsExport, LabelsImport
-from prefenvs.cli.label import Label
+from prefenvs.cli.label import Label, LabelRender
 from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
 from prefenvs.cli.look.doctor import Doctor
@@ -117,6 +117,9 @@ def main(arguments: list[str] | None = None) -> None:
     if words[:1] == ["train"]:
         # Its options depend on the algorithm that is named, and on task and preset.
         command = Train(tuple(words[1:]))
+    elif words[:2] == ["label", "render"]:
+        # `label` serves a page; this is done beside it, on other machines.
+        command = tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
     else:
         try:
             raters.look_at(words)
