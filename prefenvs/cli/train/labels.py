@@ -115,7 +115,7 @@ class LabelSource:
 
     def make_oracle(self, dataset: OfflineDataset) -> Oracle:
         """Return the rater that is asked for; raises PrefenvsError for one that cannot judge this data set at once."""
-        from prefenvs.cli.raters import load_expert_values
+        from prefenvs.cli.raters import load_expert_values, load_run_policy
         from prefenvs.oracles.make import RaterContext, make_rater, read_options
 
         flags = {"regret_form": self.form, "regret_discount": self.discount}
@@ -135,7 +135,9 @@ class LabelSource:
                 f"--preferences regret needs an expert of {dataset.task}: regret:RUN with the folder of a run with "
                 "--true-reward (`prefenvs train iql` or `train pebble`), or oracle for labels by partial return"
             )
-        context = RaterContext(dataset.task, self.seed, load_values=load_expert_values, flags=flags)
+        context = RaterContext(
+            dataset.task, self.seed, load_values=load_expert_values, load_policy=load_run_policy, flags=flags
+        )
         return make_rater(self.preferences, context)
 
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
