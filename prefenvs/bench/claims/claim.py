@@ -31,7 +31,8 @@ class Claim:
 
     sentence: what is claimed; figure: what is measured; control: what it is measured against, in the same units.
     place: `module:function` of the demonstration, which takes a seed and returns `Measured`; better: which figures are
-    better. The claim holds where the figure is better than the control's on every seed.
+    better; tried: what else was tried where it does not hold. It holds where the figure is better than the control's on
+    every seed.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Claim:
     control: str
     place: str
     better: Literal["higher", "lower"] = "higher"
+    tried: str = ""
 
     def holds(self, measured: Sequence[Measured]) -> bool:
         """Whether the figure is better than the control's on every seed."""
@@ -152,7 +154,7 @@ def make_table(claims: Sequence[Claim], kept: dict[str, dict[str, Any]]) -> str:
     for claim in claims:
         rows = sorted(kept.get(claim.name, {}).items(), key=lambda item: int(item[0]))
         measured = [Measured(row["figure"], row["control"]) for _, row in rows]
-        verdict = "not run" if not measured else "yes" if claim.holds(measured) else "**no**"
+        verdict = "not run" if not measured else "yes" if claim.holds(measured) else f"**no** {claim.tried}".rstrip()
         figures = ", ".join(f"{one.figure:.3g}" for one in measured) or "-"
         controls = ", ".join(f"{one.control:.3g}" for one in measured) or "-"
         cells = (
