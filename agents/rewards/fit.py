@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prefenvs.agents.nets.mlp import OUTPUTS, EnsembleMLP, Output, Precision, check_precision, rows_per_chunk
-from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss
+from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss, score_returns
 from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
 from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
@@ -43,6 +43,8 @@ class RewardConfig:
     """
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each step's reward in [-1, 1]."""
+    score: Literal["exponential", "linear"] = "exponential"
+    """What a segment's chance is in proportion to: exp of its return, or its return plus its length (LiRE)."""
     learning_rate: PositiveFloat = 3e-4
     """Adam's, for all members."""
     batch_size: PositiveInt = 128
@@ -88,6 +90,8 @@ class RewardConfig:
         if not self.learning_rate > 0.0:
             raise PrefenvsError(f"reward learning_rate={self.learning_rate} must be above 0")
         check_choices(self)
+        if self.score == "linear" and (self.output != "tanh" or self.surf is not None):
+            raise PrefenvsError('score="linear" needs output="tanh", which bounds returns below, and no surf')
 
 
 class RewardTrainer:
@@ -172,7 +176,7 @@ class RewardTrainer:
             if self.config.surf is not None:
                 parts.append(centre_returns(rewards, self.config.surf.margin))
             else:
-                parts.append((rewards if inside is None else rewards * inside).sum(-1))
+                parts.append(score_returns(rewards, inside, self.config.score))
         return torch.cat(parts, 1), table.steps(rows)[1]
 
     @torch.no_grad()
@@ -361,7 +365,7 @@ class JointFit:
             each = zip(torch.split(rewards, config.members), self.trainers, strict=True)
             returns = torch.cat([crop_returns(own, config.surf.margin, trainer.generator) for own, trainer in each])
         else:
-            returns = (rewards if inside is None else rewards * inside).sum(-1)
+            returns = score_returns(rewards, inside, config.score)
         losses = preference_loss(returns, labels.targets[part], present, config.flip_rate, config.correction)
         return losses * labels.weights[part], returns, present
 

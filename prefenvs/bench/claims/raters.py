@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
 from prefenvs.oracles import CoinOracle, HeronOracle, HindsightOracle, PartialReturnOracle, RegretOracle, Teacher
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
+from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
@@ -106,3 +108,41 @@ def hindsight(seed: int) -> Measured:
 
     shown = HindsightOracle(PartialReturnOracle(), TASK, 30, Driver(values, 0.1, seed), seed)
     return Measured(agreement(shown), agreement(PartialReturnOracle()))
+
+
+QUESTIONS = 100
+
+
+def _list_accuracy(method: ListMethod, questions: int, score: Literal["exponential", "linear"], seed: int) -> float:
+    """Return how many of 2,000 new pairs a reward learned from the lists of 100 questions orders as their returns."""
+    rng = np.random.default_rng(seed)
+    episodes = record_random("Reacher-v5", 100, seed)
+    segments, fresh = episodes.sample(3 * QUESTIONS, 10, rng), make_pairs(episodes.sample(4_000, 10, rng))
+    labels = rank_segments(segments, PartialReturnOracle(), QUESTIONS, ListBuilder(method, questions, rng))
+    # As many gradient steps whatever the number of pairs.
+    epochs = 300 // -(-len(labels) // 128)
+    config = RewardConfig(members=1, layers=2, width=64, epochs=epochs, stop="never", normalise=True, score=score)
+    model = RewardEnsemble(segments.observations.shape[-1], segments.actions.shape[-1], config, seed, "cpu")
+    model.fit(labels)
+    rewards = [[float(model.predict(one.observations, one.actions).sum()) for one in pair.segments] for pair in fresh]
+    returns = [[one.true_rewards.sum() for one in pair.segments] for pair in fresh]
+    return float(np.mean(np.argmax(rewards, axis=1) == np.argmax(returns, axis=1)))
+
+
+def lire(seed: int) -> Measured:
+    """Lists of 100 questions by binary insertion, and lists of one."""
+    return Measured(*(_list_accuracy("lire", questions, "exponential", seed) for questions in (QUESTIONS, 1)))
+
+
+def seqrank(seed: int) -> Measured:
+    """Lists by sequential pairwise comparison, and lists of one question."""
+    return Measured(
+        _list_accuracy("seqrank", QUESTIONS, "exponential", seed), _list_accuracy("lire", 1, "exponential", seed)
+    )
+
+
+def lire_linear(seed: int) -> Measured:
+    """Both scores on the same lists."""
+    return Measured(
+        _list_accuracy("lire", QUESTIONS, "linear", seed), _list_accuracy("lire", QUESTIONS, "exponential", seed)
+    )
