@@ -69,7 +69,7 @@ class HeronOracle(Oracle):
     ) -> None:
         """Take factors and margins as `HeronOptions` describes them; raises PrefenvsError for unknown factors."""
         options = HeronOptions(tuple(factors), tuple(margins), undecided)
-        self.factors = [_find_factor(name) for name in options.factor]
+        self.factors = [find_factor(name) for name in options.factor]
         self.margins = np.broadcast_to(np.array(options.margin, np.float64), (len(self.factors),))
         self.undecided, self.annotator = undecided, annotator
         self._answers: list[Preference] = []
@@ -125,7 +125,7 @@ class HeronOracle(Oracle):
         self._count, self._sums = int(state["count"]), np.array(state["sums"])
 
 
-def _find_factor(text: str) -> Callable[[Segment], float]:
+def find_factor(text: str) -> Callable[[Segment], float]:
     """Return a factor by its name, negated behind a minus; raises PrefenvsError for an unknown one."""
     sign, name = (-1.0, text[1:]) if text.startswith("-") else (1.0, text)
     entries = ENTRIES.fullmatch(name)

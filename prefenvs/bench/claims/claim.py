@@ -111,6 +111,39 @@ CLAIMS = (
         "exponential score",
         f"{HERE}.raters:lire_linear",
     ),
+    Claim(
+        "safety",
+        "HC-RLHF",
+        "a policy whose expected cost is the limit passes with a chance of at most delta (50 episodes, 1,000 repeats)",
+        "share of passes by the Hoeffding bound",
+        "delta",
+        f"{HERE}.others:safety",
+        "lower",
+    ),
+    Claim(
+        "safety-naive",
+        "HC-RLHF",
+        "the mean alone passes it half of the time, the Student-t bound hardly ever",
+        "share of passes by Student's t",
+        "by the mean",
+        f"{HERE}.others:safety_naive",
+        "lower",
+    ),
+    *(
+        Claim(
+            name,
+            system,
+            f"{what} serve a minority of raters (4 of 20, another destination on Delivery's board 1, 100 labels each)",
+            "the minority's return by its own reward, 0 as random moves and 1 as its optimum",
+            "one reward for all",
+            f"{HERE}.groups:{name}",
+        )
+        for name, system, what in (
+            ("maxmin", "MaxMin-RLHF", "clusters"),
+            ("pal", "PAL", "prototypes"),
+            ("vpl", "VPL", "latent vectors"),
+        )
+    ),
 )
 
 
