@@ -20,6 +20,7 @@ from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.labels import LabelsImport, LabelsReport
+from prefenvs.cli.data.models import LabelsModels
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.label import Label
 from prefenvs.cli.look.demo import Demo
@@ -53,7 +54,11 @@ StoreCommand = (
     | Annotated[StoreExport, subcommand("export")]
     | Annotated[StoreImport, subcommand("import")]
 )
-LabelsCommand = Annotated[LabelsReport, subcommand("report")] | Annotated[LabelsImport, subcommand("import")]
+LabelsCommand = (
+    Annotated[LabelsReport, subcommand("report")]
+    | Annotated[LabelsImport, subcommand("import")]
+    | Annotated[LabelsModels, subcommand("models")]
+)
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]

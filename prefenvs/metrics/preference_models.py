@@ -1,4 +1,4 @@
-"""How well a model of preference explains people's answers: agreement, and the likelihood under its best temperature."""
+"""How well a model of preference explains people's answers: agreement, and likelihood at its best temperature."""
 
 from __future__ import annotations
 
