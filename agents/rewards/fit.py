@@ -18,7 +18,7 @@ from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_return
 from prefenvs.agents.rewards.tables import Labels, QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.choices import check_choices
-from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
@@ -69,6 +69,8 @@ class RewardConfig:
     """Share of labels assumed to be flipped at random, below 0.5."""
     correction: Correction = "unbiased"
     """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""
+    agent_weight: NonNegativeFloat = 0.0
+    """REBEL: weight of the mean reward of the agent's newest episodes, added to the likelihood of the labels."""
     precision: Precision = "float32"
     """bfloat16 multiplies in that type between the first and the last layer: faster where the processor has it."""
     surf: SurfConfig | None = None
@@ -107,6 +109,8 @@ class RewardTrainer:
         self.labelled = QueryTable(*sizes, self.device)
         self.unlabelled = QueryTable(*sizes, self.device)
         self._sides: dict[str, bool] = {}
+        self.agent_steps: Tensor | None = None
+        """Steps [S, obs + act] of the agent's newest episodes, for `agent_weight`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimiser, random state, and which queries are held out; queries come again with the next fit."""
@@ -131,6 +135,8 @@ class RewardTrainer:
         )
         if labels is None:
             return metrics | {"new_accuracy": math.nan, "new": 0.0}
+        if self.config.agent_weight and (self.agent_steps is None or not len(self.agent_steps)):
+            raise PrefenvsError("agent_weight is about an agent in training, and there is none: set it to 0")
         if self.config.normalise:
             self._normalise()
         pool = self._sync_unlabelled(unlabelled)
@@ -332,6 +338,8 @@ class JointFit:
                 totals += figures.view(3, count, -1).sum(-1)
             if self.pools.shape[1]:
                 self._add_pseudo_labels(next(extra))
+            if self.config.agent_weight:
+                self._add_agent_term()
             self._step()
         # Read once a pass, since reading waits for the device.
         loss, right, decisions = totals.tolist()
@@ -391,6 +399,17 @@ class JointFit:
             each = zip(torch.split(rewards, self.config.members), self.trainers, strict=True)
             losses = [pseudo_label_loss(own, surf, trainer.generator) for own, trainer in each]
             (torch.cat(losses).sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
+
+    def _add_agent_term(self) -> None:
+        """Add to the loss of each member -lambda mean r(s, a) over a batch of the agent's own steps (REBEL)."""
+        shape = self.config.members, self.config.batch_size
+        parts = []
+        for trainer in self.trainers:
+            assert trainer.agent_steps is not None
+            rows = torch.randint(len(trainer.agent_steps), shape, generator=trainer.generator)
+            parts.append(trainer.agent_steps[rows.to(self.device)])
+        rewards = self.network.forward_each(torch.cat(parts)).squeeze(-1)
+        (-self.config.agent_weight * rewards.mean(1).sum()).backward()  # type: ignore[no-untyped-call]
 
     def _queries_per_chunk(self, table: QueryTable) -> int:
         return table.queries_per_chunk(rows_per_chunk(self.device))

@@ -22,6 +22,7 @@ from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.labels import LabelsImport, LabelsReport
 from prefenvs.cli.data.models import LabelsModels
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
+from prefenvs.cli.data.transfer import LabelsTransfer
 from prefenvs.cli.label import Label
 from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
@@ -58,6 +59,7 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsModels, subcommand("models")]
+    | Annotated[LabelsTransfer, subcommand("transfer")]
 )
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]

@@ -123,11 +123,27 @@ CLAIMS = (
     Claim(
         "safety-naive",
         "HC-RLHF",
-        "the mean alone passes it half of the time, the Student-t bound hardly ever",
+        "the mean alone passes it half of the time, the Student-t bound about as often as delta",
         "share of passes by Student's t",
         "by the mean",
         f"{HERE}.others:safety_naive",
         "lower",
+    ),
+    Claim(
+        "pearl",
+        "PEARL",
+        "labels of button-press order segments of button-press-topdown (Meta-World, 100 labels, 100 pairs of 50 steps)",
+        "agreement of transferred labels with the true return",
+        "shuffled source labels",
+        f"{HERE}.others:pearl",
+    ),
+    Claim(
+        "rebel",
+        "REBEL",
+        "the agent's own episodes in the reward loss teach more from 100 labels (PEBBLE, Reacher-v5, 10,000 steps)",
+        "mean true return of 20 episodes, weight 0.1",
+        "weight 0",
+        f"{HERE}.online:rebel",
     ),
     *(
         Claim(
