@@ -82,7 +82,7 @@ class GroupReward:
         seed: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        self.sizes, self.config, self.device = (observation_size, action_size), config or GroupRewardConfig(), device
+        self.sizes, self.config = (observation_size, action_size), config or GroupRewardConfig()
         self.device, self.seed = get_device(device), seed
         self.people: list[str] = []
         # Of each annotator their share [U, K] in each group, and VPL's latent vectors [U, features].
@@ -151,15 +151,18 @@ class GroupReward:
         if pairs.shape[-1] != sum(self.sizes):
             raise PrefenvsError(f"labelled steps hold {pairs.shape[-1]} numbers, the reward model takes {self.sizes}")
         steps = torch.as_tensor(pairs, dtype=torch.float32, device=self.device)
-        self.network.mean.copy_(steps.flatten(0, 2).mean(0))
-        self.network.std.copy_(steps.flatten(0, 2).std(0, correction=0) + 1e-3)
+        self.network.get_buffer("mean").copy_(steps.flatten(0, 2).mean(0))
+        self.network.get_buffer("std").copy_(steps.flatten(0, 2).std(0, correction=0) + 1e-3)
         first = [float(one.probabilities[0]) for one in labels if one.probabilities is not None]
         return _Labels(
-            (steps - self.network.mean) / self.network.std,
+            self._normalise(steps),
             torch.tensor(first, device=self.device),
             torch.tensor([rows[one.annotator] for one in labels], device=self.device),
             len(self.people),
         )
+
+    def _normalise(self, steps: Tensor) -> Tensor:
+        return (steps - self.network.get_buffer("mean")) / self.network.get_buffer("std")
 
     def _train(self, data: _Labels, generator: torch.Generator) -> float:
         """Fit from the present weights; set shares and latents, and return the loss over all labels."""
@@ -285,10 +288,8 @@ class GroupReward:
     def _predict_groups(self, observations: Array, actions: Array) -> Array:
         lead = np.shape(observations)[:-1]
         flat = np.concatenate([np.asarray(observations), np.asarray(actions)], -1).reshape(-1, sum(self.sizes))
-        parts = []
-        for part in torch.split(torch.as_tensor(flat, dtype=torch.float32), rows_per_chunk(self.device)):
-            steps = (part.to(self.device) - self.network.mean) / self.network.std
-            parts.append(self._group_scores(steps).cpu())
+        chunks = torch.split(torch.as_tensor(flat, dtype=torch.float32), rows_per_chunk(self.device))
+        parts = [self._group_scores(self._normalise(part.to(self.device))).cpu() for part in chunks]
         rewards = (torch.cat(parts) if parts else torch.zeros(0, self.config.groups)).T
         scaled = (rewards - self.scale[:, :1]) / self.scale[:, 1:]
         return scaled.numpy().astype(np.float32).reshape(self.config.groups, *lead)
@@ -307,7 +308,8 @@ class GroupReward:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise KeyError("format")
-            model = cls(*state["sizes"], GroupRewardConfig(**state["config"]), state["seed"], device)
+            observations, actions = state["sizes"]
+            model = cls(observations, actions, GroupRewardConfig(**state["config"]), state["seed"], device)
             model.network.load_state_dict(state["network"])
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
@@ -341,7 +343,7 @@ def maxmin_weights(weights: Array, returns: Array, rate: float = 0.1) -> Array:
     """
     logits = np.log(np.asarray(weights, np.float64)) - rate * np.asarray(returns, np.float64)
     raised: Array = np.exp(logits - logits.max())
-    return raised / raised.sum()
+    return np.asarray(raised / raised.sum())
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

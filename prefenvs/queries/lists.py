@@ -78,7 +78,8 @@ class ListBuilder:
             return None
         better = float(probabilities[1] - probabilities[0])
         if self.method == "seqrank":
-            return self._append(self._new, int(np.sign(better)))
+            self._append(self._new, int(np.sign(better)))
+            return None
         groups = self.lists[-1]
         if better == 0.0:
             groups[self._middle].append(self._new)

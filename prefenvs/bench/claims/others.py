@@ -14,6 +14,7 @@ from prefenvs.datasets.labels.transfer import transfer_labels
 from prefenvs.datasets.sources import parse_mix
 from prefenvs.metrics.safety import Bound, check_safety
 from prefenvs.oracles import PartialReturnOracle
+from prefenvs.oracles.simulated.partial_return import true_rewards
 from prefenvs.preferences import Preference, Query, make_pairs
 
 LIMIT, DELTA, REPEATS = 0.4, 0.05, 1_000
@@ -56,7 +57,7 @@ def pearl(seed: int) -> Measured:
     shuffled = [
         replace(one, probabilities=labels[other].probabilities) for one, other in zip(labels, order, strict=True)
     ]
-    returns = [[float(np.sum(one.true_rewards)) for one in query.segments] for query in target]
+    returns = [[float(np.sum(true_rewards([one]))) for one in query.segments] for query in target]
 
     def agreement(given: list[Preference]) -> float:
         found = transfer_labels(given, target)

@@ -14,6 +14,7 @@ from prefenvs.envs import make
 from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
 from prefenvs.oracles import CoinOracle, HeronOracle, HindsightOracle, PartialReturnOracle, RegretOracle, Teacher
+from prefenvs.oracles.simulated.partial_return import true_rewards
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
 from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.segments import Array
@@ -50,7 +51,7 @@ def unsure(seed: int) -> Measured:
     """S-EPOA's teacher and B-Pref's mistake on 1,000 pairs of HalfCheetah: errors among the clearer half."""
     batch = record_random("HalfCheetah-v5", 4, seed).sample(2_000, 50, np.random.default_rng(seed))
     pairs = make_pairs(batch)
-    returns = np.array([[segment.true_rewards.sum() for segment in pair.segments] for pair in pairs])
+    returns = np.array([[float(np.sum(true_rewards([segment]))) for segment in pair.segments] for pair in pairs])
     gaps = np.abs(returns[:, 0] - returns[:, 1])
     clear = gaps > np.median(gaps)
 
@@ -99,10 +100,10 @@ def hindsight(seed: int) -> Measured:
     values = BoardValues(board, 0.99)
     starts = rng.choice(board.starts, 300)
     pairs = [Query((random_segment(board, s, 3, rng), random_segment(board, s, 3, rng))) for s in starts]
-    regret = [answer.probabilities for answer in answers(RegretOracle(values), pairs)]
+    regret = [np.asarray(answer.probabilities) for answer in answers(RegretOracle(values), pairs)]
 
     def agreement(oracle: Oracle) -> float:
-        found = [answer.probabilities for answer in answers(oracle, pairs)]
+        found = [np.asarray(answer.probabilities) for answer in answers(oracle, pairs)]
         shares = [float(a @ b) for a, b in zip(found, regret, strict=True) if b.max() == 1.0]
         return float(np.mean(shares))
 
@@ -125,7 +126,7 @@ def _list_accuracy(method: ListMethod, questions: int, score: Literal["exponenti
     model = RewardEnsemble(segments.observations.shape[-1], segments.actions.shape[-1], config, seed, "cpu")
     model.fit(labels)
     rewards = [[float(model.predict(one.observations, one.actions).sum()) for one in pair.segments] for pair in fresh]
-    returns = [[one.true_rewards.sum() for one in pair.segments] for pair in fresh]
+    returns = [[float(np.sum(true_rewards([one]))) for one in pair.segments] for pair in fresh]
     return float(np.mean(np.argmax(rewards, axis=1) == np.argmax(returns, axis=1)))
 
 

@@ -88,7 +88,9 @@ class Evaluate:
         result, record = evaluate_run(run, self.episodes, self.seed, not self.stochastic, record=self.episodes)
         assert result.trajectories is not None
         lengths = result.trajectories.lengths
-        costs = np.array([factor(result.trajectories.cut([i], [0], int(n))[0]) for i, n in enumerate(lengths)])
+        first = np.zeros(1, np.int64)
+        whole = [result.trajectories.cut(first + i, first, int(n))[0] for i, n in enumerate(lengths)]
+        costs = np.array([factor(episode) for episode in whole])
         found = check_safety(costs, self.limit, self.delta, self.bound, self.cost_range)
         if self.json:
             print(to_json({"task": record["task"], "cost": cost, **asdict(found), "passed": found.passed}))
