@@ -270,6 +270,7 @@ class PreferenceLearner(SavedAgent):
     def make_feedback(self, total_steps: int) -> Feedback:
         """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
         assert self.oracle is not None
+        self.oracle.follow(self)
         rater, buffer = self._cropped(self.oracle), self.recorder.buffer
         first, seed = self.first_session, self.seed
         return Feedback(self.config, rater, self.reward_model, buffer, first, total_steps, seed, self.log_likelihood)

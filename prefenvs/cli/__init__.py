@@ -21,8 +21,10 @@ from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.labels import LabelsReport
+from prefenvs.cli.data.models import LabelsModels
 from prefenvs.cli.data.store import StoreAgreement, StoreExport, StoreImport, StoreStats
 from prefenvs.cli.data.tables import LabelsExport, LabelsImport
+from prefenvs.cli.data.transfer import LabelsTransfer
 from prefenvs.cli.label import Label, LabelRender
 from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
@@ -62,6 +64,8 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsExport, subcommand("export")]
+    | Annotated[LabelsModels, subcommand("models")]
+    | Annotated[LabelsTransfer, subcommand("transfer")]
 )
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]

@@ -28,6 +28,7 @@ from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
+from prefenvs.queries.lists import ListMethod
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task, has_environment
 
@@ -69,6 +70,13 @@ class LabelOptions:
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
     segment_length: PositiveInt | None = None
     """Steps in a segment, for simulated raters."""
+    lists: ListMethod | None = None
+    """Ask a simulated rater one question after the other, and learn from all pairs of the ranked lists that they make.
+
+    --labels then counts questions.
+    """
+    list_questions: PositiveInt = 100
+    """Questions of one list of lire."""
     shuffle_labels: bool = False
     """Control: permute the labels over their queries, so that they say nothing."""
     held_out: Fraction = 0.0
@@ -85,6 +93,8 @@ class LabelOptions:
             self.regret_form,
             self.regret_discount,
             self.shuffle_labels,
+            self.lists,
+            self.list_questions,
         )
 
     @property
