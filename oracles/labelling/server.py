@@ -29,8 +29,7 @@ from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
 from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips, note_size
 from prefenvs.oracles.labelling.manager import ON, Controls, act, describe, read_controls
-from prefenvs.oracles.labelling.report import render_report
-from prefenvs.oracles.labelling.status import Status
+from prefenvs.oracles.labelling.status import Status, render_report
 from prefenvs.oracles.labelling.trouble import add_errors
 from prefenvs.oracles.people.gold import list_gold, score_gold
 from prefenvs.oracles.people.ranking import ask_next

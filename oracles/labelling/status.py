@@ -1,16 +1,26 @@
-"""What the page shows of progress: labels done, the rate, the budget, and the learner's own figures."""
+"""What the page shows of progress: labels done, the rate, the budget, the learner's own figures, and agreement."""
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time as clock
 from collections import Counter
 from itertools import pairwise
 from typing import Any
 
-from prefenvs.agreement import repeat_consistency
+from prefenvs.agreement import COLUMNS, Agreement, cells, repeat_consistency, summarise
+from prefenvs.internal.templates import render
 from prefenvs.oracles.labelling.answers import ORACLE
 from prefenvs.store import GOLD, TUTORIAL, Assignments, Event
+
+LEGEND = (
+    ("left", "share of answers for the clip on the left, which is there by chance"),
+    ("repeats", "questions that were asked again with swapped sides"),
+    ("alike", "share of repeats that were answered as before"),
+    ("seconds", "median time looked at a question"),
+    ("too fast", "share of answers that came before a clip could have been seen to its end"),
+)
 
 BREAK = 120.0
 """Seconds between two answers from which on they do not count as work."""
@@ -110,3 +120,17 @@ def _budget(learner: dict[str, Any] | None, asked: int) -> int | None:
     """The learner's label budget; without a learner, what has been asked."""
     budget = None if learner is None else learner.get("budget")
     return asked if budget is None else int(budget)
+
+
+def render_report(agreement: Agreement, task: str) -> str:
+    """Return the report as one HTML page without scripts; every text from outside is escaped."""
+    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    return render(
+        "prefenvs.oracles.labelling",
+        "pages/report.html",
+        about=", ".join(filter(None, (task, now))),
+        lines=summarise(agreement),
+        columns=COLUMNS,
+        rows=[cells(person) for person in agreement.annotators],
+        legend=LEGEND,
+    )
