@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from tyro.conf import Positional
 
-from prefenvs.cli.data.store import filling
+from prefenvs.cli.data.store import filling, learning
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFloat, PositiveInt, Seed
 from prefenvs.preferences import Query, query_id
@@ -73,7 +73,7 @@ class Ask:
             print(f"the data hold no more: {len(added)} of {self.count} questions are new")
         print(f"{len(added)} questions about {length} steps each are new in {self.store}, run {run!r}; {waiting} wait")
         print(f"people answer them: prefenvs label --store {self.store}")
-        print(f"learn from the answers: prefenvs train iql --dataset {self.dataset} --preferences {self.store}")
+        print(f"learn from the answers: {learning(self.dataset, self.task, self.store)}")
 
 
 def choose(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,6 +187,12 @@ def filling(location: str) -> Iterator[Store]:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{location}{suffix}").expanduser().unlink(missing_ok=True)
         raise
+
+
+def learning(dataset: str, task: str | None, store: str) -> str:
+    """Return the command line that learns from a store's answers about a data set."""
+    words = ["--dataset", dataset, *(["--task", task] if task else []), "--preferences", store]
+    return shlex.join(["prefenvs", "train", "iql", *words])
 
 
 def _print_agreement(agreement: Agreement) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from prefenvs.cli.data.store import filling
+from prefenvs.cli.data.store import filling, learning
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFloat, PositiveInt
 
@@ -83,7 +83,7 @@ class LabelsImport:
             put(labels, self.store)
             print(f"{len(labels)} labels are in {self.store}")
             if self.dataset is not None:
-                print(f"learn from them: prefenvs train iql --dataset {self.dataset} --preferences {self.store}")
+                print(f"learn from them: {learning(self.dataset, self.task, self.store)}")
 
     def _check_options(self, others: Sequence[str], what: str) -> None:
         defaults = {field.name: field.default for field in fields(self)}
