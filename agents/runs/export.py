@@ -199,7 +199,7 @@ def describe_policy(policy: Any) -> Part:
 
     acts = "whole numbers" if not isinstance(actions, spaces.Box) else "in the units of the task"
     axes = {
-        "observations": f"[B, {_axes(seen)}] {seen.dtype}, as the task shows them",
+        "observations": f"[B, {_axes(seen)}] {seen.dtype}, as prefenvs.make gives them",
         "actions": f"[B{''.join(f', {size}' for size in actions.shape or ())}], {acts}: the mean or best action",
     }
     return Part("policy", module.eval(), lambda count: {"observations": _draw(seen, count)}, predict, "actions", axes)
