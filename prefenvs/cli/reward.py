@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefenvs.datasets.offline import OfflineDataset
     from prefenvs.preferences import Preference
     from prefenvs.segments import Array
+    from prefenvs.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Reward:
     chunk: PositiveInt = 50
     """Steps over which LeRobot compares progress: the chunk of its policy."""
     discard: Fraction = 0.5
-    """Share of the chunks, the worst ones, that get no weight."""
+    """Share of the chunks, the worst ones, that get no weight; the best episodes are those of the other share."""
     task: str | None = None
     """Task of the data, where they have several or tell none."""
     skip_damaged: bool = False
@@ -79,6 +80,7 @@ class Reward:
         model = self._fit(dataset, labels.train)
         figures = self._measure(model, labels)
         rewards = relabel(model, data)
+        figures["best_episodes"] = best = best_episodes(rewards, data, 1.0 - self.discard)
         np.savez(self.folder / "rewards.npz", rewards=rewards, ends=data.ends, episodes=data.episode_numbers)
         (self.folder / "metrics.json").write_text(to_json(figures, indent=2) + "\n")
         length = len(labels.train[0].query.segments[0])
@@ -88,6 +90,7 @@ class Reward:
         if self.progress_to is not None:
             progress = reward_progress(rewards, data, self.chunk, self.discard)
             print(write_progress(self.progress_to, progress, data))
+            print(f"episodes of the largest mean reward: --dataset.episodes='{best}'")
         print(_describe(figures))
 
     def _check_folder(self) -> None:
@@ -154,6 +157,14 @@ class Reward:
                 best = np.array([preference.best for preference in decided])
                 figures[f"{name}_accuracy"] = float((beliefs.argmax(1) == best).mean())
         return figures
+
+
+def best_episodes(rewards: Array, trajectories: Trajectories, share: float) -> list[int]:
+    """Return the numbers of a share of the episodes, at least one: those of the largest mean reward."""
+    means = np.add.reduceat(rewards, trajectories.begins) / trajectories.lengths
+    count = max(1, round(share * len(means)))
+    best: list[int] = sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
+    return best
 
 
 def _describe(figures: dict[str, Any]) -> str:

@@ -184,7 +184,7 @@ def _episodes_of_v3(folder: Path, info: Mapping[str, Any], layout: Layout) -> It
     for path in sorted((folder / "meta" / "episodes").glob("*/*.parquet")):
         parquet = _open_parquet(path)
         names = [name for name in parquet.schema_arrow.names if not name.startswith("stats/")]
-        for record in parquet.read(columns=names).to_pylist():
+        for record in parquet.read(columns=names, use_threads=False).to_pylist():
 
             def place(template: str, prefix: str, record: Mapping[str, Any] = record, **about: str) -> str:
                 chunk, number = record[f"{prefix}/chunk_index"], record[f"{prefix}/file_index"]
@@ -230,7 +230,7 @@ def _read_rows(folder: Path, episodes: list[Episode], layout: Layout, faults: Fa
         by_file.setdefault(episode.data, []).append(episode)
     for file, members in by_file.items():
         try:
-            table = _open_parquet(folder / file).read(columns=layout.columns)
+            table = _open_parquet(folder / file).read(columns=layout.columns, use_threads=False)
         except PrefenvsError as error:
             for episode in members:
                 faults.note(episode.number, str(error))

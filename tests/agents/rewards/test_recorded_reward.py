@@ -166,6 +166,9 @@ def test_the_command_learns_reports_and_exports(
     figures = json.loads(Path("reward/metrics.json").read_text())
     assert figures["training_labels"] + figures["held_out_labels"] < 40
     assert figures["training_accuracy"] >= 0.9
+    means = [segment.true_rewards.mean() for segment in map(recorded.episode, range(EPISODES))]
+    assert len(figures["best_episodes"]) == EPISODES // 2
+    assert np.mean([means[i] for i in figures["best_episodes"]]) > np.mean(means)
     assert "Best segments" in Path("reward/report.html").read_text()
     assert Path("progress.parquet").is_file()
     before = Path("reward/reward.pt").stat().st_mtime_ns
