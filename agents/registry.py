@@ -56,7 +56,8 @@ class Settings:
 class Online:
     """What an online learner is made with: its task, its rater or reward, its seed and its device.
 
-    oracle: None on the true reward; reward: of states, for `learns_from="states"`.
+    oracle: None on the true reward; reward: of states, for `learns_from="states"`. film: whether its environments draw
+    what they do, for raters that could not see it otherwise.
     """
 
     task: Task
@@ -64,6 +65,7 @@ class Online:
     seed: int = 0
     device: str = "auto"
     reward: StateReward | None = None
+    film: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class Algorithm:
             return self.make(settings, given)
         from prefenvs.envs.vectors import make_envs
 
-        envs = make_envs(given.task.id, getattr(settings.options, "envs", 1), given.seed)
+        mode = {"render_mode": "rgb_array"} if given.film else {}
+        envs = make_envs(given.task.id, getattr(settings.options, "envs", 1), given.seed, **mode)
         keywords = {} if settings.options is None else settings.options.keywords()
         # Pictures keep their axes, vectors have one.
         policy = "CnnPolicy" if len(envs.observation_space.shape or ()) > 1 else "MlpPolicy"

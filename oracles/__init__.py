@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from prefenvs.oracles.people.human import HumanOracle
     from prefenvs.oracles.people.rating import RatingOracle
     from prefenvs.oracles.simulated.coin import CoinOracle
+    from prefenvs.oracles.simulated.heron import HeronOracle
+    from prefenvs.oracles.simulated.hindsight import HindsightOracle
     from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
     from prefenvs.oracles.simulated.regret import RegretOracle
     from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS, Teacher, find_teacher
@@ -29,6 +31,8 @@ _PLACES = {
     "people.ranking": ("RankingOracle",),
     "people.rating": ("RatingOracle",),
     "simulated.coin": ("CoinOracle",),
+    "simulated.heron": ("HeronOracle",),
+    "simulated.hindsight": ("HindsightOracle",),
     "simulated.partial_return": ("PartialReturnOracle",),
     "simulated.regret": ("RegretOracle",),
     "simulated.teachers": ("CROWDS", "TEACHERS", "Teacher", "find_teacher"),
@@ -44,6 +48,8 @@ __all__ = [
     "CLIPReward",
     "CoinOracle",
     "FunctionOracle",
+    "HeronOracle",
+    "HindsightOracle",
     "HumanOracle",
     "HybridOracle",
     "PartialReturnOracle",

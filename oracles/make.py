@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
@@ -17,6 +18,8 @@ from prefenvs.limits import limits_of
 from prefenvs.oracles.clip.options import ClipRaterOptions
 from prefenvs.oracles.hybrid.config import HybridOptions
 from prefenvs.oracles.people.human import HumanOptions
+from prefenvs.oracles.simulated.heron import HeronOptions
+from prefenvs.oracles.simulated.hindsight import HindsightOptions
 from prefenvs.oracles.simulated.options import RegretOptions, TeacherOptions
 from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS
 from prefenvs.oracles.vlm.config import VLMOptions
@@ -36,8 +39,9 @@ class RaterContext:
 
     task: its id, empty where it is not known. seed: of simulated raters; None draws one. store: where people label, and
     where prompts and replies are kept, unless an option names another. run: name of the queries in that store.
-    load_values: returns the values of an expert of a task from its run folder, for raters by regret. flags: options
-    given apart from the rater's line, by the names that `flags_of` gives them.
+    load_values: returns the values of an expert of a task from its run folder, for raters by regret. load_policy:
+    returns the policy of a run folder. flags: options given apart from the rater's line, by the names that `flags_of`
+    gives them.
     """
 
     task: str = ""
@@ -45,6 +49,7 @@ class RaterContext:
     store: Store | None = None
     run: str = ""
     load_values: Callable[[str, Path], Any] | None = None
+    load_policy: Callable[[Path], Any] | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -300,10 +305,44 @@ def _make_coin(options: NoOptions, context: RaterContext) -> Oracle:
     return CoinOracle(context.seed)
 
 
+def _make_heron(options: HeronOptions, context: RaterContext) -> Oracle:
+    from prefenvs.oracles.simulated.heron import HeronOracle
+
+    return HeronOracle(options.factor, options.margin, options.undecided)
+
+
+def _make_hindsight(options: HindsightOptions, context: RaterContext) -> Oracle:
+    """Return a rater who sees continuations; raises PrefenvsError for one who answers late, or without a policy."""
+    from prefenvs.oracles.simulated.hindsight import HindsightOracle
+
+    inner = read_spec(options.rater).rater
+    if inner.late or inner.name == "hindsight":
+        raise PrefenvsError(f"hindsight needs a rater that answers at once, which {options.rater!r} is not")
+    policy = None
+    if options.policy not in ("current", "random"):
+        if context.load_policy is None:
+            raise PrefenvsError("a policy is loaded by RaterContext(load_policy=...); or make HindsightOracle yourself")
+        policy = context.load_policy(Path(options.policy))
+    elif options.policy == "random":
+        policy = _random_policy(context)
+    seed = 0 if context.seed is None else context.seed
+    return HindsightOracle(make_rater(options.rater, context), context.task, options.steps, policy, seed)
+
+
+def _random_policy(context: RaterContext) -> Any:
+    from prefenvs.envs import make
+    from prefenvs.evaluate import random_policy
+
+    with closing(make(context.task)) as env:
+        return random_policy(env.action_space, 0 if context.seed is None else context.seed)
+
+
 def _make_human(options: HumanOptions, context: RaterContext) -> Oracle:
     from prefenvs.oracles.people.human import HumanOracle
 
-    return HumanOracle(_store(options.store, context), context.run, wait=options.wait)
+    weights: Literal["gold"] | None = "gold" if options.trust == "gold" else None
+    store = _store(options.store, context)
+    return HumanOracle(store, context.run, weights=weights, wait=options.wait, calibrate=options.calibrate)
 
 
 def _make_ratings(options: HumanOptions, context: RaterContext) -> Oracle:
@@ -359,6 +398,8 @@ def _make_hybrid(options: HybridOptions, context: RaterContext) -> Oracle:
 RATERS = (
     Rater("oracle", "simulated, by partial return", _make_simulated, TeacherOptions, in_order=("teacher",)),
     Rater("regret", "simulated, by regret", _make_regret, RegretOptions, ("task",), in_order=("expert", "teacher")),
+    Rater("heron", "simulated, by ranked reward factors", _make_heron, HeronOptions),
+    Rater("hindsight", "simulated, sees what follows", _make_hindsight, HindsightOptions, ("task",)),
     Rater("coin", "simulated, knows nothing", _make_coin),
     Rater("human", "people who compare clips", _make_human, HumanOptions, ("store",), late=True),
     Rater("ratings", "people who rate single clips", _make_ratings, HumanOptions, ("store",), late=True),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -21,6 +22,10 @@ from prefenvs.protocols import Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
+
+if TYPE_CHECKING:
+    from prefenvs.frames.live import LiveFrames
+    from prefenvs.frames.recording import Recording
 
 Env = gymnasium.Env[Any, Any]
 
@@ -111,6 +116,7 @@ def evaluate(
     progress: Callable[[int], object] | None = None,
     horizon: int | None = None,
     first: int = 0,
+    film: str | Path | None = None,
 ) -> Evaluation:
     """Run a policy for `episodes` whole episodes and return what it truly earned.
 
@@ -127,7 +133,8 @@ def evaluate(
     progress: called with the number of finished episodes after each one.
     horizon: steps after which episodes are cut off, where that is earlier than the task's own time limit: D4RL's scores
     on the pen are of 100 steps, the task has 200 (`OfflineDataset.horizon`).
-    first: number of the first episode; evaluations of one seed that share no number share no reset seed. Raises
+    first: number of the first episode; evaluations of one seed that share no number share no reset seed.
+    film: a folder for videos of the recorded episodes, drawn while they are played: for tasks without states. Raises
     PrefenvsError for numbers below 1, an environment given twice, and a policy of other spaces.
     """
     seeds = evaluation_seeds(seed, episodes, first)
@@ -142,10 +149,12 @@ def evaluate(
         raise PrefenvsError("envs holds the same environment twice; make one for each place")
     with ExitStack() as stack:
         if envs is None:
-            envs = [stack.enter_context(closing(make(task_id))) for _ in range(min(num_envs, episodes))]
+            mode: dict[str, Any] = {} if film is None else {"render_mode": "rgb_array"}
+            envs = [stack.enter_context(closing(make(task_id, **mode))) for _ in range(min(num_envs, episodes))]
         envs = envs[:episodes]
         show = _as_trained(policy, envs[0])
-        runs = [_Run(env, seeds, i, len(envs), record, success_key, horizon) for i, env in enumerate(envs)]
+        live = None if film is None else _live_frames(film, envs[0].metadata.get("render_fps") or 30)
+        runs = [_Run(env, seeds, i, len(envs), record, success_key, horizon, live) for i, env in enumerate(envs)]
         _play(policy, runs, deterministic, progress, show)
     finished = sorted((episode for run in runs for episode in run.finished), key=lambda episode: episode.number)
     return Evaluation(
@@ -156,6 +165,12 @@ def evaluate(
         success=None if success_key is None else np.array([episode.success for episode in finished]),
         trajectories=_trajectories(finished[:record], task_id, seed) if record else None,
     )
+
+
+def _live_frames(folder: str | Path, fps: float) -> LiveFrames:
+    from prefenvs.frames.live import LiveFrames
+
+    return LiveFrames(folder, max(round(fps), 1))
 
 
 class _RandomPolicy:
@@ -188,6 +203,7 @@ class _Episode:
     terminated: bool = False
     scene: Array | None = None
     final_observation: Array | None = None
+    recording: Recording | None = None
 
 
 class _Run:
@@ -202,7 +218,9 @@ class _Run:
         record: int,
         success_key: str | None,
         horizon: int | None = None,
+        live: LiveFrames | None = None,
     ) -> None:
+        self.live, self.place = live, first
         self.env, self.seeds, self.stride, self.record, self.success_key = env, seeds, stride, record, success_key
         self.horizon = horizon
         self.finished: list[_Episode] = []
@@ -215,6 +233,11 @@ class _Run:
         # Copies, because an environment may return the same arrays each time.
         self.observation, self.state = np.array(observation), _copy(info.get("state"))
         self.fresh = True
+        self._film()
+
+    def _film(self) -> None:
+        if self.live is not None and self.episode.number < self.record:
+            self.live.add(self.place, self.env.render())
 
     def step(self, action: Array) -> bool:
         """Take one step, go on to the next episode after the last one's end, and tell whether one ended."""
@@ -233,7 +256,10 @@ class _Run:
             episode.steps.append((self.observation, taken, earned, self.state))
         self.observation, self.state, self.fresh = np.array(observation), _copy(info.get("state")), False
         if not (terminated or truncated or episode.length == self.horizon):
+            self._film()
             return False
+        if self.live is not None and taken is not None:
+            episode.recording = self.live.end(self.place)
         if self.success_key is not None and episode.success is None:
             raise PrefenvsError(f"no step of the episode told {self.success_key!r} in info; name the right success_key")
         episode.terminated, episode.scene = bool(terminated), _copy(info.get("scene"))
@@ -340,5 +366,6 @@ def _trajectories(episodes: list[_Episode], task: str, seed: int) -> Trajectorie
                 terminated=episode.terminated,
                 scene=episode.scene,
                 final_observation=episode.final_observation,
+                recording=episode.recording,
             )
     return buffer.trajectories()

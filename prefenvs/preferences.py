@@ -16,6 +16,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array, Segment, SegmentBatch
 
 if TYPE_CHECKING:
+    from prefenvs.protocols import Policy
     from prefenvs.trajectories import Trajectories
 
 
@@ -120,6 +121,9 @@ class Oracle(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027, as `observe`
         """Take up what `state_dict` returned."""
+
+    def follow(self, policy: Policy) -> None:  # noqa: B027, as `observe`
+        """Hear, before training, which policy is trained; it changes as training goes on."""
 
     def observe(self, trajectories: Trajectories) -> None:  # noqa: B027, most raters need not look
         """See the recent trajectories before a session; raters that scale their thresholds to the policy read them."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment, SegmentBatch
 from prefenvs.trajectories import Trajectories
 
@@ -216,6 +217,10 @@ class ObjectOracle(Oracle):
     def observe(self, trajectories: Trajectories) -> None:
         """Pass recent trajectories on."""
         self._pass_on("observe", trajectories)
+
+    def follow(self, policy: Policy) -> None:
+        """Pass on which policy is trained."""
+        self._pass_on("follow", policy)
 
     def report(self, status: Mapping[str, float | None]) -> None:
         """Pass the learner's status on."""

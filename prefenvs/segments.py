@@ -61,8 +61,8 @@ class Segment:
 
     @property
     def visible(self) -> bool:
-        """Whether there are pictures of it: recorded ones, or such as are drawn from its states."""
-        return self.recording is not None or self.states is not None
+        """Whether there are pictures of it: recorded ones, such as are drawn from its states, or its observations."""
+        return self.recording is not None or self.states is not None or self.observations.ndim == 4
 
     @cached_property
     def hash(self) -> str:

@@ -231,6 +231,7 @@ class TrajectoryBuffer:
         self._scenes: list[Array | None] = []
         self._terminated: list[bool | None] = []
         self._finals: list[Array | None] = []
+        self._recordings: list[Recording | None] = []
 
     def __len__(self) -> int:
         """Number of finished episodes at hand."""
@@ -248,12 +249,13 @@ class TrajectoryBuffer:
         terminated: bool = False,
         scene: Array | None = None,
         final_observation: Array | None = None,
+        recording: Recording | None = None,
     ) -> None:
         """Append one step of environment number `env`: what was seen, done and earned, and the state it was seen in.
 
         `done` ends the episode; then `terminated` tells that the task ended it, and `final_observation` what was seen
-        after this last step. Arrays are copied, so the caller may reuse them. An episode with a NaN or infinite value
-        is refused when it ends.
+        after this last step, `recording` what was filmed meanwhile. Arrays are copied, so the caller may reuse them.
+        An episode with a NaN or infinite value is refused when it ends.
         """
         steps = self.open_steps.setdefault(env, [])
         kept = None if state is None else np.array(state, np.float64)
@@ -261,7 +263,7 @@ class TrajectoryBuffer:
         if done:
             scene = None if scene is None else np.array(scene, np.float64)
             final = None if final_observation is None else _observed(final_observation)
-            self._close(self.open_steps.pop(env), terminated, scene, final)
+            self._close(self.open_steps.pop(env), terminated, scene, final, recording)
 
     def drop_open(self) -> None:
         """Forget the unfinished episodes, as after a reset in the middle of one."""
@@ -272,6 +274,7 @@ class TrajectoryBuffer:
         window: dict[str, Any] = {name: array[self._begin : self._end] for name, array in self._flat.items()}
         has_scenes = bool(self._scenes) and self._scenes[0] is not None
         finals = [final for final in self._finals if final is not None]
+        recordings = tuple(recording for recording in self._recordings if recording is not None)
         if not self._flat:
             window = {"observations": np.zeros((0, 0), np.float32), "actions": np.zeros((0, 0), np.float32)}
         return Trajectories(
@@ -284,10 +287,18 @@ class TrajectoryBuffer:
             first_episode=self.episodes_seen - len(self._ends),
             # Episodes of an older checkpoint have none, and then the whole is treated as having none.
             final_observations=np.stack(finals) if finals and len(finals) == len(self._ends) else None,
+            recordings=recordings if recordings and len(recordings) == len(self._ends) else None,
             **window,
         )
 
-    def _close(self, steps: list[tuple[Any, ...]], terminated: bool, scene: Array | None, final: Array | None) -> None:
+    def _close(
+        self,
+        steps: list[tuple[Any, ...]],
+        terminated: bool,
+        scene: Array | None,
+        final: Array | None,
+        recording: Recording | None,
+    ) -> None:
         observations, actions, rewards, states = zip(*steps, strict=True)
         arrays: dict[str, Array] = {
             "observations": np.asarray(observations),
@@ -304,7 +315,7 @@ class TrajectoryBuffer:
         if final is not None and not np.all(np.isfinite(final)):
             where = f"after episode {self.episodes_seen}"
             raise PrefenvsError(f"the final observation of task {self.task!r} {where} holds a NaN or infinite value")
-        self._append(arrays, terminated, scene, final)
+        self._append(arrays, terminated, scene, final, recording)
 
     def extend(self, trajectories: Trajectories) -> None:
         """Append finished episodes of the same task, as when a checkpoint is read."""
@@ -317,10 +328,16 @@ class TrajectoryBuffer:
             scene, final = (
                 None if rows is None else rows[i] for rows in (trajectories.scenes, trajectories.final_observations)
             )
-            self._append(arrays, terminated, scene, final)
+            recording = None if trajectories.recordings is None else trajectories.recordings[i]
+            self._append(arrays, terminated, scene, final, recording)
 
     def _append(
-        self, arrays: dict[str, Array], terminated: bool | None, scene: Array | None, final: Array | None
+        self,
+        arrays: dict[str, Array],
+        terminated: bool | None,
+        scene: Array | None,
+        final: Array | None,
+        recording: Recording | None = None,
     ) -> None:
         had = self._flat.keys() | ({"scenes"} if self._scenes and self._scenes[0] is not None else set())
         has = arrays.keys() | ({"scenes"} if scene is not None else set())
@@ -337,12 +354,14 @@ class TrajectoryBuffer:
         self._scenes.append(scene)
         self._terminated.append(terminated)
         self._finals.append(final)
+        self._recordings.append(recording)
         self.episodes_seen += 1
         if self.max_episodes is not None and len(self._ends) > self.max_episodes:
             self._begin = self._ends.pop(0)
             self._scenes.pop(0)
             self._terminated.pop(0)
             self._finals.pop(0)
+            self._recordings.pop(0)
 
     def _reserve(self, steps: int, arrays: dict[str, Array]) -> None:
         """Make room for `steps` more rows: move what is kept into new arrays with as much room again.

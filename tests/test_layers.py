@@ -14,6 +14,8 @@ ALLOWED = {
     "core": CORE,
     "registry": CORE | {"registry"},
     "bench": CORE | {"registry", "bench"},
+    # Demonstrations of whole systems: they need raters and learners alike.
+    "claims": REWARDS | {"bench", "claims", "videos", "oracles", "online", "offline", "agents", "runs"},
     "videos": CORE | {"videos"},
     "oracles": CORE | {"videos", "oracles"},
     "nets": CORE | {"nets"},
@@ -61,6 +63,8 @@ def floor(module: str) -> str:
     parts = module.split(".")
     if parts[0] != "prefenvs":
         return ""
+    if parts[1:3] == ["bench", "claims"]:
+        return "claims"
     if parts[1:2] == ["agents"]:
         return parts[2] if len(parts) > 2 and parts[2] in ALLOWED else "agents"
     return (

@@ -45,8 +45,8 @@ def check_spaces(learner: str, takes: tuple[str, ...], env: Any, pictures: bool 
     if is_picture(seen):
         if not pictures:
             raise PrefenvsError(
-                f"{learner} sees vectors, not pictures: let the environment show prefenvs.make something else, or "
-                "train PEBBLE or PrefPPO, which see pictures by CnnPolicy"
+                f"{learner} sees vectors, not pictures: give prefenvs.make an environment that shows something else, "
+                "or train PEBBLE or PrefPPO, which see pictures by CnnPolicy"
             )
         if len(seen.shape) != 3 or min(seen.shape[1:]) < SMALLEST:
             raise PrefenvsError(

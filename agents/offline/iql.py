@@ -336,7 +336,7 @@ class IQLOptions(OfflineOptions):
     """Control: learn from a reward of 1 for every step instead of preferences."""
     reward_model: Literal["mlp"] | Kind = "mlp"
     """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
-    an ensemble on frames rendered from the data set's states."""
+    an ensemble on frames rendered from the data set's states; groups: raters who disagree (VPL, PAL, MaxMin)."""
     encoder: str | None = None
     """With --reward-model image: a CLIP model, by folder or hub name, whose frozen features take the place of
     convolutions."""

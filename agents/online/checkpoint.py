@@ -13,6 +13,7 @@ from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder, rea
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.online.saved_agent import read_agent
 from prefenvs.errors import PrefenvsError
+from prefenvs.frames.recording import Recording
 from prefenvs.internal.file_sizes import check_npz
 from prefenvs.store import Store
 from prefenvs.tasks import is_same_task
@@ -180,6 +181,9 @@ def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]
 
 def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
     arrays = {name: getattr(trajectories, name) for name in ARRAYS if getattr(trajectories, name) is not None}
+    if trajectories.recordings is not None:
+        records = [recording.record() | {"times": recording.times.tolist()} for recording in trajectories.recordings]
+        arrays["recordings"] = np.frombuffer(json.dumps(records).encode(), np.uint8)
     np.savez(path, allow_pickle=False, first_episode=trajectories.first_episode, **arrays)
 
 
@@ -188,4 +192,8 @@ def _restore_trajectories(buffer: TrajectoryBuffer, path: Path) -> None:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ARRAYS if name in file}
         first = int(file["first_episode"])
-    buffer.extend(Trajectories(**arrays, task=buffer.task, source=buffer.source, first_episode=first))
+        records = json.loads(file["recordings"].tobytes()) if "recordings" in file else []
+    recordings = tuple(Recording.of_record(record, np.array(record["times"])) for record in records) or None
+    buffer.extend(
+        Trajectories(**arrays, task=buffer.task, source=buffer.source, first_episode=first, recordings=recordings)
+    )

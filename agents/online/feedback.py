@@ -25,8 +25,11 @@ from prefenvs.queries import (
     SelectQueries,
     find_selector,
 )
+from prefenvs.segments import Array
 from prefenvs.trajectories import TrajectoryBuffer
 
+NEWEST = 10
+"""Episodes that show the present policy, for `RewardConfig.agent_weight`."""
 Schedule = Callable[[int, int, int], float]
 """Maps the first session's size, the environment steps made and the run's to a session's size; rounded down."""
 
@@ -216,7 +219,8 @@ class Feedback:
     def _fit(self) -> dict[str, float]:
         """Fit the reward model, and count what it predicted before it learned from it: of one look that is little."""
         if isinstance(self.reward_model, RewardEnsemble):
-            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled)
+            agent = self._newest_steps() if self.reward_model.config.agent_weight else None
+            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled, agent=agent)
         else:
             metrics = dict(self.reward_model.fit(self.preferences) or {})
         count = int(metrics.get("new", 0))
@@ -229,6 +233,12 @@ class Feedback:
             metrics |= {"predicted_accuracy": self.predicted.value, "predicted": float(self.predicted.count)}
             metrics |= {"predicted_low": low, "predicted_high": high}
         return metrics
+
+    def _newest_steps(self) -> tuple[Array, Array]:
+        """Return observations and actions of the newest episodes, which show the present policy."""
+        episodes = self.buffer.trajectories()
+        begin = int(episodes.begins[-NEWEST:][0])
+        return episodes.observations[begin:], episodes.actions[begin:]
 
     def _describe_predicted(self) -> dict[str, float | None]:
         """Return the accuracy of what was predicted before it was learned, its 95% interval and how many labels."""

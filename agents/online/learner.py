@@ -25,7 +25,7 @@ from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
-from prefenvs.agents.rewards.image.observed import PictureReward
+from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -160,7 +160,7 @@ class PreferenceLearner(SavedAgent):
             self.reward_model = make_reward_model(self._given_reward_model, *sizes, seed=seed)
         elif is_picture(self.observation_space):
             settings = picture_settings(self.config.reward)
-            self.reward_model = PictureReward(self.observation_space.shape or (), settings, seed, self.device)
+            self.reward_model = PixelReward(self.observation_space.shape or (), settings, seed, self.device)
         else:
             self.reward_model = RewardEnsemble(*sizes, config=self.config.reward, seed=seed, device=self.device)
         self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
@@ -270,6 +270,7 @@ class PreferenceLearner(SavedAgent):
     def make_feedback(self, total_steps: int) -> Feedback:
         """Return the rater's side of a run of `total_steps` environment steps, as it is at the beginning."""
         assert self.oracle is not None
+        self.oracle.follow(self)
         rater, buffer = self._cropped(self.oracle), self.recorder.buffer
         first, seed = self.first_session, self.seed
         return Feedback(self.config, rater, self.reward_model, buffer, first, total_steps, seed, self.log_likelihood)
@@ -327,7 +328,7 @@ class PreferenceLearner(SavedAgent):
     def load_reward_model(self, path: Path) -> None:
         """Read what the reward model's `save` wrote; raises PrefenvsError where that gives no such model."""
         kind = type(self.reward_model)
-        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward | PictureReward)
+        on_device = isinstance(self.reward_model, RewardEnsemble | SegmentReward | PixelReward)
         loaded = kind.load(path, **({"device": self.device} if on_device else {}))
         if not isinstance(loaded, kind):
             raise PrefenvsError(

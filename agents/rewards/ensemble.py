@@ -84,10 +84,12 @@ class RewardEnsemble:
         preferences: Sequence[Preference],
         weights: Array | None = None,
         unlabelled: Sequence[Query] = (),
+        agent: tuple[Array, Array] | None = None,
     ) -> dict[str, float]:
         """Train on all preferences given; skips are ignored, ties and other soft labels count as they are.
 
         weights: [len(preferences)] factors on each preference's loss. unlabelled: queries for SURF's pseudo-labels.
+        agent: observations [S, obs] and actions [S, act] of the agent's newest episodes, for `agent_weight`.
         Queries that are on the device already, known by identity, are not copied again. Returns
         labels, skipped, decided: how many preferences are not skipped, are, and name one best segment;
         epochs: passes made, 0 if there is nothing to learn from; loss, accuracy: of the last pass, mean of the members;
@@ -95,6 +97,9 @@ class RewardEnsemble:
         validation_loss, validation_accuracy, validation_by_episode: if labels are held out, on those, and whether (1 or
         0) they share no episode with the rest. A figure without data is NaN.
         """
+        if agent is not None:
+            steps = np.concatenate(agent, axis=1).astype(np.float32)
+            self.trainer.agent_steps = torch.from_numpy(steps).to(self.device)
         (result,) = fit_together([self.trainer], [preferences], [weights], [unlabelled])
         if isinstance(result, PrefenvsError):
             raise result

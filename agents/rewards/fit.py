@@ -13,11 +13,19 @@ import torch
 from torch import Tensor
 
 from prefenvs.agents.nets.mlp import EnsembleMLP, Output, Precision, rows_per_chunk
-from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss
+from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss, score_returns
 from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
 from prefenvs.agents.rewards.tables import LabelTensors, QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import FlipRate, Fraction, FractionBelowOne, PositiveFloat, PositiveInt, check_settings
+from prefenvs.limits import (
+    FlipRate,
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
@@ -42,6 +50,8 @@ class RewardConfig:
     """
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each step's reward in [-1, 1]."""
+    score: Literal["exponential", "linear"] = "exponential"
+    """What a segment's chance is in proportion to: exp of its return, or its return plus its length (LiRE)."""
     learning_rate: PositiveFloat = 3e-4
     """Adam's, for all members."""
     batch_size: PositiveInt = 128
@@ -66,6 +76,8 @@ class RewardConfig:
     """Share of labels assumed to be flipped at random, below 0.5."""
     correction: Correction = "unbiased"
     """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""
+    agent_weight: NonNegativeFloat = 0.0
+    """REBEL: weight of the mean reward of the agent's newest episodes, added to the likelihood of the labels."""
     precision: Precision = "float32"
     """bfloat16 multiplies in that type between the first and the last layer: faster where the processor has it."""
     surf: SurfConfig | None = None
@@ -75,6 +87,8 @@ class RewardConfig:
         check_settings(self)
         if self.stop == "validation" and not self.validation_share:
             raise PrefenvsError('stop="validation" needs held-out labels: set validation_share, for instance to 0.1')
+        if self.score == "linear" and (self.output != "tanh" or self.surf is not None):
+            raise PrefenvsError('score="linear" needs output="tanh", which bounds returns below, and no surf')
 
 
 class RewardTrainer:
@@ -90,6 +104,8 @@ class RewardTrainer:
         self.labelled = QueryTable(*sizes, self.device)
         self.unlabelled = QueryTable(*sizes, self.device)
         self._sides: dict[str, bool] = {}
+        self.agent_steps: Tensor | None = None
+        """Steps [S, obs + act] of the agent's newest episodes, for `agent_weight`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimiser, random state, and which queries are held out; queries come again with the next fit."""
@@ -114,6 +130,8 @@ class RewardTrainer:
         )
         if labels is None:
             return metrics | {"new_accuracy": math.nan, "new": 0.0}
+        if self.config.agent_weight and (self.agent_steps is None or not len(self.agent_steps)):
+            raise PrefenvsError("agent_weight is about an agent in training, and there is none: set it to 0")
         if self.config.normalise:
             self._normalise()
         pool = self._sync_unlabelled(unlabelled)
@@ -159,7 +177,7 @@ class RewardTrainer:
             if self.config.surf is not None:
                 parts.append(centre_returns(rewards, self.config.surf.margin))
             else:
-                parts.append((rewards if inside is None else rewards * inside).sum(-1))
+                parts.append(score_returns(rewards, inside, self.config.score))
         return torch.cat(parts, 1), table.steps(rows)[1]
 
     @torch.no_grad()
@@ -317,6 +335,8 @@ class JointFit:
                 totals += figures.view(3, count, -1).sum(-1)
             if self.pools.shape[1]:
                 self._add_pseudo_labels(next(extra))
+            if self.config.agent_weight:
+                self._add_agent_term()
             self._step()
         # Read once a pass, since reading waits for the device.
         loss, right, decisions = totals.tolist()
@@ -350,7 +370,7 @@ class JointFit:
             each = zip(torch.split(rewards, config.members), self.trainers, strict=True)
             returns = torch.cat([crop_returns(own, config.surf.margin, trainer.generator) for own, trainer in each])
         else:
-            returns = (rewards if inside is None else rewards * inside).sum(-1)
+            returns = score_returns(rewards, inside, config.score)
         losses = preference_loss(returns, labels.targets[part], present, config.flip_rate, config.correction)
         return losses * labels.weights[part], returns, present
 
@@ -376,6 +396,17 @@ class JointFit:
             each = zip(torch.split(rewards, self.config.members), self.trainers, strict=True)
             losses = [pseudo_label_loss(own, surf, trainer.generator) for own, trainer in each]
             (torch.cat(losses).sum() / batch.shape[1]).backward()  # type: ignore[no-untyped-call]
+
+    def _add_agent_term(self) -> None:
+        """Add to the loss of each member -lambda mean r(s, a) over a batch of the agent's own steps (REBEL)."""
+        shape = self.config.members, self.config.batch_size
+        parts = []
+        for trainer in self.trainers:
+            assert trainer.agent_steps is not None
+            rows = torch.randint(len(trainer.agent_steps), shape, generator=trainer.generator)
+            parts.append(trainer.agent_steps[rows.to(self.device)])
+        rewards = self.network.forward_each(torch.cat(parts)).squeeze(-1)
+        (-self.config.agent_weight * rewards.mean(1).sum()).backward()  # type: ignore[no-untyped-call]
 
     def _queries_per_chunk(self, table: QueryTable) -> int:
         return table.queries_per_chunk(rows_per_chunk(self.device))

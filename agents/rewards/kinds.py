@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from prefenvs.agents.rewards.groups import GroupReward, GroupRewardConfig
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
 from prefenvs.agents.rewards.pearl import GaussianReward, GaussianRewardConfig
 from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
 from prefenvs.preferences import Preference
 
-Kind = Literal["transformer", "gaussian", "image"]
-"""Preference Transformer, PEARL's robust reward, or an ensemble on frames rendered from states."""
-KindConfig = PreferenceTransformerConfig | GaussianRewardConfig | ImageRewardConfig
+Kind = Literal["transformer", "gaussian", "image", "groups"]
+"""Preference Transformer, PEARL's robust reward, an ensemble on frames rendered from states, or groups of raters."""
+KindConfig = PreferenceTransformerConfig | GaussianRewardConfig | ImageRewardConfig | GroupRewardConfig
 
 
 def kind_settings(kind: Kind, small: bool = False) -> KindConfig:
@@ -22,6 +23,8 @@ def kind_settings(kind: Kind, small: bool = False) -> KindConfig:
     """
     if kind == "image":
         return ImageRewardConfig(epochs=20) if small else ImageRewardConfig()
+    if kind == "groups":
+        return GroupRewardConfig(width=64, epochs=100) if small else GroupRewardConfig()
     config_type = PreferenceTransformerConfig if kind == "transformer" else GaussianRewardConfig
     return config_type(width=64, heads=2, epochs=100, batch_size=64) if small else config_type()
 
@@ -44,12 +47,16 @@ def fit_kind(
     if kept is not None and kept.is_file():
         if kind == "image":
             return ImageRewardEnsemble.load(kept, device, encoder, task)
+        if kind == "groups":
+            return GroupReward.load(kept, device)
         return (PreferenceTransformer if kind == "transformer" else GaussianReward).load(kept, device)
     segment = preferences[0].query.segments[0]
     sizes = segment.observations.shape[1], segment.actions.shape[1]
     model: Any
     if isinstance(config, ImageRewardConfig):
         model = ImageRewardEnsemble(task, config, encoder, seed, device)
+    elif isinstance(config, GroupRewardConfig):
+        model = GroupReward(*sizes, config, seed, device)
     elif isinstance(config, GaussianRewardConfig):
         model = GaussianReward(*sizes, config, seed, device)
     else:

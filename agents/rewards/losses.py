@@ -13,6 +13,8 @@ Correction = Literal["unbiased", "forward"]
 
 # Absent segments of ragged queries get this return, so that their softmax is 0 and no product is NaN.
 ABSENT = -1e9
+# Keeps the logarithm of a linear score finite.
+LEAST = 1e-5
 # The unbiased loss falls without limit in the terms of negative weight; they stop at this log-probability.
 LOWEST = -10.0
 
@@ -45,6 +47,19 @@ def preference_loss(
     if present is not None:
         corrected = corrected * present
     return -(corrected * torch.where(corrected < 0, log_probabilities.clamp_min(LOWEST), log_probabilities)).sum(-1)
+
+
+def score_returns(rewards: Tensor, inside: Tensor | None, score: str = "exponential") -> Tensor:
+    """Return what the softmax over segments is taken of [..., K], for rewards [..., K, T]; inside: which steps count.
+
+    "exponential": R, the sum of rewards, for Bradley and Terry. "linear": log(R + T + 1e-5), for rewards in [-1, 1], so
+    that P(1) = (R1 + T + 1e-5) / (R1 + R2 + 2 T + 2e-5) (LiRE, ICML 2024): better segments differ more in reward.
+    """
+    returns = (rewards if inside is None else rewards * inside).sum(-1)
+    if score == "exponential":
+        return returns
+    lengths = torch.full_like(returns, rewards.shape[-1]) if inside is None else inside.sum(-1).to(returns.dtype)
+    return torch.log((returns + lengths).clamp_min(0.0) + LEAST)
 
 
 def credit_labels(returns: Tensor, targets: Tensor, present: Tensor | None = None) -> Tensor:

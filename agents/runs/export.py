@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.rewards.ensemble import FORMAT as ENSEMBLE
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
+from prefenvs.agents.rewards.image.observed import FORMAT as PIXELS
+from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.agents.rewards.pearl import GaussianReward
 from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer
 from prefenvs.agents.rewards.segment import SegmentReward
@@ -30,8 +32,17 @@ from prefenvs.runs import Run
 from prefenvs.segments import Array
 
 Format = Literal["torchscript", "onnx"]
+MEMBERS = "[{}, B], a row for each member; agents learn from the mean of the rows"
 BATCHES = (1, 5)
 """Sizes of the batches on which a file is compared with `predict`."""
+Exportable = RewardEnsemble | PixelReward | SegmentReward[Any]
+KINDS: dict[str, Any] = {
+    ENSEMBLE: RewardEnsemble,
+    PIXELS: PixelReward,
+    GaussianReward.format: GaussianReward,
+    PreferenceTransformer.format: PreferenceTransformer,
+}
+"""Reward models that are exported, by the formats of their files."""
 TOLERANCE = 1e-4
 """Largest difference that rounding may leave, as a share of the largest number."""
 
@@ -114,6 +125,19 @@ class StepRewards(nn.Module):
         return rewards.squeeze(-1)
 
 
+class PictureRewards(nn.Module):
+    """Each member's reward [M, B] of pictures [B, C, H, W] uint8."""
+
+    def __init__(self, model: PixelReward) -> None:
+        super().__init__()
+        self.network = model.network
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the rewards."""
+        rewards: Tensor = self.network(observations)
+        return rewards
+
+
 class WindowRewards(nn.Module):
     """The reward [1, B] of the last step of windows: observations [B, T, obs], actions [B, T, act]."""
 
@@ -181,7 +205,7 @@ def describe_policy(policy: Any) -> Part:
     return Part("policy", module.eval(), lambda count: {"observations": _draw(seen, count)}, predict, "actions", axes)
 
 
-def load_reward_model(run: Run) -> RewardEnsemble | SegmentReward[Any] | None:
+def load_reward_model(run: Run) -> Exportable | None:
     """Return the reward model that a run has learned, None if it has learned none.
 
     Raises PrefenvsError for one that is none of this library's on observations and actions.
@@ -196,21 +220,23 @@ def load_reward_model(run: Run) -> RewardEnsemble | SegmentReward[Any] | None:
         written = torch.load(path, map_location="cpu", weights_only=True)["format"]
     except Exception:  # what a model of the user's own has written can be anything
         written = None
-    for kind in (RewardEnsemble, GaussianReward, PreferenceTransformer):
-        if written == getattr(kind, "format", ENSEMBLE):
-            return kind.load(path, "cpu")
+    if written in KINDS:
+        model: Exportable = KINDS[written].load(path, "cpu")
+        return model
     raise PrefenvsError(
         f"{path.name} holds {written or 'a model of your own'}, which takes no observations and actions"
     )
 
 
-def describe_reward(model: RewardEnsemble | SegmentReward[Any]) -> Part:
-    """Return a reward model as a module: of single steps, or of the windows that a sequence model sees."""
+def describe_reward(model: Exportable) -> Part:
+    """Return a reward model as a module: of single steps, of pictures, or of the windows that a sequence model sees."""
+    if isinstance(model, PixelReward):
+        return _describe_pixels(model)
     sizes = {"observations": model.observation_size, "actions": model.action_size}
     rng = np.random.default_rng(0)
     if isinstance(model, RewardEnsemble):
         axes = {name: f"[B, {size}] float32, as in segments" for name, size in sizes.items()}
-        axes["rewards"] = f"[{model.config.members}, B], a row for each member; agents learn from the mean of the rows"
+        axes["rewards"] = MEMBERS.format(model.config.members)
 
         def draw(count: int) -> dict[str, Array]:
             return {name: rng.standard_normal((count, size), np.float32) for name, size in sizes.items()}
@@ -227,6 +253,16 @@ def describe_reward(model: RewardEnsemble | SegmentReward[Any]) -> Part:
         return model.predict(observations, actions)[..., -1]
 
     return Part("reward", WindowRewards(model).eval(), draw_windows, predict, "rewards", axes)
+
+
+def _describe_pixels(model: PixelReward) -> Part:
+    shape, rng = model.shape, np.random.default_rng(0)
+    axes = {"observations": f"[B, {', '.join(map(str, shape))}] uint8", "rewards": MEMBERS.format(model.config.members)}
+
+    def draw(count: int) -> dict[str, Array]:
+        return {"observations": rng.integers(0, 256, (count, *shape), dtype=np.uint8)}
+
+    return Part("reward", PictureRewards(model).eval(), draw, model.predict, "rewards", axes)
 
 
 def compare(part: Part, run_file: Callable[[dict[str, Array]], Array], path: Path) -> None:
@@ -260,7 +296,7 @@ def trace(part: Part) -> Any:
 
 def read_torchscript(path: Path) -> Callable[[dict[str, Array]], Array]:
     """Return a function that runs a TorchScript file on inputs by name."""
-    module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    module: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
 
     def run_file(inputs: dict[str, Array]) -> Array:
         with torch.no_grad():

@@ -27,7 +27,7 @@ from prefenvs.evaluate import Env
 from prefenvs.metrics.curves import draw_learning_curve
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
-from prefenvs.tasks import find_task
+from prefenvs.tasks import find_task, has_environment
 
 Learner = Any
 """An algorithm of Stable-Baselines3, or an `OfflineLearner`: `learn`, `set_logger`, `num_timesteps`, `seed`, `get_env`.
@@ -51,8 +51,8 @@ def train(
 
     Several learners, from fixed data and different in their seeds alone, train side by side. A folder then holds
     evaluations.csv, log/ (CSV and TensorBoard), the newest checkpoint, learning_curve.png and summary.json, with its
-    `facts` in it. Where its data tell no task, a learner is not evaluated. After Ctrl-C the checkpoints are written
-    before KeyboardInterrupt goes on, so a run can be resumed.
+    `facts` in it. Where its data tell no task to act in, a learner is not evaluated. After Ctrl-C the checkpoints are
+    written before KeyboardInterrupt goes on, so a run can be resumed.
     evaluate_async: in a process of its own, on another core. wandb: a project to send what is logged to as well.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
@@ -62,7 +62,7 @@ def train(
     together = group_of(learners)
     stop, evaluator = (
         StopOnInterrupt(getattr(learners[0], "oracle", None)),
-        EvaluationProcess() if evaluate_async and learners[0].task else None,
+        EvaluationProcess() if evaluate_async and has_environment(learners[0].task) else None,
     )
     callbacks: list[list[BaseCallback]] = []
     envs: list[Env] = []
@@ -70,7 +70,7 @@ def train(
         # A resumed run logs to a folder of its own, since the logger overwrites; TensorBoard shows them as one.
         learner.set_logger(configure(str(run.path(f"log/from-{learner.num_timesteps}")), ["csv", "tensorboard"]))
         own: list[BaseCallback] = [CheckpointCallback(run.checkpoint, evaluator=evaluator)]
-        if learner.task:
+        if has_environment(learner.task):
             seed = learner.seed or 0
             own.insert(0, EvaluationCallback(run, learner.task, evaluate_every, episodes, seed, envs, evaluator))
         callbacks.append(own)
@@ -199,7 +199,7 @@ def summarise(learner: Learner, run: Run) -> dict[str, Any]:
         unit_of(learner): learner.num_timesteps,
         "labels": labels,
         "queries": labels if feedback is None else feedback.asked,
-        "evaluation_horizon": horizon or (find_task(learner.task).horizon if learner.task else None),
+        "evaluation_horizon": horizon or (find_task(learner.task).horizon if has_environment(learner.task) else None),
         "first": rows[0] if rows else None,
         "last": rows[-1] if rows else None,
         "best": max(rows, key=lambda row: (row[measure], row["mean_return"]), default=None),

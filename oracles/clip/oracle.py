@@ -37,7 +37,7 @@ class CLIPOracle(SyntheticOracle):
         Raises PrefenvsError for a teacher whose thresholds are a share of the policy's return.
         """
         super().__init__(teacher, seed, soft, annotator)
-        if max(self.teacher.skip, self.teacher.equal) > 0 and self.teacher.threshold_scale == "policy":
+        if self.teacher.scaled_by_policy:
             raise PrefenvsError(
                 "a CLIP reward has no scale that a share of the policy's return could mean: give the teacher "
                 'threshold_scale="quantile" or a number'

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import logging
 import re
 import secrets
 import threading
@@ -23,6 +24,7 @@ BODY_LIMIT = 64 * 1024
 WRONG_TOKENS, WINDOW = 20, 60.0
 """Different wrong tokens that one address may show within this many seconds; each counts once, however often shown."""
 MOST_ADDRESSES = 10_000
+_access_log = logging.getLogger("prefenvs.access")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 HEADERS = {
@@ -204,12 +206,13 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received, refused = 0, False
+        received, refused, begun = 0, False, clock.monotonic()
 
         async def guarded_send(message: Message) -> None:
             if refused:
                 return
             if message["type"] == "http.response.start":
+                _note_request(scope, int(message["status"]), clock.monotonic() - begun)
                 taken = {name.lower() for name, _ in message["headers"]}
                 new = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message["headers"], *(item for item in new if item[0] not in taken)]
@@ -231,6 +234,15 @@ class Guard:
             await _refuse(guarded_send)
             return
         await self.app(scope, counted_receive, guarded_send)
+
+
+def _note_request(scope: Scope, status: int, seconds: float) -> None:
+    """Write a request into the access log, which nobody hears unless asked; never its query, where tokens are."""
+    address = (scope.get("client") or ("",))[0]
+    about = {"method": scope["method"], "path": scope["path"], "status": status, "address": address}
+    _access_log.info(
+        "%s %s %d", scope["method"], scope["path"], status, extra={"about": {**about, "ms": round(1000 * seconds, 1)}}
+    )
 
 
 async def _refuse(send: Send) -> None:

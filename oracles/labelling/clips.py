@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import Future
+import secrets
+import time as clock
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.closing import Closing
-from prefenvs.store import Store
+from prefenvs.store import AssignmentPlan, Assignments, Store, read_note, rows, write_note
+from prefenvs.store.database import reading, writing
+from prefenvs.store.schema import clips as table
 from prefenvs.videos import ClipCache, ClipPool, Look
 
 SIZES = (256, 512, 768)
 """Sides of clips in pixels: a page gets the one that is nearest to what it shows, up to a server's largest."""
 MOST_WORKERS = 4
 """Default at most: a person looks at two clips in a few seconds, and a worker makes that many in one."""
+
+
+LOOKS = "clips"
+"""Name of the store's note of how large pages show clips, for machines that render them."""
 
 
 class Clips(Closing):
@@ -82,7 +92,8 @@ class Clips(Closing):
         look = look or self.looks[-1]
         new = dict.fromkeys(key for key in hashes if (look, key) not in self._prefetched)
         self._prefetched.update((look, key) for key in new)
-        missing = [key for key in new if self._caches[look].get(key) is None]
+        missing = {key for key in new if self._caches[look].get(key) is None}
+        missing -= find_rendered(self.store, look, missing)
         for segment in self.store.find_segments(missing).values():
             self._pools[look].submit(segment)
 
@@ -92,7 +103,7 @@ class Clips(Closing):
         Raises PrefenvsError where there is no such segment; the future does where its clip cannot be made.
         """
         look = look or self.looks[-1]
-        found = self._caches[look].get(key)
+        found = self._caches[look].get(key) or self._fetch(key, look)
         if found is not None:
             future: Future[Path] = Future()
             future.set_result(found)
@@ -102,9 +113,64 @@ class Clips(Closing):
             raise PrefenvsError(f"the store holds no segment {key}")
         return self._pools[look].submit(segment, urgent=True)
 
+    def _fetch(self, key: str, look: str) -> Path | None:
+        """Take over a clip that another machine has rendered, if there is one."""
+        with reading(self.store.engine) as connection:
+            where = table.c.look == look, table.c.segment == key
+            data = connection.scalar(sa.select(table.c.data).where(*where))
+        if data is None:
+            return None
+        path = self._caches[look].path(key)
+        part = path.with_name(f".{key}-{secrets.token_hex(4)}")
+        part.write_bytes(data)
+        part.replace(path)
+        return path
+
     def close(self) -> None:
         """End the workers after the clips that are being made; a second call does nothing."""
         for pool in self._pools.values():
             pool.close()
         for cache in self._caches.values():
             cache.close()
+
+
+def find_rendered(store: Store, look: str, hashes: Collection[str]) -> set[str]:
+    """Return the segments among these of which another machine has left a clip in the store."""
+    found: set[str] = set()
+    with reading(store.engine) as connection:
+        for part in rows.chunks(sorted(hashes)):
+            where = table.c.look == look, table.c.segment.in_(part)
+            found.update(connection.scalars(sa.select(table.c.segment).where(*where)))
+    return found
+
+
+def note_size(store: Store, size: int) -> None:
+    """Let machines that render know that a page shows clips of this size."""
+    sizes = set(read_note(store, LOOKS).get("sizes", ()))
+    if size not in sizes:
+        write_note(store, LOOKS, {"sizes": sorted({*sizes, size})})
+
+
+def render_ahead(
+    store: Store, folder: Path, plan: AssignmentPlan, ahead: int, size: int, quality: bool = False, workers: int = 1
+) -> int:
+    """Render into the store the clips of the `ahead` questions that come next; return how many were missing.
+
+    They are made in every size that pages show, in `size` alone while none is known, and first in `folder`. A clip that
+    cannot be made is left to the server, which says why.
+    """
+    wanted = list(dict.fromkeys(Assignments(store, plan).upcoming(ahead)))
+    made = 0
+    for side in read_note(store, LOOKS).get("sizes") or [size]:
+        with ClipCache(folder, Look(size=side, quality=quality)) as cache, ClipPool(cache, workers) as pool:
+            missing = set(wanted) - find_rendered(store, cache.look.name, wanted)
+            segments = store.find_segments([key for key in wanted if key in missing])
+            futures = {pool.submit(segment): key for key, segment in segments.items()}
+            for future in as_completed(futures):
+                if future.exception() is not None:
+                    continue
+                row = {"look": cache.look.name, "segment": futures[future], "created": clock.time()}
+                with writing(store.engine) as connection:
+                    rows.insert_new(connection, table, [{**row, "data": future.result().read_bytes()}])
+                made += 1
+    return made

@@ -21,7 +21,7 @@ def render_report(agreement: Agreement, task: str) -> str:
     now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return render(
         "prefenvs.oracles.labelling",
-        "report.html",
+        "pages/report.html",
         about=", ".join(filter(None, (task, now))),
         lines=summarise(agreement),
         columns=COLUMNS,

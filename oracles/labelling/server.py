@@ -16,38 +16,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
 from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
-from prefenvs.oracles.labelling.clips import Clips
-from prefenvs.oracles.labelling.manager import Controls, act, describe, read_controls
+from prefenvs.oracles.labelling.clips import Clips, note_size
+from prefenvs.oracles.labelling.manager import ON, Controls, act, describe, read_controls
 from prefenvs.oracles.labelling.report import render_report
 from prefenvs.oracles.labelling.status import Status
+from prefenvs.oracles.labelling.trouble import add_errors
+from prefenvs.oracles.people.gold import list_gold, score_gold
 from prefenvs.oracles.people.ranking import ask_next
-from prefenvs.store import Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
+from prefenvs.store import TUTORIAL, Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
 PAGE_VERSION = "1"
 MOST_QUESTIONS = 20
-UPCOMING, LOOK_EVERY = 10, 1.0
-"""Questions whose clips are made before anybody asks for them, and seconds between two looks for such."""
-TELL_EVERY = 60.0
-TROUBLE = "the database of the labels cannot be used at the moment; whoever runs the server finds the reason in its log"
+UPCOMING, MOST_UPCOMING, LOOK_EVERY = 10, 200, 1.0
+"""Questions for each person whose clips are made before anybody asks for them, at most so many, and seconds between two
+looks for such."""
 _log = logging.getLogger("prefenvs.labelling")
-_WAIT = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Please wait</title>'
-    f"<p>Please wait: {TROUBLE}. This page tries again by itself, and your answers are kept in this browser.</p></html>"
-)
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
@@ -89,23 +85,16 @@ class Desk:
         self.pace = Pace()
         self._unknown: dict[str, str] = {}
         self._ranking = threading.Lock()
-        self._told: tuple[str, float] = ("", 0.0)
         # How clips look on the page that asked last; those made ahead look so too.
         self.look = clips.look()
 
-    def with_cookie(self, response: Response, secret: str) -> Response:
-        """Let the browser show this secret from now on."""
+    def with_cookie(self, response: Response, secret: str, request: Request) -> Response:
+        """Let the browser show this secret from now on; one that came over TLS, over nothing else."""
+        cookie, secure = self.access.cookie, request.url.scheme == "https"
         response.set_cookie(
-            self.access.cookie, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/"
+            cookie, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/", secure=secure
         )
         return response
-
-    def report_trouble(self, error: StoreUnavailable) -> None:
-        """Write into the log what is wrong with the store, once a minute: every page asks again every few seconds."""
-        told, when = self._told
-        if str(error) != told or clock.monotonic() - when > TELL_EVERY:
-            self._told = str(error), clock.monotonic()
-            _log.error("%s", error)
 
     def session(self, visitor: Visitor) -> dict[str, Any]:
         """Return /api/session."""
@@ -155,11 +144,24 @@ class Desk:
 
     def gold_scores(self) -> dict[str, Any]:
         """Return how often each annotator was right where the right answer is known."""
-        return {}
+        return {
+            name: {
+                "right": score.all.value,
+                "asked": score.all.count,
+                "low": score.all.interval[0],
+                "high": score.all.interval[1],
+                "recent": score.recent.value,
+                "weight": score.weight,
+            }
+            for name, score in score_gold(self.store).items()
+        }
 
     def next(self, annotator: str, count: int, holding: Sequence[str], pixels: int | None = None) -> dict[str, Any]:
         """Return /api/next, and have the clips made as large as the page shows them."""
-        self.look = look = self.clips.look(pixels)
+        look = self.clips.look(pixels)
+        if look != self.look:
+            self.look = look
+            note_size(self.store, self.clips.sizes[self.clips.looks.index(look)])
         self.seen[annotator] = clock.time()
         if self.controls.paused:
             return {"questions": [], "waiting": True, "closed": [], "problem": "", "paused": True}
@@ -175,7 +177,9 @@ class Desk:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
         self.apply_controls()
         self._rank_on()
-        self.clips.prefetch(self.assignments.upcoming(UPCOMING), self.look)
+        people = sum(clock.time() - seen < ON for seen in self.seen.values())
+        count = min(UPCOMING * max(people, 1), MOST_UPCOMING)
+        self.clips.prefetch(self.assignments.upcoming(count), self.look)
 
     async def find_clip(self, name: str, look: str) -> Path:
         """Return a clip's file as soon as it is complete; where it cannot be made, the log says why."""
@@ -220,6 +224,7 @@ class Desk:
         """Return questions as the page wants them, clips in the order shown, and why some are left out, if any are."""
         queries = self.store.find_queries(item.query for item in leased if item.query)
         questions, problem = [], ""
+        gold = list_gold(self.store) if any(item.run == TUTORIAL for item in leased) else {}
         for item in leased:
             if item.query is not None:
                 hashes = [queries[item.query].segments[index].hash for index in item.shown]
@@ -241,6 +246,10 @@ class Desk:
                     "task": task_id,
                     "clips": [described[key] for key in hashes],
                     "lease_seconds": max(0, round(item.expires - clock.time())),
+                    # The place of the better clip as it is shown.
+                    "tutorial": item.shown.index(int(np.argmax(gold[str(item.query)])))
+                    if item.run == TUTORIAL
+                    else None,
                 }
             )
         return questions, problem
@@ -291,7 +300,7 @@ def create_app(
     app = FastAPI(title="prefenvs labelling", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.desk = desk
     app.add_middleware(Guard)
-    _add_errors(app)
+    add_errors(app)
     _add_pages(app, desk)
     _add_questions(app, desk)
     _add_management(app, desk)
@@ -306,37 +315,6 @@ async def _keep_looking(desk: Desk) -> None:
         await asyncio.sleep(LOOK_EVERY)
 
 
-def _add_errors(app: FastAPI) -> None:
-    """Answer every error by {"error": one line}."""
-
-    @app.exception_handler(Denied)
-    def denied(request: Request, error: Denied) -> Response:
-        return _error(error.status, error.reason)
-
-    @app.exception_handler(StoreUnavailable)
-    def unavailable(request: Request, error: StoreUnavailable) -> Response:
-        request.app.state.desk.report_trouble(error)
-        return _error(503, TROUBLE)
-
-    @app.exception_handler(Exception)
-    def broken(request: Request, error: Exception) -> Response:
-        # Starlette passes the error on after this reply, so that the log has it with its traceback.
-        return _error(500, "the server failed; whoever runs it finds the reason in its log")
-
-    @app.exception_handler(PrefenvsError)
-    def bad_input(request: Request, error: PrefenvsError) -> Response:
-        return _error(400, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    def malformed(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return _error(400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
-
-    @app.exception_handler(HTTPException)
-    def refused(request: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, str(error.detail))
-
-
 def _add_pages(app: FastAPI, desk: Desk) -> None:
     """Add what people look at: the page, the report and the clips."""
 
@@ -347,17 +325,18 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
             visitor = desk.access.enter(token, request)
             inside = "/manager" if visitor.manager and desk.access.open_to is None else "/"
             shown = FileResponse(page, headers=headers) if token is None else RedirectResponse(inside, status_code=303)
-            return desk.with_cookie(shown, visitor.secret)
-        except StoreUnavailable as error:
-            if "text/html" not in request.headers.get("accept", ""):
-                raise
-            desk.report_trouble(error)
-            return HTMLResponse(_WAIT, status_code=503, headers={"Refresh": "5"})
+            return desk.with_cookie(shown, visitor.secret, request)
         except Denied as error:
             if error.status != 401 or "text/html" not in request.headers.get("accept", ""):
                 raise
             # The page itself is no secret, and tells a person what is wrong; all data answers 401.
             return FileResponse(page, status_code=401, headers=headers)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        # Whether answers can be stored now: a store that cannot be read raises, and answers 503.
+        desk.controls = read_controls(desk.store)
+        return {"status": "ok"}
 
     @app.get("/clips/{look}/{name}")
     async def clip(look: str, name: str, who: Who) -> Response:
@@ -381,8 +360,8 @@ def _add_questions(app: FastAPI, desk: Desk) -> None:
     """Add what the page's script talks to."""
 
     @app.get("/api/session")
-    def session(who: Who) -> Response:
-        return desk.with_cookie(JSONResponse(desk.session(who)), who.secret)
+    def session(request: Request, who: Who) -> Response:
+        return desk.with_cookie(JSONResponse(desk.session(who)), who.secret, request)
 
     @app.get("/api/next")
     def next_questions(who: Who, count: int = 5, holding: str = "", pixels: int | None = None) -> dict[str, Any]:
@@ -444,7 +423,3 @@ async def _read_json(request: Request) -> Any:
         raise PrefenvsError("the body is not JSON") from None
     except ClientDisconnect:
         raise Denied(413, "the body is too long") from None
-
-
-def _error(status: int, reason: str) -> JSONResponse:
-    return JSONResponse({"error": " ".join(reason.split())}, status_code=status)

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefenvs.agreement import repeat_consistency
 from prefenvs.oracles.labelling.answers import ORACLE
-from prefenvs.store import Assignments, Event
+from prefenvs.store import GOLD, TUTORIAL, Assignments, Event
 
 BREAK = 120.0
 """Seconds between two answers from which on they do not count as work."""
@@ -78,6 +78,8 @@ class Status:
         kinds = ("rating",) if self.plan.kind == "rating" else ("comparison", "skip")
         for event in self.store.events_after(self._cursor, run=self.plan.run):
             self._cursor = event.seq or self._cursor
+            if event.run in (GOLD, TUTORIAL):
+                continue
             if event.kind == "undo":
                 self._answers.pop(str(event.target), None)
                 self._unsettle(str(event.target))

@@ -11,6 +11,7 @@ import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.people.gold import score_gold
 from prefenvs.oracles.people.strength import calibrate, recalibrate
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
@@ -28,6 +29,10 @@ class HumanOptions:
     """The store that `prefenvs label --store` serves, a file or a postgresql:// URL."""
     wait: Annotated[bool, arg(name="wait")] = False
     """Stop at each session until all is answered; otherwise training goes on meanwhile."""
+    trust: Annotated[Literal["all", "gold"], arg(name="trust")] = "all"
+    """Trust everybody alike, or each person as their score on gold questions says."""
+    calibrate: Annotated[bool, arg(name="calibrate")] = False
+    """Give "better" and "much better" the probabilities that repeated questions show."""
 
 
 class HumanOracle(Oracle):
@@ -52,7 +57,7 @@ class HumanOracle(Oracle):
         run: str = "",
         *,
         annotators: Collection[str] | None = None,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | Literal["gold"] | None = None,
         combine: Literal["each", "majority"] = "each",
         wait: bool = False,
         policy: str = "",
@@ -61,7 +66,8 @@ class HumanOracle(Oracle):
         """Make an oracle of whoever labels `run` in `store`.
 
         annotators: whose answers count; None for everybody's. weights: how far an annotator is trusted, 0 to 1, 1 where
-        none is given; 0 drops the annotator. combine: "each" hands out every person's answer, a weight w mixing it with
+        none is given; 0 drops the annotator; "gold": as their score on gold questions says, see `gold.GoldScore`,
+        at the time an answer is handed out. combine: "each" hands out every person's answer, a weight w mixing it with
         indifference, w p + (1 - w) / K; "majority" hands out one answer per query, the segment with the greatest sum of
         weights, and again when a further vote changes it. wait: `collect` waits until every query is answered.
         policy: tag of the queries' policy, which may be changed as it learns. calibrate: hand out "better" and "much
@@ -70,12 +76,15 @@ class HumanOracle(Oracle):
         """
         if combine not in ("each", "majority"):
             raise PrefenvsError(f"combine={combine!r} is unknown: choose each or majority")
-        for annotator, weight in (weights or {}).items():
+        given = {} if weights is None or isinstance(weights, str) else dict(weights)
+        if isinstance(weights, str) and weights != "gold":
+            raise PrefenvsError(f'weights={weights!r} is unknown: give a number for each annotator, or "gold"')
+        for annotator, weight in given.items():
             if not 0 <= weight <= 1:
                 raise PrefenvsError(f"the weight {weight} of annotator {annotator!r} is not between 0 and 1")
         self.store, self.run, self.combine, self.wait, self.policy = store, run, combine, wait, policy
         self.annotators = None if annotators is None else frozenset(annotators)
-        self.weights = dict(weights or {})
+        self.weights, self.weigh_by_gold = given, weights == "gold"
         self.calibrate = calibrate
         self._cursor = 0
 
@@ -138,6 +147,8 @@ class HumanOracle(Oracle):
 
     def _changes(self, new: Sequence[Event]) -> list[Preference]:
         """What the new events make of the answers handed out so far."""
+        if self.weigh_by_gold:
+            self.weights = {name: score.weight for name, score in score_gold(self.store).items()}
         fresh = {event.id for event in new}
         targets = self.store.find_events(event.target for event in new if event.target is not None)
         # By query and annotator: the last event, and whether an answer that was handed out has been undone.

@@ -18,7 +18,7 @@ class TeacherOptions:
     """The irrationalities of a simulated rater: a teacher by name, and what is changed of it."""
 
     teacher: Annotated[str, arg(name="teacher")] = "oracle"
-    """oracle, mistake, noisy, skip, myopic, equal, or one of the crowds, such as crowd-mujoco."""
+    """oracle, mistake, noisy, skip, myopic, equal, unsure, or one of the crowds, such as crowd-mujoco."""
     beta: Annotated[float | None, arg(name="teacher-beta")] = None
     """Inverse temperature of its choices; at or below 0 the better segment is always preferred."""
     gamma: Annotated[float | None, arg(name="teacher-gamma")] = None
@@ -29,6 +29,8 @@ class TeacherOptions:
     """Skip threshold, in units of the threshold scale."""
     equal: Annotated[float | None, arg(name="teacher-equal")] = None
     """Tie threshold, in units of the threshold scale."""
+    unsure: Annotated[float | None, arg(name="teacher-unsure")] = None
+    """Guess threshold, in units of the threshold scale."""
     threshold_scale: Annotated[Literal["policy", "quantile"] | float | None, arg(name="teacher-scale")] = None
     """What thresholds are multiples of: the recent policy's return, quantiles, or a number."""
     units: Annotated[Literal["raw", "standardised"] | None, arg(name="teacher-units")] = None

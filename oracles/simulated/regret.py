@@ -68,8 +68,7 @@ class RegretOracle(SyntheticOracle):
             )
         if form != "advantage" and not callable(self._value):
             raise PrefenvsError(f"{type(values).__name__} has no value(observations), which the form {form!r} needs")
-        scaled = max(self.teacher.skip, self.teacher.equal) > 0 and self.teacher.threshold_scale == "policy"
-        if scaled:
+        if self.teacher.scaled_by_policy:
             raise PrefenvsError(
                 "advantages are never above 0, so no threshold can be a share of the policy's: give the teacher "
                 'threshold_scale="quantile" or a number'

@@ -139,9 +139,13 @@ class SyntheticOracle(Oracle):
         scores = values.sum(axis=2)
         best = scores.max(axis=1)
         self._remember(values, scores)
-        skip_below, tie_below = self._thresholds(length)
+        skip_below, tie_below, guess_below = self._thresholds(length)
         skipped = best <= skip_below if teacher.skip > 0 and skip_below is not None else np.zeros(len(best), bool)
         probabilities = self._prefer(values)
+        if teacher.unsure > 0 and guess_below is not None:
+            close = best[:, None] - scores < guess_below
+            unsure = close.sum(axis=1) > 1
+            probabilities[unsure] = self._guess(close[unsure])
         if teacher.equal > 0 and tie_below is not None:
             near = best[:, None] - scores < tie_below
             if teacher.exact_ties == "guess" and teacher.threshold_scale == "quantile" and not self.soft:
@@ -189,21 +193,31 @@ class SyntheticOracle(Oracle):
             chances = np.where(mistaken, moved, chances)
         return chances
 
-    def _thresholds(self, length: int) -> tuple[float | None, float | None]:
-        """Skip and tie thresholds for segments of `length` steps; None where they do nothing."""
+    def _guess(self, close: Array) -> Array:
+        """Return probabilities [Q, K] of a rater who draws among segments [Q, K] alike; one-hot unless soft."""
+        shares: Array = close / close.sum(axis=1, keepdims=True)
+        if self.soft:
+            return shares
+        chosen = (self._rng.random((len(close), 1)) > shares.cumsum(axis=1)[:, :-1]).sum(axis=1)
+        drawn: Array = np.eye(close.shape[1])[chosen]
+        return drawn
+
+    def _thresholds(self, length: int) -> tuple[float | None, float | None, float | None]:
+        """Skip, tie and guess thresholds for segments of `length` steps; None where they do nothing."""
         teacher = self.teacher
         if teacher.threshold_scale == "quantile":
             return (
                 float(np.quantile(self._scores[length], teacher.skip)),
                 float(np.quantile(self._differences[length], teacher.equal)),
+                float(np.quantile(self._differences[length], teacher.unsure)),
             )
-        if max(teacher.skip, teacher.equal) == 0:
-            return None, None
+        if max(teacher.skip, teacher.equal, teacher.unsure) == 0:
+            return None, None, None
         scale = teacher.threshold_scale if isinstance(teacher.threshold_scale, float | int) else self._policy(length)
         if scale <= 0:
-            return None, None
+            return None, None, None
         power = 2 if teacher.double_scale and self._sessions > 1 else 1
-        return scale * teacher.skip**power or None, scale * teacher.equal**power or None
+        return scale * teacher.skip**power or None, scale * teacher.equal**power or None, scale * teacher.unsure or None
 
     def _policy(self, length: int) -> float:
         """Score of a segment that is as good as the recent policy."""

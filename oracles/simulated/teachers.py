@@ -17,7 +17,8 @@ class Teacher:
     Each segment k of a query has a score G_k, the sum of the values of its T steps. The query is skipped unless the
     best G_k exceeds the skip threshold. Segments whose G_k lies less than the tie threshold below the best are tied
     with it. Otherwise one is preferred by G'_k = sum_t gamma^(T - t) value_t: the best, or with beta > 0 a draw with
-    probabilities in proportion to exp(beta G'_k), and by mistake another one. Ties overwrite mistakes.
+    probabilities in proportion to exp(beta G'_k), and by mistake another one. Where G_k lie closer than the threshold
+    `unsure`, the rater guesses instead (S-EPOA's teacher, IJCAI 2025). Ties overwrite mistakes and guesses.
     """
 
     beta: float = -1.0
@@ -30,13 +31,16 @@ class Teacher:
     """Skip threshold in units of `threshold_scale`; a query of poor segments only is skipped."""
     equal: float = 0.0
     """Tie threshold in units of `threshold_scale`."""
+    unsure: float = 0.0
+    """Guess threshold in units of `threshold_scale`: among segments this close to the best, any is preferred alike."""
     threshold_scale: Literal["policy", "quantile"] | float = "policy"
     """What the thresholds are multiples of.
 
     "policy": the mean return of the last 10 episodes observed, times T over their mean length (B-Pref). Where that is
     0 or negative nothing is skipped and nothing tied, and a warning says so.
     "quantile": no multiple, but a share: a query is skipped if all its segments are among the worst `skip` of those
-    asked so far, and tied if its difference is among the smallest `equal` of the differences so far. Needs no sign.
+    asked so far, tied if its difference is among the smallest `equal` of the differences so far, and guessed at if it
+    is among the smallest `unsure`. Needs no sign.
     A number: a fixed segment score, above 0.
     """
     units: Literal["raw", "standardised"] = "raw"
@@ -55,7 +59,7 @@ class Teacher:
     """
 
     def __post_init__(self) -> None:
-        for name in ("mistake", "skip", "equal"):
+        for name in ("mistake", "skip", "equal", "unsure"):
             value = getattr(self, name)
             if not (0.0 <= value < math.inf) or (name == "mistake" and value > 1.0):
                 bound = "a chance between 0 and 1" if name == "mistake" else "a number of at least 0"
@@ -69,8 +73,8 @@ class Teacher:
                     f'threshold_scale is "policy", "quantile" or a number above 0, got {scale!r}.'
                     f"{near_matches(scale, ('policy', 'quantile'))}"
                 )
-            if scale == "quantile" and max(self.skip, self.equal) > 1.0:
-                raise PrefenvsError(f"as quantiles, skip and equal are at most 1, got {self.skip} and {self.equal}")
+            if scale == "quantile" and max(shares := (self.skip, self.equal, self.unsure)) > 1.0:
+                raise PrefenvsError(f"as quantiles, skip, equal and unsure are at most 1, got {shares}")
         elif not 0.0 < scale < math.inf:
             raise PrefenvsError(f"a fixed threshold_scale is a segment score above 0, got {scale}")
         for name, known in (("units", ("raw", "standardised")), ("exact_ties", ("half", "first", "guess"))):
@@ -78,6 +82,11 @@ class Teacher:
                 raise PrefenvsError(f"a teacher's {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.double_scale and scale != "policy":
             raise PrefenvsError(f'double_scale belongs to threshold_scale="policy", got {scale!r}')
+
+    @property
+    def scaled_by_policy(self) -> bool:
+        """True if a threshold is a share of the recent policy's return."""
+        return max(self.skip, self.equal, self.unsure) > 0 and self.threshold_scale == "policy"
 
     @property
     def rational(self) -> bool:
@@ -92,8 +101,9 @@ TEACHERS = {
     "skip": Teacher(skip=0.1),
     "myopic": Teacher(gamma=0.9),
     "equal": Teacher(equal=0.1),
+    "unsure": Teacher(unsure=0.3),
 }
-"""B-Pref's six teachers, by its names in lower case."""
+"""B-Pref's six teachers, by its names in lower case, and S-EPOA's, whose errors are all among close segments."""
 
 CROWDS = {
     name: Teacher(mistake=1.0 - agreement, equal=ties, threshold_scale="quantile", exact_ties="guess")

@@ -21,9 +21,11 @@ from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.labels import LabelsReport
+from prefenvs.cli.data.models import LabelsModels
 from prefenvs.cli.data.store import StoreAgreement, StoreExport, StoreImport, StoreStats
 from prefenvs.cli.data.tables import LabelsExport, LabelsImport
-from prefenvs.cli.label import Label
+from prefenvs.cli.data.transfer import LabelsTransfer
+from prefenvs.cli.label import Label, LabelRender
 from prefenvs.cli.look.demo import Demo
 from prefenvs.cli.look.diagnose import Diagnose
 from prefenvs.cli.look.doctor import Doctor
@@ -33,6 +35,7 @@ from prefenvs.cli.look.judge import Judge
 from prefenvs.cli.look.record import Record
 from prefenvs.cli.look.tasks import Tasks
 from prefenvs.cli.rate import Rate
+from prefenvs.cli.reward import Reward
 from prefenvs.cli.train.command import train
 from prefenvs.cli.train.critic import Critic
 from prefenvs.errors import PrefenvsError
@@ -61,6 +64,8 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsExport, subcommand("export")]
+    | Annotated[LabelsModels, subcommand("models")]
+    | Annotated[LabelsTransfer, subcommand("transfer")]
 )
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
@@ -86,6 +91,7 @@ Command = (
     | Annotated[Critic, subcommand("critic")]
     | Annotated[LabelsCommand, subcommand("labels", description="Check, import and export labels.")]
     | Annotated[Rate, subcommand("rate")]
+    | Annotated[Reward, subcommand("reward")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
@@ -115,6 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
     if words[:1] == ["train"]:
         # Its options depend on the algorithm that is named, and on task and preset.
         command = Train(tuple(words[1:]))
+    elif words[:2] == ["label", "render"]:
+        # `label` serves a page; this is done beside it, on other machines.
+        command = tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
     else:
         try:
             raters.look_at(words)

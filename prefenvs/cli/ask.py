@@ -63,8 +63,8 @@ class Ask:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")
         length = self.segment_length or find_task(data.task).segment_length
         run = self.task_run if self.task_run is not None else f"ask {self.dataset}"
-        if data.states is None:
-            print(f"{self.dataset} holds no simulator states: people see its observations as curves")
+        if data.states is None and data.recordings is None:
+            print(f"{self.dataset} holds neither states nor recordings: people see its observations as curves")
         with filling(self.store) as store:
             added = choose(self.selector, store, run, data, self.count, length, model, self.seed)
             store.add_queries(added, run=run)

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -207,7 +207,9 @@ def _partial(out: Path) -> Path:
 
 def _write(dataset: OfflineDataset, out: Path, form: str, plan: CollectionPlan) -> Path:
     if form == "npz":
-        return write_npz(dataset, _target(out))
+        # Segments name the data that they come from, not the folder in which these grew.
+        named = replace(dataset.trajectories, source=_target(out).name)
+        return write_npz(replace(dataset, trajectories=named), _target(out))
     task = find_task(plan.task)
     parts = ", ".join(f"{source.episodes} episodes of {source.label}" for source in plan.sources)
     with closing(make(task.id)) as env:

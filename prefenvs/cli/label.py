@@ -7,13 +7,14 @@ import errno
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, Pixels, Port, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeInt, Pixels, Port, PositiveFloat, PositiveInt
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Label:
-    """Serve the labelling page of a preference store until Ctrl-C; every answer is on the disk when it is accepted."""
+    """Serve the labelling page of a preference store until Ctrl-C; every answer is on the disk when it is accepted.
+
+    `prefenvs label render` renders its clips on other machines.
+    """
 
     store: str
     """Path of the SQLite file, made if there is none, or postgresql:// URL."""
@@ -33,6 +37,12 @@ class Label:
     """Port to listen on; 0 takes a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this computer's own asks for --annotators, whose links carry tokens."""
+    proxy: tuple[str, ...] = ()
+    """Addresses of reverse proxies, such as 127.0.0.1, whose word on who asks is taken (X-Forwarded-For, -Proto)."""
+    url: str = ""
+    """Address under which people reach the page, such as https://labels.example.org; links begin with it."""
+    log: Literal["text", "json"] = "text"
+    """Write the log as JSON lines, one for every request too."""
     demo: bool = False
     """First fill the store with clips of a cheetah, to try the page without a training run."""
     annotators: tuple[str, ...] = ()
@@ -45,6 +55,14 @@ class Label:
     """Share of the questions that two people answer, to measure their agreement."""
     repeats: Fraction = 0.05
     """Share of each person's questions that are earlier ones with swapped sides, to measure how constant they are."""
+    gold: NonNegativeInt = 0
+    """Pairs whose right answer is taken from true returns, hidden among the questions to measure people by."""
+    gold_by: str = ""
+    """An annotator whose answers in the store are the right ones, in place of true returns."""
+    gold_share: Fraction = 0.05
+    """Share of each person's questions that are gold, where there is gold."""
+    tutorial: NonNegativeInt = 0
+    """Gold pairs that each person begins with, and is told the right answer of."""
     kind: Literal["comparison", "rating", "ranking"] = "comparison"
     """Compare clips, rate one at a time from 1 to 5, or compare what places each clip in a ranked list."""
     strength: bool = False
@@ -73,11 +91,22 @@ class Label:
         from prefenvs.envs.rendering.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding
+        from prefenvs.oracles.labelling.trouble import log_as_json
         from prefenvs.store import AssignmentPlan, Store
 
         check_binding(self.host, bool(self.annotators))
-        plan = AssignmentPlan(self.task_run, self.kind, self.overlap, repeats=self.repeats, lease=self.lease)
-        gl_backend()  # a machine that cannot render says so before anybody waits for a clip
+        if self.proxy and not self.annotators:
+            raise PrefenvsError(
+                "others reach the page through --proxy, and then need tokens: name them, --annotators NAME"
+            )
+        if self.log == "json":
+            log_as_json()
+        known = self.gold_share if self.gold or self.gold_by else 0.0
+        plan = AssignmentPlan(
+            self.task_run, self.kind, self.overlap, 2, self.repeats, self.lease, gold=known, tutorial=self.tutorial
+        )
+        if self._draws():
+            gl_backend()  # a machine that cannot render says so before anybody waits for a clip
         listening = contextlib.closing(_listen(self.host, self.port))
         with (
             listening as listener,
@@ -88,15 +117,47 @@ class Label:
             app = self._make_app(store, plan, clips)
             self._print_problems(store)
             self._print_links(store, plan, listener.getsockname()[1])
-            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                log_config=None if self.log == "json" else uvicorn.config.LOGGING_CONFIG,
+                access_log=False,
+                timeout_graceful_shutdown=2,
+                server_header=False,
+                proxy_headers=bool(self.proxy),
+                forwarded_allow_ips=list(self.proxy),
+            )
             uvicorn.Server(config).run(sockets=[listener])
+
+    def _draws(self) -> bool:
+        """Whether clips are drawn: not where all that the store holds was recorded by cameras."""
+        from prefenvs.store import Store
+        from prefenvs.tasks.recorded import is_recorded
+
+        if self.demo:
+            return True
+        with Store(self.store) as store:
+            tasks = store.tasks()
+        return not tasks or not all(is_recorded(task) for task in tasks)
 
     def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
         from prefenvs.oracles.labelling import Access, Form, create_app, fill_demo
+        from prefenvs.oracles.people.gold import make_gold, take_gold
 
         if self.demo:
             print("making clips of the demo task to compare ...", flush=True)
             fill_demo(store)
+        if self.gold_by:
+            take_gold(store, self.gold_by, self.task_run)
+        if self.gold or (self.tutorial and not self.gold_by):
+            wanted = max(self.gold, self.tutorial)
+            found = make_gold(store, wanted, self.task_run)
+            if found < wanted:
+                print(
+                    f"prefenvs: only {found} of {wanted} gold pairs: the store holds no more",
+                    file=sys.stderr,
+                    flush=True,
+                )
         access = Access(store, None if self.annotators else "annotator")
         return create_app(store, access, clips, plan, form=Form(self.strength, self.tags, self.show))
 
@@ -113,7 +174,7 @@ class Label:
 
         waiting = Assignments(store, plan).count_open()
         print(f"{waiting:,} questions wait for an answer" + ("" if waiting else ": they appear when a run asks them"))
-        url = f"http://{_named(self.host)}:{port}/"
+        url = f"{self.url.rstrip('/')}/" if self.url else f"http://{_named(self.host)}:{port}/"
         if not self.annotators:
             print(f"label at {url}", flush=True)
             print(f"manage at {url}manager", flush=True)
@@ -130,6 +191,46 @@ class Label:
             return
         with tempfile.TemporaryDirectory(prefix="prefenvs-clips-") as folder:
             yield Path(folder)
+
+
+@dataclass(frozen=True)
+class LabelRender:
+    """Render clips for the labelling servers of a store, here on another machine, until Ctrl-C; any number may run."""
+
+    store: str
+    """The store, which all machines reach: a postgresql:// URL."""
+    workers: PositiveInt = 1
+    """Processes that render."""
+    ahead: PositiveInt = 100
+    """Questions whose clips are made before anybody asks for them."""
+    kind: Literal["comparison", "rating", "ranking"] = "comparison"
+    """What the servers ask."""
+    task_run: str | None = None
+    """Only the questions of this run."""
+    size: Pixels = 512
+    """Pixels of a clip's side as long as no page has said how large it shows them."""
+    quality: bool = False
+    """As the servers' own."""
+    once: bool = False
+    """Stop when nothing is missing."""
+
+    def run(self) -> None:
+        """Render until Ctrl-C; raises PrefenvsError where there is no store, or nothing can be rendered."""
+        from prefenvs.envs.rendering.gl import gl_backend
+        from prefenvs.oracles.labelling.clips import render_ahead
+        from prefenvs.store import AssignmentPlan, Store
+
+        gl_backend()
+        plan = AssignmentPlan(self.task_run, self.kind)
+        with Store(self.store, create=False) as store, tempfile.TemporaryDirectory(prefix="prefenvs-clips-") as folder:
+            while True:
+                made = render_ahead(store, Path(folder), plan, self.ahead, self.size, self.quality, self.workers)
+                if made:
+                    print(f"{made:,} clips rendered", flush=True)
+                elif self.once:
+                    return
+                else:
+                    time.sleep(1.0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

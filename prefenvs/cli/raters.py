@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ARGUMENTS: list[str] = []
 """The words of the command line that is read at present."""
 PARTS = ("cheap", "costly")
+LOOKING = ("human", "ratings", "vlm", "clip")
+"""Raters that are shown pictures."""
 
 
 class Asking(NamedTuple):
@@ -74,6 +76,12 @@ def rater_options(spec: str, own: Sequence[str] = (), **parts: str) -> type[Any]
     return made
 
 
+def looks_at_pictures(given: Mapping[str, str | None]) -> bool:
+    """Tell whether the rater that a command line names, or one of a hybrid's, is shown pictures."""
+    spec, parts = rater_on(given)
+    return any(rater.name in LOOKING for rater in _asked(spec, parts))
+
+
 def make_rater(
     spec: str,
     options: Any = None,
@@ -90,7 +98,7 @@ def make_rater(
     from prefenvs.oracles import RaterContext
     from prefenvs.oracles import make_rater as make_any
 
-    return make_any(spec, RaterContext(task, seed, store, run, load_expert_values, _flags(options)))
+    return make_any(spec, RaterContext(task, seed, store, run, load_expert_values, load_run_policy, _flags(options)))
 
 
 def read_options(spec: str, options: Any = None) -> tuple[Rater, Any]:
@@ -189,6 +197,14 @@ def load_expert_values(task: str, expert: Path) -> Any:
             if known.shape != needed.shape or type(known) is not type(needed):
                 raise PrefenvsError(f"the expert {expert} has the {name} {known}, but {task} has {needed}")
     return values
+
+
+def load_run_policy(folder: Path) -> Any:
+    """Return the policy of a run folder."""
+    from prefenvs.agents.runs.train import load_policy
+    from prefenvs.runs import Run
+
+    return load_policy(Run.open(folder))
 
 
 def _asking(arguments: Sequence[str]) -> Asking | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, Literal
 
 import gymnasium
@@ -13,7 +14,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Task, find_task, list_tasks
 from prefenvs.tasks.own import own_task
 
-__all__ = ["make"]
+__all__ = ["draws_live", "make"]
 
 
 def make(
@@ -53,6 +54,12 @@ def make(
     from prefenvs.envs.hidden_reward import TrueReward
 
     return TrueReward(env)
+
+
+def draws_live(task: str) -> bool:
+    """Tell whether a task has no simulator states, but draws itself while it acts: then it has to be filmed."""
+    with closing(make(task)) as env:
+        return "state" not in env.reset(seed=0)[1] and "rgb_array" in env.metadata.get("render_modes", [])
 
 
 def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:

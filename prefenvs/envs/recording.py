@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import (
@@ -23,6 +24,9 @@ from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.trajectories import TrajectoryBuffer
+
+if TYPE_CHECKING:
+    from prefenvs.frames.live import LiveFrames
 
 # What a pipe to a process that is gone raises.
 WORKER_ERRORS = (EOFError, BrokenPipeError, ConnectionResetError)
@@ -52,6 +56,23 @@ class TrajectoryRecorder(VecEnvWrapper):
         self._observations: Array = np.zeros(0)
         self._actions: Array = np.zeros(0)
         self._states: list[Array | None] = []
+        self._live: LiveFrames | None = None
+        self._pictures: list[Any] = []
+
+    def film(self, folder: str | Path) -> None:
+        """Keep what the environments draw while they act, a video for each episode, as the episodes' recordings.
+
+        For environments without simulator states, from which pictures could be drawn when somebody looks. Raises
+        PrefenvsError where they were not made with render_mode="rgb_array".
+        """
+        from prefenvs.frames.live import LiveFrames
+
+        if any(mode != "rgb_array" for mode in self.venv.get_attr("render_mode")):
+            raise PrefenvsError(
+                'the environments draw nothing: make them with render_mode="rgb_array", and give their class that mode'
+            )
+        fps = self.venv.get_attr("metadata")[0].get("render_fps") or 30
+        self._live = LiveFrames(folder, max(round(fps), 1))
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; their unfinished episodes are forgotten."""
@@ -62,6 +83,9 @@ class TrajectoryRecorder(VecEnvWrapper):
         if isinstance(observations, dict | tuple):
             raise PrefenvsError("prefenvs learns from flat observations; wrap the environment in FlattenObservation")
         self.buffer.drop_open()
+        if self._live is not None:
+            self._live.drop()
+            self._pictures = self.venv.env_method("render")
         self._observations = np.array(observations)
         self._states = [_copy_state(info) for info in self.venv.unwrapped.reset_infos]
         return observations
@@ -94,6 +118,8 @@ class TrajectoryRecorder(VecEnvWrapper):
             )
         for i, info in enumerate(infos):
             truncated = bool(info.get("TimeLimit.truncated", False))
+            if self._live is not None:
+                self._live.add(i, self._pictures[i])
             self.buffer.add_step(
                 i,
                 self._observations[i],
@@ -104,11 +130,14 @@ class TrajectoryRecorder(VecEnvWrapper):
                 terminated=bool(dones[i]) and not truncated,
                 scene=info.get("scene"),
                 final_observation=info.get("terminal_observation"),
+                recording=self._live.end(i) if self._live is not None and dones[i] else None,
             )
             self._states[i] = _copy_state(self.venv.unwrapped.reset_infos[i] if dones[i] else info)
         # Whatever a wrapper below may have added: nothing but the true reward, and only if that is to be seen.
         rewards = np.asarray([info["true_reward"] if self.reveal else 0.0 for info in infos], np.float32)
         self._observations = np.array(observations)
+        if self._live is not None:
+            self._pictures = self.venv.env_method("render")
         return observations, rewards, dones, [_public(info) for info in infos]
 
     def keep_episodes(self) -> dict[str, Any] | None:
@@ -141,6 +170,8 @@ class TrajectoryRecorder(VecEnvWrapper):
 
     def close(self) -> None:
         """Close all environments, those too whose worker has died."""
+        if self._live is not None:
+            self._live.drop()
         # Stable-Baselines3 waits here for the answer of a step that is under way.
         with contextlib.suppress(*WORKER_ERRORS):
             self.venv.close()

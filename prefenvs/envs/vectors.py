@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -33,13 +34,13 @@ def seed_environments(venv: VecEnv, seed: int | None) -> Sequence[int]:
     return seeds
 
 
-def make_envs(task: str, count: int = 1, seed: int = 0) -> IndependentEnvs:
+def make_envs(task: str, count: int = 1, seed: int = 0, **kwargs: Any) -> IndependentEnvs:
     """Make `count` environments of a task that hide their reward, stepped one after the other in this process.
 
-    Raises PrefenvsError for a count below 1.
+    kwargs: as `prefenvs.make` takes them. Raises PrefenvsError for a count below 1.
     """
     if count < 1:
         raise PrefenvsError(f"--envs must be at least 1, got {count}")
-    venv = IndependentEnvs([lambda: make(task)] * count)
+    venv = IndependentEnvs([lambda: make(task, **kwargs)] * count)
     venv.seed(seed)
     return venv

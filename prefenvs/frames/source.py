@@ -87,6 +87,9 @@ class SegmentFrames(Closing):
                 yield [side[row] for side in sides]
 
     def _drawn(self, segment: Segment, steps: Array) -> list[Array]:
+        if segment.states is None and segment.observations.ndim == 4:
+            box = self._box(None, None)
+            return [fit(as_colours(picture), box) for picture in segment.observations[steps]]
         if segment.states is None:
             raise PrefenvsError(
                 f"a segment of task {segment.task!r}, source {segment.source!r}, has no recording and no simulator "
@@ -123,6 +126,12 @@ class SegmentFrames(Closing):
         width, height = frame_size(recording, camera)
         # Even, as videos are.
         return max(2, 2 * round(self.size * width / height / 2)), self.size
+
+
+def as_colours(picture: Array) -> Array:
+    """Return a picture observation [C, H, W] as [H, W, 3]: the newest three channels of a stack, or grey."""
+    channels = picture[-3:] if len(picture) % 3 == 0 else np.repeat(picture[-1:], 3, axis=0)
+    return np.ascontiguousarray(np.moveaxis(channels, 0, -1))
 
 
 def frames(segment: Segment, steps: Array | Sequence[int] | None = None, size: int | tuple[int, int] = 256) -> Array:

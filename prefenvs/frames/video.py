@@ -204,7 +204,11 @@ def _open_hdf5(path: Path, key: str) -> tuple[int, Callable[[int], Array]]:
 
     def read(number: int) -> Array:
         with h5py.File(path, "r") as file:
-            return as_picture(np.asarray(file[key][number]), f"{key} in {path}")
+            held = np.asarray(file[key][number])
+        if held.ndim == 1 and held.dtype == np.uint8:
+            # Minari keeps pictures as JPEG.
+            return _decode_picture(io.BytesIO(held.tobytes()), f"picture {number} of {key} in {path}")
+        return as_picture(held, f"{key} in {path}")
 
     with h5py.File(path, "r") as file:
         return len(file[key]), read

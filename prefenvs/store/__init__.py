@@ -1,6 +1,15 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
-from prefenvs.store.assignments import MOST_SEGMENTS, RANKING, Assignment, AssignmentPlan, Assignments, Undo
+from prefenvs.store.assignments import (
+    GOLD,
+    MOST_SEGMENTS,
+    RANKING,
+    TUTORIAL,
+    Assignment,
+    AssignmentPlan,
+    Assignments,
+    Undo,
+)
 from prefenvs.store.calls import (
     Call,
     Spending,
@@ -33,10 +42,12 @@ from prefenvs.store.tokens import (
 )
 
 __all__ = [
+    "GOLD",
     "MOST_SEGMENTS",
     "PARTNERS",
     "RANKING",
     "SCHEMA_VERSION",
+    "TUTORIAL",
     "Assignment",
     "AssignmentPlan",
     "Assignments",

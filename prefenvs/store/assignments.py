@@ -23,6 +23,8 @@ from prefenvs.store.store import Store
 Kind = Literal["comparison", "rating", "ranking"]
 RANKING = "ranking"
 """Policy tag of the comparisons that place clips in ranked lists."""
+GOLD, TUTORIAL = "gold", "tutorial"
+"""Runs of questions whose right answer is known: hidden among the others, and at the beginning with the answer told."""
 MOST_SEGMENTS = 4
 """Largest query that is shown to people."""
 LOOK_BACK = 5.0
@@ -60,6 +62,8 @@ class AssignmentPlan:
     what ranked lists need next.
     overlap: share of the questions that `votes` annotators answer instead of one. repeats: share of an annotator's
     questions that are earlier ones with swapped sides. lease: seconds for which a question is one annotator's alone.
+    gold: share of an annotator's questions whose right answer is known (events of kind "gold"), each asked once;
+    tutorial: how many such questions an annotator begins with.
     """
 
     run: str | None = None
@@ -68,9 +72,11 @@ class AssignmentPlan:
     votes: int = 2
     repeats: float = 0.05
     lease: float = 300.0
+    gold: float = 0.0
+    tutorial: int = 0
 
     def __post_init__(self) -> None:
-        for name, most in (("overlap", 1.0), ("repeats", 0.5)):
+        for name, most in (("overlap", 1.0), ("repeats", 0.5), ("gold", 0.5)):
             if not 0 <= getattr(self, name) <= most:
                 raise PrefenvsError(f"{name}={getattr(self, name)} is no share of questions between 0 and {most:g}")
         if self.votes < 2:
@@ -113,10 +119,18 @@ class Assignments:
             held = set(holding)
             given = [item for item in mine if item.id not in held][:count]
             self._renew(connection, annotator, [item.id for item in given], now)
+            wanted = count - len(given)
+            taught = self._teach(connection, annotator, wanted, now)
             new = [
                 self._make(annotator, run, subject, size, now)
-                for run, subject, size in self._candidates(connection, annotator, count - len(given), now)
+                for run, subject, size in self._candidates(connection, annotator, 0 if taught else wanted, now)
             ]
+            if new and self.plan.gold:
+                due = sum(self._rng.random() < self.plan.gold for _ in new)
+                hidden = self._pick_gold(connection, annotator, GOLD, due, now)
+                for place, item in zip(self._rng.sample(range(len(new)), len(hidden)), hidden, strict=True):
+                    new[place] = item
+            new += taught
             if new and self.plan.repeats:
                 new = self._mix_repeats(connection, annotator, new, now)
             if new:
@@ -264,7 +278,7 @@ class Assignments:
     def _of_plan(self) -> list[sa.ColumnElement[bool]]:
         subject = assignments.c.query if self.plan.kind != "rating" else assignments.c.segment
         where: list[sa.ColumnElement[bool]] = [subject.is_not(None)]
-        return where if self.plan.run is None else [*where, assignments.c.run == self.plan.run]
+        return where if self.plan.run is None else [*where, assignments.c.run.in_((self.plan.run, GOLD, TUTORIAL))]
 
     def _answered(self, asked: sa.Subquery, answer: sa.FromClause) -> tuple[sa.ColumnElement[bool], ...]:
         """Conditions under which `answer` is a standing answer to what is asked."""
@@ -341,16 +355,41 @@ class Assignments:
             answer=None,
         )
 
+    def _teach(self, connection: sa.Connection, annotator: str, count: int, now: float) -> list[Assignment]:
+        """Return the questions of the tutorial that an annotator has still to see, at most `count`."""
+        if not self.plan.tutorial or self.plan.kind == "rating":
+            return []
+        mine = (assignments.c.annotator == annotator, assignments.c.run == TUTORIAL)
+        seen = connection.scalar(sa.select(sa.func.count()).select_from(assignments).where(*mine)) or 0
+        return self._pick_gold(connection, annotator, TUTORIAL, min(count, self.plan.tutorial - seen), now)
+
+    def _pick_gold(
+        self, connection: sa.Connection, annotator: str, run: str, count: int, now: float
+    ) -> list[Assignment]:
+        """Return up to `count` new assignments of gold questions that are new to somebody."""
+        if count <= 0 or self.plan.kind == "rating":
+            return []
+        known = set(connection.scalars(sa.select(assignments.c.query).where(assignments.c.annotator == annotator)))
+        select = sa.select(events.c.query, queries.c.size).join(queries, queries.c.id == events.c.query)
+        gold = connection.execute(select.where(events.c.kind == "gold", events.c.run == GOLD).distinct())
+        free = sorted((row.query, row.size) for row in gold if row.query not in known)
+        return [
+            self._make(annotator, run, query, size, now)
+            for query, size in self._rng.sample(free, min(count, len(free)))
+        ]
+
     def _mix_repeats(
         self, connection: sa.Connection, annotator: str, new: list[Assignment], now: float
     ) -> list[Assignment]:
         """Put repetitions in place of a share of the new questions, which stay open for the next call."""
-        due = [i for i in range(len(new)) if self._rng.random() < self.plan.repeats]
+        due = [
+            i for i in range(len(new)) if new[i].run not in (GOLD, TUTORIAL) and self._rng.random() < self.plan.repeats
+        ]
         if not due:
             return new
         own = _select(connection, assignments.c.annotator == annotator, *self._of_plan())
         repeated = {item.repeats for item in own}
-        answered = [item for item in own if item.answer and item.repeats is None]
+        answered = [item for item in own if item.answer and item.repeats is None and item.run not in (GOLD, TUTORIAL)]
         answered = [item for item in answered[: max(len(answered) - REPEAT_AFTER, 0)] if item.answer not in repeated]
         mixed = list(new)
         for i, item in zip(due, self._rng.sample(answered, min(len(due), len(answered))), strict=False):

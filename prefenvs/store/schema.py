@@ -153,6 +153,17 @@ calls = sa.Table(
     sqlite_autoincrement=True,
 )
 
+# Clips that other machines have rendered for this store's servers. All can be rendered again, and an export leaves them
+# out. `look` names size and quality, see prefenvs.videos.Look.
+clips = sa.Table(
+    "clips",
+    tables,
+    sa.Column("look", sa.Text, primary_key=True),
+    sa.Column("segment", sa.String(64), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
 _REFUSAL = "label events are append-only"
 
 
@@ -177,6 +188,6 @@ _after_create(
     "FOR EACH STATEMENT EXECUTE FUNCTION events_refuse()",
     "postgresql",
 )
-for _table in (segments, true_rewards):
+for _table in (segments, true_rewards, clips):
     # Floats hardly compress: without this the server tries, and spends most of the insertion on it.
     _after_create(f"ALTER TABLE {_table.name} ALTER COLUMN data SET STORAGE EXTERNAL", "postgresql")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefenvs.tasks.finding import ends_by_time_alone, find_task, has_reward, is_same_task
+from prefenvs.tasks.finding import ends_by_time_alone, find_task, has_environment, has_reward, is_same_task
 from prefenvs.tasks.task import Camera, LabelBudget, Task, list_tasks
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Task",
     "ends_by_time_alone",
     "find_task",
+    "has_environment",
     "has_reward",
     "is_same_task",
     "list_tasks",

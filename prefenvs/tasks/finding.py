@@ -41,6 +41,11 @@ def is_same_task(one: str, other: str) -> bool:
         return False
 
 
+def has_environment(task_id: str) -> bool:
+    """Tell whether a policy can act in a task: not where data tell none, nor in one known from recordings alone."""
+    return bool(task_id) and not is_recorded(task_id.removeprefix("prefenvs/"))
+
+
 def ends_by_time_alone(task_id: str) -> bool:
     """Tell whether a task surely has no other end than its time limit; of most tasks nothing tells it."""
     try:

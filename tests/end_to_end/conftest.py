@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 import prefenvs
-from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling import Access, Clips, Form, create_app
 from prefenvs.preferences import Query
 from prefenvs.store import AssignmentPlan, Event, Store
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
@@ -193,9 +193,9 @@ def serve(store: Store, clip_folder: Path) -> Iterator[Callable[..., str]]:
     """Serve the store from a thread and return the address."""
     with contextlib.ExitStack() as stack:
 
-        def start(open_to: str | None = "ann", **plan: Any) -> str:
+        def start(open_to: str | None = "ann", form: Form | None = None, **plan: Any) -> str:
             clips = Clips(store, clip_folder, size=64)
-            app = create_app(store, Access(store, open_to), clips, AssignmentPlan(**{"repeats": 0.0} | plan))
+            app = create_app(store, Access(store, open_to), clips, AssignmentPlan(**{"repeats": 0.0} | plan), form=form)
             config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run)

@@ -45,6 +45,7 @@ def test_the_page_hands_out_what_was_asked(data: str, tmp_path: Path, capsys: py
         assert len(set(pairs(store))) == 16
         assert store.pending_runs() == [f"ask {data}"]
         assert all(segment.states is not None for query in store.pending_queries() for segment in query.segments)
+        assert store.pending_queries()[0].segments[0].source == Path(data).name
         desk = Assignments(store, AssignmentPlan())
         assert desk.count_open() == 16
         (assignment,) = desk.lease("ana", 1)

@@ -98,6 +98,19 @@ def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
     assert answers[0] != answers[1]
 
 
+def test_ranked_lists_are_learned_from_and_resumed(data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    options = [*QUICK, "--labels", "40", "--segment-length", "3", "--lists", "lire", "--list-questions", "20"]
+    main(["train", "iql", "--dataset", data, *options, "--reward.score", "linear", "--folder", str(folder)])
+    assert "40 questions: " in capsys.readouterr().out
+    assert json.loads((folder / "summary.json").read_text())["labels"] > 40
+    told = run_failing(
+        capsys, "train", "iql", "--dataset", data, *QUICK, "--lists", "lire",
+        "--preferences", str(folder / "preferences.sqlite"),
+    )  # fmt: skip
+    assert "holds answers already" in told
+
+
 def test_a_control_of_labels_needs_labels(data, capsys):
     told = run_failing(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--shuffle-labels")
     assert "--shuffle-labels is about labels" in told

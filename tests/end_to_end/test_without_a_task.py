@@ -48,7 +48,7 @@ def test_a_learner_trains_without_an_evaluation(
     monkeypatch.chdir(tmp_path)
     main(["train", *learner, "--dataset", data, *QUICK])
     printed = capsys.readouterr().out
-    assert "tells no task, so nothing is evaluated" in printed
+    assert "tells no task to act in, so nothing is evaluated" in printed
     assert "not evaluated" in printed
     for folder in (tmp_path / "runs").iterdir():
         assert re.fullmatch(rf"my-robot-{learner[0]}-[\w-]+-[01]", folder.name)
@@ -59,6 +59,20 @@ def test_a_learner_trains_without_an_evaluation(
         assert not {"evaluations.csv", "learning_curve.png"} & {path.name for path in folder.iterdir()}
         actions, _ = load_policy(Run.open(folder)).predict(np.zeros((4, 3), np.float32), deterministic=True)
         assert actions.shape == (4, 2)
+
+
+def test_a_task_known_from_recordings_is_not_evaluated(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["train", "bc", "--dataset", data, "--task", "recorded:fold the towel", *QUICK])
+    assert "not evaluated" in capsys.readouterr().out
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("recorded-fold-the-towel-bc")
+    assert json.loads((folder / "summary.json").read_text())["last"] is None
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(folder)])
+    assert "known from recordings alone" in capsys.readouterr().err
 
 
 def test_such_a_run_resumes(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +97,11 @@ def test_its_evaluation_needs_a_task(data: str, tmp_path: Path, capsys: pytest.C
     main(["train", "bc", "--dataset", data, *QUICK, "--folder", folder])
     capsys.readouterr()
     for words in (["evaluate", folder], ["record", folder], ["judge", folder, folder]):
+        assert "which tells no task" in fail(*words)
+    learned = str(tmp_path / "learned")
+    main(["train", "iql", "--dataset", data, *QUICK, "--preset", "small", "--folder", learned])
+    capsys.readouterr()
+    for words in (["diagnose", learned], ["bench", "measure", learned]):
         assert "which tells no task" in fail(*words)
     assert "observation space" in fail("evaluate", folder, "--task", "InvertedPendulum-v5", "--episodes", "1")
     lengths = ["--steps", "30", "--no-progress", "--folder", str(tmp_path / "other")]

@@ -108,8 +108,10 @@ def answer_all(oracle: Oracle) -> None:
 
 SPECS = [
     "oracle", "mistake", "noisy", "myopic", "skip:threshold_scale=quantile", "equal:threshold_scale=quantile",
-    "crowd-mujoco", "noisy:beta=0.1,soft=true", "regret-noisy:expert=x", "coin", "OWN:rate", "OWN:rate_many",
-    "OWN:Asker", "hybrid:cheap=mistake,costly=oracle,route=random", "hybrid:cheap=OWN:rate,costly=coin,route=learned",
+    "crowd-mujoco", "noisy:beta=0.1,soft=true", "regret-noisy:expert=x", "coin",
+    "heron:factor=-effort,factor=obs(0),margin=0.1", "hindsight:rater=[mistake:mistake=0.3],steps=2,policy=random",
+    "OWN:rate", "OWN:rate_many", "OWN:Asker",
+    "hybrid:cheap=mistake,costly=oracle,route=random", "hybrid:cheap=OWN:rate,costly=coin,route=learned",
     "hybrid:cheap=coin,costly=human,route=uncertainty", "human", "clip:model=bright,goal=a pole",
     "vlm:model=m,url=URL,frames=1,size=32", "hybrid:cheap=[vlm:model=m,url=URL,size=32],costly=coin,route=random",
 ]  # fmt: skip

@@ -156,9 +156,7 @@ def _load_transformers(name: str, device: str | torch.device) -> Encoder:
         model = getattr(model, "vision_model", model)
         size = getattr(model.config, "image_size", 224)
     except Exception as error:
-        raise PrefenvsError(
-            f"transformers cannot give the model {name!r}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise PrefenvsError(f"transformers has no model {name!r}: {' '.join(str(error).split())[:200]}") from error
     encoder = ModuleEncoder(_Pooled(model), int(size if isinstance(size, int) else size[0]), *IMAGENET, device)
     encoder.name = f"transformers:{name}"
     return encoder

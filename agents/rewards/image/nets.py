@@ -57,7 +57,7 @@ class ConvEnsemble(nn.Module):
         for i, (weight, bias, stride) in enumerate(zip(self.weights, self.biases, STRIDES, strict=True)):
             # All members see the same frames, so the first layer needs no groups.
             x = functional.relu(functional.conv2d(x, weight, bias, stride, groups=self.members if i else 1))
-        features = x.reshape(len(x), self.members, -1).transpose(0, 1)
+        features = x.reshape(x.shape[0], self.members, -1).transpose(0, 1)
         rewards: Tensor = self.output(torch.baddbmm(self.last_bias[:, None], features, self.last[..., None]))
         return rewards.squeeze(-1)
 

@@ -20,10 +20,10 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.segments import Array, Segment
 
-FORMAT = "prefenvs-picture-reward-1"
+FORMAT = "prefenvs-pixel-reward-1"
 
 
-class PictureReward(ImageRewardEnsemble):
+class PixelReward(ImageRewardEnsemble):
     """M convolutional networks r_m(picture) on picture observations: `prefenvs.protocols.RewardModel`.
 
     The sums over every `stride`-th picture of a segment predict which segment is preferred (Wang et al. 2024, network
@@ -40,7 +40,8 @@ class PictureReward(ImageRewardEnsemble):
         """`shape`: channels, height and width of an observation."""
         self.shape = tuple(int(size) for size in shape)
         self.config, self.device = config or ImageRewardConfig(), get_device(device)
-        self.encoder = None
+        self.encoder = self.features = None
+        self.observation_size, self.views = 0, 1
         self.generator = torch.Generator().manual_seed(seed)
         c = self.config
         network = ConvEnsemble(c.members, self.shape[1:], c.channels, c.output, self.generator, self.shape[0])
@@ -103,7 +104,7 @@ class PictureReward(ImageRewardEnsemble):
             raise
         except Exception as error:
             raise PrefenvsError(
-                f"{path} is not a reward model written by PictureReward.save ({type(error).__name__})"
+                f"{path} is not a reward model written by PixelReward.save ({type(error).__name__})"
             ) from error
         return model
 

@@ -81,6 +81,13 @@ export class Answers {
     return [...much.slice(0, 1), best[0], ...middle, best[1], ...much.slice(1)];
   }
 
+  // What to say to an answer whose question has a right one.
+  judge(question, option) {
+    if (option.choice === question.tutorial) return "Right.";
+    const name = this.names(question)[question.tutorial];
+    return `The last one: ${name.toLowerCase()} is better${option.choice === "skip" ? "" : `, not “${option.name}”`}.`;
+  }
+
   // The answer that an action of a key gives; with Shift the clip is much better.
   find(question, action, shift) {
     const options = this.choices(question);

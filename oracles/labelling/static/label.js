@@ -174,6 +174,8 @@ function give(option, since) {
   page.outbox.add(answer, describe(item.question, option.name));
   byId("announce").textContent = `${option.name}. Next question.`;
   flash(option, item.player.clips);
+  byId("feedback").hidden = typeof item.question.tutorial !== "number";
+  if (!byId("feedback").hidden) text("feedback", answers.judge(item.question, option));
   advance(since);
 }
 
@@ -232,7 +234,8 @@ function renderQuestion() {
   text("sentence", question.sentence || page.api.session.sentence);
   text("task", question.task);
   const prompts = { rating: "How well does this clip do it?", best: "Which clip does it best?" };
-  text("prompt", prompts[question.kind] ?? "Which clip does it better?");
+  const practice = typeof question.tutorial === "number" ? "Practice: " : "";
+  text("prompt", practice + (prompts[question.kind] ?? "Which clip does it better?"));
   page.current.player.rename(answers.names(question));
   answers.render(question);
 }

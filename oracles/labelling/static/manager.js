@@ -4,6 +4,8 @@ import { Api } from "./api.js";
 
 const EVERY = 5000; // milliseconds between two looks
 
+let shown = "";
+
 const byId = (id) => document.getElementById(id);
 const percent = (share) => (typeof share === "number" ? `${Math.round(100 * share)} %` : "–");
 const api = new Api((error) => {
@@ -84,6 +86,10 @@ function render(about) {
   const { alpha, shared, percent: same } = about.agreement;
   byId("agreement").textContent = shared ? `Krippendorff's alpha ${typeof alpha === "number" ? alpha.toFixed(2) : "–"} over ${shared} questions`
     + ` that several people answered; ${percent(same)} of their answers are the same.` : "No question has been answered by several people.";
+  // Rows that say the same stay as they are: a button that is being pressed must not go away.
+  const people = JSON.stringify(about.people);
+  if (people === shown) return;
+  shown = people;
   const focused = document.activeElement?.dataset?.act;
   byId("people").replaceChildren(...about.people.map(person));
   if (focused) [...document.querySelectorAll("[data-act]")].find((node) => node.dataset.act === focused)?.focus();

@@ -25,7 +25,7 @@ class BenchRun:
     """Run a suite, every cell as a program in a folder of its own; the same command again goes on where it stopped."""
 
     suite: Annotated[str, Positional]
-    """Name (`prefenvs bench list`), or module:NAME for a suite of your own."""
+    """Name (`prefenvs bench list`), module:NAME of your own, or claims (demonstrations of systems)."""
     folder: Path | None = None
     """Where everything goes; runs/bench-<suite> by default."""
     workers: PositiveInt | None = None
@@ -49,7 +49,7 @@ class BenchRun:
     min_free_gb: NonNegativeFloat = 2.0
     """Free disk space below which no further cell is started."""
     methods: tuple[str, ...] = ()
-    """Only these methods."""
+    """Only these methods; of claims, only these."""
     tasks: tuple[str, ...] = ()
     """Only these tasks."""
     seeds: tuple[Seed, ...] = ()
@@ -61,6 +61,9 @@ class BenchRun:
         """Run what has not finished yet; raises PrefenvsError at the end if a cell failed."""
         from prefenvs.bench import find_suite
 
+        if self.suite == "claims":
+            self._run_claims()
+            return
         self.run_suite(find_suite(self.suite))
 
     def run_suite(self, suite: Suite) -> None:
@@ -77,6 +80,15 @@ class BenchRun:
         with folder.locked():
             folder.save_suite(suite)
             self._run_cells(suite, cells, folder, gpus)
+
+    def _run_claims(self) -> None:
+        from prefenvs.bench.claims.claim import SEEDS, find_claims, run_claims
+
+        if self.dry_run:
+            for claim in find_claims(self.methods):
+                print(f"{claim.name}: {claim.place} of seeds {', '.join(map(str, self.seeds or SEEDS))}")
+            return
+        print(run_claims(self.folder or Path("runs/bench-claims"), self.methods, self.seeds))
 
     def _run_cells(self, suite: Suite, cells: list[Cell], folder: BenchFolder, gpus: list[str]) -> None:
         from prefenvs.bench.results import collect
@@ -171,11 +183,15 @@ class BenchList:
     def run(self) -> None:
         """Print one line for each."""
         from prefenvs.bench import list_methods, list_suites
+        from prefenvs.bench.claims.claim import list_claims
 
         print("suites")
         for suite in list_suites():
             reduced = f" Reduced: {suite.reduced}" if suite.reduced else ""
             print(f"  {suite.name:<22} {len(suite.cells())} cells. {suite.sentence}{reduced}")
+        print("claims")
+        for claim in list_claims():
+            print(f"  {claim.name:<22} {claim.system}: {claim.sentence}")
         print("methods")
         for method in list_methods():
             print(f"  {method.name:<22} {method.title}")

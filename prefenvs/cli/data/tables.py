@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefenvs.datasets.offline import OfflineDataset
     from prefenvs.preferences import Preference
 
-TABLE = ("columns", "choices", "segments", "segment_length", "annotator", "task")
+TABLE = ("columns", "choices", "segments", "segment_length", "task")
 """Options that concern tables alone."""
 PUBLISHED = ("rows", "crossing")
 """Options that concern published label files alone."""
@@ -50,7 +50,7 @@ class LabelsImport:
     segment_length: PositiveInt | None = None
     """Steps in a segment, where no column tells it; the task's own by default."""
     annotator: str = ""
-    """Who answered, where no column tells it."""
+    """Who answered, where the file does not tell it."""
     task: str = ""
     """Task of the data or segments, where they do not tell it."""
     rows: Literal["qlearning", "raw"] = "qlearning"
@@ -116,7 +116,7 @@ class LabelsImport:
         labels = read_labels(self.source)
         if data is None:
             raise PrefenvsError(f"the labels of {labels.name} are numbers of rows: name their data by --dataset")
-        preferences = label_preferences(labels, data, self.rows)
+        preferences = label_preferences(labels, data, self.rows, annotator=self.annotator)
         left_out = len(labels) - len(preferences)
         if left_out and self.crossing == "refuse":
             raise PrefenvsError(
@@ -149,12 +149,15 @@ class LabelsExport:
         with Store(self.store, create=False) as store:
             runs = store.stats().by_run if self.task_run is None else [self.task_run]
             labels = [(run, label) for run in sorted(runs) for label in store.preferences(run=run)]
+            ratings = sum(event.kind == "rating" for event in store.events_after(run=self.task_run))
         if not labels:
             raise PrefenvsError(f"{self.store} holds no label{f' of run {self.task_run!r}' if self.task_run else ''}")
         written, left_out = write_label_table(labels, self.out, arrays=self.arrays)
         print(f"wrote {self.out}: {written} labels")
         if left_out:
             print(f"left out: {left_out} about more than two segments, which `prefenvs store export` keeps")
+        if ratings:
+            print(f"left out: {ratings} ratings of single clips, which `prefenvs store export` keeps")
 
 
 def put(labels: Sequence[tuple[str, Preference]], location: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from tyro.conf import Positional
 
+from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate
-from prefenvs.limits import PositiveInt, Seed
+from prefenvs.limits import Fraction, Number, PositiveInt, Seed
+from prefenvs.metrics.safety import Bound
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import has_reward
 
@@ -30,9 +33,26 @@ class Evaluate:
     """Sample actions instead of taking the mean."""
     json: bool = False
     """Print one JSON object."""
+    safety: str | None = None
+    """Test before release that an episode's mean cost stays below --limit: effort, jerk, norm(I:J), obs(I), act(I), or
+    module:FUNCTION of an episode, with a minus where more is better. A policy that does not pass ends with status 1."""
+    limit: Number | None = None
+    """Highest cost allowed."""
+    delta: Fraction = 0.05
+    """Chance of passing a policy whose expected cost is above the limit."""
+    bound: Bound = "student-t"
+    """student-t, or hoeffding, which holds for any costs within --cost-range."""
+    cost_range: tuple[Number, Number] | None = None
+    """Lowest and highest cost that an episode can have."""
 
     def run(self) -> None:
-        """Print the returns."""
+        """Print the returns, or the verdict of the safety test."""
+        if self.safety is not None:
+            self._test_safety(self.safety)
+            return
+        for name in ("limit", "cost_range"):
+            if getattr(self, name) is not None:
+                raise PrefenvsError(f"--{name.replace('_', '-')} belongs to the safety test: name a cost with --safety")
         run = Run.open(self.run_folder)
         result, record = evaluate_run(run, self.episodes, self.seed, not self.stochastic, task=self.task)
         figures = {
@@ -56,13 +76,50 @@ class Evaluate:
         if figures["success"] is not None:
             print(f"success: {figures['success']:.0%}")
 
+    def _test_safety(self, cost: str) -> None:
+        from prefenvs.metrics.safety import check_safety
+        from prefenvs.oracles.simulated.heron import find_factor
+
+        factor, run = find_factor(cost), Run.open(self.run_folder)
+        if self.limit is None:
+            raise PrefenvsError(f"--safety {cost} needs the highest cost allowed: --limit")
+        if run.config.get("seed") == self.seed:
+            raise PrefenvsError(
+                f"--seed {self.seed} gives the episodes that training itself was evaluated on, which chose its length: "
+                "take another one for a safety test"
+            )
+        episodes, task = self.episodes, self.task
+        result, record = evaluate_run(run, episodes, self.seed, not self.stochastic, record=episodes, task=task)
+        assert result.trajectories is not None
+        lengths = result.trajectories.lengths
+        first = np.zeros(1, np.int64)
+        whole = [result.trajectories.cut(first + i, first, int(n))[0] for i, n in enumerate(lengths)]
+        costs = np.array([factor(episode) for episode in whole])
+        found = check_safety(costs, self.limit, self.delta, self.bound, self.cost_range)
+        if self.json:
+            print(to_json({"task": record["task"], "cost": cost, **asdict(found), "passed": found.passed}))
+        else:
+            print(f"{record['task']}, {found.episodes} episodes, evaluation seed {self.seed}")
+            print(f"mean cost {found.mean:.4g}, below {found.upper:.4g} with {1 - found.delta:.0%} by {found.bound}")
+            verdict = "passed: at" if found.passed else "not passed: not known to be at"
+            print(f"{verdict} most {found.limit:g}")
+        if not found.passed:
+            raise SystemExit(1)
+
 
 def evaluate_run(
-    run: Run, episodes: int, seed: int, deterministic: bool = True, record: int = 0, task: str | None = None
+    run: Run,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    record: int = 0,
+    task: str | None = None,
+    film: Path | None = None,
 ) -> tuple[Evaluation, dict[str, str]]:
     """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration.
 
-    task: in the place of the run's own. Raises PrefenvsError for a run on data that tell none, without it.
+    task: in the place of the run's own; film: see `prefenvs.evaluate.evaluate`. Raises PrefenvsError for a run on data
+    that tell none, without it.
     """
     from prefenvs.agents.runs.train import load_policy
 
@@ -75,6 +132,7 @@ def evaluate_run(
         seed=seed,
         deterministic=deterministic,
         record=record,
+        film=film,
         horizon=getattr(policy, "horizon", None),
     )
     return result, run.config | {"task": task}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,6 +40,8 @@ class Judge:
 
     runs: Annotated[tuple[Path, ...], Positional] = ()
     """Folders that `prefenvs train` wrote, two or more of one task; none continues the judging in --folder."""
+    dataset: str | None = None
+    """Instead of runs: a data set whose episodes tell the policy that acted, such as a folder of videos."""
     folder: Path = Path("judging")
     """Where episodes, questions, answers and the ranking are kept."""
     matches: PositiveInt = 100
@@ -95,6 +96,12 @@ class Judge:
                 raise PrefenvsError(
                     f"{self.folder} holds no judging yet: prefenvs judge RUN RUN --folder {self.folder}"
                 )
+            if self.dataset is not None:
+                if self.runs:
+                    raise PrefenvsError("name runs to judge, or a --dataset, not both")
+                task, names, _ = read_policies(self.dataset)
+                config = {"task": task, "dataset": self.dataset, "runs": [], "names": names, "seed": self.seed}
+                return Run.create(self.folder, "judge", config | {"seconds": self.seconds})
             tasks = {find_task(Run.open(folder).task).id for folder in self.runs}
             if len(self.runs) < 2:
                 raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
@@ -114,6 +121,8 @@ class Judge:
             raise PrefenvsError(
                 f"{self.folder} is a run of `prefenvs {run.record['command']}`; choose another --folder"
             )
+        if self.dataset is not None and self.dataset != run.config.get("dataset"):
+            raise PrefenvsError(f"{self.folder} does not judge {self.dataset}; choose another --folder")
         given = [str(folder.resolve()) for folder in self.runs]
         if given and given != run.config["runs"]:
             raise PrefenvsError(
@@ -125,13 +134,13 @@ class Judge:
         from prefenvs.oracles.judging.tournament import Tournament
 
         config = run.config
-        episodes = [
-            _episodes(run, number)
-            for number in tqdm(range(len(config["runs"])), desc="agents", leave=False, disable=None)
-        ]
+        if config.get("dataset"):
+            episodes = read_policies(config["dataset"])[2]
+        else:
+            runs = tqdm(range(len(config["runs"])), desc="agents", leave=False, disable=None)
+            episodes = [_episodes(run, number) for number in runs]
         if config["seconds"] is not None:
-            steps = max(1, round(config["seconds"] * find_task(config["task"]).fps))
-            episodes = [[_cut(episode, steps) for episode in played] for played in episodes]
+            episodes = [[_cut(episode, config["seconds"]) for episode in played] for played in episodes]
         path = run.path("matches.jsonl")
         return Tournament(config["names"], episodes, store, "judge", path, self.pairing, config["seed"])
 
@@ -183,7 +192,9 @@ class Judge:
         """Write ranking.json and print the ranking."""
         from prefenvs.oracles.judging.tournament import report
 
-        returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
+        returns = None
+        if not run.config.get("dataset"):
+            returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
         result = {"task": run.config["task"], **report(tournament, returns)}
         (run.folder / "ranking.json").write_text(to_json(result, indent=2) + "\n")
         if self.json:
@@ -228,7 +239,7 @@ def _episodes(run: Run, number: int) -> list[Segment]:
     with np.load(path) as arrays:
         kept = {name: arrays[name] for name in arrays.files if name != "returns"}
     trajectories = Trajectories(**kept, task=run.config["task"])
-    return [_episode(trajectories, position) for position in range(len(trajectories))]
+    return [replace(trajectories.episode(position), source="judge") for position in range(len(trajectories))]
 
 
 def _roll_out(folder: Path, path: Path, episodes: int, seed: int) -> None:
@@ -246,30 +257,36 @@ def _roll_out(folder: Path, path: Path, episodes: int, seed: int) -> None:
     temporary.replace(path)
 
 
-def _episode(trajectories: Trajectories, position: int) -> Segment:
-    span = slice(int(trajectories.begins[position]), int(trajectories.ends[position]))
-    rewards, states, scenes = trajectories.true_rewards, trajectories.states, trajectories.scenes
-    return Segment(
-        trajectories.observations[span],
-        trajectories.actions[span],
-        None if rewards is None else rewards[span],
-        None if states is None else states[span],
-        None if scenes is None else scenes[position],
-        trajectories.task,
-        "judge",
-        position,
-        0,
-    )
-
-
-def _cut(episode: Segment, steps: int) -> Segment:
-    return dataclasses.replace(
+def _cut(episode: Segment, seconds: float) -> Segment:
+    """Return the beginning of an episode."""
+    rate = find_task(episode.task).fps if episode.recording is None else episode.recording.fps
+    steps = min(max(1, round(seconds * rate)), len(episode))
+    return replace(
         episode,
         observations=episode.observations[:steps],
         actions=episode.actions[:steps],
         true_rewards=None if episode.true_rewards is None else episode.true_rewards[:steps],
         states=None if episode.states is None else episode.states[:steps],
+        recording=None if episode.recording is None else episode.recording.cut(0, steps),
     )
+
+
+def read_policies(name: str) -> tuple[str, list[str], list[list[Segment]]]:
+    """Return the task of a data set, the names of its policies, and so many episodes of each as all of them have.
+
+    Raises PrefenvsError for data that do not tell two policies, or show nothing.
+    """
+    from prefenvs.datasets.load import load_dataset
+
+    dataset = load_dataset(name)
+    known = [] if dataset.policies is None else sorted(set(dataset.policies.tolist()) - {""})
+    if len(known) < 2 or dataset.policies is None:
+        raise PrefenvsError(f"data set {name} tells of {len(known)} policies, and a judging compares at least 2")
+    if not dataset.trajectories.episode(0).visible:
+        raise PrefenvsError(f"data set {name} holds no simulator states and no recordings, so nobody can judge it")
+    places = [np.flatnonzero(dataset.policies == policy) for policy in known]
+    count = min(len(place) for place in places)
+    return dataset.task, known, [[dataset.trajectories.episode(int(i)) for i in place[:count]] for place in places]
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -290,6 +307,6 @@ def _print(result: dict[str, Any]) -> None:
             f"{agent['wins'] - agent['ties'] / 2:g}",
             str(agent["ties"]),
             str(agent["answers"]),
-            f"{agent['true_return']:.1f}",
+            "-" if agent["true_return"] is None else f"{agent['true_return']:.1f}",
         )
     Console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 from tyro.conf import Positional
 
 from prefenvs.cli.look.evaluate import evaluate_run
+from prefenvs.envs import draws_live
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Pixels, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import Run
+from prefenvs.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,23 @@ def record_run(
     task: str | None = None,
 ) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
-    result, config = evaluate_run(run, episodes, seed, record=episodes, task=task)
     from prefenvs.videos import Recorder
 
-    assert result.trajectories is not None
-    plot = result.trajectories.states is None
-    if plot:
-        print(f"task {config['task']} does not tell its states: the video draws its observations as curves")
-    with Recorder(config["task"], size=size, quality=quality, plot=plot, speed=speed) as recorder:
-        if gallery:
-            return recorder.gallery(result.trajectories, path)
-        return recorder.episodes(result.trajectories, path)
+    with tempfile.TemporaryDirectory() as folder:
+        trajectories = _play(run, episodes, seed, task, Path(folder))
+        plot = not trajectories.episode(0).visible
+        if plot:
+            print(f"task {task or run.task} tells no states and draws nothing: its observations are shown as curves")
+        with Recorder(task or run.task, size=size, quality=quality, plot=plot, speed=speed) as recorder:
+            return (recorder.gallery if gallery else recorder.episodes)(trajectories, path)
+
+
+def _play(run: Run, episodes: int, seed: int, task: str | None, folder: Path) -> Trajectories:
+    """Return episodes of a run's policy, filmed into `folder` where no states could be drawn later."""
+    film = folder if draws_live(task or run.task) else None
+    trajectories = evaluate_run(run, episodes, seed, record=episodes, task=task, film=film)[0].trajectories
+    assert trajectories is not None
+    return trajectories
 
 
 def record_side_by_side(
@@ -110,7 +119,7 @@ def record_side_by_side(
 ) -> Path:
     """Write a video of several policies of one task next to each other, an episode each from the same start.
 
-    Raises PrefenvsError for runs of different tasks, and for a task without simulator states.
+    Raises PrefenvsError for runs of different tasks.
     """
     tasks = sorted({task or run.config["task"] for run in runs})
     if len(tasks) > 1:
@@ -118,12 +127,10 @@ def record_side_by_side(
     from prefenvs.preferences import Query
     from prefenvs.videos import Recorder
 
-    episodes = []
-    for run in runs:
-        trajectories = evaluate_run(run, 1, seed, record=1, task=task)[0].trajectories
-        assert trajectories is not None
-        first, length = np.zeros(1, np.int64), int(trajectories.lengths[0])
-        episodes.append(trajectories.cut(first, first, min(length, steps or length))[0])
-    plot = episodes[0].states is None
-    with Recorder(tasks[0], size=size, quality=quality, plot=plot, speed=speed) as recorder:
-        return recorder.pair(Query(tuple(episodes)), path, captions)
+    with tempfile.TemporaryDirectory() as folder:
+        played = [_play(run, 1, seed, task, Path(folder)) for run in runs]
+        lengths = [int(each.lengths[0]) for each in played]
+        first = np.zeros(1, np.int64)
+        cut = [each.cut(first, first, min(n, steps or n))[0] for each, n in zip(played, lengths, strict=True)]
+        with Recorder(tasks[0], size=size, quality=quality, plot=not cut[0].visible, speed=speed) as recorder:
+            return recorder.pair(Query(tuple(cut)), path, captions)

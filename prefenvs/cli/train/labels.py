@@ -14,6 +14,7 @@ from prefenvs.datasets.holdout import hold_out_episodes, split_preferences
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, make_pairs
+from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
 from prefenvs.tasks import find_task
@@ -48,7 +49,8 @@ class LabelSource:
     `oracles.make_rater`), a store, or a label file. labels: how many, None for all there are (500 from a rater).
     segment_length: in steps, for raters. held_out: share of the episodes whose labels are kept for measuring. form,
     discount: of regret, see `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the
-    control without knowledge.
+    control without knowledge. lists: ask one question after the other and learn from the pairs of ranked lists, of
+    list_questions each; labels and those held out then count questions.
     """
 
     preferences: str
@@ -59,6 +61,8 @@ class LabelSource:
     form: RegretForm = "advantage"
     discount: float = 1.0
     shuffle: bool = False
+    lists: ListMethod | None = None
+    list_questions: int = 100
 
     @property
     def kind(self) -> str:
@@ -86,10 +90,17 @@ class LabelSource:
             counts = count, math.ceil(count * self.held_out)
             rng = np.random.default_rng([self.seed, 1])
             train, held_out = (
-                ask(oracle, data.sample(2 * n, self.length(dataset), rng, episodes=np.flatnonzero(side))) if n else []
+                self._ask(oracle, data.sample(2 * n, self.length(dataset), rng, episodes=np.flatnonzero(side)))
+                if n
+                else []
                 for side, n in zip((~held, held), counts, strict=True)
             )
             return Labels(train, held_out, _count({"skipped": _skips(train)}))
+        if self.lists is not None:
+            raise PrefenvsError(
+                f"--lists {self.lists} asks a rater one question after the other, but --preferences {self.preferences} "
+                "holds answers already: leave it out"
+            )
         preferences, crossing = self._read_given(dataset)
         train, held_out, between = split_preferences(preferences, self.held_out, self.seed)
         taken = train[: self.labels]
@@ -100,6 +111,17 @@ class LabelSource:
             "skipped": _skips(taken),
         }
         return Labels(taken, held_out, _count(left_out))
+
+    def _ask(self, oracle: Oracle, segments: SegmentBatch) -> list[Preference]:
+        """Return answers to pairs of these 2 N segments, or the pairs of lists that N questions make of them."""
+        if self.lists is None:
+            return ask(oracle, segments)
+        questions = len(segments) // 2
+        builder = ListBuilder(self.lists, self.list_questions, np.random.default_rng([self.seed, 3]))
+        made = rank_segments(segments, oracle, questions, builder)
+        ranked = sum(len(group) for groups in builder.lists for group in groups)
+        print(f"{questions} questions: {len(builder.lists)} lists of {ranked} segments, {len(made)} pairs", flush=True)
+        return made
 
     def length(self, dataset: OfflineDataset) -> int:
         """Steps in a segment: the task's own number where none is given.
@@ -112,7 +134,7 @@ class LabelSource:
 
     def make_oracle(self, dataset: OfflineDataset) -> Oracle:
         """Return the rater that is asked for; raises PrefenvsError for one that cannot judge this data set at once."""
-        from prefenvs.cli.raters import load_expert_values
+        from prefenvs.cli.raters import load_expert_values, load_run_policy
         from prefenvs.oracles.make import RaterContext, make_rater, read_options
 
         flags = {"regret_form": self.form, "regret_discount": self.discount}
@@ -133,7 +155,9 @@ class LabelSource:
                 f"--preferences regret needs an expert of {about}: regret:RUN with the folder of a run with "
                 "--true-reward (`prefenvs train iql` or `train pebble`), or oracle for labels by partial return"
             )
-        context = RaterContext(dataset.task, self.seed, load_values=load_expert_values, flags=flags)
+        context = RaterContext(
+            dataset.task, self.seed, load_values=load_expert_values, load_policy=load_run_policy, flags=flags
+        )
         return make_rater(self.preferences, context)
 
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:

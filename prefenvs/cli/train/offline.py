@@ -28,8 +28,9 @@ from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import FractionBelowOne, PositiveFloat, PositiveFraction, PositiveInt
+from prefenvs.queries.lists import ListMethod
 from prefenvs.runs import Run
-from prefenvs.tasks import Task, find_task
+from prefenvs.tasks import Task, find_task, has_environment
 
 if TYPE_CHECKING:
     from prefenvs.agents.offline.tables import RankedSegments
@@ -69,6 +70,13 @@ class LabelOptions:
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
     segment_length: PositiveInt | None = None
     """Steps in a segment, for simulated raters."""
+    lists: ListMethod | None = None
+    """Ask a simulated rater one question after the other, and learn from all pairs of the ranked lists that they make.
+
+    --labels then counts questions.
+    """
+    list_questions: PositiveInt = 100
+    """Questions of one list of lire."""
     shuffle_labels: bool = False
     """Control: permute the labels over their queries, so that they say nothing."""
     held_out: FractionBelowOne = 0.0
@@ -85,6 +93,8 @@ class LabelOptions:
             self.regret_form,
             self.regret_discount,
             self.shuffle_labels,
+            self.lists,
+            self.list_questions,
         )
 
     @property
@@ -149,10 +159,17 @@ def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
     if not name:
         raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
     dataset = load_dataset(name, task or None, max_gib=max_gib)
+    if not dataset.trajectories.actions.shape[1] or not dataset.trajectories.observations.shape[1]:
+        what = "actions" if not dataset.trajectories.actions.shape[1] else "observations"
+        raise PrefenvsError(
+            f"data set {name} holds no {what}, of which a policy learns: fit a reward to it with `prefenvs reward`, or "
+            "compare its policies with `prefenvs judge --dataset`"
+        )
     if dataset.task:
         find_task(dataset.task)
-    else:
-        print(f"data set {dataset.name!r} tells no task, so nothing is evaluated: --task ID names one", flush=True)
+    if not has_environment(dataset.task):
+        why = "tells no task to act in, so nothing is evaluated: --task ID names one"
+        print(f"data set {dataset.name!r} {why}", flush=True)
     return dataset
 
 
@@ -269,7 +286,7 @@ def _train(
 
 def _create_run(algorithm: Algorithm, groups: Mapping[str, Any], fitting: Fitting, signal: str) -> Run:
     training, data = fitting.training, groups["data"]
-    about = find_task(data.task).file_name if data.task else re.sub(r"[^\w.-]+", "-", Path(data.dataset).stem)
+    about = re.sub(r"[^\w.-]+", "-", find_task(data.task).file_name if data.task else Path(data.dataset).stem)
     name = f"{about}-{algorithm.name.replace(':', '-')}-{signal}-{training.seed}"
     run = Run.create(training.folder or Path("runs") / name, f"train {algorithm.name}", record_of(groups))
     if fitting.labels.train is not None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from prefenvs.agents.registry import Algorithm, Online
-from prefenvs.cli.raters import make_rater, rater_on
+from prefenvs.cli.raters import looks_at_pictures, make_rater, rater_on
 from prefenvs.cli.train import raters as train_raters
 from prefenvs.cli.train.options import EXAMPLE, Training, has_checkpoint, read_groups, record_of, report
+from prefenvs.envs import draws_live
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task
@@ -62,7 +63,9 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     if rater is not None:
         oracle = make_rater(rater.oracle, rater, task.id, each[0].seed)
     reward = groups["clip"].make(task, device=training.device) if algorithm.signal == "states" else None
-    agent = algorithm.make_online(settings, Online(task, oracle, each[0].seed, training.device, reward))
+    film = rater is not None and looks_at_pictures(dict(words)) and draws_live(task.id)
+    given_to = Online(task, oracle, each[0].seed, training.device, reward, film)
+    agent = algorithm.make_online(settings, given_to)
     if resumed is None:
         # All is checked before a folder is made, or a process started.
         agent.check_run(settings.steps)
@@ -79,7 +82,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.locked())
         if rater is not None:
-            train_raters.attach_rater(agent, run, stack)
+            train_raters.attach_rater(agent, run, stack, film)
         if resumed is not None and has_checkpoint(run):
             agent.resume(run.checkpoint)
         (summary,) = train_runs(

@@ -191,7 +191,7 @@ def report(
         print(f"held-out labels predicted: {summary['held_out_accuracy']:.1%} of {summary['held_out_labels']}")
     rows = {"before": first, "final": last, "best": best}
     if last is None:
-        print(f"not evaluated: {summary['dataset']} tells no task; `prefenvs evaluate {run.folder} --task ID` does it")
+        print(f"not evaluated: the data tell no task to act in; `prefenvs evaluate {run.folder} --task ID` does it")
     elif has_reward(summary["task"]):
         for name, row in rows.items():
             solved = "" if row["success"] != row["success"] else f", success {row['success']:.0%}"

@@ -52,14 +52,19 @@ def check_no_rater(given: Mapping[str, str], control: str) -> None:
             raise PrefenvsError(f"--{flag} is about labels, of which {control} needs none: leave it out")
 
 
-def attach_rater(agent: Any, run: Run, stack: contextlib.ExitStack) -> None:
-    """Let what an agent's rater is asked and answers go into the run's store."""
+def attach_rater(agent: Any, run: Run, stack: contextlib.ExitStack, film: bool = False) -> None:
+    """Let what an agent's rater is asked and answers go into the run's store.
+
+    film: keep what the environments draw meanwhile, in the run's recordings/.
+    """
     from prefenvs.oracles import HumanOracle, HybridOracle
     from prefenvs.store import Recorded, Store
 
     rater = agent.oracle
     if rater is None:
         return
+    if film:
+        agent.recorder.film(run.path("recordings"))
     store = stack.enter_context(Store(run.path("preferences.sqlite")))
     for one in (rater.cheap, rater.costly) if isinstance(rater, HybridOracle) else (rater,):
         _connect(one, store, run, stack)

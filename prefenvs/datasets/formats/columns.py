@@ -73,7 +73,7 @@ def check_columns(trajectories: Trajectories, name: str) -> None:
             continue
         read_numbers(array[:0], f"{column} of data set {name!r}")
         # Recordings without numbers have vectors of no entry.
-        bare = trajectories.recordings is not None and column in ("observations", "actions")
+        bare = trajectories.recordings is not None and column in ("observations", "actions", "final_observations")
         if array.ndim != expected or (0 in array.shape[1:] and not bare):
             raise PrefenvsError(
                 f"{column} of data set {name!r} have shape {array.shape}; expected "

@@ -23,6 +23,13 @@ from gymnasium import spaces
 from prefenvs.datasets.d4rl.hdf5 import first_line
 from prefenvs.datasets.formats.columns import read_column, read_flags
 from prefenvs.datasets.formats.minari_files import check_folder
+from prefenvs.datasets.formats.minari_pictures import (
+    RATE,
+    picture_keys,
+    record_pictures,
+    skip_pictures,
+    without_pictures,
+)
 from prefenvs.datasets.formats.spaces import check_space, flatten, unflatten_discrete
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import misfit
@@ -30,6 +37,7 @@ from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
+from prefenvs.tasks.recorded import PREFIX
 from prefenvs.trajectories import Trajectories
 
 INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
@@ -46,8 +54,8 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
     velocities, are left out with a warning.
 
     task: of the data; by default the one whose id or environment the file names, where its spaces have the same sizes.
-    Raises PrefenvsError where there is no such data set here and none can be had, for damaged files, and for images and
-    text.
+    Pictures stay in their HDF5 file and become recordings. Raises PrefenvsError where there is no such data set here
+    and none can be had, for damaged files, and for text.
     """
     minari = _import_minari()
     folder = _find_folder(minari, name_or_path)
@@ -64,7 +72,10 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
 
 def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDataset:
     name = f"minari/{metadata['dataset_id']}"
-    check_space(storage.observation_space, f"observations of {name}")
+    pictures = bool(picture_keys(storage.observation_space))
+    if pictures:
+        skip_pictures(storage, name)
+    check_space(without_pictures(storage.observation_space), f"observations of {name}")
     check_space(storage.action_space, f"actions of {name}")
     columns = _read_columns(storage, name, ours="prefenvs_task" in metadata)
     episodes = list(_in_blocks(storage.get_episode_metadata, storage.total_episodes))
@@ -80,6 +91,9 @@ def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDa
         sizes = [columns[key].shape[1] for key in ("observations", "actions", "states")]
         if not misfit(task, *sizes[:2]) and misfit(task, *sizes):
             _leave_out_states(columns, name, misfit(task, *sizes))
+    if pictures:
+        columns["recordings"] = record_pictures(storage, columns["ends"], find_task(task).fps if task else RATE)
+        task = task or PREFIX + str(metadata["dataset_id"])
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     return OfflineDataset(
         name,
@@ -233,9 +247,11 @@ def _read_columns(storage: Any, name: str, ours: bool) -> dict[str, Any]:
 def _read_episode(episode: dict[str, Any], storage: Any, name: str, i: int) -> tuple[dict[str, Array], Any]:
     """Return an episode's columns, and its final observation with whether the task ended it."""
     where = f"in episode {i} of {name!r}"
-    seen = flatten(episode["observations"], storage.observation_space, f"observations {where}")
     acted = flatten(episode["actions"], storage.action_space, f"actions {where}")
     length = len(acted)
+    space = without_pictures(storage.observation_space)
+    bare = isinstance(space, spaces.Dict) and not spaces.flatdim(space)
+    seen = np.zeros((length + 1, 0)) if bare else flatten(episode["observations"], space, f"observations {where}")
     if length < 1 or len(seen) != length + 1:
         raise PrefenvsError(f"episode {i} of {name!r} has {len(seen)} observations for {length} actions")
     rewards = read_column(episode["rewards"], f"rewards {where}", length, np.float64)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from prefenvs.datasets.formats.pickles import read_array_pickle
+from prefenvs.datasets.labels.rows import is_table
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
@@ -80,6 +81,8 @@ def read_labels(path: str | Path) -> LabelFile:
     path = Path(path)
     if not path.exists():
         raise PrefenvsError(f"there are no labels at {path}: name a folder of label and index files")
+    if is_table(path):
+        raise PrefenvsError(f"{path} is a table of labels: `prefenvs labels import {path} --dry-run` reports on it")
     folder = path if path.is_dir() else path.parent
     files = sorted(file.name for file in folder.iterdir() if file.is_file())
     labels = [path.name] if path.is_file() else [f for f in files if f == "label_human" or UNI_NAME.fullmatch(f)]

@@ -169,10 +169,15 @@ def _read_task(task: Mapping[str, Any], path: Path, place: str) -> Iterator[Row]
 
 
 def _selection(results: Any) -> str:
-    """What an annotation's results select: left or right of the Pairwise tag, or a word of a Choices tag beside it."""
+    """What an annotation's results select: left or right of the Pairwise tag, or else a word of a Choices tag."""
     values = [one.get("value") for one in results or () if isinstance(one, dict)]
-    chosen = [selected(value) for value in values if isinstance(value, dict) and {"selected", "choices"} & set(value)]
-    return next((word for word in chosen if word != "skip"), "skip")
+    chosen = [
+        selected(value)
+        for key in ("selected", "choices")
+        for value in values
+        if isinstance(value, dict) and key in value
+    ]
+    return next((str(word) for word in chosen if word != "skip"), "skip")
 
 
 def selected(value: Any) -> Any:

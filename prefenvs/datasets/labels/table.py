@@ -316,7 +316,7 @@ class _Parser:
         return self.length if name is None else _whole(row, name)
 
     def _held(self, row: Row, side: int) -> Segment:
-        arrays = []
+        arrays: list[Array] = []
         for name in (f"observations_{side}", f"actions_{side}"):
             try:
                 array = np.asarray(row.cells[name], np.float32)

@@ -198,12 +198,28 @@ BOARDS = (
         ),
         3,
     ),
+    # The board of the study with people (Knox et al. 2022).
+    Board(
+        (
+            "..r.......",
+            "....c....:",
+            "..S....:::",
+            "c.r.#SS::.",
+            "::........",
+            ":.c.......",
+            ":#.Sr#....",
+            ".c.....C::",
+            "..r....::D",
+            "......r..c",
+        ),
+        4,
+    ),
 )
 
 
 @lru_cache(maxsize=256)
 def find_board(number: int) -> Board:
-    """Return a board by its number: 0 to 3 are drawn by hand, 1000 and above are random boards of that number.
+    """Return a board by its number: 0 to 3 are drawn by hand, 4 is Knox et al.'s, from 1000 on random.
 
     Raises PrefenvsError for other numbers.
     """

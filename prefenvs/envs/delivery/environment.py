@@ -31,7 +31,7 @@ class Delivery(gymnasium.Env[Array, np.int64]):
     """
 
     def __init__(self, board: int | None = 0, render_mode: str | None = None) -> None:
-        """`board`: 0 to 3 are drawn by hand, 1000 and above random; None draws a new random one for every episode."""
+        """`board`: 0 to 3 are drawn by hand, 4 is the study's, from 1000 on random; None draws one for each episode."""
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
         if render_mode not in (None, "rgb_array"):
             raise PrefenvsError(f"Delivery draws for render_mode='rgb_array' only, got {render_mode!r}")

@@ -18,7 +18,7 @@ from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
 from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
-from prefenvs.agents.rewards.image.observed import PictureReward
+from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.envs.check import check_task
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate
@@ -122,7 +122,7 @@ def test_agents_learn_from_pictures(make: Any, tmp_path: Path) -> None:
     agent.learn(160)
     assert agent.feedback.labels == 6
     assert agent.reward_learned
-    assert isinstance(agent.reward_model, PictureReward)
+    assert isinstance(agent.reward_model, PixelReward)
     recorded = agent.recorder.buffer.trajectories()
     assert (recorded.observations.dtype, recorded.observations.shape[1:]) == (np.uint8, (3, SIZE, SIZE + 4))
     if make is pebble:
@@ -156,7 +156,7 @@ def test_a_reward_on_pictures_learns_what_is_preferred() -> None:
         Preference(q, np.eye(2)[int(q.segments[1].observations.mean() > q.segments[0].observations.mean())])
         for q in queries
     ]
-    model = PictureReward((2, SIZE, SIZE), ImageRewardConfig(members=2, stride=2, epochs=30), device="cpu")
+    model = PixelReward((2, SIZE, SIZE), ImageRewardConfig(members=2, stride=2, epochs=30), device="cpu")
     figures = model.fit(labels[:30])
     assert figures["labels"] == 30
     assert model.table.inputs.dtype == torch.uint8

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefenvs.agents.rewards.fit import JointFit
 from prefenvs.agents.rewards.tables import QueryTable
 from prefenvs.datasets.holdout import hold_out_queries
 from prefenvs.errors import PrefenvsError
@@ -222,3 +223,30 @@ def test_stopping_on_held_out_labels_returns_to_the_best_weights() -> None:
     assert metrics["validation_loss"] < longer["validation_loss"]
     until_best = make_model(replace(config, stop="never", epochs=int(metrics["epochs"]) - config.patience))
     assert until_best.fit(preferences)["validation_loss"] == metrics["validation_loss"]
+
+
+def test_the_agent_s_term_is_minus_its_mean_reward_and_lifts_what_it_does() -> None:
+    """REBEL: the gradient by hand, and rewards of the agent's own steps after a fit."""
+    preferences, rng = make_preferences(60), np.random.default_rng(0)
+    own = rng.normal(size=(50, 3)), rng.normal(size=(50, 2))
+    config = replace(SMALL, agent_weight=0.5, epochs=30, stop="never")
+    with pytest.raises(PrefenvsError, match="about an agent in training"):
+        make_model(config).fit(preferences)
+    model = make_model(config)
+    model.trainer.agent_steps = torch.from_numpy(np.concatenate(own, 1).astype(np.float32))
+    job = model.trainer.prepare(preferences, None, ())
+    model.network.zero_grad()
+    state = model.trainer.generator.get_state()
+    JointFit([job])._add_agent_term()
+    found = [parameter.grad.clone() for parameter in model.network.parameters()]
+    model.trainer.generator.set_state(state)
+    rows = torch.randint(50, (config.members, config.batch_size), generator=model.trainer.generator)
+    model.network.zero_grad()
+    by_hand = sum(model.forward(model.trainer.agent_steps[rows[m]])[m].mean() for m in range(config.members))
+    (-0.5 * by_hand).backward()
+    for one, parameter in zip(found, model.network.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad)
+    plain, lifted = make_model(replace(config, agent_weight=0.0)), make_model(config)
+    plain.fit(preferences)
+    lifted.fit(preferences, agent=own)
+    assert lifted.predict(*own).mean() > plain.predict(*own).mean() + 0.1

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss
+from prefenvs.agents.rewards.ensemble import RewardConfig
+from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss, score_returns
 from prefenvs.agents.rewards.surf import SurfConfig, centre_query, crop_returns, pseudo_label_loss
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
@@ -122,3 +123,22 @@ def test_surf_learns_from_wide_segments() -> None:
         make_model(replace(config, surf=SurfConfig(margin=7))).fit(preferences)
     with pytest.raises(PrefenvsError, match="SurfConfig"):
         make_model().fit(preferences, unlabelled=inner)
+
+
+def test_a_linear_score_is_lire_s_chance_and_counts_only_steps_that_are_there() -> None:
+    rewards = torch.tensor([[[0.5, -0.25, 1.0], [-1.0, 0.0, 0.3]]])
+    first, second = (float(row.sum()) for row in rewards[0])
+    expected = (first + 3 + 1e-5) / (first + second + 6 + 2e-5)
+    assert score_returns(rewards, None, "linear").softmax(-1)[0, 0].item() == pytest.approx(expected, abs=1e-6)
+    inside = torch.tensor([[[True, True, True], [True, True, False]]])
+    shorter = (first + 3 + 1e-5) / (first + 3 + 1e-5 + (-1.0 + 2 + 1e-5))
+    assert score_returns(rewards, inside, "linear").softmax(-1)[0, 0].item() == pytest.approx(shorter, abs=1e-6)
+    assert score_returns(rewards, inside)[0].tolist() == pytest.approx([1.25, -1.0])
+    worst = torch.full((1, 2, 4), -1.0, requires_grad=True)
+    score_returns(worst, None, "linear").softmax(-1).sum().backward()
+    assert torch.isfinite(worst.grad).all()
+
+
+def test_a_linear_score_fits_and_is_refused_where_returns_may_be_lower_than_minus_the_length() -> None:
+    with pytest.raises(PrefenvsError, match='needs output="tanh"'):
+        RewardConfig(score="linear", output="identity")

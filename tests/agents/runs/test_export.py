@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import prefenvs
 from prefenvs.agents import BC, CPL, IQL, OPPO, BCConfig, CPLConfig, GaussianReward, IQLConfig, OPPOConfig
@@ -100,6 +102,35 @@ def test_online_agents(name: str, tmp_path: Path) -> None:
         assert float(agent.policy.features_extractor.count) > 0
     done = rng.uniform(-1, 1, (7, agent.reward_model.action_size)).astype(np.float32)
     np.testing.assert_allclose(loaded(paths[1], seen, done), agent.reward_model.predict(seen, done), atol=1e-5)
+
+
+class Bright(gymnasium.Env[Any, Any]):
+    """Shows a square as bright as it acts."""
+
+    observation_space = spaces.Box(0, 255, (48, 52, 3), np.uint8)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+    max_episode_steps = 10
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.full((48, 52, 3), self.np_random.integers(256), np.uint8), {}
+
+    def step(self, action: Any) -> Any:
+        return np.full((48, 52, 3), int(127 + 127 * action[0]), np.uint8), float(action[0]), False, False, {}
+
+
+def test_an_agent_that_sees_pictures(tmp_path: Path) -> None:
+    config = PebbleConfig(
+        labels=4, per_session=4, interact=60, segment_length=5, unsupervised_steps=20, reward=RewardConfig(epochs=1)
+    )
+    small: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "buffer_size": 100}
+    agent = PEBBLE("CnnPolicy", prefenvs.make(Bright), first, config, learning_starts=10, device="cpu", **small)
+    agent.learn(45)
+    policy, reward, readme = export.export_run(keep(agent, tmp_path / "run", ""), tmp_path / "out", "torchscript")
+    seen = np.random.default_rng(0).integers(0, 255, (3, 3, 48, 52), dtype=np.uint8)
+    np.testing.assert_allclose(loaded(policy, seen), agent.predict(seen, deterministic=True)[0], atol=1e-5)
+    np.testing.assert_allclose(loaded(reward, seen), agent.reward_model.predict(seen, None), atol=1e-5)  # type: ignore[arg-type]
+    assert "[B, 3, 48, 52] uint8" in readme.read_text()
 
 
 OFFLINE: dict[str, Callable[[Any, Any], Any]] = {

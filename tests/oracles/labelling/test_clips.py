@@ -15,6 +15,7 @@ import pytest
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling.clips import note_size, render_ahead
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 from prefenvs.store import AssignmentPlan, Store
@@ -99,6 +100,22 @@ def test_the_clips_of_what_comes_next_are_made_before_anybody_asks(store: Store,
         # A learner asks while the page is open, and nobody has looked at it yet.
         store.add_queries([Query((swing(0), swing(1)))])
         wait_for(lambda: len(finished(tmp_path / "clips")) == 2)
+
+
+def test_another_machine_renders_for_the_server(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = [swing(seed) for seed in range(4)], broken()
+    store.add_queries([Query(tuple(good[:2])), Query(tuple(good[2:])), Query((good[0], bad))], run="r")
+    plan = AssignmentPlan("r")
+    assert render_ahead(store, tmp_path / "there", plan, 2, 48) == 4
+    assert render_ahead(store, tmp_path / "there", plan, 2, 48) == 0
+    note_size(store, 64)
+    assert render_ahead(store, tmp_path / "there", plan, 3, 48) == 4
+    with Clips(store, tmp_path / "here", size=64, workers=1) as clips:
+        monkeypatch.setattr("prefenvs.videos.ClipPool.submit", lambda *_, **__: pytest.fail("rendered here too"))
+        clips.prefetch(segment.hash for segment in good)
+        here = clips.path(good[3].hash).result(0)
+        assert here.read_bytes() == next((tmp_path / "there").glob(f"*64x64*/{good[3].hash}.mp4")).read_bytes()
+        assert [path.name for path in here.parent.iterdir()] == [here.name]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and their signals")

@@ -116,6 +116,21 @@ def test_ties_overwrite_mistakes() -> None:
     assert [row.tolist() for row in answers(oracle, queries(rewards))] == [[0.5, 0.5], [1.0, 0.0]]
 
 
+def test_the_unsure_guess_between_close_segments_and_never_err_elsewhere() -> None:
+    """m = 0.5 * 4 = 2: half as far apart as 0.3 m is a fair coin, just beyond it the better one is always preferred."""
+    oracle = PartialReturnOracle("unsure", seed=0)
+    oracle.observe(episodes(0.5))
+    close, far = [[0.0] * 4, [0.3, 0.0, 0.0, 0.0]], [[0.0] * 4, [0.61, 0.0, 0.0, 0.0]]
+    chosen = np.array(answers(oracle, queries(np.array([close, far])) * 4_000)).reshape(4_000, 2, 2)
+    assert set(np.unique(chosen)) == {0.0, 1.0}
+    assert chosen[:, 0, 1].mean() == pytest.approx(0.5, abs=0.03)
+    assert (chosen[:, 1, 1] == 1.0).all()
+    shares = PartialReturnOracle(Teacher(unsure=1.0, threshold_scale=1.0), soft=True)
+    three = np.zeros((1, 3, LENGTH))
+    three[0, :, 0] = (5.0, 5.5, 1.0)
+    assert answers(shares, queries(three))[0].tolist() == [0.5, 0.5, 0.0]
+
+
 def test_exact_ties_are_ties_unless_bpref_is_asked_for() -> None:
     asked = queries(np.ones((1, 3, LENGTH)))
     assert np.allclose(answers(PartialReturnOracle(), asked)[0], 1 / 3)

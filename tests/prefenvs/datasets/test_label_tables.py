@@ -16,7 +16,7 @@ from prefenvs.cli import main
 from prefenvs.datasets import OfflineDataset, load_dataset, read_label_table, write_label_table, write_npz
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
-from prefenvs.store import Store
+from prefenvs.store import Event, Store
 from prefenvs.trajectories import Trajectories
 
 LENGTHS = (12, 5, 9)
@@ -279,6 +279,7 @@ def test_an_export_of_label_studio(tmp_path: Path) -> None:
         annotation("left", 4, was_cancelled=True),
         annotation(None, 5, result=[{"type": "choices", "value": {"choices": ["Tie"]}}]),
     ]
+    answers[1]["result"].insert(0, {"type": "choices", "value": {"choices": ["a good clip"]}})
     task = {"id": 7, "data": data, "annotations": answers, "predictions": [annotation("left", 9)]}
     (tmp_path / "clips.csv").write_text("id,episode,start\n/data/a.mp4,0,0\n/data/b.mp4,2,1\n")
     columns = {"segment_1": "video_1", "segment_2": "video_2"}
@@ -356,5 +357,9 @@ def test_lists_of_more_segments_fit_no_table(tmp_path: Path, capsys: pytest.Capt
     with Store(tmp_path / "labels.sqlite") as store:
         pair, three = Query((segments[0], segments[1])), Query(tuple(segments))
         store.add_preferences([Preference(pair, np.array([1.0, 0.0])), Preference(three, np.array([1.0, 0.0, 0.0]))])
+        store.add_events([Event("rating", segment=segments[0].hash, annotator="ana", extra={"rating": 4})])
     main(["labels", "export", str(tmp_path / "labels.sqlite"), str(tmp_path / "out.csv")])
-    assert "left out: 1 about more than two segments" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "left out: 1 about more than two segments" in printed
+    assert "left out: 1 ratings of single clips" in printed
+    assert "is a table of labels" in fail(capsys, "labels", "report", str(tmp_path / "out.csv"))

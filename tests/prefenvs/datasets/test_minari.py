@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from prefenvs import PrefenvsError
 from prefenvs.datasets import OfflineDataset, load_dataset, read_minari, write_minari
+from prefenvs.frames import frames
 
 minari = pytest.importorskip("minari")
 COLUMNS = ("observations", "actions", "true_rewards", "states", "ends", "scenes", "terminated", "final_observations")
@@ -177,11 +178,13 @@ def test_the_task_is_the_environment_that_the_file_names_where_its_sizes_fit() -
         load_dataset("minari/pendulum/y-v0", task="Pendulum-v1")
 
 
-def test_pictures_are_refused() -> None:
-    pictures = np.zeros((5, 8, 8, 3), np.uint8)
+def test_pictures_alone_become_a_recording() -> None:
+    pictures = np.broadcast_to(40 * np.arange(5, dtype=np.uint8)[:, None, None, None], (5, 8, 8, 3)).copy()
     minari_writes("pictures/x-v0", pictures, spaces.Box(0, 255, (8, 8, 3), np.uint8))
-    with pytest.raises(PrefenvsError, match=r"observations of minari/pictures/x-v0 .* only vectors"):
-        load_dataset("minari/pictures/x-v0")
+    data = load_dataset("minari/pictures/x-v0").trajectories
+    assert (data.task, data.observations.shape[1]) == ("recorded:pictures/x-v0", 0)
+    episode = data.episode(0)
+    assert np.abs(frames(episode, size=8)[:, 4, 4, 0].astype(int) - 40 * np.arange(len(episode))).max() <= 2
 
 
 def test_names_that_are_not_here_are_asked_for(monkeypatch, make_dataset, assert_same) -> None:

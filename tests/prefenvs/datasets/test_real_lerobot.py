@@ -42,7 +42,7 @@ for episode in plan["episodes"]:
             frame[f"observation.images.{key}"] = np.full(shape, row["grey"], np.uint8)
         try:
             data.add_frame({**frame, "task": episode["task"]})
-        except ValueError:
+        except (ValueError, TypeError):
             data.add_frame(frame, episode["task"])
     data.save_episode()
 if hasattr(data, "finalize"):

@@ -229,3 +229,47 @@ def test_a_bad_row_is_named_or_left_out(line: str, message: str, tmp_path: Path)
         load_dataset(folder)
     with pytest.warns(UserWarning, match="1 of 4 episodes"):
         assert len(load_dataset(folder, skip_damaged=True)) == 3
+
+
+@pytest.mark.parametrize("jpeg", [False, True])
+def test_minari_with_pictures(jpeg: bool, tmp_path: Path) -> None:
+    minari = pytest.importorskip("minari")
+    from gymnasium import spaces
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    from .recorded import shots
+
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    view = spaces.Box(0, 255, (32, 48, 3), np.uint8)
+    seen_space = spaces.Dict({"arm": spaces.Box(-9, 9, (2,), np.float32), "views": spaces.Dict({"top": view})})
+    storage = MinariStorage.new(
+        tmp_path / "set" / "data",
+        seen_space,
+        spaces.Box(-9, 9, (1,), np.float32),
+        data_format="hdf5",
+        jpeg_encoding=jpeg,
+    )
+    storage.update_metadata({"dataset_id": "set-v0", "minari_version": minari.__version__})
+    buffers = []
+    for episode, length in enumerate(LENGTHS):
+        own = numbers(episode)
+        arm = np.concatenate([own["observation.state"], [[9, 9]]]).astype(np.float32)
+        last = np.arange(length) == length - 1
+        views = {"top": shots(episode, length + 1).copy()}
+        buffers.append(
+            EpisodeBuffer(
+                observations={"arm": arm, "views": views},
+                actions=own["action"],
+                rewards=own["next.reward"],
+                terminations=last,
+                truncations=last & False,
+            )
+        )
+    storage.update_episodes(buffers)
+    data = load_dataset(tmp_path / "set").trajectories
+    for episode, length in enumerate(LENGTHS):
+        segment = data.episode(episode)
+        np.testing.assert_array_equal(segment.observations, numbers(episode)["observation.state"])
+        assert [camera.name for camera in segment.recording.cameras] == ["views-top"]
+        assert np.abs(np.array(seen(segment)) - [grey(episode, step) for step in range(length)]).max() <= 5 * jpeg

@@ -229,3 +229,18 @@ def test_faults_are_named_in_one_line(video: Recording, tmp_path: Path) -> None:
 def test_written_clips_are_read_back_frame_by_frame(tmp_path: Path) -> None:
     write_clip(pictures(), tmp_path / "clip.mp4", 25)
     assert shown(Recording((Camera("c", "clip.mp4"),), np.arange(30) / 25, str(tmp_path))) == list(range(30))
+
+
+def test_folders_and_arrays_that_differ_inside_are_told_apart(tmp_path: Path) -> None:
+    """Plain pictures compress to one size, and arrays of one shape have equal headers and, here, equal ends."""
+    hashes = []
+    for number in range(3):
+        (tmp_path / f"f{number}").mkdir()
+        for step in range(3):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"f{number}" / f"{step}.png")
+        shots = np.zeros((40, 32, 32, 3), np.uint8)
+        shots[20] = number
+        np.save(tmp_path / f"a{number}.npy", shots)
+        files = (f"f{number}", f"a{number}.npy")
+        hashes += [Recording((Camera("c", file),), np.arange(3.0), str(tmp_path)).hash for file in files]
+    assert len(set(hashes)) == 6

@@ -1,0 +1,244 @@
+"""What is claimed of each system, how it is measured beside its control, and the table of what came out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from prefenvs.bench.folder import write_json
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.internal.loading import entry_points, import_object
+from prefenvs.runs import provenance
+
+SEEDS = (0, 1, 2, 3, 4)
+HERE = "prefenvs.bench.claims"
+
+
+class Measured(NamedTuple):
+    """What one seed gave: the system's figure and its control's."""
+
+    figure: float
+    control: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of one system.
+
+    sentence: what is claimed; figure: what is measured; control: what it is measured against, in the same units.
+    place: `module:function` of the demonstration, which takes a seed and returns `Measured`; better: which figures are
+    better; tried: what else was tried where it does not hold. It holds where the figure is better than the control's on
+    every seed.
+    """
+
+    name: str
+    system: str
+    sentence: str
+    figure: str
+    control: str
+    place: str
+    better: Literal["higher", "lower"] = "higher"
+    tried: str = ""
+
+    def holds(self, measured: Sequence[Measured]) -> bool:
+        """Whether the figure is better than the control's on every seed."""
+        sign = 1.0 if self.better == "higher" else -1.0
+        return bool(measured) and all(sign * (one.figure - one.control) > 0 for one in measured)
+
+
+CLAIMS = (
+    Claim(
+        "unsure",
+        "S-EPOA's teacher",
+        "errs between close segments only",
+        "errors in the half of the pairs that differ most",
+        "teacher `mistake`",
+        f"{HERE}.raters:unsure",
+        "lower",
+    ),
+    Claim(
+        "heron-both",
+        "HERON",
+        "a ranking (distance, effort) teaches both on Reacher-v5",
+        "percentile, of the worse of both factors, of the 10% of new segments that the learned reward likes best",
+        "coin labels",
+        f"{HERE}.raters:heron_both",
+    ),
+    Claim(
+        "heron-order",
+        "HERON",
+        "the first factor counts most",
+        "percentile of distance of the 10% liked best, after (distance, effort)",
+        "after (effort, distance)",
+        f"{HERE}.raters:heron_order",
+        tried="(one seed draws)",
+    ),
+    Claim(
+        "hindsight",
+        "RLHS",
+        "a rater by partial return agrees with one by regret once it sees what follows (Delivery-v0, one start a pair)",
+        "agreement with regret, 30 moves of a driver who errs in 1 of 10 shown",
+        "the same rater, shown the segments alone",
+        f"{HERE}.raters:hindsight",
+    ),
+    Claim(
+        "lire",
+        "LiRE",
+        "ranked lists teach more than independent pairs of as many questions (Reacher-v5, 100 questions)",
+        "accuracy of the learned reward on 2,000 new pairs",
+        "independent pairs",
+        f"{HERE}.raters:lire",
+        tried="(tried: 400 questions, and a rater who ties a quarter: .74 to .77 against .76 to .78, two seeds)",
+    ),
+    Claim(
+        "seqrank",
+        "SeqRank",
+        "lists by sequential pairwise comparison do, too",
+        "accuracy of the learned reward on 2,000 new pairs",
+        "independent pairs",
+        f"{HERE}.raters:seqrank",
+        tried="(tried: 400 questions to a rater who ties a quarter: .79, .77 against .78, .77, two seeds)",
+    ),
+    Claim(
+        "lire-linear",
+        "LiRE",
+        "the linear score predicts more of the same lists than the exponential one",
+        "accuracy of the learned reward on 2,000 new pairs",
+        "exponential score",
+        f"{HERE}.raters:lire_linear",
+    ),
+    Claim(
+        "safety",
+        "HC-RLHF",
+        "a policy whose expected cost is the limit passes with a chance of at most delta (50 episodes, 1,000 repeats)",
+        "share of passes by the Hoeffding bound",
+        "delta",
+        f"{HERE}.others:safety",
+        "lower",
+    ),
+    Claim(
+        "safety-naive",
+        "HC-RLHF",
+        "the mean alone passes it half of the time, the Student-t bound about as often as delta",
+        "share of passes by Student's t",
+        "by the mean",
+        f"{HERE}.others:safety_naive",
+        "lower",
+    ),
+    Claim(
+        "pearl",
+        "PEARL",
+        "labels of button-press order segments of button-press-topdown (Meta-World, 100 labels, 100 pairs of 50 steps)",
+        "agreement of transferred labels with the true return",
+        "shuffled source labels",
+        f"{HERE}.others:pearl",
+    ),
+    Claim(
+        "rebel",
+        "REBEL",
+        "the agent's own episodes in the reward loss teach more from 100 labels (PEBBLE, Reacher-v5, 10,000 steps)",
+        "mean true return of 20 episodes, weight 0.1",
+        "weight 0",
+        f"{HERE}.online:rebel",
+    ),
+    *(
+        Claim(
+            name,
+            system,
+            f"{what} serve a minority of raters (4 of 20, another destination on Delivery's board 1, 100 labels each)",
+            "the minority's return by its own reward, 0 as random moves and 1 as its optimum",
+            "one reward for all",
+            f"{HERE}.groups:{name}",
+        )
+        for name, system, what in (
+            ("maxmin", "MaxMin-RLHF", "clusters"),
+            ("pal", "PAL", "prototypes"),
+            ("vpl", "VPL", "latent vectors"),
+        )
+    ),
+)
+
+
+def list_claims() -> list[Claim]:
+    """Return our claims and those that installed packages offer under `prefenvs.claims`."""
+    return [*CLAIMS, *entry_points("prefenvs.claims", Claim)]
+
+
+def find_claims(names: Sequence[str] = ()) -> list[Claim]:
+    """Return the claims of these names, all if none is given; raises PrefenvsError for an unknown one."""
+    known = {claim.name: claim for claim in list_claims()}
+    for name in names:
+        if name not in known:
+            raise PrefenvsError(f"there is no claim {name!r}: choose {', '.join(known)}.{near_matches(name, known)}")
+    return [known[name] for name in names] if names else list(known.values())
+
+
+def run_claims(
+    folder: Path, names: Sequence[str] = (), seeds: Sequence[int] = (), say: Callable[[str], None] = print
+) -> str:
+    """Measure claims that the folder holds no figures of, at this commit, and return the table of all it then holds.
+
+    Figures are kept in claims.json as they come, and the table in claims.md.
+    """
+    claims = find_claims(names)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "claims.json"
+    kept = read_figures(path)
+    here = provenance()
+    for claim in claims:
+        for seed in seeds or SEEDS:
+            known = kept.setdefault(claim.name, {}).get(str(seed))
+            if known is not None and known["commit"] == here["commit"]:
+                continue
+            begin = time.perf_counter()
+            found = measure(claim, seed)
+            seconds = round(time.perf_counter() - begin, 1)
+            kept[claim.name][str(seed)] = {**found._asdict(), "seconds": seconds, "commit": here["commit"]}
+            write_json(path, kept)
+            say(f"{claim.name} seed {seed}: {found.figure:.3g}, control {found.control:.3g} ({seconds} s)")
+    table = make_table(find_claims(), kept)
+    (folder / "claims.md").write_text(table + "\n")
+    return table
+
+
+def measure(claim: Claim, seed: int) -> Measured:
+    """Run a claim's demonstration for one seed."""
+    figure, control = import_object(claim.place, "claim")(seed)
+    return Measured(float(figure), float(control))
+
+
+def read_figures(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the figures in claims.json by claim and seed, none if there is no such file.
+
+    Raises PrefenvsError for a damaged file.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return {name: dict(seeds) for name, seeds in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise PrefenvsError(f"{path} cannot be read ({error}): delete it, or name another --folder") from None
+
+
+def make_table(claims: Sequence[Claim], kept: dict[str, dict[str, Any]]) -> str:
+    """Return a Markdown table of claims, with every seed's figure; a claim without figures was not run."""
+    lines = ["| system | claim | figure | control | holds |", "|---|---|---|---|---|"]
+    for claim in claims:
+        rows = sorted(kept.get(claim.name, {}).items(), key=lambda item: int(item[0]))
+        measured = [Measured(row["figure"], row["control"]) for _, row in rows]
+        verdict = "not run" if not measured else "yes" if claim.holds(measured) else f"**no** {claim.tried}".rstrip()
+        figures = ", ".join(f"{one.figure:.3g}" for one in measured) or "-"
+        controls = ", ".join(f"{one.control:.3g}" for one in measured) or "-"
+        cells = (
+            f"{claim.system} (`{claim.name}`)",
+            claim.sentence,
+            f"{claim.figure} ({claim.better} is better): {figures}",
+            f"{claim.control}: {controls}",
+            verdict,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
