@@ -9,14 +9,13 @@ import numpy as np
 from own_environment import Reach, nearer
 
 import prefenvs
-from prefenvs import Preference, Query, Trajectories, TrajectoryBuffer
+from prefenvs import Trajectories, TrajectoryBuffer
 from prefenvs.agents import IQL, IQLConfig, RewardConfig
-from prefenvs.datasets import OfflineDataset
+from prefenvs.datasets import OfflineDataset, read_label_table
 from prefenvs.evaluate import evaluate
 from prefenvs.store import Store
 
 LENGTH = 10
-CHOICES = {"first": [1.0, 0.0], "second": [0.0, 1.0], "equal": [0.5, 0.5], "skip": None}
 
 
 def roll_out(episodes: int) -> Trajectories:
@@ -40,35 +39,26 @@ def write_csv(path: Path, episodes: Trajectories, count: int) -> None:
     rng = np.random.default_rng(0)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["episode_1", "step_1", "episode_2", "step_2", "choice"])
+        rows.writerow(["episode_1", "start_1", "episode_2", "start_2", "choice"])
         for _ in range(count):
             places = [int(rng.integers(most)) for most in 2 * (len(episodes), 50 - LENGTH)]
             pair = episodes.cut(np.array(places[::2]), np.array(places[1::2]), LENGTH)
             rows.writerow([*places, ("first", "second")[nearer(pair[0], pair[1])]])
 
 
-def read_csv(path: Path, episodes: Trajectories) -> list[Preference]:
-    """Return each row as a preference between two segments of these episodes."""
-    found = []
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            places = [[int(row[f"{name}_{side}"]) for side in (1, 2)] for name in ("episode", "step")]
-            pair = episodes.cut(np.array(places[0]), np.array(places[1]), LENGTH)
-            chances = CHOICES[row["choice"]]
-            answer = None if chances is None else np.array(chances)
-            found.append(Preference(Query((pair[0], pair[1])), answer, annotator="a company", oracle="human"))
-    return found
-
-
 if __name__ == "__main__":
     episodes = roll_out(100)
     write_csv(Path("labels.csv"), episodes, 400)
-    preferences = read_csv(Path("labels.csv"), episodes)
+    dataset = OfflineDataset("aimless", episodes)
+    # In a shell: prefenvs labels import labels.csv --dataset DATA --segment-length 10. Columns may have other names.
+    table = read_label_table("labels.csv", dataset, length=LENGTH, annotator="a company")
+    print("\n".join(table.report()))
+    preferences = table.preferences
     with Store("labels.sqlite") as store:  # kept for good; `prefenvs store stats labels.sqlite` looks into it
         store.add_preferences(preferences, run="labels.csv")
     config = IQLConfig(hidden=(64, 64), batch_size=128, learning_rate=1e-3, discount=0.95,
                        reward=RewardConfig(width=64, epochs=20))  # fmt: skip
-    learner = IQL(OfflineDataset("aimless", episodes), preferences, config, seed=0, device="cpu")
+    learner = IQL(dataset, preferences, config, seed=0, device="cpu")
     learner.learn(1_000)
     print(f"true return {evaluate(learner, 'own_environment:Reach').mean_return:.1f}, "
           f"of the data {episodes.returns.mean():.1f}")  # fmt: skip

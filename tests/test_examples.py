@@ -11,6 +11,7 @@ import runpy
 import socket
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,43 @@ def test_a_learner_of_one_s_own_has_a_row_in_a_table(folder: Path) -> None:
     for row in ("imitation of the preferred segments", "behaviour cloning of all data"):
         assert row in table
         assert row in printed
+
+
+class Pruned(Exception):
+    """What Optuna calls a trial that is given up."""
+
+
+class Trial:
+    """As much of Optuna's trial as an objective asks for; given up after its second report."""
+
+    number = 0
+
+    def __init__(self) -> None:
+        self.reported: list[int] = []
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return min(2 * low, high)
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
+        return low
+
+    def suggest_categorical(self, name: str, choices: list[int]) -> int:
+        return choices[0]
+
+    def report(self, value: float, step: int) -> None:
+        assert value < 0.0, "the hidden reward is 0"
+        self.reported.append(step)
+
+    def should_prune(self) -> bool:
+        return len(self.reported) > 1
+
+
+def test_a_sweep_reports_the_true_return_and_prunes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", types.SimpleNamespace(TrialPruned=Pruned))
+    trial = Trial()
+    with pytest.raises(Pruned):
+        importlib.import_module("sweep_optuna").objective(trial, "own_environment:Reach", 600, 20)
+    assert trial.reported == [150, 300]
 
 
 def test_the_notebook_runs_from_top_to_bottom(folder: Path) -> None:

@@ -64,14 +64,6 @@ class LabelSource:
     lists: ListMethod | None = None
     list_questions: int = 100
 
-    def __post_init__(self) -> None:
-        if self.labels is not None and self.labels < 1:
-            raise PrefenvsError(f"--labels must be at least 1, got {self.labels}")
-        if not 0.0 < self.discount <= 1.0:
-            raise PrefenvsError(f"--regret-discount must lie in (0, 1], got {self.discount}")
-        if not 0.0 <= self.held_out < 1.0:
-            raise PrefenvsError(f"--held-out must lie in [0, 1), got {self.held_out}")
-
     @property
     def kind(self) -> str:
         """The rater's name, or "given" for stores and files; raises PrefenvsError for a word that is neither."""

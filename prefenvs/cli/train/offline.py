@@ -27,7 +27,7 @@ from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, PositiveFloat, PositiveInt
+from prefenvs.limits import FractionBelowOne, PositiveFloat, PositiveFraction, PositiveInt
 from prefenvs.queries.lists import ListMethod
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task, has_environment
@@ -64,7 +64,7 @@ class LabelOptions:
 
     The telescoped forms need V alone, which is learned sooner than the small differences that advantages are.
     """
-    regret_discount: Fraction = 1.0
+    regret_discount: PositiveFraction = 1.0
     """The rater's discount within a segment, for regret: 1 as in CPL's labels; no learner's own discount."""
     labels: PositiveInt | None = None
     """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
@@ -79,7 +79,7 @@ class LabelOptions:
     """Questions of one list of lire."""
     shuffle_labels: bool = False
     """Control: permute the labels over their queries, so that they say nothing."""
-    held_out: Fraction = 0.0
+    held_out: FractionBelowOne = 0.0
     """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
 
     def source(self, seed: int) -> LabelSource:
