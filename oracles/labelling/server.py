@@ -32,12 +32,12 @@ from prefenvs.oracles.labelling.manager import ON, Controls, act, describe, read
 from prefenvs.oracles.labelling.status import Status, render_report
 from prefenvs.oracles.labelling.trouble import add_errors
 from prefenvs.oracles.people.gold import list_gold, score_gold
-from prefenvs.oracles.people.ranking import ask_next
+from prefenvs.oracles.people.ranking import ask_next, newest
 from prefenvs.store import TUTORIAL, Assignment, AssignmentPlan, Assignments, Store, StoreUnavailable, export_store
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
-PAGE_VERSION = "1"
+PAGE_VERSION = "2"
 MOST_QUESTIONS = 20
 UPCOMING, MOST_UPCOMING, LOOK_EVERY = 10, 200, 1.0
 """Questions for each person whose clips are made before anybody asks for them, at most so many, and seconds between two
@@ -83,7 +83,7 @@ class Desk:
         self.status = Status(self.assignments)
         self.pace = Pace()
         self._unknown: dict[str, str] = {}
-        self._ranking = threading.Lock()
+        self._ranking, self._ranked = threading.Lock(), (-1, -1)
         # How clips look on the page that asked last; those made ahead look so too.
         self.look = clips.look()
 
@@ -206,6 +206,10 @@ class Desk:
         plan = self.assignments.plan
         if plan.kind == "ranking":
             with self._ranking:
+                found = newest(self.store)
+                if found == self._ranked:
+                    return
+                self._ranked = found
                 ask_next(self.store, self.store.runs() if plan.run is None else [plan.run])
 
     def _problem(self, task_id: str) -> str:

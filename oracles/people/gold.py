@@ -105,7 +105,7 @@ def score_gold(store: Store) -> dict[str, GoldScore]:
 def _set(store: Store, right: Mapping[str, tuple[float, ...]], by: str) -> None:
     known = list_gold(store)
     store.add_events(
-        Event("gold", key, run=GOLD, probabilities=chances, annotator=by, oracle="gold")
+        Event("gold", key, run=GOLD, probabilities=chances, oracle="gold", extra={"by": by})
         for key, chances in right.items()
         if known.get(key) != chances
     )

@@ -14,7 +14,7 @@ from prefenvs.oracles.people.human import HumanOracle
 from prefenvs.preferences import Preference, Query
 from prefenvs.store import RANKING, Event, Store
 from prefenvs.store.database import reading
-from prefenvs.store.schema import query_segments, requests
+from prefenvs.store.schema import events, query_segments, requests
 
 LENGTH = 8
 """Clips of a list: 28 pairs to learn from after about 16 questions, two for each clip."""
@@ -74,6 +74,13 @@ def list_rankings(store: Store, run: str, log: Sequence[Event], length: int = LE
     pairs = {query: keys for (query, _), keys in asked.items() if len(keys) == 2}
     verdicts = _verdicts(log, pairs)
     return [rank(clips[first : first + length], verdicts) for first in range(0, len(clips), length)]
+
+
+def newest(store: Store) -> tuple[int, int]:
+    """Return the numbers of the last answer and the last question of a store: while they stay, so do its lists."""
+    with reading(store.engine) as connection:
+        last = [connection.scalar(sa.select(sa.func.max(table.c.seq))) for table in (events, requests)]
+    return last[0] or 0, last[1] or 0
 
 
 def ask_next(store: Store, runs: Collection[str], length: int = LENGTH) -> int:

@@ -18,13 +18,13 @@ def press_with_shift(page, key: str) -> None:
 
 
 def click_row(page, action: str) -> None:
-    """Press a button of the table, which is made anew whenever its figures change."""
-    from selenium.common.exceptions import StaleElementReferenceException
+    """Press a button of the table, which is made anew whenever what it says changes."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 
     def pressed() -> bool:
         try:
             page.click(f"[data-act='{action}']")
-        except StaleElementReferenceException:
+        except (NoSuchElementException, StaleElementReferenceException):
             return False
         return True
 

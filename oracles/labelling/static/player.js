@@ -54,7 +54,7 @@ export class Player {
     });
     picture.append(video, ended, failed);
     frame.append(picture);
-    if (named) figure.append(element("figcaption", "", name));
+    if (named) picture.append(element("span", "caption", name));
     figure.append(frame);
     if (this.long) {
       const strip = makeStrip(clip, made.length, (time) => { this.pause(); this.seek(time); });
@@ -72,7 +72,7 @@ export class Player {
   rename(names) {
     this.clips.forEach(({ video, figure }, i) => {
       video.setAttribute("aria-label", `${names[i]} clip`);
-      const caption = figure.querySelector("figcaption");
+      const caption = figure.querySelector(".caption");
       if (caption) caption.textContent = names[i];
     });
   }
