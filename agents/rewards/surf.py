@@ -13,6 +13,7 @@ from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt, check_settings
 from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.protocols import Policy
 from prefenvs.segments import Segment
 from prefenvs.trajectories import Trajectories
 
@@ -82,6 +83,10 @@ class CroppingOracle(Oracle):
     def pending(self) -> int:
         """Number of asked queries that are still unanswered."""
         return self.rater.pending
+
+    def follow(self, policy: Policy) -> None:
+        """Pass on which policy is trained."""
+        self.rater.follow(policy)
 
     def observe(self, trajectories: Trajectories) -> None:
         """Pass recent trajectories on."""

@@ -22,7 +22,7 @@ from prefenvs.oracles.hybrid.routing import (
     measure_uncertainty,
 )
 from prefenvs.preferences import Oracle, Preference, Query
-from prefenvs.protocols import RewardModel
+from prefenvs.protocols import Policy, RewardModel
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 from prefenvs.trajectories import Trajectories
@@ -163,6 +163,11 @@ class HybridOracle(Oracle, Closing):
                 low, high = share.interval
                 lines.append(f"agreement on {share.count} queries {about}: {share.value:.1%} ({low:.1%} to {high:.1%})")
         return lines
+
+    def follow(self, policy: Policy) -> None:
+        """Pass on to both which policy is trained."""
+        self.cheap.follow(policy)
+        self.costly.follow(policy)
 
     def observe(self, trajectories: Trajectories) -> None:
         """Pass recent trajectories on to both."""

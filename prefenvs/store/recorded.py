@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.protocols import Policy
 from prefenvs.store.store import Store
 from prefenvs.trajectories import Trajectories
 
@@ -47,6 +48,10 @@ class Recorded(Oracle):
     def pending(self) -> int:
         """Number of asked queries whose answers have not been handed out."""
         return self.oracle.pending + len(self._unstored)
+
+    def follow(self, policy: Policy) -> None:
+        """Pass on which policy is trained."""
+        self.oracle.follow(policy)
 
     def observe(self, trajectories: Trajectories) -> None:
         """Pass recent trajectories on."""

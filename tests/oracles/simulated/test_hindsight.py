@@ -1,17 +1,21 @@
 """The hindsight rater: continuations are the simulator's own, and labels those of what follows."""
 
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import prefenvs
 from prefenvs import PrefenvsError, Query, Segment
+from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
-from prefenvs.oracles import HindsightOracle, PartialReturnOracle, make_rater
+from prefenvs.oracles import HindsightOracle, HybridOracle, PartialReturnOracle, make_rater
 from prefenvs.oracles.contract import check_oracle
 from prefenvs.preferences import Oracle, Preference
+from prefenvs.raters import as_oracle
+from prefenvs.store import Recorded, Store
 from prefenvs.trajectories import TrajectoryBuffer
 
 
@@ -146,3 +150,19 @@ def test_what_cannot_be_continued_is_refused() -> None:
         HindsightOracle(PartialReturnOracle(), "metaworld-drawer-open-v3", policy=Best()).ask(
             [Query((hand[0], hand[1]))]
         )
+
+
+def test_raters_in_other_raters_hear_which_agent_is_trained(tmp_path: Path) -> None:
+    """As in training, where answers go through a store."""
+    heard = []
+
+    class Hearing(PartialReturnOracle):
+        def follow(self, policy) -> None:
+            heard.append(policy)
+
+    given = Best()
+    with Store(tmp_path / "answers.sqlite") as store:
+        both = HybridOracle(Hearing(), Hearing(), route="random", seed=0)
+        for rater in (Recorded(Hearing(), store), CroppingOracle(Hearing(), 2), both, as_oracle(Hearing())):
+            rater.follow(given)
+    assert heard == [given] * 5
