@@ -19,6 +19,7 @@ from prefenvs.cli import raters
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
+from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsImport, LabelsReport
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.cli.label import Label
@@ -78,6 +79,7 @@ Command = (
     | Annotated[LabelsCommand, subcommand("labels", description="Check and import published label files.")]
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Reward, subcommand("reward")]
+    | Annotated[Features, subcommand("features")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
