@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from PIL import Image
 from torch import nn
 
@@ -177,3 +178,35 @@ def test_the_command_learns_reports_and_exports(
     with pytest.raises(SystemExit):
         main([*command, "--held-out", "0.3", "--cameras", "wrist"])
     assert "holds a reward with cameras=[], not ['wrist']" in capsys.readouterr().err
+
+
+def test_pictures_become_observations_with_their_labels(
+    data: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prefenvs.agents import CPL, CPLConfig
+    from prefenvs.cli import main
+    from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
+    from prefenvs.store import Store
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_encoder.py").write_text("from torch import nn\n\nnet = nn.AvgPool2d(8)\nnet.size = 16\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_lerobot(OfflineDataset("set", data), "set", size=32, progress=False)
+    recorded = load_dataset("set").trajectories
+    with Store("labels.sqlite") as store:
+        store.add_preferences(labels(recorded), run="people")
+    words = ["features", "set", "--encoder", "own_encoder:net", "--out", "encoded", "--cameras", "top", "wrist"]
+    main([*words, "--preferences", "labels.sqlite", "--labels-to", "encoded.sqlite"])
+    assert "26 entries, 2 of them the data's own" in capsys.readouterr().out
+    encoded = load_dataset("encoded")
+    np.testing.assert_array_equal(encoded.trajectories.observations[:, :2], recorded.observations)
+    # The red of a picture is its episode's brightness, on which every feature of that channel agrees.
+    red = encoded.trajectories.observations[:, 2:6]
+    assert np.abs(red - data.true_rewards[:, None]).max() <= 0.03
+    with Store("encoded.sqlite") as store:
+        answers = store.preferences()
+    assert len(answers) == 40
+    config = CPLConfig(hidden=(8, 8), batch_size=8, pretrain_updates=1, warmup_updates=0)
+    learner = CPL(encoded, answers, config, device="cpu", action_space=spaces.Box(-1.0, 1.0, (1,), np.float32))
+    learner.learn(3)
+    assert np.isfinite(learner.predict(encoded.trajectories.observations[:2])[0]).all()

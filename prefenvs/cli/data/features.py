@@ -1,0 +1,121 @@
+"""`prefenvs features`: a data set whose observations are what a frozen encoder makes of its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from tyro.conf import Positional
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.limits import DeviceName, PositiveFloat
+
+if TYPE_CHECKING:
+    from prefenvs.datasets.offline import OfflineDataset
+    from prefenvs.preferences import Preference
+    from prefenvs.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class Features:
+    """Write recordings as vectors: the observations with an encoder's features of each step's pictures behind them.
+
+    Policies learn from the result as from any data set, and from its labels; what was encoded is kept, so that the same
+    command goes on where it was stopped.
+    """
+
+    dataset: Annotated[str, Positional]
+    """Data set of recordings, by name or path."""
+    encoder: str
+    """A CLIP model, timm:NAME, transformers:NAME or module:NAME."""
+    out: Path
+    """Folder of .npz files to write."""
+    cameras: tuple[str, ...] = ()
+    """The recorded views, whose features stand side by side; by default the first."""
+    cache: Path = Path("features")
+    """Where the features of each episode are kept."""
+    preferences: str | None = None
+    """Store of labels of the recordings."""
+    labels_to: str | None = None
+    """Store where the same labels are written, of the new data set's segments."""
+    task: str | None = None
+    """Task of the data, where they have several."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that the data set may take; by default 4."""
+    device: DeviceName = "auto"
+    """Where the encoder runs: auto, cpu or cuda."""
+
+    def run(self) -> None:
+        """Encode, write, and take the labels over."""
+        from prefenvs.agents.rewards.image.encoders import load_encoder
+        from prefenvs.agents.rewards.image.features import FeatureCache
+        from prefenvs.datasets.formats.npz import write_npz
+        from prefenvs.datasets.load import load_dataset
+        from prefenvs.store import Store
+
+        if (self.preferences is None) != (self.labels_to is None):
+            raise PrefenvsError("--preferences and --labels-to go together: where labels come from, and where they go")
+        dataset = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
+        cache = FeatureCache(self.cache, load_encoder(self.encoder, self.device), self.cameras)
+        encoded = with_features(dataset, cache, self.out.name)
+        print(write_npz(encoded, self.out))
+        width, own = encoded.trajectories.observations.shape[1], dataset.trajectories.observations.shape[1]
+        print(f"{len(encoded)} episodes; observations have {width} entries, {own} of them the data's own")
+        if self.preferences is None or self.labels_to is None:
+            return
+        with Store(self.preferences, create=False) as store:
+            answers = store.preferences()
+        moved = move_labels(answers, dataset.trajectories, encoded.trajectories)
+        with Store(self.labels_to) as store:
+            store.add_preferences(moved, run=f"features {self.dataset}")
+        print(f"{len(moved)} of {len(answers)} labels are in {self.labels_to}")
+
+
+def with_features(dataset: OfflineDataset, cache: object, name: str) -> OfflineDataset:
+    """Return a data set with features behind its observations; its episodes are numbered from 0, and it has no task.
+
+    cache: a `FeatureCache`. Raises PrefenvsError where an episode has no recording.
+    """
+    from prefenvs.agents.rewards.image.features import FeatureCache
+
+    assert isinstance(cache, FeatureCache)
+    data = dataset.trajectories
+    cache.fill(data)
+    episodes = [data.episode(position) for position in range(len(data))]
+    features = np.concatenate([cache.rows(episode, np.arange(len(episode))) for episode in episodes])
+    encoded = replace(
+        data,
+        observations=np.concatenate([data.observations, features], 1).astype(np.float32),
+        final_observations=None,
+        states=None,
+        scenes=None,
+        recordings=None,
+        numbers=None,
+        first_episode=0,
+        task="",
+        source=name,
+    )
+    return replace(dataset, name=name, trajectories=encoded)
+
+
+def move_labels(preferences: list[Preference], old: Trajectories, new: Trajectories) -> list[Preference]:
+    """Return the labels of one data set's segments as those of the same steps of another; others are left out."""
+    from prefenvs.preferences import Query
+
+    places = {number: position for position, number in enumerate(old.episode_numbers.tolist())}
+    moved = []
+    for preference in preferences:
+        segments = preference.query.segments
+        known = [segment.source == old.source and segment.episode in places for segment in segments]
+        if not all(known):
+            continue
+        cut = [
+            new.cut(np.array([places[segment.episode]]), np.array([segment.start]), len(segment))[0]
+            for segment in segments
+        ]
+        moved.append(replace(preference, query=Query(tuple(cut))))
+    return moved
