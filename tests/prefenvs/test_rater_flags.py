@@ -62,7 +62,7 @@ def test_a_resumed_run_keeps_its_rater(tmp_path: Path) -> None:
 def test_a_flag_of_another_rater_is_refused() -> None:
     check_flags({"oracle": "vlm", "vlm-url": "x", "store": "y", "task": "t"})
     with pytest.raises(
-        PrefenvsError, match="--store goes with --oracle human or ratings or vlm, not with --oracle coin"
+        PrefenvsError, match="--store goes with --oracle human or ratings or rankings or vlm, not with --oracle coin"
     ):
         check_flags({"oracle": "coin", "store": "y"})
     with pytest.raises(PrefenvsError, match="--no-wait goes with"):
