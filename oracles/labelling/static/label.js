@@ -252,8 +252,8 @@ function render() {
   if (!shown) {
     const over = !page.waiting && page.filled > 0 && !page.problem;
     const none = over && page.status?.budget === 0;
-    const title = isSignedOut() ? "Not signed in" : page.filled === 0 ? "Loading…"
-      : page.problem ? "These questions cannot be shown" : page.paused ? "Paused" : "No question right now";
+    const title = isSignedOut() ? "Not signed in" : page.problem ? "These questions cannot be shown"
+      : page.filled === 0 ? "Loading…" : page.paused ? "Paused" : "No question right now";
     text("message-title", none ? "No question yet" : over ? "All done. Thank you!" : title);
     text("message-text", none ? "Questions show up here by themselves as soon as a run asks them."
       : over ? "Every question has its answer. New ones will show up here by themselves."
