@@ -260,7 +260,7 @@ function render() {
       : page.problem ? page.problem
       : page.paused ? "The lab has paused the labelling; this page goes on by itself."
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
-    if (page.api.session?.sentence) text("sentence", page.api.session.sentence);
+    if (page.api.session?.sentence || page.problem) text("sentence", page.api.session?.sentence ?? "");
   }
   if (!shown && byId("answers").contains(document.activeElement)) byId("message").focus();
   if (shown && document.activeElement === byId("message")) byId("answers").firstElementChild?.focus();
