@@ -48,6 +48,8 @@ class Ask:
     """Name of the questions in the store; "ask DATASET" by default."""
     task: str | None = None
     """Task of the data, where they do not tell it."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
     seed: Seed = 0
     """Seed of the choice."""
     max_gib: PositiveFloat | None = None
@@ -58,7 +60,7 @@ class Ask:
         from prefenvs.datasets.load import load_dataset
 
         model = None if self.reward_model is None else load_reward(self.reward_model)
-        data = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
+        data = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged).trajectories
         if not data.task:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")
         length = self.segment_length or find_task(data.task).segment_length
