@@ -282,7 +282,7 @@ DEMO = Suite(
     "A running robot: labels against coin flips and the true reward, with the same steps, seeds and exploration.",
     (
         Grid(
-            methods=("pebble", "pebble-coin", "pebble-true-reward-explored"),
+            methods=("pebble", *CONTROLS),
             tasks=("HalfCheetah-v5",),
             labels=(700,),
             seeds=TEN,

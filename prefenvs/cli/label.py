@@ -134,7 +134,7 @@ class Label:
         from prefenvs.store import Store
         from prefenvs.tasks.recorded import is_recorded
 
-        if self.demo:
+        if self.demo or not ("://" in self.store or Path(self.store).exists()):
             return True
         with Store(self.store) as store:
             tasks = store.tasks()

@@ -101,10 +101,10 @@ def judging(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
     try:
         assert process.stdout is not None
         lines = []
-        while not (found := re.search(r"http://\S+", lines[-1] if lines else "")):
+        while not (found := re.search(r"labels? at (http://\S+)", lines[-1] if lines else "")):
             lines.append(process.stdout.readline())
             assert lines[-1], process.communicate()
-        yield process, found[0]
+        yield process, found[1]
     finally:
         process.kill()
         process.wait()

@@ -156,7 +156,10 @@ def test_tab_follows_the_screen_and_focus_never_drops(store, serve, visit, make_
         places = page.run(f"return [...document.querySelectorAll('.bar button')].{RECTANGLES}")
         assert places == sorted(places, key=lambda at: (round(at[1] / 20), at[0]))
     page.resize(1366, 768)
+    page.wait(lambda: page.run("return innerWidth") == 1366)
+    page.clips()
     page.run("document.querySelector('[data-answer=\"1\"]').focus()")
+    page.wait(lambda: page.run(FOCUSED) == "1")
     page.answer(ENTER)
     page.clips()
     assert page.run(FOCUSED) == "1"

@@ -41,7 +41,6 @@ def test_observations_become_vectors(name: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Box(0, 255, (8, 8, 3), np.uint8), "pictures"),
         (spaces.Dict({"camera": spaces.Box(0, 255, (8, 8), np.uint8)}), "pictures"),
         (spaces.Text(5), "Text cannot be made a vector"),
         (spaces.Sequence(BOX), "Sequence cannot be made a vector"),

@@ -347,9 +347,10 @@ class ImageRewardEnsemble(Closing):
             if state["format"] != FORMAT:
                 raise KeyError("format")
             config = ImageRewardConfig(
-                **state["config"] | {key: tuple(state["config"].get(key, ())) for key in ("channels", "cameras")}
+                **state["config"] | {key: tuple(state["config"][key]) for key in ("channels", "cameras")}
             )
-            _ = [state[name] for name in ("encoder", "task", "network", "optimizer", "generator", "sides")]
+            names = ("encoder", "task", "observation_size", "network", "optimizer", "generator", "sides")
+            _ = [state[name] for name in names]
         except FileNotFoundError:
             raise PrefenvsError(f"there is no reward model at {path}") from None
         except PrefenvsError:
@@ -366,7 +367,7 @@ class ImageRewardEnsemble(Closing):
             encoder or state["encoder"],
             0,
             device,
-            int(state.get("observation_size", 0)),
+            int(state["observation_size"]),
             features,
         )
         try:

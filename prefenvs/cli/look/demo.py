@@ -29,7 +29,7 @@ COLUMNS = {
 class Demo:
     """Teach a robot to run from a simulated rater's preferences, from coin flips and from the true reward, and compare.
 
-    It is the suite `demo` with one seed: `prefenvs bench run demo` runs ten.
+    It is the suite `demo` with one seed: `prefenvs bench run demo` runs ten, and exploration without labels.
     """
 
     seed: Seed = 0
@@ -47,7 +47,9 @@ class Demo:
 
         gl_backend()  # a machine that cannot render says so before it trains
         suite = find_suite("demo")
-        suite = replace(suite, grids=tuple(replace(grid, seeds=(self.seed,)) for grid in suite.grids))
+        suite = replace(
+            suite, grids=tuple(replace(grid, methods=tuple(COLUMNS), seeds=(self.seed,)) for grid in suite.grids)
+        )
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
         BenchRun("demo", folder=folder, workers=self.workers).run_suite(suite)
         place, cells = BenchFolder(folder.absolute()), {cell.method: cell for cell in suite.cells()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from tyro.conf import Positional
@@ -12,7 +12,6 @@ from tyro.conf import Positional
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate
 from prefenvs.limits import Fraction, Number, PositiveInt, Seed
-from prefenvs.metrics.safety import Bound
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import has_reward
 
@@ -40,7 +39,7 @@ class Evaluate:
     """Highest cost allowed."""
     delta: Fraction = 0.05
     """Chance of passing a policy whose expected cost is above the limit."""
-    bound: Bound = "student-t"
+    bound: Literal["student-t", "hoeffding"] = "student-t"
     """student-t, or hoeffding, which holds for any costs within --cost-range."""
     cost_range: tuple[Number, Number] | None = None
     """Lowest and highest cost that an episode can have."""

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.frames.clips import ClipWriter
 from prefenvs.frames.source import SegmentFrames
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import find_task
@@ -102,6 +101,8 @@ class _Writer:
         tables, table = [], []
         for name, source in zip(self.names, self.sources, strict=True):
             path = self.folder / VIDEO.format(video_key=f"observation.images.{name}", **place)
+            from prefenvs.frames.clips import ClipWriter
+
             with ClipWriter(path, Fraction(self.fps).limit_denominator(1000), keyframes=KEYFRAMES) as clip:
                 for episode in episodes:
                     for frame in self._frames(name, source, self.data.episode(episode)):

@@ -59,7 +59,7 @@ def test_the_agent_maximises_what_it_was_told_to(aggregate: str) -> None:
 
 @pytest.mark.parametrize(("setting", "value"), [("aggregate", "median"), ("std_weight", -1.0)])
 def test_an_unknown_aggregate_is_named(setting: str, value: object) -> None:
-    with pytest.raises(PrefenvsError, match=f"{setting}='?{value}"):
+    with pytest.raises(PrefenvsError, match=f"{setting}.*{value}"):
         PebbleConfig(**{setting: value})
 
 
