@@ -73,8 +73,10 @@ def _follow(futures: Futures, outcomes: dict[str, Outcome], progress: Progress) 
 def _stop(futures: Futures, stop: Stop, progress: Progress) -> None:
     progress.say("stopping: running cells write their checkpoints (Ctrl-C again: at once)")
     stop.set()
+    # A cell that was still waiting is cancelled and has no end: `wait` would wait for it for ever.
+    running = [future for future in futures if not future.cancelled()]
     try:
-        wait(futures)
+        wait(running)
     except KeyboardInterrupt:
         stop.hurry = True
-        wait(futures)
+        wait(running)

@@ -32,6 +32,7 @@ def make_suite(*methods: str, **settings: object) -> Suite:
 GOOD = make_suite("own_parts:STEADY", "own_parts:UPPER")
 MIXED = make_suite("own_parts:STEADY", "own_parts:CRASH", "own_parts:CRASH_ONCE")
 WAITING = make_suite("own_parts:STEADY", "own_parts:PATIENT", seeds=(0,))
+QUEUED = make_suite("own_parts:PATIENT", "own_parts:STEADY", seeds=(0,))
 TWICE = Suite(
     "own",
     "Two definitions of one cell.",

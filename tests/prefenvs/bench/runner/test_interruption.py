@@ -14,8 +14,9 @@ from prefenvs.bench.methods import OURS
 from prefenvs.cli import main
 
 
-def start(folder: Path, own: Path, suite: str) -> subprocess.Popen:
-    line = [*OURS, "bench", "run", suite, "--folder", str(folder), "--workers", "2", "--min-free-gb", "0"]
+def start(folder: Path, own: Path, suite: str, workers: int = 2) -> subprocess.Popen:
+    line = [*OURS, "bench", "run", suite, "--folder", str(folder), "--workers", str(workers)]
+    line += ["--min-free-gb", "0"]
     return subprocess.Popen(line, cwd=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -49,6 +50,19 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path, own: Path) -> Non
     assert marks(folder, patient) == ["started", "resumed"]
     outcome = folder.outcome(patient)
     assert (outcome.status, outcome.attempts) == ("finished", 2)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stops_while_cells_still_wait_for_a_worker(tmp_path: Path, own: Path, ending: signal.Signals) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    patient, waiting = find_suite("own_parts:QUEUED").cells()
+    program = start(folder.folder, own, "own_parts:QUEUED", workers=1)
+    wait_for(lambda: (folder.cell(patient) / "ready").exists())
+    program.send_signal(ending)
+    output = program.communicate(timeout=60)[0]
+    assert program.returncode == 130, output
+    assert folder.outcome(patient).status == "stopped"
+    assert folder.outcome(waiting).status == "missing"
 
 
 def test_after_kill_9_the_same_command_goes_on(tmp_path: Path, own: Path) -> None:
