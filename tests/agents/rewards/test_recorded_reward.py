@@ -147,20 +147,27 @@ def test_encoders_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_encoder(f"transformers:{tmp_path / 'nothing'}", "cpu")
 
 
-def test_the_command_learns_reports_and_exports(
-    data: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from prefenvs.cli import main
+def write_labelled(data: Trajectories, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Trajectories:
+    """Work in a folder with the data in LeRobot's format, their labels and an encoder; return them as read."""
     from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
     from prefenvs.store import Store
 
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own_encoder.py").write_text("from torch import nn\n\nnet = nn.AvgPool2d(8)\nnet.size = 16\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(folder)
+    (folder / "own_encoder.py").write_text("from torch import nn\n\nnet = nn.AvgPool2d(8)\nnet.size = 16\n")
+    monkeypatch.syspath_prepend(str(folder))
     write_lerobot(OfflineDataset("set", data), "set", size=32, progress=False)
     recorded = load_dataset("set").trajectories
     with Store("labels.sqlite") as store:
         store.add_preferences(labels(recorded), run="people")
+    return recorded
+
+
+def test_the_command_learns_reports_and_exports(
+    data: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prefenvs.cli import main
+
+    recorded = write_labelled(data, tmp_path, monkeypatch)
     command = ["reward", "set", "--preferences", "labels.sqlite", "--encoder", "own_encoder:net"]
     main([*command, "--held-out", "0.3", "--progress-to", "progress.parquet", "--chunk", "4"])
     assert "of held-out episodes" in capsys.readouterr().out
@@ -185,16 +192,10 @@ def test_pictures_become_observations_with_their_labels(
 ) -> None:
     from prefenvs.agents import CPL, CPLConfig
     from prefenvs.cli import main
-    from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
+    from prefenvs.datasets import load_dataset
     from prefenvs.store import Store
 
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own_encoder.py").write_text("from torch import nn\n\nnet = nn.AvgPool2d(8)\nnet.size = 16\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    write_lerobot(OfflineDataset("set", data), "set", size=32, progress=False)
-    recorded = load_dataset("set").trajectories
-    with Store("labels.sqlite") as store:
-        store.add_preferences(labels(recorded), run="people")
+    recorded = write_labelled(data, tmp_path, monkeypatch)
     words = ["features", "set", "--encoder", "own_encoder:net", "--out", "encoded", "--cameras", "top", "wrist"]
     main([*words, "--preferences", "labels.sqlite", "--labels-to", "encoded.sqlite"])
     assert "26 entries, 2 of them the data's own" in capsys.readouterr().out
