@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.errors import PrefenvsError, near_matches, one_line
 from prefenvs.internal.loading import entry_points, import_object
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import limits_of
@@ -262,7 +262,7 @@ def _load_own(spec: str) -> Oracle:
     try:
         rater = found() if isinstance(found, type) else found
     except Exception as error:
-        raise PrefenvsError(f"the rater {spec} cannot be made ({type(error).__name__}: {error})") from error
+        raise PrefenvsError(f"the rater {spec} cannot be made ({one_line(error)})") from error
     if isinstance(rater, Oracle) or hasattr(rater, "ask") or not callable(rater):
         return as_oracle(rater)
     return FunctionOracle(rater, spec)

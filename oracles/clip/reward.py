@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.clip_models import TextImageModel, load_clip
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.frames.cache import FrameCache
 from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
@@ -105,7 +105,7 @@ class CLIPReward(Closing):
             vectors = embed(inputs)
             shape, finite = tuple(vectors.shape), bool(vectors.isfinite().all())
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = one_line(error)
             raise PrefenvsError(f"{name} failed to embed {len(inputs)} {kind}: {reason}") from error
         if len(shape) != 2 or shape[0] != len(inputs):
             raise PrefenvsError(f"{name} embeds {len(inputs)} {kind} to shape {shape}, expected ({len(inputs)}, size)")

@@ -350,6 +350,25 @@ def test_wrong_settings_are_refused_with_a_way_out() -> None:
         Selector("uniform").select(pool, 2, 21, None, [], rng)
 
 
+def fails(*_):
+    raise KeyError("no\nsuch entry")
+
+
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        (lambda *_: None, "returned NoneType: it returns a list of at most 3"),
+        (lambda *_: [1, 2], "returned 2 of int: it returns a list of at most 3"),
+        (lambda *given: Selector("uniform").select(given[0], 4, *given[2:]), "returned 4 of Query: .* at most 3"),
+        (fails, r"the selector fails fails \(KeyError: 'no.*such entry'\)"),
+    ],
+)
+def test_a_selector_of_one_s_own_that_returns_no_queries_is_named(selector, message):
+    with pytest.raises(PrefenvsError, match=message) as error:
+        find_selector(selector).select(random_pool([20] * 5), 3, 5, None, [], np.random.default_rng(0))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("selector", [lambda pool: pool, 3, None, ["uniform"]], ids=["function", "3", "None", "list"])
 def test_a_selector_that_is_no_name_is_refused(selector):
     from prefenvs.agents import PebbleConfig
