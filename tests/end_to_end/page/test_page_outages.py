@@ -5,7 +5,7 @@ from collections import Counter
 
 from prefenvs.store import issue_token
 
-from .conftest import Page, wait_until_loaded
+from ..conftest import Page, wait_until_loaded
 
 LEFT, RIGHT = "\ue012", "\ue014"
 

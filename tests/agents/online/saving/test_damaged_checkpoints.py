@@ -20,7 +20,7 @@ from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
-from ..worlds import Point, Rater
+from ...worlds import Point, Rater
 
 SMALL = RewardConfig(width=8, layers=1, epochs=2)
 FEEDBACK = {"labels": 10, "per_session": 5, "interact": 50, "segment_length": 8, "reward": SMALL}

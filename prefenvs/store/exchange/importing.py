@@ -23,7 +23,7 @@ from prefenvs.segments import Array, Segment
 from prefenvs.store import rows
 from prefenvs.store.database import writing
 from prefenvs.store.events import COLUMNS, Event, check_number, check_text
-from prefenvs.store.exporting import FILES, OPTIONAL
+from prefenvs.store.exchange.exporting import FILES, OPTIONAL
 from prefenvs.store.packing import ARRAYS, pack_arrays, segment_of
 from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, calls, events, queries, segments, true_rewards
 from prefenvs.store.store import Store

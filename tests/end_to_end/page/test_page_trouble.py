@@ -14,7 +14,7 @@ import pytest
 
 from prefenvs.store import Store
 
-from .conftest import wait_until_loaded
+from ..conftest import wait_until_loaded
 
 LEFT, RIGHT = "\ue012", "\ue014"
 KEPT = "const kept = document.getElementById('kept'); return kept.hidden ? '' : kept.innerText"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import SHOWN
+from ..conftest import SHOWN
 
 LEFT, RIGHT, TAB, ENTER, ESCAPE = "\ue012", "\ue014", "\ue004", "\ue007", "\ue00c"
 RECTANGLES = "map(e => e.getBoundingClientRect()).map(b => [b.x, b.y, b.width])"

@@ -18,7 +18,7 @@ from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
 from prefenvs.envs import hidden_reward
 from prefenvs.evaluate import evaluate, random_policy
 
-from ..worlds import Rater
+from ...worlds import Rater
 
 TASK = "Pendulum-v1"
 

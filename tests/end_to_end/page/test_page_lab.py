@@ -5,7 +5,7 @@ from prefenvs.oracles.people.gold import list_gold, make_gold
 from prefenvs.oracles.people.ranking import list_rankings
 from prefenvs.store import issue_manager_token, issue_token
 
-from .conftest import SHOWN, Page
+from ..conftest import SHOWN, Page
 
 LEFT, RIGHT = "\ue012", "\ue014"
 

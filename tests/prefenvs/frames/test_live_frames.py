@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import prefenvs
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig
-from prefenvs.cli.look.record import record_run
+from prefenvs.cli.look.record import Film, record_run
 from prefenvs.cli.raters import looks_at_pictures
 from prefenvs.envs import draws_live
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -145,7 +145,7 @@ def test_record_shows_what_was_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
         agent = PEBBLE("MlpPolicy", prefenvs.make(task), lambda first, second: 0, policy_kwargs={"net_arch": [8]})
         run = Run.create(tmp_path / task, "train pebble", {"task": task})
         agent.save(run.checkpoint / "model.zip")
-        pictures, _ = decode(record_run(run, run.path("policy.mp4"), size=64))
+        pictures, _ = decode(record_run(run, run.path("policy.mp4"), Film(size=64)))
         assert len(pictures) == 12
         # The lamp fills a frame evenly; curves have a ground and lines.
         assert (pictures.std((1, 2, 3)).max() > 12) == told

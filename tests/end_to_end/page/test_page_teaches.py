@@ -6,7 +6,7 @@ import pytest
 
 from prefenvs.oracles import HumanOracle
 
-from ..pendulum import accuracy_of, check_gain, make_pebble
+from ...pendulum import accuracy_of, check_gain, make_pebble
 
 LEFT, RIGHT = "\ue012", "\ue014"
 

@@ -16,7 +16,7 @@ from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.trajectories import Trajectories
 
-from ..awkward import BOX, REUSING, Reusing, add_task
+from ...awkward import BOX, REUSING, Reusing, add_task
 
 EPISODES = 3
 

@@ -18,8 +18,8 @@ from prefenvs.agents.online.prefppo import preset
 from prefenvs.cli import main
 from prefenvs.evaluate import evaluate
 
-from ...awkward import Awkward, task_with
-from ..worlds import Rater
+from ....awkward import Awkward, task_with
+from ...worlds import Rater
 
 REWARD = RewardConfig(width=8, layers=1, epochs=1)
 SETTINGS: dict[str, Any] = {

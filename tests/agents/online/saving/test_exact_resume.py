@@ -16,7 +16,7 @@ from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, Reward
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.envs.vectors import IndependentEnvs
 
-from ..worlds import Point, Rater
+from ...worlds import Point, Rater
 
 STEPS = 260
 

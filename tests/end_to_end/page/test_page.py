@@ -8,7 +8,7 @@ import pytest
 from prefenvs.oracles import RatingOracle
 from prefenvs.oracles.labelling import Clips
 
-from .conftest import POSITIONS, SHOWN
+from ..conftest import POSITIONS, SHOWN
 
 LEFT, UP, RIGHT, DOWN, ESCAPE, ENTER, BACKSPACE = "\ue012", "\ue013", "\ue014", "\ue015", "\ue00c", "\ue007", "\ue003"
 

@@ -8,8 +8,8 @@ import pytest
 from prefenvs.agents import PEBBLE
 from prefenvs.errors import PrefenvsError
 
-from ..worlds import Point, Rater
-from .test_pebble import make_agent, make_config
+from ...worlds import Point, Rater
+from ..test_pebble import make_agent, make_config
 
 
 def rows(agent: PEBBLE, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from prefenvs.oracles import HumanOracle
 from prefenvs.preferences import Preference, Query
 from prefenvs.store import Store
 
-from ..worlds import Point
+from ...worlds import Point
 
 MARGIN = 2
 

@@ -14,7 +14,7 @@ from prefenvs.envs.check import check_task
 from prefenvs.envs.hidden_reward import HiddenReward
 from prefenvs.evaluate import evaluate, random_policy
 
-from ..awkward import BOX, task_with
+from ...awkward import BOX, task_with
 
 OBSERVATIONS = {
     "Discrete": (spaces.Discrete(4, start=-1), 4),

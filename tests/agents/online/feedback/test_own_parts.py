@@ -31,7 +31,7 @@ from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel, predict_segments
 from prefenvs.queries import Selector
 
-from ..worlds import Point, Rater
+from ...worlds import Point, Rater
 
 
 class Linear:

@@ -22,7 +22,7 @@ from prefenvs.store import Store
 from prefenvs.trajectories import Trajectories
 
 LENGTH = 4
-REAL = Path(os.environ.get("PREFENVS_HUMAN_LABELS", Path(__file__).parents[4] / "shared" / "data" / "human_labels"))
+REAL = Path(os.environ.get("PREFENVS_HUMAN_LABELS", Path(__file__).parents[5] / "shared" / "data" / "human_labels"))
 real_files = pytest.mark.skipif(
     not REAL.is_dir(), reason="the published label files are not here: name their folder in PREFENVS_HUMAN_LABELS"
 )
