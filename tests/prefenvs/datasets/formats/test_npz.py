@@ -1,4 +1,4 @@
-"""Folders of .npz files."""
+"""Data sets as .npz files."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def test_what_is_written_is_read(tmp_path, make_dataset, assert_same) -> None:
     assert_same(load_dataset(folder), dataset)
     with pytest.raises(PrefenvsError, match="not empty"):
         write_npz(dataset, folder)
+
+
+def test_one_file_of_arrays_is_a_data_set(tmp_path) -> None:
+    steps = np.arange(6, dtype=np.float32)[:, None]
+    ends = np.array([False, False, True] * 2)
+    np.savez(tmp_path / "mine.npz", observations=steps, actions=-steps, terminals=ends & False, timeouts=ends)
+    read = load_dataset(tmp_path / "mine.npz")
+    np.testing.assert_array_equal(read.trajectories.actions, -steps)
+    assert read.trajectories.lengths.tolist() == [3, 3]
+    assert read.task == ""
+    assert load_dataset(tmp_path / "mine.npz", "Pendulum-v1").task == "Pendulum-v1"
 
 
 def test_files_are_joined_in_the_order_of_their_names(tmp_path, make_dataset) -> None:
