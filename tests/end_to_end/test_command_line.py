@@ -225,15 +225,12 @@ def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path, moment
 
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not reached():
-        time.sleep(0.002)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert f"--resume {folder}" in output
-    finished = subprocess.run(
-        [*command, "--resume", str(folder), "--no-progress"], capture_output=True, text=True, timeout=240
-    )
-    assert finished.returncode == 0, finished.stderr
+    main(["train", "pebble", "--resume", str(folder), "--no-progress"])
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 1600
     assert summary["labels"] == 20

@@ -59,17 +59,24 @@ def test_a_run_without_a_label_fails(
     assert (run / "checkpoint").is_dir()
 
 
-@pytest.mark.parametrize("learner", [["iql"], ["iql", "--reward-model", "transformer"], ["cpl"], ["bc"], ["dppo"]])
-def test_skips_alone_are_refused_before_a_folder_is_made(
-    learner: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, store = tmp_path / "data", tmp_path / "skips.sqlite"
+@pytest.fixture(scope="module")
+def skipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set, and a store of skips of its segments."""
+    folder = tmp_path_factory.mktemp("skipped")
+    data, store = folder / "data", folder / "skips.sqlite"
     task = "InvertedPendulum-v5"
     main(["collect", task, "--mix", "random=6", "--out", str(data), "--format", "npz", "--no-progress"])
-    capsys.readouterr()
     queries = make_pairs(load_dataset(str(data)).trajectories.sample(8, 3, np.random.default_rng(0)))
     with Store(store) as kept:
         kept.add_preferences([Preference(query, None) for query in queries])
+    return data, store
+
+
+@pytest.mark.parametrize("learner", [["iql"], ["iql", "--reward-model", "transformer"], ["cpl"], ["bc"], ["dppo"]])
+def test_skips_alone_are_refused_before_a_folder_is_made(
+    learner: list[str], skipped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, store = skipped
     share = ["--best-share", "0.5"] if learner == ["bc"] else []
     run = tmp_path / "run"
     options = ["--dataset", str(data), "--preferences", str(store), "--preset", "small", "--folder", str(run)]

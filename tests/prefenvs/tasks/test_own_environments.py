@@ -22,6 +22,7 @@ from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 import prefenvs
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
+from prefenvs.cli import main
 from prefenvs.envs.check import check_task
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate, random_policy
@@ -239,7 +240,9 @@ def in_a_process(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ)
 
 
-def test_an_imported_module_registers_the_task(own: Any, tmp_path: Path) -> None:
+def test_an_imported_module_registers_the_task(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "imported_environments.py").write_text(MODULE.replace("OwnReach", "Imported"))
     known = in_a_process("tasks --task Imported-v0 --import imported_environments --write reach.json", tmp_path)
     assert known.returncode == 0, known.stderr
@@ -250,11 +253,18 @@ def test_an_imported_module_registers_the_task(own: Any, tmp_path: Path) -> None
     (tmp_path / "reach.json").write_text(json.dumps(row | {"sentence": "Be in the middle.", "segment_length": 7}))
     shown = in_a_process("tasks --task reach.json", tmp_path)
     assert json.loads(shown.stdout) | {"sentence": "Be in the middle.", "segment_length": 7} == json.loads(shown.stdout)
-    assert in_a_process("doctor --task reach.json", tmp_path).returncode == 0
-    missing = in_a_process("doctor --task Imported-v0 --import nothing_here", tmp_path)
-    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
-    assert "the module 'nothing_here' cannot be imported" in missing.stderr
-    assert "--import needs the name of a module" in in_a_process("tasks --import", tmp_path).stderr
+    monkeypatch.chdir(tmp_path)
+    main(["doctor", "--task", "reach.json"])
+    for words, message in (
+        ("doctor --task Imported-v0 --import nothing_here", "the module 'nothing_here' cannot be imported"),
+        ("tasks --import", "--import needs the name of a module"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(words.split())
+        told = capsys.readouterr().err
+        assert (stopped.value.code, told.count("\n")) == (2, 1)
+        assert message in told
 
 
 def test_a_row_survives_its_file(own: Any, tmp_path: Path) -> None:
