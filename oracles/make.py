@@ -365,10 +365,11 @@ def _store(location: str | None, context: RaterContext) -> Store:
 
 def _make_vlm(options: VLMOptions, context: RaterContext) -> Oracle:
     """Return a model as rater, after a look whether its server is there."""
+    from prefenvs.envs.rendering.renderer import draws_itself
     from prefenvs.oracles.vlm.oracle import VLMOracle
 
     name, task = options.name(), find_task(context.task)
-    if options.hide_robot and task.family in ("classic_control", "gridworld"):
+    if options.hide_robot and draws_itself(task):
         raise PrefenvsError(f"--vlm-hide-robot: task {task.id} draws itself, its robot cannot be hidden")
     oracle = VLMOracle(task, name, options.config(), run=context.run, wait=options.wait)
     oracle.check()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefenvs.agents.nets.kernels import round_rows
 from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
-from prefenvs.agents.rewards.files import saved_state
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prefenvs.agents.nets.mlp import rows_per_chunk
-from prefenvs.agents.rewards.files import saved_state
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.limits import NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference

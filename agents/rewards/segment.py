@@ -19,8 +19,8 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import trange
 
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.nets.windows import window_batches
-from prefenvs.agents.rewards.files import saved_state
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss
 from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError

@@ -234,6 +234,8 @@ def _describe(
     name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
 ) -> Task:
     """Infer a row: time limit, frame rate, sentence, key of success, and the model arrays that a reset sets."""
+    from prefenvs.envs.states import mujoco_model
+
     horizon = horizon or _horizon(env)
     if horizon is None:
         raise PrefenvsError(
@@ -241,7 +243,8 @@ def _describe(
             "it in gymnasium.wrappers.TimeLimit, or give prefenvs.make max_episode_steps"
         )
     info = _try_out(name, env)
-    model = _mujoco_model(env)
+    # An environment that uses MuJoCo has imported it.
+    model = mujoco_model(env) if "mujoco" in sys.modules else None
     before = {} if model is None else {array: getattr(model, array).copy() for array in SCENE}
     env.reset(seed=1)
     scene = tuple(array for array, values in before.items() if (getattr(model, array) != values).any())
@@ -283,11 +286,6 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
             raise PrefenvsError(f"task {name!r}: {call} returns an observation outside its space: {outside}")
     info: dict[str, Any] = given[-1]
     return info
-
-
-def _mujoco_model(env: gymnasium.Env[Any, Any]) -> Any:
-    model, mujoco = getattr(env.unwrapped, "model", None), sys.modules.get("mujoco")
-    return model if mujoco is not None and isinstance(model, mujoco.MjModel) else None
 
 
 def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:

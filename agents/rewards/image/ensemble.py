@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from prefenvs.agents.nets.mlp import Output
-from prefenvs.agents.rewards.files import saved_state
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.rewards.image.encoders import Encoder, load_encoder
 from prefenvs.agents.rewards.image.features import FeatureCache
 from prefenvs.agents.rewards.image.frames import FrameTable, check_task

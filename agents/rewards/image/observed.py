@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from prefenvs.agents.rewards.files import saved_state
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
 from prefenvs.agents.rewards.image.frames import FrameTable
 from prefenvs.agents.rewards.image.nets import ConvEnsemble

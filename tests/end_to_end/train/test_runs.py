@@ -17,6 +17,8 @@ from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run, to_json
 
+from ...command_lines import refused
+
 ONLINE = ["--task", "InvertedPendulum-v5", "--episodes", "1", "--evaluate-every", "200", "--no-progress"]
 PEBBLE = [
     "train", "pebble", *ONLINE, "--preset", "small", "--labels", "8", "--per-session", "4", "--interact", "60",
@@ -51,14 +53,6 @@ def read_strictly(path: Path) -> dict[str, Any]:
     return figures
 
 
-def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return str(line)
-
-
 def remove_checkpoints(folder: Path) -> None:
     (folder / "summary.json").unlink()
     for path in (folder / "checkpoint").iterdir():
@@ -75,7 +69,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(
     remove_checkpoints(folder)
     with (folder / "evaluations.csv").open("a") as file:
         file.write("300,8,1.0")
-    assert "--resume" in fail(capsys, *command, "--folder", str(folder))
+    assert "--resume" in refused(capsys, *command, "--folder", str(folder))
     main([*command[:2], "--resume", str(folder)])
     assert "starts anew" in capsys.readouterr().out
     assert read_strictly(folder / "summary.json")["last"]["mean_return"] == finished["last"]["mean_return"]
@@ -107,7 +101,7 @@ def test_a_run_has_one_process_at_a_time(
     before = (folder / "evaluations.csv").read_text()
     capsys.readouterr()
     with Run.open(folder).locked():
-        message = fail(capsys, *command[:2], "--resume", str(folder))
+        message = refused(capsys, *command[:2], "--resume", str(folder))
     assert f"process {os.getpid()}" in message
     assert (folder / "evaluations.csv").read_text() == before
     main([*command[:2], "--resume", str(folder)])
@@ -155,7 +149,9 @@ def test_an_export_is_a_folder_or_a_zip(name: str, tmp_path: Path, capsys: pytes
     from prefenvs.store import Store
 
     Store(tmp_path / "store.sqlite").close()
-    assert "a folder or a .zip" in fail(capsys, "store", "export", str(tmp_path / "store.sqlite"), str(tmp_path / name))
+    assert "a folder or a .zip" in refused(
+        capsys, "store", "export", str(tmp_path / "store.sqlite"), str(tmp_path / name)
+    )
     assert not (tmp_path / name).exists()
     main(["store", "export", str(tmp_path / "store.sqlite"), str(tmp_path / "out-1.5")])
     assert (tmp_path / "out-1.5" / "meta.json").is_file()

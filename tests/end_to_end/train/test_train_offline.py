@@ -18,6 +18,8 @@ from prefenvs.datasets.load import load_dataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.store import Store
 
+from ...command_lines import refused
+
 QUICK = ["--preset", "small", "--steps", "40", "--evaluate-every", "20", "--episodes", "2", "--no-progress"]
 LABELS = ["--labels", "12", "--segment-length", "4"]
 
@@ -37,15 +39,6 @@ def expert(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "expert"
     main(["train", "iql", "--dataset", data, "--true-reward", *QUICK, "--folder", str(folder)])
     return folder
-
-
-def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def test_a_run_reports_the_final_and_the_best_policy_apart(expert, capsys):
@@ -104,17 +97,16 @@ def test_ranked_lists_are_learned_from_and_resumed(data, tmp_path, capsys):
     main(["train", "iql", "--dataset", data, *options, "--reward.score", "linear", "--folder", str(folder)])
     assert "40 questions: " in capsys.readouterr().out
     assert json.loads((folder / "summary.json").read_text())["labels"] > 40
-    told = run_failing(
-        capsys, "train", "iql", "--dataset", data, *QUICK, "--lists", "lire",
+    told = refused(capsys, "train", "iql", "--dataset", data, *QUICK, "--lists", "lire",
         "--preferences", str(folder / "preferences.sqlite"),
     )  # fmt: skip
     assert "holds answers already" in told
 
 
 def test_a_control_of_labels_needs_labels(data, capsys):
-    told = run_failing(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--shuffle-labels")
+    told = refused(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--shuffle-labels")
     assert "--shuffle-labels is about labels" in told
-    told = run_failing(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--true-reward")
+    told = refused(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--true-reward")
     assert "choose one" in told
 
 
@@ -204,14 +196,14 @@ def stopped_after(folder: Path) -> int:
 )
 def test_bad_options_are_told_in_one_line_and_leave_nothing(options, message, data, tmp_path, capsys):
     folder = tmp_path / "run"
-    error = run_failing(capsys, "train", "cpl", "--dataset", data, *QUICK, *options, "--folder", str(folder))
+    error = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, *options, "--folder", str(folder))
     assert message in error
     assert not folder.exists()
 
 
 def test_speed_that_a_learner_cannot_have_is_refused(data, tmp_path, capsys):
     line = ["train", "oppo", "--dataset", data, *QUICK, "--folder", str(tmp_path / "run")]
-    assert "--compile goes with iql, bc and cpl, not with oppo" in run_failing(capsys, *line, "--compile")
+    assert "--compile goes with iql, bc and cpl, not with oppo" in refused(capsys, *line, "--compile")
     with pytest.raises(SystemExit):
         main([*line, "--precision", "bfloat16"])
     assert "--precision" in capsys.readouterr().err
@@ -219,11 +211,11 @@ def test_speed_that_a_learner_cannot_have_is_refused(data, tmp_path, capsys):
 
 
 def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
-    assert "there is no data set 'nothing'" in run_failing(capsys, "train", "bc", "--dataset", "nothing")
-    assert "say what to learn from" in run_failing(capsys, "train", "bc")
-    error = run_failing(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
+    assert "there is no data set 'nothing'" in refused(capsys, "train", "bc", "--dataset", "nothing")
+    assert "say what to learn from" in refused(capsys, "train", "bc")
+    error = refused(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
     assert "Hopper-v5" in error
-    assert "give --best-share too" in run_failing(capsys, "train", "bc", "--dataset", data, "--true-reward", *QUICK)
+    assert "give --best-share too" in refused(capsys, "train", "bc", "--dataset", data, "--true-reward", *QUICK)
 
 
 def test_an_expert_of_iql_is_measured_and_judges_with_the_discount_that_is_told(data, expert, tmp_path, capsys):
@@ -231,10 +223,10 @@ def test_an_expert_of_iql_is_measured_and_judges_with_the_discount_that_is_told(
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["task"] == "InvertedPendulum-v5"
     assert figures["gamma"] == 0.99
-    assert "--critics" in run_failing(capsys, "critic", str(expert), "--critics", "mean")
+    assert "--critics" in refused(capsys, "critic", str(expert), "--critics", "mean")
     oracle = LabelSource(f"regret:{expert}", 10, 4, 0.0, 0, "visited", 0.5).make_oracle(load_dataset(data))
     assert (oracle.form, oracle.discount) == ("visited", 0.5)
-    told = run_failing(capsys, "train", "cpl", "--dataset", data, *QUICK, "--regret-discount", "0")
+    told = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, "--regret-discount", "0")
     assert "--regret-discount must be larger than 0" in told
 
 
@@ -242,6 +234,6 @@ def test_values_of_a_learned_reward_are_no_expert(data, tmp_path, capsys):
     learned = str(tmp_path / "learned")
     main(["train", "iql", "--dataset", data, *QUICK, *LABELS, "--folder", learned])
     capsys.readouterr()
-    told = run_failing(capsys, "train", "cpl", "--dataset", data, *QUICK, "--preferences", f"regret:{learned}")
+    told = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, "--preferences", f"regret:{learned}")
     assert "no expert" in told
-    assert "no expert" in run_failing(capsys, "critic", learned)
+    assert "no expert" in refused(capsys, "critic", learned)

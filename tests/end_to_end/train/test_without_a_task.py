@@ -15,6 +15,8 @@ from prefenvs.datasets import OfflineDataset, write_npz
 from prefenvs.runs import Run
 from prefenvs.trajectories import Trajectories
 
+from ...command_lines import refused
+
 QUICK = ["--steps", "30", "--evaluate-every", "10", "--no-progress", "--labels", "12", "--segment-length", "5"]
 
 
@@ -86,26 +88,21 @@ def test_such_a_run_resumes(data: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_its_evaluation_needs_a_task(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(*words: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(list(words))
-        assert stop.value.code == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return str(line)
-
     folder = str(tmp_path / "run")
     main(["train", "bc", "--dataset", data, *QUICK, "--folder", folder])
     capsys.readouterr()
     for words in (["evaluate", folder], ["record", folder], ["judge", folder, folder]):
-        assert "which tells no task" in fail(*words)
+        assert "which tells no task" in refused(capsys, *words)
     learned = str(tmp_path / "learned")
     main(["train", "iql", "--dataset", data, *QUICK, "--preset", "small", "--folder", learned])
     capsys.readouterr()
     for words in (["diagnose", learned], ["bench", "measure", learned]):
-        assert "which tells no task" in fail(*words)
-    assert "observation space" in fail("evaluate", folder, "--task", "InvertedPendulum-v5", "--episodes", "1")
+        assert "which tells no task" in refused(capsys, *words)
+    assert "observation space" in refused(
+        capsys, "evaluate", folder, "--task", "InvertedPendulum-v5", "--episodes", "1"
+    )
     lengths = ["--steps", "30", "--no-progress", "--folder", str(tmp_path / "other")]
-    assert "give its raters --segment-length" in fail("train", "cpl", "--dataset", data, *lengths)
+    assert "give its raters --segment-length" in refused(capsys, "train", "cpl", "--dataset", data, *lengths)
     assert not (tmp_path / "other").exists()
 
 

@@ -19,6 +19,8 @@ from prefenvs.preferences import Preference, Query
 from prefenvs.store import Event, Store
 from prefenvs.trajectories import Trajectories
 
+from ....command_lines import refused
+
 LENGTHS = (12, 5, 9)
 HEADER = "episode_1,start_1,episode_2,start_2,choice,annotator,time\n"
 
@@ -315,20 +317,12 @@ def test_labelled_segments_of_an_npz(tmp_path: Path) -> None:
     np.testing.assert_allclose(table.preferences[1].query.segments[1].observations, observations[1, 1], rtol=1e-6)
 
 
-def fail(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return str(line)
-
-
 def test_from_a_csv_to_a_store_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, store = str(write_npz(DATA, tmp_path / "data")), str(tmp_path / "labels.sqlite")
     source = tmp_path / "mine.csv"
     source.write_text(HEADER + "0,0,1,1,left,ana,5\n0,0,9,1,left,ana,5\n0,1,2,2,right,bo,6\n")
     line = ["labels", "import", str(source), "--dataset", data, "--segment-length", "4"]
-    assert "--dry-run" in fail(capsys, *line)
+    assert "--dry-run" in refused(capsys, *line)
     main([*line, "--dry-run", "--store", store])
     printed = capsys.readouterr().out
     assert "refused: line 3: there is no episode 9" in printed
@@ -344,12 +338,14 @@ def test_from_a_csv_to_a_store_and_back(tmp_path: Path, capsys: pytest.CaptureFi
     main(["labels", "import", str(tmp_path / "out.parquet"), "--dataset", data, "--out", str(tmp_path / "again.csv")])
     again = read_label_table(tmp_path / "again.csv", load_dataset(data))
     assert (again.runs, len(again.preferences)) == (["mine", "mine"], 2)
-    assert "exists already" in fail(capsys, "labels", "export", store, str(tmp_path / "out.parquet"))
-    assert "give .csv, .jsonl, .parquet" in fail(capsys, "labels", "export", store, str(tmp_path / "out.txt"))
-    assert "no label of run 'x'" in fail(capsys, "labels", "export", store, str(tmp_path / "x.csv"), "--task-run", "x")
-    assert "does not go with a label table" in fail(capsys, *line, "--dry-run", "--rows", "raw")
-    assert "is no pair" in fail(capsys, *line, "--dry-run", "--columns", "choice")
-    assert "choose one of first" in fail(capsys, *line, "--dry-run", "--choices", "left=best")
+    assert "exists already" in refused(capsys, "labels", "export", store, str(tmp_path / "out.parquet"))
+    assert "give .csv, .jsonl, .parquet" in refused(capsys, "labels", "export", store, str(tmp_path / "out.txt"))
+    assert "no label of run 'x'" in refused(
+        capsys, "labels", "export", store, str(tmp_path / "x.csv"), "--task-run", "x"
+    )
+    assert "does not go with a label table" in refused(capsys, *line, "--dry-run", "--rows", "raw")
+    assert "is no pair" in refused(capsys, *line, "--dry-run", "--columns", "choice")
+    assert "choose one of first" in refused(capsys, *line, "--dry-run", "--choices", "left=best")
 
 
 def test_lists_of_more_segments_fit_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,4 +358,4 @@ def test_lists_of_more_segments_fit_no_table(tmp_path: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "left out: 1 about more than two segments" in printed
     assert "left out: 1 ratings of single clips" in printed
-    assert "is a table of labels" in fail(capsys, "labels", "report", str(tmp_path / "out.csv"))
+    assert "is a table of labels" in refused(capsys, "labels", "report", str(tmp_path / "out.csv"))
