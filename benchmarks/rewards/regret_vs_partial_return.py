@@ -10,7 +10,8 @@ the terminal cell. Raters answer without noise, or draw by logistic noise with b
 new noise-free answers of the same rater, ties left out, that the learned reward gets right: it tells a reward that fits
 the preferences but drives badly from one that does not fit.
 
-Run: python benchmarks/regret_vs_partial_return.py [--boards 40] [--counts 10 30 100 300 1000] [--size 6] [--length 3]
+Run: python -m benchmarks.rewards.regret_vs_partial_return
+    [--boards 40] [--counts 10 30 100 300 1000] [--size 6] [--length 3]
 """
 
 from __future__ import annotations

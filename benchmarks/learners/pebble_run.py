@@ -6,7 +6,8 @@ comes, relabelling in batches of 200, a loop over ensemble members wherever rewa
 recording of episodes and the fitting of the reward are shared. Both sides run their stages in turn: a round is
 `--chunk` environment steps of each, so a round's ratio compares what happened at the same stage of training.
 
-Run: python benchmarks/pebble_run.py [--task metaworld-door-close-v3] [--steps 10000] [--chunk 1000] [--threads 1]
+Run: python -m benchmarks.learners.pebble_run
+    [--task metaworld-door-close-v3] [--steps 10000] [--chunk 1000] [--threads 1]
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from interleaved import HEAD, Row, from_seconds, machine
-from knn_entropy import distances_by_differences
-from relabelling import member_networks, relabel_in_batches
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.sac.policies import SACPolicy
 from tqdm import tqdm
 
+from benchmarks.interleaved import HEAD, Row, from_seconds, machine
+from benchmarks.learners.knn_entropy import distances_by_differences
+from benchmarks.rewards.relabelling import member_networks, relabel_in_batches
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.pebble import preset
 from prefenvs.agents.registry import Settings

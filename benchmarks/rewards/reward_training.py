@@ -6,7 +6,7 @@ arrays and copied, the two segments go through the network apart, and loss and a
 imitation's `EnsembleTrainer` trains its members one after another on resamples of the same size. Rounds alternate
 between the sides; printed are medians, and ratios of the references' medians to prefenvs's.
 
-Run: python benchmarks/reward_training.py [--pairs 500] [--steps 50] [--rounds 5] [--threads 2]
+Run: python -m benchmarks.rewards.reward_training [--pairs 500] [--steps 50] [--rounds 5] [--threads 2]
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The reference is B-Pref's procedure: the replay's states are turned into a tenso
 [B, 500, d] are formed for 500 states at a time, and the k-th least of all their norms is taken. Both sides find the
 same neighbours, which is checked.
 
-Run: python benchmarks/knn_entropy.py [--threads 1] [--rounds 5]
+Run: python -m benchmarks.learners.knn_entropy [--threads 1] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from interleaved import HEAD, Row, compare, machine
 
+from benchmarks.interleaved import HEAD, Row, compare, machine
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.online.exploration import SeenStates, nearest_distances
 

@@ -1,6 +1,6 @@
 """Many seeds at once: K learners in one group against the same K one after the other, and against a single one.
 
-Run: python benchmarks/seeds.py [--seeds 10] [--device cpu] [--threads 1] [--rounds 7]
+Run: python -m benchmarks.learners.seeds [--seeds 10] [--device cpu] [--threads 1] [--rounds 7]
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from interleaved import HEAD, Row, compare, machine
-from offline_updates import make_data
 
+from benchmarks.interleaved import HEAD, Row, compare, machine
+from benchmarks.learners.offline_updates import make_data
 from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.offline.single_loss import SingleLossLearner

@@ -9,7 +9,7 @@ printed are medians and their ratio.
 Then the memory that a process takes at its peak while it loads is put in relation to the size of the arrays that it
 ends up with: by Linux's own count (VmHWM), in a process of its own. Last, how long the same data take from Minari.
 
-Run: python benchmarks/datasets.py [--rows 1000000] [--subset 50000] [--rounds 5]
+Run: python -m benchmarks.data.datasets [--rows 1000000] [--subset 50000] [--rounds 5]
 """
 
 from __future__ import annotations

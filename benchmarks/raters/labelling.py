@@ -1,10 +1,10 @@
 """What one labelling server bears: 50 annotators at once, over HTTP on this computer, on a SQLite file.
 
-    python benchmarks/labelling.py [--annotators 50] [--seconds 10]
+    python -m benchmarks.raters.labelling [--annotators 50] [--seconds 10]
 
 The server is `prefenvs label` in a process of its own; the annotators share another one with the measurement. Each acts
 as the page does: it keeps five questions, posts an answer, asks for the next question, and fetches that one's clips
-(made beforehand: rendering is measured in benchmarks/rendering.py). Two runs: "pace" with a label every 3.6 s each,
+(made beforehand: `rendering` measures that). Two runs: "pace" with a label every 3.6 s each,
 which is the thousand an hour that a practised person gives, and "flat out" without a pause. Latencies are those of
 answers, which are on the disk when the reply comes, and of questions. Afterwards the log is compared with what was
 accepted, and the questions with each other.

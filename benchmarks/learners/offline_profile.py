@@ -3,7 +3,7 @@
 The floor is the operations of the matrix products over the rate of one 1024 x 1024 product, plus the bytes that have to
 pass through memory (the batch once, Adam's four vectors read and three written) over the rate of a copy.
 
-Run: python benchmarks/offline_profile.py [--threads 1] [--steps 300]
+Run: python -m benchmarks.learners.offline_profile [--threads 1] [--steps 300]
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from interleaved import machine
-from offline_updates import ACTIONS, OBSERVATIONS, PlainCPL, PlainIQL, make_data
-from pebble_profile import product_rate
 
+from benchmarks.interleaved import machine
+from benchmarks.learners.offline_updates import ACTIONS, OBSERVATIONS, PlainCPL, PlainIQL, make_data
+from benchmarks.learners.pebble_profile import product_rate
 from prefenvs.agents import CPL, IQL, CPLConfig, IQLConfig
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.offline.single_loss import SingleLossLearner

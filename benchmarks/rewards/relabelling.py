@@ -5,7 +5,7 @@ the same weights. The reference follows B-Pref's procedure: 200 rows at a time, 
 member in turn, its output copied to NumPy, and the mean taken there. prefenvs computes the standard deviation as well.
 The two must agree, or the script fails. Rounds alternate; printed are medians and their ratios.
 
-Run: python benchmarks/relabelling.py [--rows 1000000] [--rounds 5] [--threads 2]
+Run: python -m benchmarks.rewards.relabelling [--rows 1000000] [--rounds 5] [--threads 2]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Queries per second of a model as rater, against a server that takes a fixed time for each reply.
 
-    python benchmarks/vlm.py [--latency 0.5] [--queries 832]
+    python -m benchmarks.raters.vlm [--latency 0.5] [--queries 832]
 
 The server speaks the OpenAI protocol over HTTP on this computer, in a process of its own, and replies after `latency`
 seconds. The reference is what the limit of concurrent calls allows: concurrency / latency. Pictures are drawn, encoded

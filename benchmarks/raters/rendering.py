@@ -1,6 +1,6 @@
 """Frames and clips per second from recorded states: prefenvs against MuJoCo's renderer as it comes.
 
-    python benchmarks/rendering.py [--size 256] [--rounds 5] [--workers 2] [--clips-of TASK] [task ...]
+    python -m benchmarks.raters.rendering [--size 256] [--rounds 5] [--workers 2] [--clips-of TASK] [task ...]
 
 Both sides put the same states into a simulation, run `mj_forward`, and render them through the same camera into
 pictures of the same size. The reference is `mujoco.Renderer` with the default settings of model and scene: shadows,

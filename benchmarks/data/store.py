@@ -1,6 +1,6 @@
 """How fast the preference store writes and reads, against the plain way: one ORM object, pickle and commit per row.
 
-    python benchmarks/store.py [--queries 20000] [--repeats 3]
+    python -m benchmarks.data.store [--queries 20000] [--repeats 3]
 
 Both write to SQLite files in the same folder with the same durability (write-ahead log, synchronous=FULL) and the same
 segments: 64 steps of HalfCheetah's 17 observations and 6 actions, with true rewards. Runs are interleaved; figures are

@@ -4,7 +4,7 @@ Both choose M of N candidate pairs, farthest-first from C labelled pairs, by obs
 The reference follows B-Pref's procedure: before each choice, the distances of all remaining candidates to all labelled
 and chosen pairs, in blocks of 100 x 100, in torch. The two must choose the same pairs, or the script fails.
 
-Run: python benchmarks/query_selection.py [--candidates 500] [--choose 50] [--labelled 200] [--length 50]
+Run: python -m benchmarks.data.query_selection [--candidates 500] [--choose 50] [--labelled 200] [--length 50]
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 PrefPPO's has the Gaussian's log-probabilities in closed form, Adam on one vector, minibatches cut from tensors, metrics
 read once, and other kernels for its products; it normalises its observations on top.
 
-Run: python benchmarks/ppo_update.py [--threads 1] [--rounds 7]
+Run: python -m benchmarks.learners.ppo_update [--threads 1] [--rounds 7]
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from interleaved import HEAD, Row, compare, machine
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.interleaved import HEAD, Row, compare, machine
 from prefenvs.agents import PrefPPO, PrefPPOConfig
 from prefenvs.agents.nets.kernels import products
 

@@ -4,7 +4,7 @@ Both sides sample from their replay buffers and update critics, actor, temperatu
 bounds its log-std by a tanh where Stable-Baselines3's clips it; all else is the same computation. In bfloat16 the
 layers between the first and the last multiply in that type.
 
-Run: python benchmarks/sac_update.py [--threads 1] [--rounds 15] [--updates 20] [--size 256:256:17]
+Run: python -m benchmarks.learners.sac_update [--threads 1] [--rounds 15] [--updates 20] [--size 256:256:17]
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from interleaved import HEAD, Row, compare, machine
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 
+from benchmarks.interleaved import HEAD, Row, compare, machine
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.online.replay import RelabelBuffer

@@ -1,6 +1,6 @@
 """Recordings: opening a LeRobot data set of 1,000 episodes, and frames and clips of its segments.
 
-    python benchmarks/recordings.py
+    python -m benchmarks.data.recordings
 
 References, in the same run: a plain loop that decodes a video from its beginning to the segment, and clips of the same
 length that are drawn from simulator states.
@@ -143,7 +143,7 @@ def main(options: Options) -> None:
             "episodes, seconds to open, of them on the CPU, MiB of numbers held, MiB by which the peak grew", flush=True
         )
         for _ in range(3):
-            subprocess.run([sys.executable, __file__, "--open", str(made)], check=True)
+            subprocess.run([sys.executable, "-m", "benchmarks.data.recordings", "--open", str(made)], check=True)
         data = load_dataset(made).trajectories
         segments = list(data.sample(options.clips, 30, np.random.default_rng(0)))
         for segment in segments[:3]:

@@ -4,7 +4,7 @@ The parts are timed by the processor time of the training thread, each without w
 of a gradient step is the operations of its matrix products over the rate of one 1024 x 1024 product; nothing that
 multiplies those matrices in float32 can be faster. `pebble_run` says what the plain way is.
 
-Run: python benchmarks/pebble_profile.py [--steps 10000]     (the first steps of a run on door-close)
+Run: python -m benchmarks.learners.pebble_profile [--steps 10000]     (the first steps of a run on door-close)
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-import pebble_run
 import torch
-from interleaved import machine
-from pebble_run import PlainPEBBLE, make_agent, settings_of
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.interleaved import machine
+from benchmarks.learners import pebble_run
+from benchmarks.learners.pebble_run import PlainPEBBLE, make_agent, settings_of
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.online import pebble
@@ -91,19 +91,15 @@ def profile(kind: type[PEBBLE], task_id: str, settings: Settings) -> tuple[Count
 def operations(agent: PEBBLE) -> int:
     """Floating point operations of the matrix products of one gradient step."""
 
-    def weights(module: torch.nn.Module) -> int:
-        return sum(p.numel() for p in module.parameters() if p.dim() == 2)
+    def weights(module: torch.nn.Module) -> list[int]:
+        """Sizes of the matrices, layer after layer; the critics' are stacked."""
+        return [p.numel() for name, p in module.named_parameters() if name.endswith("weight")]
 
-    def inner(module: torch.nn.Module) -> int:
-        """The weights through which a gradient goes on to what is before: all but the first layer's."""
-        return weights(module) - next(p.numel() for p in module.parameters() if p.dim() == 2)
-
-    critic, actor = agent.critic, agent.actor
-    one = critic.q_networks[0]
+    critic, actor = weights(agent.critic), weights(agent.actor)
     # Target and online critics forward, their gradients by weights and inner layers, then by the action.
-    passes = 3 * weights(critic) + weights(critic) + agent.critic.n_critics * inner(one) + weights(critic)
+    passes = 3 * sum(critic) + sum(critic) + sum(critic[1:]) + sum(critic)
     # The actor twice forward, and its gradient by weights and inner layers.
-    passes += 2 * weights(actor) + weights(actor) + inner(actor)
+    passes += 3 * sum(actor) + sum(actor[1:])
     return 2 * agent.batch_size * passes
 
 

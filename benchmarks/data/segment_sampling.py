@@ -5,7 +5,7 @@ Each draws N segments of observations, actions and true rewards from finished ep
   stack     B-Pref's way: stack all episodes into a new array, gather whole episodes, take the windows out of them
   imitation `RandomFragmenter` of the imitation package, if it is installed; its fragments are not stacked
 
-Run: python benchmarks/segment_sampling.py [--episodes 100] [--horizon 1000] [--segments 1000] [--length 50]
+Run: python -m benchmarks.data.segment_sampling [--episodes 100] [--horizon 1000] [--segments 1000] [--length 50]
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ The plain stack is `pebble_run`'s: Stable-Baselines3's SAC with B-Pref's procedu
 return of an evaluation reaches `--share` of `--level`; evaluations are not timed. Each side's curve is written as it
 comes, and the same command again goes on with what is missing.
 
-Run: python benchmarks/time_to_result.py [--task dmc-walker-walk-v0] [--level 950] [--steps 100000] [--seeds 0 1 2]
+Run: python -m benchmarks.learners.time_to_result
+    [--task dmc-walker-walk-v0] [--level 950] [--steps 100000] [--seeds 0 1 2]
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from interleaved import machine
-from pebble_run import PlainPEBBLE
 from stable_baselines3.common.logger import configure
 from tqdm import tqdm
 
+from benchmarks.interleaved import machine
+from benchmarks.learners.pebble_run import PlainPEBBLE
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.pebble import preset
 from prefenvs.envs.vectors import make_envs

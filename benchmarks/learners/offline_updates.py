@@ -1,6 +1,6 @@
 """Gradient steps per second of IQL and CPL against plain loops of the same maths, and d3rlpy's IQL, in one run.
 
-    python benchmarks/offline_updates.py [--rounds 5] [--device cpu] [--threads 2] [--d3rlpy PYTHON]
+    python -m benchmarks.learners.offline_updates [--rounds 5] [--device cpu] [--threads 2] [--d3rlpy PYTHON]
 
 The plain loops are what single-file implementations do: one module for each critic, an optimiser for each network, a
 batch chosen by NumPy and copied to the device, targets moved parameter by parameter, losses read at every step. All
