@@ -42,7 +42,7 @@ class LabelsAccuracy:
     """
 
     labels: Annotated[Path, Positional]
-    """A label file (.csv, .jsonl, .parquet, .npz), or a folder of published labels."""
+    """A label file (.csv, .jsonl, .parquet, .npz), or published labels by folder or name (uni-rlhf/door-human-v1)."""
     dataset: str = ""
     """The data that the labels are about; files that hold their segments need none."""
     task: str = ""
@@ -93,20 +93,21 @@ class LabelsAccuracy:
 
     def _read(self) -> Labelled:
         from prefenvs.datasets.holdout import sources_of
-        from prefenvs.datasets.labels.files import label_preferences, read_labels
+        from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
         from prefenvs.datasets.labels.rows import is_table
         from prefenvs.datasets.labels.table import read_label_table
         from prefenvs.datasets.load import load_dataset
 
         dataset = load_dataset(self.dataset, self.task or None, max_gib=self.max_gib) if self.dataset else None
-        if is_table(self.labels):
-            found = read_label_table(self.labels, dataset, task=self.task)
+        path = find_labels(self.labels)
+        if is_table(path):
+            found = read_label_table(path, dataset, task=self.task)
             found.check()
             preferences = found.preferences
         elif dataset is None:
             raise PrefenvsError(f"{self.labels} holds row numbers: name the data with --dataset")
         else:
-            preferences = label_preferences(read_labels(self.labels), dataset)
+            preferences = label_preferences(read_labels(path), dataset)
         sources = sources_of([one.query for one in preferences])
         more, their = self._straight(dataset) if self.crossing == "straight" else ([], [])
         if not preferences:
@@ -116,13 +117,13 @@ class LabelsAccuracy:
 
     def _straight(self, dataset: Any) -> tuple[list[Preference], list[frozenset[Hashable]]]:
         """Return the pairs across an episode's end, their rows read one after the other as in the released code."""
-        from prefenvs.datasets.labels.files import place, qlearning_rows, read_labels
+        from prefenvs.datasets.labels.files import find_labels, place, qlearning_rows, read_labels
         from prefenvs.preferences import Preference, Query
         from prefenvs.segments import Segment
 
         if dataset is None:
             raise PrefenvsError(f"--crossing straight is for published labels of row numbers, not for {self.labels}")
-        labels, rows, data = read_labels(self.labels), qlearning_rows(dataset), dataset.trajectories
+        labels, rows, data = read_labels(find_labels(self.labels)), qlearning_rows(dataset), dataset.trajectories
         found, sources = [], []
         for number in np.flatnonzero(place(labels, dataset).crossing & ~labels.skipped):
             steps = [rows[start : start + labels.length] for start in labels.starts[number]]
