@@ -1,4 +1,4 @@
-"""Export of a store: JSON lines for queries and labels, NPZ for segments (format: docs/store.md)."""
+"""Export of a store: JSON lines for queries and labels, NPZ for segments (format: docs/how-to/store.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import of exported stores, checked line by line and in one transaction (format: docs/store.md)."""
+"""Import of exported stores, checked line by line and in one transaction (format: docs/how-to/store.md)."""
 
 from __future__ import annotations
 

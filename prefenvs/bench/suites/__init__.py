@@ -69,6 +69,12 @@ def _learning(task: str, labels: int, steps: int, **options: Option) -> Grid:
     )
 
 
+MANIPULATION: dict[str, Option] = {
+    "per_session": 50,
+    "interact": 1_000,
+    "segment_length": 25,
+    "unsupervised_steps": 4_000,
+}
 LEARNING = Suite(
     "learning",
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
@@ -76,10 +82,9 @@ LEARNING = Suite(
         _learning("Reacher-v5", 500, 15_000, segment_length=10, unsupervised_steps=1_500),
         _learning("dmc-walker-walk-v0", 500, 100_000),
         _learning("dmc-cheetah-run-v0", 1_000, 100_000),
-        *(
-            _learning(f"metaworld-{task}-v3", 2_000, 100_000, segment_length=25)
-            for task in ("window-open", "drawer-open", "button-press")
-        ),
+        _learning("metaworld-faucet-open-v3", 1_000, 30_000, **MANIPULATION),
+        _learning("metaworld-handle-press-v3", 2_000, 60_000, **MANIPULATION),
+        _learning("metaworld-window-open-v3", 2_000, 60_000, **MANIPULATION),
     ),
     reduced="15,000 to 100,000 environment steps, networks of 2x128, five seeds.",
 )

@@ -10,26 +10,25 @@ from prefenvs.bench.suites.settings import (
     CONTROLS,
     HOUR,
     IQL_SMALL,
-    OFFLINE_CONTROLS,
     REACHER,
     REGRET,
     RUNNING,
     WEAK,
-    WINDOW,
+    MANIPULATION,
     mixed_data,
 )
 
 ONLINE: dict[str, tuple[int, dict[str, Option]]] = {
     "HalfCheetah-v5": (700, RUNNING),
-    "metaworld-window-open-v3": (1_000, WINDOW),
+    "metaworld-faucet-open-v3": (1_000, MANIPULATION),
     "Reacher-v5": (500, RUNNING | {"segment_length": 10, "unsupervised_steps": 1_500}),
-    "dmc-walker-walk-v0": (500, WINDOW),
-    "metaworld-handle-press-v3": (1_000, WINDOW),
-    "metaworld-plate-slide-v3": (1_000, WINDOW),
+    "dmc-walker-walk-v0": (500, MANIPULATION),
+    "metaworld-handle-press-v3": (1_000, MANIPULATION),
+    "metaworld-window-open-v3": (1_000, MANIPULATION),
 }
 """Labels and options by task, the first ones first where time is short."""
 OFFLINE_TASKS = tuple(
-    f"metaworld-{task}-v3" for task in ("drawer-open", "button-press", "faucet-open", "door-open", "hammer")
+    f"metaworld-{task}-v3" for task in ("drawer-open", "button-press", "door-open", "plate-slide", "hammer")
 )
 """Others than online, so that a column of a table is one setting."""
 OTHERS = ("pebble-published", "pebble-surf", "pebble-rune")
@@ -86,14 +85,14 @@ CPU = Suite(
             *(_online(task, OTHERS, 1) for task in ONLINE),
             *(
                 _online(task, ("prefppo", "prefppo-true-reward", "imitation-pc"), 1, PROXIMAL)
-                for task in ("HalfCheetah-v5", "metaworld-window-open-v3")
+                for task in ("HalfCheetah-v5", "metaworld-faucet-open-v3")
             ),
             *(_offline(task, ("bc-10", "ipl", "dppo", "oppo", "iql-transformer"), BOTH, 1) for task in OFFLINE_TASKS),
         ]
     ),
     reduced=(
-        "15,000 to 20,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 100,000 to "
-        "a million, networks of 2x128 or 2x256."
+        "15,000 to 30,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 100,000 "
+        "to a million, networks of 2x128 or 2x256."
     ),
 )
 

@@ -26,8 +26,8 @@ def _door(methods: tuple[str, ...], oracle: str, priority: int, options: dict[st
 
 PEOPLE = Suite(
     "people",
-    "A hand that opens a door, from 25 demonstrations and 2,000 answers of people (Uni-RLHF): beside answers by the true "
-    "return, shuffled ones, none, and the true reward.",
+    "A hand that opens a door, from 25 demonstrations and 2,000 answers of people (Uni-RLHF): beside answers by the "
+    "true return, shuffled ones, none, and the true reward.",
     (
         _door(("random", "iql", "iql-shuffled", "iql-true-reward"), PEOPLE_LABELS, 0),
         _door(("iql", "iql-shuffled"), SCRIPTED_LABELS, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefenvs.bench.suite import Grid, Suite
-from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, RUNNING, WEAK, WINDOW, mixed_data
+from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, RUNNING, WEAK, MANIPULATION, mixed_data
 
 ACCURACIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TIES = (0.2, 0.5, 0.8)
@@ -58,7 +58,7 @@ RATERS = Suite(
     (
         *(part(task, number) for number, task in enumerate(OFFLINE_TASKS) for part in (_offline, _shuffled)),
         _online("HalfCheetah-v5", 700, RUNNING, 2),
-        _online("metaworld-window-open-v3", 1_000, WINDOW, 3),
+        _online("metaworld-faucet-open-v3", 1_000, MANIPULATION, 3),
     ),
-    reduced="15,000 to 20,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
+    reduced="15,000 to 30,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
 )

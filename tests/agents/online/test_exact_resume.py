@@ -21,13 +21,29 @@ from ..worlds import Point, Rater
 STEPS = 260
 
 
-def make_agent(env: Any, surf: SurfConfig | None = None) -> PEBBLE:
+def make_agent(env: Any, surf: SurfConfig | None = None, **control: bool) -> PEBBLE:
     reward = RewardConfig(width=8, layers=1, epochs=2, surf=surf)
     config = PebbleConfig(
-        labels=60, per_session=5, interact=40, segment_length=8, unsupervised_steps=120, reset_updates=2, reward=reward
+        labels=60,
+        per_session=5,
+        interact=40,
+        segment_length=8,
+        unsupervised_steps=120,
+        reset_updates=2,
+        reward=reward,
+        **control,
     )
     sizes: dict[str, Any] = {"learning_starts": 100, "batch_size": 8, "buffer_size": 5_000}
-    return PEBBLE("MlpPolicy", env, Rater(), config, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **sizes)
+    return PEBBLE(
+        "MlpPolicy",
+        env,
+        None if control else Rater(),
+        config,
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+        device="cpu",
+        **sizes,
+    )
 
 
 def two(task: str) -> IndependentEnvs:
@@ -71,6 +87,8 @@ def make_clip(task: str) -> StateRewardSAC:
 
 MAKERS: dict[str, Callable[[str], Any]] = {
     "pebble": lambda task: make_agent(two(task)),
+    "pebble-true-reward-explored": lambda task: make_agent(two(task), true_reward=True, explore_first=True),
+    "pebble-no-labels": lambda task: make_agent(two(task), exploration_only=True),
     "prefppo": make_prefppo,
     "clip": make_clip,
 }
