@@ -1,9 +1,9 @@
 """Hold-out by episode: which labels a model is measured on, and which it learns from.
 
 Segments of one episode are alike, so labels are held out by episode, never one by one. Of a fixed data set a share of
-the episodes is held out, and pairs across the two sides are left out (`hold_out_episodes`, `split_preferences`); for folds
-each share in turn (`sources_of`, `fold_pairs`). Of labels that keep coming, none is left out, so a share of the labels is
-held out, along with all that shares an episode with them (`hold_out_queries`).
+the episodes is held out, and pairs across the two sides are left out (`hold_out_episodes`, `split_preferences`); for
+folds each share in turn (`sources_of`, `fold_pairs`). Of labels that keep coming, none is left out, so a share of the
+labels is held out, along with all that shares an episode with them (`hold_out_queries`).
 """
 
 from __future__ import annotations

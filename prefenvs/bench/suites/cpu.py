@@ -10,11 +10,11 @@ from prefenvs.bench.suites.settings import (
     CONTROLS,
     HOUR,
     IQL_SMALL,
+    MANIPULATION,
     REACHER,
     REGRET,
     RUNNING,
     WEAK,
-    MANIPULATION,
     mixed_data,
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefenvs.bench.suite import Grid, Suite
-from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, RUNNING, WEAK, MANIPULATION, mixed_data
+from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, MANIPULATION, RUNNING, WEAK, mixed_data
 
 ACCURACIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TIES = (0.2, 0.5, 0.8)

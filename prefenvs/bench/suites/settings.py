@@ -27,11 +27,11 @@ RUNNING: dict[str, Option] = {
     "episodes": 5,
 }
 """As the suite `demo` on HalfCheetah-v5, with 700 labels."""
-WINDOW = RUNNING | {
-    "steps": 20_000,
-    "interact": 800,
+MANIPULATION = RUNNING | {
+    "steps": 30_000,
+    "interact": 1_000,
     "unsupervised_steps": 4_000,
-    "evaluate_every": 4_000,
+    "evaluate_every": 6_000,
     "episodes": 10,
 }
 """Meta-World's tasks, with 1,000 labels."""
