@@ -20,6 +20,7 @@ from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
+from prefenvs.cli.data.accuracy import LabelsAccuracy
 from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsReport
 from prefenvs.cli.data.models import LabelsModels
@@ -65,6 +66,7 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsExport, subcommand("export")]
+    | Annotated[LabelsAccuracy, subcommand("accuracy")]
     | Annotated[LabelsModels, subcommand("models")]
     | Annotated[LabelsTransfer, subcommand("transfer")]
 )
