@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
+import prefenvs
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
@@ -105,7 +106,10 @@ Command = (
 WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-IMPORT = "--import MODULE, in any command, imports a module that registers environments with Gymnasium."
+IMPORT = (
+    "--import MODULE, in any command, imports a module that registers environments with Gymnasium. "
+    "--version prints the version."
+)
 
 
 class Runnable(Protocol):
@@ -122,6 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     except PrefenvsError as error:
         _fail(str(error), 2)
     command: Runnable
+    if words == ["--version"]:
+        print(f"prefenvs {prefenvs.__version__}")
+        return
     if words[:1] == ["train"]:
         # Its options depend on the algorithm that is named, and on task and preset.
         command = Train(tuple(words[1:]))
