@@ -35,8 +35,8 @@ def load_dataset(
     a folder of imitation's trajectories or of .npz files; of recordings, a LeRobot folder, a robomimic .hdf5 file
     (FILE.hdf5#MASK for a subset), a folder of videos with an episodes.csv or of ROS bags with a bags.toml. task: id of
     the task it was made in, where the data do not tell it, or the sentence of one of a recording's tasks.
-    skip_damaged: leave damaged episodes of recordings out. max_gib: memory that the data may take, by what the files say
-    of their sizes (default 4 GiB), see `prefenvs.internal.file_sizes`. Raises PrefenvsError for anything else.
+    skip_damaged: leave damaged episodes of recordings out. max_gib: memory that the data may take, by what the files
+    say of their sizes (default 4 GiB), see `prefenvs.internal.file_sizes`. Raises PrefenvsError for anything else.
     """
     with size_limit(max_gib):
         dataset = _load(str(name_or_path), Path(name_or_path), task, skip_damaged)
