@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,bench,ray,docs,dev
+EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,ros,bench,ray,docs,dev
 
 .PHONY: help demo test test-slow lint types docs format bench bench-speed bench-guard clean
 

@@ -22,6 +22,7 @@ from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.accuracy import LabelsAccuracy
+from prefenvs.cli.data.actions import Actions
 from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsReport
 from prefenvs.cli.data.models import LabelsModels
@@ -97,6 +98,7 @@ Command = (
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Reward, subcommand("reward")]
     | Annotated[Features, subcommand("features")]
+    | Annotated[Actions, subcommand("actions")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
