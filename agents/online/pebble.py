@@ -420,6 +420,7 @@ ALGORITHM = Algorithm(
             Row(name, title, options, rewards=True, controls=CONTROLS, bound="pebble-true-reward-explored")
             for name, title, options in (
                 ("pebble", "PEBBLE", {}),
+                ("pebble-published", "PEBBLE as published, at a CPU's size", {"preset": "small"}),
                 ("pebble-surf", "PEBBLE + SURF", {"surf": True}),
                 ("pebble-rune", "PEBBLE + RUNE", {"rune": True}),
                 ("pebble-min", "PEBBLE, worst case of the ensemble", {"aggregate": "min"}),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.segments import Array
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _import(package: str, wheel: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        extra = 'pip install "prefenvs[clip]"' if package == "transformers" else f"pip install {wheel}"
+        extra = install_command("clip") if package == "transformers" else f"pip install {wheel}"
         raise PrefenvsError(f"a CLIP model needs the package {wheel}, which is not installed: {extra}") from error
 
 

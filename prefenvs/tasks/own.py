@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_named
 from prefenvs.tasks.files import ENDING, read_task
-from prefenvs.tasks.task import Task
+from prefenvs.tasks.task import Camera, Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -233,7 +233,7 @@ def _takes(parameters: Any, name: str) -> bool:
 def _describe(
     name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
 ) -> Task:
-    """Infer a row: time limit, frame rate, sentence, key of success, and the model arrays that a reset sets."""
+    """Infer a row: time limit, frame rate, sentence, camera, key of success, and the model arrays that a reset sets."""
     from prefenvs.envs.states import mujoco_model
 
     horizon = horizon or _horizon(env)
@@ -257,6 +257,7 @@ def _describe(
         min(50, max(horizon // 2, 1)),
         _frame_rate(env),
         source,
+        camera=Camera() if model is None else _camera(env, model),
         scene=scene,
         success_key=next((key for key in ("is_success", "success") if key in info), None),
     )
@@ -286,6 +287,26 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
             raise PrefenvsError(f"task {name!r}: {call} returns an observation outside its space: {outside}")
     info: dict[str, Any] = given[-1]
     return info
+
+
+def _camera(env: gymnasium.Env[Any, Any], model: Any) -> Camera:
+    """A camera that follows the robot, if there is one: the model's, as Gymnasium's own rendering has it, or the body
+    that the environment's renderer tracks.
+    """
+    import mujoco
+
+    modes = (mujoco.mjtCamLight.mjCAMLIGHT_TRACK, mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM)
+    following = [model.camera(i).name for i in range(model.ncam) if model.cam_mode[i] in modes]
+    following = [name for name in following if name]
+    if following:
+        return Camera("track" if "track" in following else following[0])
+    view = getattr(getattr(env.unwrapped, "mujoco_renderer", None), "default_cam_config", None) or {}
+    body = view.get("trackbodyid", -1)
+    if not 0 < body < model.nbody or not model.body(body).name:
+        return Camera()
+    lookat = None if view.get("lookat") is None else tuple(float(x) for x in view["lookat"])
+    aims = {name: float(view[name]) for name in ("distance", "azimuth", "elevation") if name in view}
+    return Camera(track=model.body(body).name, lookat=lookat, **aims)
 
 
 def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:

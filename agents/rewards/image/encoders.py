@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.frames.clip_models import load_clip
 from prefenvs.internal.loading import import_named
 from prefenvs.segments import Array
@@ -149,7 +149,7 @@ def _load_transformers(name: str, device: str | torch.device) -> Encoder:
         from transformers import AutoModel
     except ImportError:
         raise PrefenvsError(
-            f"the encoder transformers:{name} needs the package transformers: pip install 'prefenvs[clip]'"
+            f"the encoder transformers:{name} needs the package transformers: {install_command('clip')}"
         ) from None
     try:
         model = AutoModel.from_pretrained(name)

@@ -246,7 +246,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr("prefenvs.frames.clip_models.import_module", refuse)
-    with pytest.raises(PrefenvsError, match=r'pip install "prefenvs\[clip\]"'):
+    with pytest.raises(PrefenvsError, match=r'pip install -e ".*\[clip\]"'):
         CLIPReward(TASK, "openai/clip-vit-base-patch32")
     with pytest.raises(PrefenvsError, match="pip install open_clip_torch"):
         CLIPReward(TASK, "open_clip:ViT-B-32@laion2b_s34b_b79k")

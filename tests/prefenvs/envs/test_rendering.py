@@ -130,6 +130,20 @@ def test_the_camera_follows_the_body(cheetah):
     assert abs(column_of_the_body(here) - column_of_the_body(there)) < 3
 
 
+def test_nobody_runs_off_the_ground(cheetah):
+    """The floor of 80 m, whose texture repeats every 4/3 m, goes along; where it ends is far from the robot."""
+    places = [0.0, 100.0, 500.0, 500.0 + 1 / 3, -500.0]
+    states = np.repeat(cheetah[:1], len(places), axis=0)
+    states[:, 1] = places
+    with Renderer("HalfCheetah-v5", 128, 128) as renderer:
+        start, near, far, after, back = renderer.frames(states)[:, 64:].astype(int)
+        renderer._painter._floors.clear()
+        (fixed, off) = renderer.frames(states[:2])[:, 64:].astype(int)
+    assert np.array_equal(start, fixed)
+    assert np.abs(near - far).mean() < 1 < np.abs(after - far).mean()
+    assert np.abs(off - near).mean() > 20 < np.abs(off - back).mean()
+
+
 def test_threads_and_other_viewers_are_left_in_peace(cheetah):
     if gl_backend() == "osmesa":
         pytest.skip("OSMesa cannot tell which buffer the other viewer draws into")

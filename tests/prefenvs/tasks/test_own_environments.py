@@ -17,6 +17,8 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 
 import prefenvs
@@ -24,6 +26,7 @@ from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
 from prefenvs.cli import main
 from prefenvs.envs.check import check_task
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.tasks.files import read_task, write_task
@@ -166,6 +169,23 @@ def test_a_mujoco_reset_that_moves_bodies_is_recorded() -> None:
     env = prefenvs.make(Moving, max_episode_steps=20)
     assert env.get_wrapper_attr("task").scene == ("body_pos",)
     assert env.reset(seed=1)[1]["scene"].shape == (env.unwrapped.model.nbody * 3,)
+
+
+class Cheetah(HalfCheetahEnv):
+    """A cheetah whose camera no table names."""
+
+
+@pytest.mark.parametrize("made", [Cheetah, AntEnv])
+def test_the_camera_follows_the_robot_as_gymnasiums_rendering_does(made: Callable[..., Any]) -> None:
+    env = prefenvs.make(made, max_episode_steps=20)
+    state = env.reset(seed=0)[1]["state"]
+    moved = state.copy()
+    moved[1] += 30.0  # x of the torso, after the time
+    with Renderer(env.get_wrapper_attr("task").id, 64, 64) as renderer:
+        here, there = renderer.frames(np.stack([state, moved])).astype(int)
+    robot = [((frame[..., 0] - frame[..., 2]) > 30).sum() for frame in (here, there)]
+    assert robot[0] > 100
+    assert robot[1] > 0.8 * robot[0]
 
 
 def test_the_doctor_checks_it(own: Any) -> None:

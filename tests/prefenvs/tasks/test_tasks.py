@@ -138,7 +138,7 @@ def test_a_missing_package_names_its_extra(task_id: str, extra: str, monkeypatch
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr("prefenvs.envs.adapters.import_module", refuse)
-    with pytest.raises(PrefenvsError, match=rf'pip install "prefenvs\[{extra}\]"'):
+    with pytest.raises(PrefenvsError, match=rf'pip install -e ".*\[{extra}\]"'):
         prefenvs.make(task_id)
 
 
