@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,bench,ray,docs,dev
+EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,ros,bench,ray,docs,dev
 
 .PHONY: help demo test test-slow lint types docs format bench bench-speed bench-guard clean
 
@@ -50,11 +50,11 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/installed
-	@for script in $(filter-out benchmarks/interleaved.py benchmarks/speed.py,$(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(subst /,.,$(basename $(filter-out benchmarks/learning/%,$(wildcard benchmarks/*/*.py)))); do \
+		echo "== $$script"; $(BIN)/python -m $$script || exit 1; done
 
 bench-speed: $(VENV)/installed
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.speed
 
 bench-guard: $(VENV)/installed
 	$(BIN)/prefenvs bench guard
