@@ -18,7 +18,7 @@ from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
-from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
+from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchQuote, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.accuracy import LabelsAccuracy
 from prefenvs.cli.data.features import Features
@@ -73,6 +73,7 @@ LabelsCommand = (
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]
+    | Annotated[BenchQuote, subcommand("quote")]
     | Annotated[BenchList, subcommand("list")]
     | Annotated[BenchGuard, subcommand("guard")]
     | Annotated[BenchMeasure, subcommand("measure")]

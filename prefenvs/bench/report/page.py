@@ -35,6 +35,7 @@ def write_report(
     """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")
+    films = find_videos(results) if videos else []
     scores = Scores(results)
     made = [
         tables.score_table(scores, resamples),
@@ -62,7 +63,7 @@ def write_report(
     _put(out / "scores.csv", tables.long_csv(scores, resamples))
     for name, (picture, _) in drawn.items():
         _put(out / f"{name}.svg", picture)
-    _put(out / "report.html", _page(results, made, drawn, notes, find_videos(results) if videos else []))
+    _put(out / "report.html", _page(results, made, drawn, notes, films))
     return markdown
 
 
