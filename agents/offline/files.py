@@ -52,6 +52,11 @@ def find_spaces(dataset: OfflineDataset, action_space: spaces.Space[Any] | None)
             f"data set {dataset.name!r} has observations {list(observation_shape)} and actions "
             f"{list(data.actions.shape[1:])}; offline learners take vectors: flatten them, and pictures by an encoder"
         )
+    if not data.actions.shape[1]:
+        raise PrefenvsError(
+            f"data set {dataset.name!r} holds no actions, of which a policy learns: `prefenvs actions` infers them "
+            "from a data set that has some"
+        )
     if action_space is None and dataset.task in {task.id for task in list_tasks()}:
         env = prefenvs.make(dataset.task)
         observation_size, space = spaces.flatdim(env.observation_space), env.action_space

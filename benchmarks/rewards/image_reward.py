@@ -17,7 +17,7 @@ import torch
 
 import prefenvs
 from prefenvs.agents import ImageRewardConfig, ImageRewardEnsemble
-from prefenvs.clip_models import CLIP, load_clip
+from prefenvs.frames.clip_models import CLIP, load_clip
 from prefenvs.oracles import CLIPReward
 
 

@@ -15,12 +15,14 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
+import prefenvs
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchQuote, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.accuracy import LabelsAccuracy
+from prefenvs.cli.data.actions import Actions
 from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsReport
 from prefenvs.cli.data.models import LabelsModels
@@ -97,6 +99,7 @@ Command = (
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Reward, subcommand("reward")]
     | Annotated[Features, subcommand("features")]
+    | Annotated[Actions, subcommand("actions")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
@@ -106,7 +109,10 @@ Command = (
 WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-IMPORT = "--import MODULE, in any command, imports a module that registers environments with Gymnasium."
+IMPORT = (
+    "--import MODULE, in any command, imports a module that registers environments with Gymnasium. "
+    "--version prints the version."
+)
 
 
 class Runnable(Protocol):
@@ -123,6 +129,9 @@ def main(arguments: list[str] | None = None) -> None:
     except PrefenvsError as error:
         _fail(str(error), 2)
     command: Runnable
+    if words == ["--version"]:
+        print(f"prefenvs {prefenvs.__version__}")
+        return
     if words[:1] == ["train"]:
         # Its options depend on the algorithm that is named, and on task and preset.
         command = Train(tuple(words[1:]))

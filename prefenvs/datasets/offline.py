@@ -44,6 +44,7 @@ class OfflineDataset:
     policies, successes: [E] text and [E] float, which policy acted in each episode and whether it ever succeeded, where
     data collected here say so; successes are privileged, as true rewards are.
     action_space: of the data, where the file tells it; discrete actions lie in the trajectories as one-hot rows.
+    inferred: [E] bool, whether an episode's actions were inferred from what was seen, where that was done.
     horizon: steps of an episode under which the data were published and their reference scores hold, where that may
     differ from the task's own time limit, as in D4RL's pen; else None.
     """
@@ -57,6 +58,7 @@ class OfflineDataset:
     successes: Array | None = None
     action_space: spaces.Space[Any] | None = None
     horizon: int | None = None
+    inferred: Array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
@@ -69,7 +71,7 @@ class OfflineDataset:
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
                 raise PrefenvsError(f"{flag} of data set {self.name!r} has shape {array.shape}, not one flag a step")
-        for column in ("policies", "successes"):
+        for column in ("policies", "successes", "inferred"):
             array = getattr(self, column)
             if array is not None and len(array) != len(self):
                 raise PrefenvsError(f"data set {self.name!r} has {len(array)} {column} for {len(self)} episodes")
@@ -86,6 +88,11 @@ class OfflineDataset:
     def task(self) -> str:
         """The task's id, empty where no task of the suite corresponds to the data."""
         return self.trajectories.task
+
+    @property
+    def inferred_share(self) -> float:
+        """Share of the steps whose actions were inferred."""
+        return 0.0 if self.inferred is None else float(np.repeat(self.inferred, self.trajectories.lengths).mean())
 
     @property
     def time_limit(self) -> int:
