@@ -34,6 +34,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.folds import fold_table, read_folds
 
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n)(.*?)(<!-- end of results -->)", re.DOTALL)
+FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 BEGIN = "<!-- results:"
 
 
@@ -50,9 +51,12 @@ def fill_blocks(text: str, folder: Path) -> str:
 
     Raises PrefenvsError for a block that is not closed, names no result, or asks for what a result does not hold.
     """
-    if text.count(BEGIN) != len(BLOCK.findall(text)):
-        raise PrefenvsError("a block of results is not closed: end it with <!-- end of results -->")
-    return BLOCK.sub(lambda found: f"{found[1]}\n{_show(found[2], folder)}\n\n{found[4]}", text)
+    parts = FENCED.split(text)
+    for number in range(0, len(parts), 2):  # the others are code
+        if parts[number].count(BEGIN) != len(BLOCK.findall(parts[number])):
+            raise PrefenvsError("a block of results is not closed: end it with <!-- end of results -->")
+        parts[number] = BLOCK.sub(lambda found: f"{found[1]}\n{_show(found[2], folder)}\n\n{found[4]}", parts[number])
+    return "".join(parts)
 
 
 def _show(words: str, folder: Path) -> str:

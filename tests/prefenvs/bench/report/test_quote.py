@@ -1,10 +1,11 @@
 """Figures in prose come from committed results: every block is what they say, and what cannot be filled is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from prefenvs.bench.report.quote import fill_blocks
+from prefenvs.bench.report.quote import BLOCK, fill_blocks
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 
@@ -34,12 +35,13 @@ def test_figures_in_the_docs_are_those_of_committed_results(page: Path) -> None:
 def test_a_block_is_filled_and_its_neighbours_stay(results: Path) -> None:
     frame = full().frame
     last = frame[(frame["method"] == "good") & (frame["task"] == "walk") & (frame["steps"] == 200)]["mean_return"]
-    text = fill_blocks(block('known each "good=Ours" on=walk', "| old | 1 |\n"), results)
+    code = "```markdown\n<!-- results: known seeds -->\n```\n"
+    text = fill_blocks(block('known each "good=Ours" on=walk', "| old | 1 |\n") + code, results)
     each = ", ".join(f"{value:.0f}" for value in last)
     assert f"| Ours | {each} |" in text
     assert "old" not in text
     assert text.startswith("Before.")
-    assert text.endswith("After.\n")
+    assert text.endswith(f"After.\n{code}")
     assert fill_blocks(text, results) == text
 
 
@@ -89,3 +91,21 @@ def test_the_command_fills_files_and_tells_old_ones(results: Path, capsys: pytes
     with pytest.raises(SystemExit):
         main(["bench", "quote", str(page), "--results", str(results)])
     assert "page.md: a block of results is not closed" in capsys.readouterr().err
+
+
+ROW = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "tables.md"], ids=lambda p: p.name)
+def test_a_table_of_figures_is_filled_from_results_or_says_what_measured_it(page: Path) -> None:
+    """A table is one of figures if a quarter of its cells are; `<!-- settings -->` marks those that nobody measured."""
+    text = BLOCK.sub("", page.read_text())
+    for found in ROW.finditer(text):
+        cells = [cell.strip() for row in found[0].splitlines()[2:] for cell in row.strip("| ").split("|")]
+        if sum(bool(re.match(r"[~*+-]*\d", cell)) for cell in cells) < max(len(cells) / 4, 1):
+            continue
+        above = text[: found.start()].rstrip().rpartition("\n")[2]
+        mark = re.fullmatch(r"<!-- (?:settings|measured by: (?P<by>.+)) -->", above)
+        assert mark, f"{page}: {found[0].partition(chr(10))[0]} holds figures that no committed result backs"
+        by = mark["by"] or ""
+        assert not by or by.startswith("prefenvs ") or (ROOT / by).is_file(), f"{page}: there is no {by}"
