@@ -170,7 +170,7 @@ def _observed_rewards(segment: Segment) -> Array | None:
 
 
 def _return_of(segment: Segment) -> Callable[[Segment], float] | None:
-    return None if segment.true_rewards is None else lambda one: float(np.sum(one.true_rewards, dtype=np.float64))
+    return None if segment.true_rewards is None else lambda one: float(np.asarray(one.true_rewards, np.float64).sum())
 
 
 def _fit(model: Model, preferences: list[Preference], seed: int, small: bool) -> Callable[[Segment], float]:
@@ -195,7 +195,8 @@ def _fit(model: Model, preferences: list[Preference], seed: int, small: bool) ->
         score = SegmentScoreConfig(width=64, heads=2, epochs=100) if small else SegmentScoreConfig()
         learned = SegmentScore(*sizes, score, seed=seed, device="cpu")
     else:
-        settings: Any = kind_settings(model, small)
-        learned = (PreferenceTransformer if model == "transformer" else GaussianReward)(*sizes, settings, seed, "cpu")
+        kind: Literal["transformer", "gaussian"] = "transformer" if model == "transformer" else "gaussian"
+        settings: Any = kind_settings(kind, small)
+        learned = (PreferenceTransformer if kind == "transformer" else GaussianReward)(*sizes, settings, seed, "cpu")
     learned.fit(preferences)
     return lambda one: float(learned.score_one(one))
