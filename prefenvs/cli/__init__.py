@@ -19,7 +19,7 @@ import prefenvs
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
-from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
+from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchQuote, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
 from prefenvs.cli.data.accuracy import LabelsAccuracy
 from prefenvs.cli.data.actions import Actions
@@ -75,6 +75,7 @@ LabelsCommand = (
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]
+    | Annotated[BenchQuote, subcommand("quote")]
     | Annotated[BenchList, subcommand("list")]
     | Annotated[BenchGuard, subcommand("guard")]
     | Annotated[BenchMeasure, subcommand("measure")]
