@@ -29,6 +29,8 @@ ALGORITHMS = {
     "prefppo": "prefenvs.agents.online.prefppo:ALGORITHM",
     "dqn": "prefenvs.agents.online.dqn:ALGORITHM",
     "clip": "prefenvs.agents.online.state_reward:ALGORITHM",
+    "spo": "prefenvs.agents.direct.spo:ALGORITHM",
+    "ranksgd": "prefenvs.agents.direct.ranksgd:ALGORITHM",
     "iql": "prefenvs.agents.offline.iql:ALGORITHM",
     "cpl": "prefenvs.agents.offline.cpl:ALGORITHM",
     "bc": "prefenvs.agents.offline.bc:ALGORITHM",

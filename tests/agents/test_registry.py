@@ -46,6 +46,8 @@ NETS: dict[str, Any] = {"hidden": (16, 16), "batch_size": 8}
 TINY: dict[str, dict[str, Any]] = {
     "pebble": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "prefppo": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
+    "spo": {"labels": 8, "queue": 4, "opponents": 1},
+    "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
     "bc": NETS,
     "cpl": {"pretrain_updates": 4, "warmup_updates": 2, "pretrain_batch": 8, **NETS},
     "iql": NETS,
@@ -56,8 +58,11 @@ TINY: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "pebble": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     # gSDE draws its noise before a callback can write a checkpoint, so that a resumed rollout has another.
+    "spo": {"n_steps": 200, "envs": 1, "n_epochs": 1, "batch_size": 50, "hidden": (16,)},
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
 }
+# These make rollouts and rounds of whole episodes, between which alone there are checkpoints.
+STEPS = {"spo": 200, "ranksgd": 800}
 PARTS: dict[str, dict[str, Any]] = {
     "reward": {"width": 16, "layers": 1, "epochs": 2},
     "predictor": {"width": 8, "heads": 2, "epochs": 1},
@@ -104,7 +109,8 @@ def test_an_algorithm_keeps_its_contract(name: str, tmp_path: Path) -> None:
     if algorithm.signal == "states":
         config = dataclasses.replace(settings.config, learning_starts=20, hidden=(16, 16), batch_size=8, train_freq=10)
         settings = dataclasses.replace(settings, config=config)
-    check_algorithm(algorithm, settings, given(algorithm), tmp_path, 6 if algorithm.source == "offline" else 80)
+    steps = STEPS.get(name, 6 if algorithm.source == "offline" else 80)
+    check_algorithm(algorithm, settings, given(algorithm), tmp_path, steps)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
