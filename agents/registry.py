@@ -36,6 +36,7 @@ ALGORITHMS = {
     "bc": "prefenvs.agents.offline.bc:ALGORITHM",
     "oppo": "prefenvs.agents.offline.oppo:ALGORITHM",
     "ipl": "prefenvs.agents.offline.ipl:ALGORITHM",
+    "dcppo": "prefenvs.agents.tabular.dcppo:ALGORITHM",
     "dppo": "prefenvs.agents.offline.dppo:ALGORITHM",
 }
 GROUP = "prefenvs.algorithms"

@@ -26,6 +26,7 @@ from prefenvs.agents.registry import (
 )
 from prefenvs.agents.runs.contract import check_algorithm
 from prefenvs.agents.runs.train import load_policy
+from prefenvs.bench.claims.delivery import drive, soft_policy
 from prefenvs.bench.methods import find_method, methods_of
 from prefenvs.bench.suite import Cell
 from prefenvs.cli import main
@@ -33,6 +34,7 @@ from prefenvs.cli.train.command import algorithm_table
 from prefenvs.cli.train.flags import flags_of
 from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.envs.delivery.board import find_board
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import limits_of
 from prefenvs.oracles import PartialReturnOracle
@@ -95,6 +97,10 @@ class Height:
 def given(algorithm: Algorithm) -> Any:
     if algorithm.source == "offline":
         dataset = make_point_data()
+        if algorithm.name == "dcppo":
+            board = find_board(4)
+            driven = drive(board, soft_policy(board, 1.0), 5, np.random.default_rng(0))
+            return Offline(OfflineDataset("person", driven), device="cpu")
         return Offline(dataset, prefer_by_return(dataset, 20), device="cpu")
     task = find_task("CartPole-v1" if algorithm.signal == "true" else "Pendulum-v1")
     oracle = algorithm.signal == "labels"

@@ -181,6 +181,25 @@ CLAIMS = (
     *(
         Claim(
             name,
+            "DCPPO",
+            f"50 episodes of a boundedly rational driver on Delivery's board 4 teach more than {what}",
+            "exact return, 0 as random moves and 1 as the optimum",
+            control,
+            f"{HERE}.tabular:{function}",
+        )
+        for name, function, what, control in (
+            ("dcppo", "dcppo", "their cloning", "the driver's choices, cloned"),
+            (
+                "dcppo-naive",
+                "dcppo_naive",
+                "their naive inversion",
+                "value iteration on the choices' log-probabilities",
+            ),
+        )
+    ),
+    *(
+        Claim(
+            name,
             system,
             f"{what} serve a minority of raters (4 of 20, another destination on Delivery's board 1, 100 labels each)",
             "the minority's return by its own reward, 0 as random moves and 1 as its optimum",
