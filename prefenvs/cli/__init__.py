@@ -15,11 +15,13 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
+import prefenvs
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
 from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
+from prefenvs.cli.data.accuracy import LabelsAccuracy
 from prefenvs.cli.data.actions import Actions
 from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsReport
@@ -66,6 +68,7 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsExport, subcommand("export")]
+    | Annotated[LabelsAccuracy, subcommand("accuracy")]
     | Annotated[LabelsModels, subcommand("models")]
     | Annotated[LabelsTransfer, subcommand("transfer")]
 )
@@ -105,7 +108,10 @@ Command = (
 WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-IMPORT = "--import MODULE, in any command, imports a module that registers environments with Gymnasium."
+IMPORT = (
+    "--import MODULE, in any command, imports a module that registers environments with Gymnasium. "
+    "--version prints the version."
+)
 
 
 class Runnable(Protocol):
@@ -122,6 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     except PrefenvsError as error:
         _fail(str(error), 2)
     command: Runnable
+    if words == ["--version"]:
+        print(f"prefenvs {prefenvs.__version__}")
+        return
     if words[:1] == ["train"]:
         # Its options depend on the algorithm that is named, and on task and preset.
         command = Train(tuple(words[1:]))

@@ -22,7 +22,7 @@ from prefenvs.tasks import find_task
 FORMS = (
     "a D4RL name (d4rl/halfcheetah-medium-v2) or .hdf5 file, a Minari name (minari/mujoco/hopper/medium-v0) or folder, "
     "a LeRobot folder, a robomimic .hdf5 file, a folder of videos with an episodes.csv, a folder of ROS bags with a "
-    "bags.toml, or a folder of imitation's trajectories or of .npz files"
+    "bags.toml, or a folder of imitation's trajectories or of .npz files, or one such file"
 )
 
 
@@ -32,9 +32,10 @@ def load_dataset(
     """Load a data set by name or path.
 
     name_or_path: a D4RL name (`d4rl/halfcheetah-medium-v2`) or .hdf5 file, a Minari name (`minari/...`) or folder, or
-    a folder of imitation's trajectories or of .npz files; of recordings, a LeRobot folder, a robomimic .hdf5 file
-    (FILE.hdf5#MASK for a subset), a folder of videos with an episodes.csv or of ROS bags with a bags.toml. task: id of
-    the task it was made in, where the data do not tell it, or the sentence of one of a recording's tasks.
+    a folder of imitation's trajectories or of .npz files, or one such file; of recordings, a LeRobot
+    folder, a robomimic .hdf5 file (FILE.hdf5#MASK for a subset), a folder of videos with an episodes.csv or of ROS bags
+    with a bags.toml. task: id of the task it was made in, where the data do not tell it, or the sentence of one of a
+    recording's tasks.
     skip_damaged: leave damaged episodes of recordings out. max_gib: memory that the data may take, by what the files
     say of their sizes (default 4 GiB), see `prefenvs.internal.file_sizes`. Raises PrefenvsError for anything else.
     """
@@ -61,7 +62,7 @@ def _load(name: str, path: Path, task: str | None, skip_damaged: bool) -> Offlin
         return OfflineDataset(name, trajectories, action_space=imitation_action_space(path, trajectories))
     if path.is_dir() and any((path / file).is_file() for file in ("metadata.json", "data/metadata.json")):
         return read_minari(path, task)
-    if path.is_dir() and any(path.glob("*.npz")):
+    if (path.is_dir() and any(path.glob("*.npz"))) or (path.is_file() and path.suffix == ".npz"):
         return read_npz(path, task)
     if path.is_file() or path.suffix in (".hdf5", ".h5"):
         return read_d4rl(path, task)

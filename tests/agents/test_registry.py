@@ -160,7 +160,7 @@ def test_unknown_and_taken_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_docs_have_the_table_of_the_registry() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "learners" / "algorithms.md").read_text()
     assert algorithm_table() in page
 
 

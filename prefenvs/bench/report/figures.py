@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
         return None
     highest = max(float(scores.matrix(entry, scores.scored_tasks(entry)).max()) for entry in entries)
     thresholds = np.linspace(0.0, max(1.1, min(highest, 2.0) * 1.05), 101)
-    figure, axes = _figure(1, 1, (8.5, 4.5))
+    figure, axes = _figure(1, 1, (11.6, 5.5))
     for entry in entries:
         tasks = scores.scored_tasks(entry)
         runs = len(scores.matrix(entry, tasks))
@@ -86,38 +87,35 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
 
 
 def hacking_curves(scores: Scores) -> Figure | None:
-    """Draw the true and the learned return of the same evaluation episodes over training, one panel for each cell.
+    """Draw the true and the learned return of the same evaluation episodes over training, one panel for each entry.
 
-    Each on an axis of its own, since a learned reward has no scale; they should rise together. A learned return that
-    rises while the true one falls is a hacked reward.
+    Each on an axis of its own, since a learned reward has no scale; they should rise together, seed by seed. A learned
+    return that rises while the true one falls is a hacked reward.
     """
     frame = scores.results.finished
-    cells = [
-        str(name) for name, group in frame.groupby("cell", sort=False) if group["learned_return"].notna().sum() > 1
-    ]
-    if not cells:
-        return None
-    rows = scores.cells.loc[cells]
-    titles = {
-        str(name): f"{row['task']}\n{scores.suite['methods'][row['method']]['title']}, seed {row['seed']:.0f}"
-        for name, row in rows.iterrows()
+    frame = frame[frame["learned_return"].notna()]
+    groups = {
+        f"{task}\n{scores.label(entry)}": _runs(scores, frame, entry, task)
+        for task in scores.tasks
+        for entry in scores.entries
     }
+    panels = {name: runs for name, runs in groups.items() if any(len(run) > 1 for run in runs)}
 
     def draw(axes: Axes, name: str) -> None:
-        run = frame[frame["cell"] == name]
-        axes.plot(run["steps"], run["mean_return"], color=COLOURS[0], label="true return")
         other = axes.twinx()
-        other.plot(run["steps"], run["learned_return"], color=COLOURS[1], label="learned return, mean of the ensemble")
-        other.plot(run["steps"], run["learned_return_min"], color=COLOURS[1], linestyle=":", label="its worst member")
+        for number, run in enumerate(panels[name]):
+            # The first seed of each is in the legend.
+            labels = ("true return", "learned return, mean of the ensemble", "its worst member")
+            shown = labels if number == 0 else ("", "", "")
+            axes.plot(run["steps"], run["mean_return"], color=COLOURS[0], linewidth=0.9, label=shown[0])
+            for column, style, label in (("learned_return", "-", shown[1]), ("learned_return_min", ":", shown[2])):
+                other.plot(run["steps"], run[column], color=COLOURS[1], linewidth=0.9, linestyle=style)
+                axes.plot([], [], color=COLOURS[1], linestyle=style, label=label)
         axes.tick_params(axis="y", labelcolor=COLOURS[0])
         other.tick_params(axis="y", labelcolor=COLOURS[1], labelsize=7)
-        lines = axes.get_lines() + other.get_lines()
-        if name == cells[0]:
-            for line in lines[1:]:
-                axes.plot([], [], color=line.get_color(), linestyle=line.get_linestyle(), label=line.get_label())
         axes.set_xlabel("environment steps")
 
-    return _small_multiples(cells, draw, titles)
+    return _small_multiples(list(panels), draw)
 
 
 def svg(figure: Figure) -> bytes:
@@ -130,9 +128,7 @@ def svg(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _small_multiples(
-    names: list[str], draw: Callable[[Axes, str], None], titles: dict[str, str] | None = None
-) -> Figure | None:
+def _small_multiples(names: list[str], draw: Callable[[Axes, str], None]) -> Figure | None:
     """Draw one panel for each name and one legend for all of them."""
     if not names:
         return None
@@ -142,7 +138,7 @@ def _small_multiples(
     shown: dict[str, Any] = {}
     for axis, name in zip(axes, names, strict=False):
         draw(axis, name)
-        axis.set_title((titles or {}).get(name, name), fontsize=9)
+        axis.set_title("\n".join(line for part in name.split("\n") for line in wrap(part, 46)), fontsize=8)
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=7)
         axis.xaxis.set_major_locator(_few_ticks())

@@ -161,9 +161,11 @@ class BenchTable:
     """Bootstrap resamples for intervals."""
     against: tuple[str, ...] = ()
     """Methods, such as bc, above whose true return the others' is told, with intervals of the difference."""
+    videos: bool = False
+    """Put the videos that `prefenvs record` wrote into the runs' folders into the page; at most 2 MB each."""
 
     def run(self) -> None:
-        """Write report.html, table.md, table.tex, table.csv and the curves, and print the table."""
+        """Write report.html, tables.md, tables.tex, scores.csv and the curves, and print the tables."""
         from prefenvs.bench.report.page import write_report
         from prefenvs.bench.results import collect, read_results
 
@@ -172,7 +174,7 @@ class BenchTable:
         if self.source.is_dir():
             results.write()
         out = self.out or (self.source if self.source.is_dir() else self.source.parent) / "report"
-        print(write_report(results, out, self.resamples, self.against))
+        print(write_report(results, out, self.resamples, self.against, self.videos))
         print(f"report: {out / 'report.html'}")
 
 

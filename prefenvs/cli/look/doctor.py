@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.runs import PACKAGES
 from prefenvs.tasks import find_task
 
@@ -17,10 +17,17 @@ EXTRAS = {
     "metaworld": "metaworld",
     "gymnasium_robotics": "robotics",
     "pygame": "classic",
-    "psycopg": "postgres",
+    "fastapi": "human",
     "openai": "vlm",
     "transformers": "clip",
+    "minari": "offline",
+    "h5py": "recorded",
+    "pyarrow": "labels",
+    "rliable": "bench",
+    "psycopg": "postgres",
+    "ray": "ray",
 }
+"""A package of each extra, by the name that is imported."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Doctor:
                 print(f"-      {package} is not installed")
         for module, extra in EXTRAS.items():
             if importlib.util.find_spec(module) is None:
-                print(f'-      no {module}: its tasks or features need `pip install "prefenvs[{extra}]"`')
+                print(f"-      no {module}: its tasks or features need `{install_command(extra)}`")
         try:
             print(f"ok     rendering: {gl_backend()}")
         except PrefenvsError as error:

@@ -211,7 +211,7 @@ def _assemble(
     ]
     learners = algorithm.make_offline(settings, parts)
     for learner in learners:
-        learner._check_total(settings.steps)
+        learner.check_run(settings.steps)
         if training.compile:
             learner.compile()
         if resumed is not None and has_checkpoint(resumed):

@@ -78,7 +78,7 @@ def save_episodes(
 
 
 def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
-    """Read a folder of .npz files, in the order of their names.
+    """Read a folder of .npz files, in the order of their names, or one such file.
 
     Each file holds `observations` [S, obs], `actions` [S, act] and either `ends` [E] or D4RL's `terminals` [S] and, if
     there were time limits, `timeouts` [S]; then, if known, `true_rewards` (or D4RL's `rewards`) [S], `states` [S, s],
@@ -89,7 +89,7 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
     for a damaged file, missing arrays, and arrays that do not fit together.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob("*.npz"))
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.npz"))
     if not paths:
         raise PrefenvsError(f"{folder} holds no .npz file")
     description = _describe(folder)
