@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from labelling import Annotator, Record, serve
 
+from benchmarks.raters.labelling import Annotator, Record, serve
 from prefenvs import Segment, SegmentBatch, Trajectories
 from prefenvs.cli.random_behaviour import collect_random_behaviour
 from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
