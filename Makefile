@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,bench,ray,dev
 
-.PHONY: help demo test test-slow lint types format bench bench-speed bench-guard clean
+.PHONY: help demo test test-slow lint types package format bench bench-speed bench-guard clean
 
 help:
 	@echo "make demo       teach a robot to run: from labels, from coin flips, from the true reward (minutes)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"
+	@echo "make package    build sdist and wheel, check them, and run the wheel outside this folder"
 	@echo "make bench      run every benchmark and print its ratios"
 	@echo "make bench-speed  every speed comparison in one table of ratios, written to benchmarks/results"
 	@echo "make bench-guard  train small runs and say which method learns worse than before (minutes)"
@@ -40,6 +41,9 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/mypy examples
+
+package: $(VENV)/installed
+	$(BIN)/python .ci/package.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .
