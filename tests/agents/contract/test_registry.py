@@ -42,7 +42,7 @@ from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
-from .conftest import make_point_data, prefer_by_return
+from ..conftest import make_point_data, prefer_by_return
 
 NETS: dict[str, Any] = {"hidden": (16, 16), "batch_size": 8}
 TINY: dict[str, dict[str, Any]] = {
@@ -172,7 +172,7 @@ def test_unknown_and_taken_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_docs_have_the_table_of_the_registry() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "learners" / "algorithms.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "learners" / "algorithms.md").read_text()
     assert algorithm_table() in page
 
 
