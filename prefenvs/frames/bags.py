@@ -68,7 +68,8 @@ def picture_times(path: Path, topic: str) -> tuple[Array, Array, tuple[int, int]
 @lru_cache(maxsize=512)
 def _picture_times(path: Path, topic: str, changed: int, size: int) -> tuple[Array, Array, tuple[int, int]]:
     with open_bag(path) as bag:
-        chosen, first, stamps = connections(bag, topic, path), None, []
+        chosen, first = connections(bag, topic, path), None
+        stamps: list[int] = []
         for connection, stamp, content in bag.messages(chosen):
             if first is None:
                 first = _picture(bag.deserialize(content, connection.msgtype), f"the first of {topic} in {path}")
