@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("prefenvs", "oracles", "agents", "videos")
 CORE = {"core"}
 REWARDS = CORE | {"registry", "nets", "rewards"}
+LEARNERS = REWARDS | {"online", "offline", "direct", "tabular"}
 # What each floor may import. The command line is above all of them, and imports them where a command needs them.
 ALLOWED = {
     "core": CORE,
