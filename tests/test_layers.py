@@ -15,13 +15,16 @@ ALLOWED = {
     "registry": CORE | {"registry"},
     "bench": CORE | {"registry", "bench"},
     # Demonstrations of whole systems: they need raters and learners alike.
-    "claims": REWARDS | {"bench", "claims", "videos", "oracles", "online", "offline", "agents", "runs"},
+    "claims": REWARDS
+    | {"bench", "claims", "videos", "oracles", "online", "offline", "direct", "tabular", "agents", "runs"},
     "videos": CORE | {"videos"},
     "oracles": CORE | {"videos", "oracles"},
     "nets": CORE | {"nets"},
     "rewards": REWARDS,
     "online": REWARDS | {"online"},
+    "direct": REWARDS | {"online", "direct"},
     "offline": REWARDS | {"offline"},
+    "tabular": REWARDS | {"offline", "tabular"},
     "baselines": REWARDS | {"baselines"},
     "experts": REWARDS | {"online", "runs", "experts"},
     "runs": REWARDS | {"online", "offline", "agents", "runs"},

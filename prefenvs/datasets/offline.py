@@ -173,3 +173,33 @@ class OfflineDataset:
         if self.trajectories.terminated is not None:
             terminals[self.trajectories.ends - 1] = self.trajectories.terminated
         return terminals
+
+
+def join_inferred(known: OfflineDataset, bare: OfflineDataset, actions: Array, name: str) -> OfflineDataset:
+    """Return two data sets as one: the first as it is, then the second with inferred actions [S, act], marked so.
+
+    Their observations have the same size; what only one of them tells is left out.
+    """
+    parts = (known.trajectories, bare.trajectories)
+
+    def joined(arrays: list[Array | None]) -> Array | None:
+        held = [array for array in arrays if array is not None]
+        return np.concatenate(held) if len(held) == len(arrays) else None
+
+    both = Trajectories(
+        np.concatenate([part.observations for part in parts]),
+        np.concatenate([known.trajectories.actions, actions]),
+        np.concatenate([known.trajectories.ends, bare.trajectories.ends + known.trajectories.ends[-1]]),
+        true_rewards=joined([part.true_rewards for part in parts]),
+        terminated=joined([part.terminated for part in parts]),
+        final_observations=joined([part.final_observations for part in parts]),
+        task=known.task if known.task == bare.task else "",
+        source=name,
+    )
+    return OfflineDataset(
+        name,
+        both,
+        policies=joined([known.policies, bare.policies]),
+        successes=joined([known.successes, bare.successes]),
+        inferred=np.repeat([False, True], [len(known), len(bare)]),
+    )

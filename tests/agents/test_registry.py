@@ -26,6 +26,7 @@ from prefenvs.agents.registry import (
 )
 from prefenvs.agents.runs.contract import check_algorithm
 from prefenvs.agents.runs.train import load_policy
+from prefenvs.bench.claims.delivery import drive, soft_policy
 from prefenvs.bench.methods import find_method, methods_of
 from prefenvs.bench.suite import Cell
 from prefenvs.cli import main
@@ -33,6 +34,7 @@ from prefenvs.cli.train.command import algorithm_table
 from prefenvs.cli.train.flags import flags_of
 from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.envs.delivery.board import find_board
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import limits_of
 from prefenvs.oracles import PartialReturnOracle
@@ -46,6 +48,8 @@ NETS: dict[str, Any] = {"hidden": (16, 16), "batch_size": 8}
 TINY: dict[str, dict[str, Any]] = {
     "pebble": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "prefppo": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
+    "spo": {"labels": 8, "queue": 4, "opponents": 1},
+    "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
     "bc": NETS,
     "cpl": {"pretrain_updates": 4, "warmup_updates": 2, "pretrain_batch": 8, **NETS},
     "iql": NETS,
@@ -56,8 +60,11 @@ TINY: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "pebble": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     # gSDE draws its noise before a callback can write a checkpoint, so that a resumed rollout has another.
+    "spo": {"n_steps": 200, "envs": 1, "n_epochs": 1, "batch_size": 50, "hidden": (16,)},
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
 }
+# These make rollouts and rounds of whole episodes, between which alone there are checkpoints.
+STEPS = {"spo": 200, "ranksgd": 800}
 PARTS: dict[str, dict[str, Any]] = {
     "reward": {"width": 16, "layers": 1, "epochs": 2},
     "predictor": {"width": 8, "heads": 2, "epochs": 1},
@@ -90,6 +97,10 @@ class Height:
 def given(algorithm: Algorithm) -> Any:
     if algorithm.source == "offline":
         dataset = make_point_data()
+        if algorithm.name == "dcppo":
+            board = find_board(4)
+            driven = drive(board, soft_policy(board, 1.0), 5, np.random.default_rng(0))
+            return Offline(OfflineDataset("person", driven), device="cpu")
         return Offline(dataset, prefer_by_return(dataset, 20), device="cpu")
     task = find_task("CartPole-v1" if algorithm.signal == "true" else "Pendulum-v1")
     oracle = algorithm.signal == "labels"
@@ -104,7 +115,8 @@ def test_an_algorithm_keeps_its_contract(name: str, tmp_path: Path) -> None:
     if algorithm.signal == "states":
         config = dataclasses.replace(settings.config, learning_starts=20, hidden=(16, 16), batch_size=8, train_freq=10)
         settings = dataclasses.replace(settings, config=config)
-    check_algorithm(algorithm, settings, given(algorithm), tmp_path, 6 if algorithm.source == "offline" else 80)
+    steps = STEPS.get(name, 6 if algorithm.source == "offline" else 80)
+    check_algorithm(algorithm, settings, given(algorithm), tmp_path, steps)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

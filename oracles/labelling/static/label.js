@@ -232,7 +232,8 @@ function remember(history) {
 function renderQuestion() {
   const { question } = page.current;
   text("sentence", question.sentence || page.api.session.sentence);
-  text("task", question.task);
+  // A recorded task's id is its sentence, which stands above.
+  text("task", question.task.startsWith("recorded:") ? "" : question.task);
   const prompts = { rating: "How well does this clip do it?", best: "Which clip does it best?" };
   const practice = typeof question.tutorial === "number" ? "Practice: " : "";
   text("prompt", practice + (prompts[question.kind] ?? "Which clip does it better?"));
