@@ -14,7 +14,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.protocols import RewardModel
 
-from ..small_ensemble import SMALL, make_model
+from .small_ensemble import SMALL, make_model
 from ..worlds import make_preferences
 
 

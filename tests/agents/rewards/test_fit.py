@@ -16,7 +16,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
-from ..small_ensemble import SMALL, make_model
+from .small_ensemble import SMALL, make_model
 from ..worlds import make_preferences
 
 # Sessions, skips, ties, weights

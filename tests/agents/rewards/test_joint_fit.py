@@ -15,7 +15,7 @@ from prefenvs.agents.rewards.fit import FitJob
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
-from ..small_ensemble import SMALL, make_model
+from .small_ensemble import SMALL, make_model
 from ..worlds import make_preferences
 
 
