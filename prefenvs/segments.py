@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -58,6 +58,23 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    def cut(self, start: int, stop: int) -> Segment:
+        """Return the steps from `start` to before `stop`, as a segment of the same episode."""
+        kept = slice(start, min(stop, len(self)))
+
+        def pick(array: Array | None) -> Array | None:
+            return None if array is None else array[kept]
+
+        return replace(
+            self,
+            observations=self.observations[kept],
+            actions=self.actions[kept],
+            true_rewards=pick(self.true_rewards),
+            states=pick(self.states),
+            start=self.start + start if self.start >= 0 else self.start,
+            recording=None if self.recording is None else self.recording.cut(start, kept.stop - start),
+        )
 
     @property
     def visible(self) -> bool:
