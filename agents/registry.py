@@ -142,7 +142,6 @@ class Algorithm:
     signal: "labels" of a rater, a reward of "states", or the "true" reward only.
     resumes: continues from a checkpoint; together: several seeds share their gradient steps.
     rows: of benchmark tables; upper: the row on the true reward by which they are normalised.
-    ignores: flags of other algorithms in a benchmark's grid that this one does not have.
     """
 
     name: str

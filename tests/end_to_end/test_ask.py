@@ -13,6 +13,8 @@ from prefenvs.datasets import load_dataset, read_label_table
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.store import AssignmentPlan, Assignments, Store
 
+from ..command_lines import refused
+
 TASK = "InvertedPendulum-v5"
 
 
@@ -70,11 +72,7 @@ def test_bad_input_is_one_line_and_makes_no_store(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*words: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(["ask", *words, "--store", str(tmp_path / "labels.sqlite")])
-        assert stop.value.code == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return str(line)
+        return refused(capsys, "ask", *words, "--store", str(tmp_path / "labels.sqlite"))
 
     assert "unknown query selector 'nearest'" in fail(data, "--selector", "nearest")
     assert "asks a reward model's opinion" in fail(data, "--selector", "disagreement", "--segment-length", "3")

@@ -96,6 +96,9 @@ export class Answers {
     return { ...option, ...options.find((candidate) => candidate.much && candidate.choice === option.choice), strength: "much" };
   }
 
+  // Put the focus on an answer's button, or on the clips where there is none of that name.
+  focus(id) { (byId("answers").querySelector(`[data-answer="${id}"]`) ?? byId("stage")).focus({ preventScroll: true }); }
+
   // Buttons stay where they are from question to question, and so does the focus.
   render(question) {
     const group = byId("answers");
@@ -124,6 +127,6 @@ export class Answers {
       });
       return button;
     }));
-    if (focused) (group.querySelector(`[data-answer="${focused}"]`) ?? group.firstElementChild).focus();
+    if (focused) this.focus(focused);
   }
 }

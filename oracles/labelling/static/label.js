@@ -31,7 +31,7 @@ const memory = {
 const page = {
   api: new Api(heard), outbox: null, prefix: "", queue: [], current: null, answered: new Set(), history: [],
   trouble: null, failing: new Map(), moved: false, waiting: true, filling: false, starting: false, lease: 300, filled: 0,
-  timers: {}, status: null, problem: "", tapped: 0, paused: false,
+  timers: {}, status: null, problem: "", focused: null, tapped: 0, paused: false,
   speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
 };
 const rest = new BreakReminder();
@@ -232,7 +232,8 @@ function remember(history) {
 function renderQuestion() {
   const { question } = page.current;
   text("sentence", question.sentence || page.api.session.sentence);
-  text("task", question.task);
+  // A recorded task's id is its sentence, which stands above.
+  text("task", question.task.startsWith("recorded:") ? "" : question.task);
   const prompts = { rating: "How well does this clip do it?", best: "Which clip does it best?" };
   const practice = typeof question.tutorial === "number" ? "Practice: " : "";
   text("prompt", practice + (prompts[question.kind] ?? "Which clip does it better?"));
@@ -262,8 +263,12 @@ function render() {
       : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
     if (page.api.session?.sentence || page.problem) text("sentence", page.api.session?.sentence ?? "");
   }
-  if (!shown && byId("answers").contains(document.activeElement)) byId("message").focus();
-  if (shown && document.activeElement === byId("message")) byId("answers").firstElementChild?.focus();
+  if (!shown && byId("answers").contains(document.activeElement)) {
+    page.focused = document.activeElement.dataset.answer;
+    byId("message").focus();
+  }
+  // Back to where the focus was: on another answer, Enter would give that one.
+  if (shown && document.activeElement === byId("message")) answers.focus(page.focused);
   byId("undo").setAttribute("aria-disabled", page.history.length === 0);
   byId("speed").lastElementChild.textContent = `${page.speed}×`;
   byId("pause").lastElementChild.textContent = shown && !page.current.player.playing ? "Play" : "Pause";
@@ -361,7 +366,10 @@ const actions = {
 
 // Tab goes through the buttons as they lie on the screen: on a narrow one, answers have a line of their own.
 function arrange() {
+  const focused = document.activeElement;
   byId("answers").parentElement.insertBefore(byId("answers"), narrow.matches ? byId("undo") : byId("more"));
+  // What is moved loses the focus.
+  if (byId("answers").contains(focused)) focused.focus({ preventScroll: true });
   if (page.current) renderQuestion();
 }
 
