@@ -1,8 +1,9 @@
 """PEBBLE by Thompson sampling: one reward member an episode, and questions only where draws disagree.
 
-After Wu and Sun 2024, "Making RL with preference-based feedback efficient via randomization": act well for a reward drawn
-from the posterior, and ask only about pairs on which two draws differ by more than epsilon. Here the members of the
-reward ensemble are the posterior (Osband et al. 2016); the paper's guarantees, for linear rewards, do not carry over.
+After Wu and Sun 2024, "Making RL with preference-based feedback efficient via randomization": act well for a reward
+drawn from the posterior, and ask only about pairs on which two draws differ by more than epsilon. Here the members of
+the reward ensemble are the posterior (Osband et al. 2016); the paper's guarantees, for linear rewards, do not carry
+over.
 """
 
 from __future__ import annotations
