@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from prefenvs.cli.train.command import train
 from prefenvs.limits import check_limits
 
 from .pages import PAGES, ROOT, commands
+from .world import forget_own_modules
 
 
 class ParsedError(Exception):
@@ -40,8 +42,9 @@ KINDS = kinds(cli.Command) | {"label render": cli.LabelRender}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder with the parts that the pages take for the reader's own, and a trainer that stops after parsing."""
+    forget_own_modules()
     for name in ("my_robots", "my_module"):
         shutil.copy(ROOT / "examples" / "own_environment.py", tmp_path / f"{name}.py")
     with (tmp_path / "my_module.py").open("a") as file:
@@ -57,6 +60,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(options, "parse_groups", stop)
     monkeypatch.setattr(offline, "_load", lambda *_: SimpleNamespace(task="metaworld-drawer-open-v3"))
+    yield
+    forget_own_modules()
 
 
 @cache
