@@ -29,6 +29,7 @@ ALGORITHMS = {
     "prefppo": "prefenvs.agents.online.prefppo:ALGORITHM",
     "dqn": "prefenvs.agents.online.dqn:ALGORITHM",
     "clip": "prefenvs.agents.online.state_reward:ALGORITHM",
+    "thompson": "prefenvs.agents.variants.thompson:ALGORITHM",
     "spo": "prefenvs.agents.direct.spo:ALGORITHM",
     "ranksgd": "prefenvs.agents.direct.ranksgd:ALGORITHM",
     "iql": "prefenvs.agents.offline.iql:ALGORITHM",

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("prefenvs", "oracles", "agents", "videos")
 CORE = {"core"}
 REWARDS = CORE | {"registry", "nets", "rewards"}
+LEARNERS = REWARDS | {"online", "offline", "direct", "variants", "tabular"}
 # What each floor may import. The command line is above all of them, and imports them where a command needs them.
 ALLOWED = {
     "core": CORE,
@@ -25,6 +26,7 @@ ALLOWED = {
     "direct": REWARDS | {"online", "direct"},
     "offline": REWARDS | {"offline"},
     "tabular": REWARDS | {"offline", "tabular"},
+    "variants": REWARDS | {"online", "variants"},
     "baselines": REWARDS | {"baselines"},
     "experts": REWARDS | {"online", "runs", "experts"},
     "runs": REWARDS | {"online", "offline", "agents", "runs"},

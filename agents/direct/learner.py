@@ -140,7 +140,7 @@ class DirectLearner(SavedAgent):
             self.save(new / "model.zip")
             save_trajectories(self.recorder.buffer.trajectories(), new / "trajectories.npz")
             save_episodes(self, new / "episodes.npz")
-            state = {
+            state: dict[str, Any] = {
                 "format": FORMAT,
                 "task": self.task,
                 "counters": {name: getattr(self, name) for name in COUNTERS},

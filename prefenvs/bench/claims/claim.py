@@ -146,6 +146,24 @@ CLAIMS = (
         f"{HERE}.online:rebel",
     ),
     Claim(
+        "thompson",
+        "Thompson sampling",
+        "one reward member an episode, and questions only where draws differ, reach plain PEBBLE's return and more "
+        "(Pendulum-v1, 5,000 steps, at most 150 labels)",
+        "mean true return of 20 episodes",
+        "plain PEBBLE, 150 labels",
+        f"{HERE}.online:thompson",
+    ),
+    Claim(
+        "thompson-labels",
+        "Thompson sampling",
+        "asks for fewer labels in the same run",
+        "labels",
+        "plain PEBBLE",
+        f"{HERE}.online:thompson_labels",
+        "lower",
+    ),
+    Claim(
         "ranksgd",
         "ZO-RankSGD",
         "8 rankings of 8 episodes find a linear policy on CartPole-v1 (64 questions; neither reward nor gradients)",

@@ -25,7 +25,7 @@ def _agent(name: str, task: str, rater: Oracle, seed: int, steps: int, **changed
     """Return a learner with a preset's settings, changed."""
     algorithm, row = find_algorithm(name), find_task(task)
     settings = algorithm.settings(row, steps=steps)
-    parts = {}
+    parts: dict[str, Any] = {}
     for part in ("config", "options"):
         given = getattr(settings, part)
         known = {key: value for key, value in changed.items() if hasattr(given, key)}

@@ -41,7 +41,7 @@ from prefenvs.agents.online.learner import PreferenceLearner
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 
-from .worlds import make_point_data, prefer_by_return
+from ..worlds import make_point_data, prefer_by_return
 
 NETS: dict[str, Any] = {"hidden": (16, 16), "batch_size": 8}
 ENSEMBLE = RewardConfig(width=16, layers=2, epochs=2)

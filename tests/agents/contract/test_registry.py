@@ -42,12 +42,13 @@ from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
-from .conftest import make_point_data, prefer_by_return
+from ..conftest import make_point_data, prefer_by_return
 
 NETS: dict[str, Any] = {"hidden": (16, 16), "batch_size": 8}
 TINY: dict[str, dict[str, Any]] = {
     "pebble": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "prefppo": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
+    "thompson": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "spo": {"labels": 8, "queue": 4, "opponents": 1},
     "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
     "bc": NETS,
@@ -60,6 +61,7 @@ TINY: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "pebble": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     # gSDE draws its noise before a callback can write a checkpoint, so that a resumed rollout has another.
+    "thompson": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "spo": {"n_steps": 200, "envs": 1, "n_epochs": 1, "batch_size": 50, "hidden": (16,)},
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
 }
@@ -172,7 +174,7 @@ def test_unknown_and_taken_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_docs_have_the_table_of_the_registry() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "learners" / "algorithms.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "learners" / "algorithms.md").read_text()
     assert algorithm_table() in page
 
 
