@@ -67,9 +67,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @cache
 def parse(*words: str) -> None:
     """Read a command line as `prefenvs` would; SystemExit or PrefenvsError where it would refuse it."""
-    if words[0] == "train":
+    if words == ("train", "--help"):
+        train(words[1:])
+    elif words[0] == "train":
         with pytest.raises(ParsedError):
             train(words[1:])
+    if words[0] == "train":
         return
     name = " ".join(words[:2]) if " ".join(words[:2]) in KINDS else words[0]
     raters.look_at(words)
