@@ -86,6 +86,8 @@ def parse(*words: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.stem)
 def test_the_command_lines_of_a_page_are_taken_by_the_parser(page: Path) -> None:
+    for script in page.parent.glob("*.py"):
+        shutil.copy(script, Path.cwd())
     for line, words in commands(page):
         if "reach.json" in words:
             cli.main(["tasks", "--task", "my_robots:Reach", "--write", "reach.json"])

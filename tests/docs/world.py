@@ -40,7 +40,8 @@ LABELS = """episode_1,start_1,episode_2,start_2,length,choice
 
 def forget_own_modules() -> None:
     """Let the modules that pages take for the reader's own be imported anew, from wherever they lie next."""
-    for name in ("my_robots", "my_module", "own_environment"):
+    beside = [path.stem for path in (EXAMPLES.parent / "docs").rglob("*.py")]
+    for name in ("my_robots", "my_module", "own_environment", *beside):
         sys.modules.pop(name, None)
 
 
