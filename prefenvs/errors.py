@@ -33,6 +33,11 @@ class PrefenvsError(ValueError):
     """Bad input, named: what it is, the value given, and the way out."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return the sentence "Did you mean ...?" for a misspelt name, or an empty string."""
     by_lower = {item.lower(): item for item in known}

@@ -20,7 +20,7 @@ from prefenvs.segments import Segment
 from prefenvs.videos.recorder import Recorder
 
 # Raised whenever the same segment and look give another picture than before, so that old clips are not taken for new.
-PICTURE = 1
+PICTURE = 2
 FORMATS = ("mp4", "webp", "gif", "png")
 # Seconds after which a half-written file belongs to nobody who still writes.
 STALE = 3600.0

@@ -19,8 +19,10 @@ import prefenvs
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
-from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
+from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchQuote, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
+from prefenvs.cli.data.accuracy import LabelsAccuracy
+from prefenvs.cli.data.actions import Actions
 from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsReport
 from prefenvs.cli.data.models import LabelsModels
@@ -66,12 +68,14 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsExport, subcommand("export")]
+    | Annotated[LabelsAccuracy, subcommand("accuracy")]
     | Annotated[LabelsModels, subcommand("models")]
     | Annotated[LabelsTransfer, subcommand("transfer")]
 )
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]
+    | Annotated[BenchQuote, subcommand("quote")]
     | Annotated[BenchList, subcommand("list")]
     | Annotated[BenchGuard, subcommand("guard")]
     | Annotated[BenchMeasure, subcommand("measure")]
@@ -95,6 +99,7 @@ Command = (
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Reward, subcommand("reward")]
     | Annotated[Features, subcommand("features")]
+    | Annotated[Actions, subcommand("actions")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import copy
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class MujocoPainter:
         # Without `lookat`, the height of a tracked body's centre of mass in the model's reference pose.
         mujoco.mj_forward(self.model, self._data)
         self._lookat = np.asarray(camera.lookat or (0.0, 0.0, self._data.subtree_com[self._track or 0, 2]))
+        self._floors = [] if self._track is None else _find_floors(self.model, self._data, self._track)
         self._option = mujoco.MjvOption()
         self._scene = mujoco.MjvScene(self.model, maxgeom=10_000)
         self._rect = mujoco.MjrRect(0, 0, width, height)
@@ -76,6 +78,8 @@ class MujocoPainter:
                 mujoco.mj_setState(self.model, self._data, state, spec)
                 mujoco.mj_forward(self.model, self._data)
                 camera = self.aim(self._data)
+                for floor in self._floors:
+                    floor.follow(self._data, camera.lookat)
                 mujoco.mjv_updateScene(
                     self.model, self._data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
                 )
@@ -114,6 +118,50 @@ class MujocoPainter:
                 f"states have {states.shape[1]} numbers, this model has {' or '.join(map(str, sizes))}: {way_out}"
             )
         return sizes[states.shape[1]]
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """A plane of limited size that goes along with a body before it runs off, so that marks on the ground tell speed.
+
+    It moves by whole repeats of its texture, which nobody sees, in the painter's picture alone: contacts know no edges.
+    room: [2] how far the body may go from the middle before; repeat: [2] of the texture; all in
+    metres.
+    """
+
+    geom: int
+    axes: Array
+    room: Array
+    repeat: Array
+
+    def follow(self, data: Any, place: Array) -> None:
+        """Move the plane in `data`, whose positions are those of the model."""
+        away = self.axes @ (place - data.geom_xpos[self.geom])
+        beyond = np.abs(away) - self.room
+        if beyond.max() <= 0:
+            return
+        steps = np.ceil(np.maximum(beyond, 0.0) / self.repeat)
+        data.geom_xpos[self.geom] += (np.sign(away) * steps * self.repeat) @ self.axes
+
+
+def _find_floors(model: Any, data: Any, body: int) -> list[_Floor]:
+    """Return the level planes of the world that have edges, as `data` has them: the reference pose."""
+    import mujoco
+
+    floors = []
+    for geom in range(model.ngeom):
+        size, axes = model.geom_size[geom, :2], data.geom_xmat[geom].reshape(3, 3).T
+        flat = model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE and abs(axes[2, 2]) > 0.99
+        if not flat or model.body_weldid[model.geom_bodyid[geom]] != 0 or np.any(size <= 0):
+            continue
+        material = int(model.geom_matid[geom])
+        repeat = np.ones(2)
+        if material >= 0:
+            repeat = 1.0 / np.maximum(model.mat_texrepeat[material], 1e-6)
+            repeat = repeat if model.mat_texuniform[material] else 2 * size * repeat
+        start = np.abs(axes[:2] @ (data.xpos[body] - data.geom_xpos[geom]))
+        floors.append(_Floor(geom, axes[:2], np.minimum(np.maximum(size / 2, start + 1.0), size), repeat))
+    return floors
 
 
 def _hide_robot(model: Any) -> None:

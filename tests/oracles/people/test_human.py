@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,10 @@ import pytest
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import HumanOracle
 from prefenvs.oracles.contract import check_oracle
-from prefenvs.preferences import Oracle, Preference, Query, make_pairs
-from prefenvs.segments import SegmentBatch
+from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.store import Store
 
-
-def make_queries(count: int, seed: int = 0) -> list[Query]:
-    rng = np.random.default_rng(seed)
-    return make_pairs(SegmentBatch(rng.random((2 * count, 4, 3)), rng.random((2 * count, 4, 2)), task="Hopper-v5"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.sqlite") as opened:
-        yield opened
+from .conftest import make_queries
 
 
 def say(store: Store, query: Query, best: int | None, annotator: str = "ann", run: str = "") -> None:
@@ -157,7 +146,7 @@ def test_waits_for_people_only_when_told_to(store: Store) -> None:
 
 
 def test_more_clips_than_a_page_shows_are_refused(store: Store) -> None:
-    segments = [segment for query in make_queries(3) for segment in query.segments]
-    with pytest.raises(PrefenvsError, match="at most 4"):
-        HumanOracle(store).ask([Query(tuple(segments[:5]))])
+    segments = [segment for query in make_queries(5) for segment in query.segments]
+    with pytest.raises(PrefenvsError, match="at most 9"):
+        HumanOracle(store).ask([Query(tuple(segments))])
     assert store.stats().queries == 0
