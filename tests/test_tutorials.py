@@ -48,12 +48,14 @@ def test_your_taste_teaches_a_few_rounds(folder: Path) -> None:
 
 
 def test_a_data_set_and_labels_teach_more_than_cloning(folder: Path) -> None:
-    made = run("data_set", STEPS=600, EPISODES=40)
-    assert made["rounds"]["IQL, labels"] > made["rounds"]["cloning"] + 1.0
+    made = run("data_set", STEPS=500)
+    assert made["rounds"]["IQL, labels"] > made["rounds"]["cloning"] + 0.3
     assert (folder / "data_set.png").is_file()
 
 
 @pytest.mark.slow
 def test_the_full_notebooks_circle_the_post() -> None:
-    assert run("your_taste")["rounds"]["labels"] > 1.0
-    assert run("data_set")["rounds"]["IQL, labels"] > 1.0
+    taught = run("your_taste")["rounds"]
+    assert taught["labels"] > taught["coin flips"] + 0.3
+    learned = run("data_set")["rounds"]
+    assert learned["IQL, labels"] > learned["cloning"] + 0.3
