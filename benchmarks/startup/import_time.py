@@ -1,10 +1,10 @@
 """Processor time of `import prefenvs` and `prefenvs --help`, and what each imported package takes of it.
 
-    python benchmarks/import_time.py [--rounds 5] [--top 12]
+    python -m benchmarks.startup.import_time [--rounds 5] [--top 12]
 
 Each round is a fresh process; the minimum over the rounds is printed, since other work on the machine only adds to it.
-Limits on a quiet machine: 0.5 s and 1 s. By package: `python -X importtime`, once, on the
-clock, the own time of its modules.
+Limits on a quiet machine: 0.5 s and 1 s. By package: `python -X importtime`, once, on the clock, the own time of its
+modules.
 """
 
 from __future__ import annotations
