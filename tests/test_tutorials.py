@@ -39,9 +39,9 @@ def run(name: str, **parameters: int) -> dict[str, Any]:
     return names
 
 
-def test_your_taste_teaches_a_few_rounds(folder: Path) -> None:
-    made = run("your_taste", STEPS=900, LABELS=30)
-    assert made["agents"]["labels"].feedback.labels == 30
+def test_your_taste_leads_from_an_environment_to_a_picture(folder: Path) -> None:
+    made = run("your_taste", STEPS=520, LABELS=15)
+    assert made["agents"]["labels"].feedback.labels == 15
     assert set(made["rounds"]) == {"random", "labels", "coin flips"}
     assert (folder / "orbit.png").is_file()
     assert len(decode(folder / "taste.mp4")[0]) > 100
