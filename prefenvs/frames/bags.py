@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.segments import Array
 
 BAGS = (".mcap", ".db3", ".bag")
@@ -35,7 +35,7 @@ def open_bag(path: Path) -> Iterator[Any]:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
-        raise PrefenvsError(f"{path} needs the package `rosbags`: pip install 'prefenvs[ros]'") from None
+        raise PrefenvsError(f"{path} needs the package rosbags: {install_command('ros')}") from None
     try:
         # Bags of older ROS 2 versions do not define their messages.
         with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as bag:
