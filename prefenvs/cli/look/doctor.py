@@ -26,6 +26,7 @@ EXTRAS = {
     "rliable": "bench",
     "psycopg": "postgres",
     "ray": "ray",
+    "rosbags": "ros",
 }
 """A package of each extra, by the name that is imported."""
 
