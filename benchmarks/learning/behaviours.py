@@ -34,6 +34,20 @@ class CheetahBackwards(HalfCheetahEnv):
         return observation, -float(info["x_velocity"]), terminated, truncated, info
 
 
+class CheetahRears(HalfCheetahEnv):
+    """The two-legged cheetah rears up: it stands on its hind leg with its trunk upright.
+
+    Measure: how upright the trunk is, the sine of its pitch: 1 is head up, 0 level, -1 head down.
+    """
+
+    max_episode_steps = 1_000
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, -float(np.sin(self.data.qpos[2])), terminated, truncated, info
+
+
 class HopperFlip(HopperEnv):
     """The one-legged hopper turns backward somersaults.
 
@@ -91,6 +105,7 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
+        _behaviour("CheetahRears", 15_000, 700, interact=600),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),

@@ -80,7 +80,8 @@ def fold_pairs(sources: Sequence[frozenset[Hashable]], folds: int, seed: int = 0
     """
     known = sorted(set().union(*sources), key=repr)
     if not 2 <= folds <= len(known):
-        raise PrefenvsError(f"{len(known)} episodes cannot be dealt to {folds} folds: choose 2 to {len(known)}")
+        way = f"choose 2 to {len(known)}" if len(known) > 1 else "nothing can be held out"
+        raise PrefenvsError(f"the labels are of {len(known)} separate episodes, too few for {folds} folds: {way}")
     order = np.random.default_rng(seed).permutation(len(known)).tolist()
     fold = {known[number]: place % folds for place, number in enumerate(order)}
     sides = [{fold[source] for source in pair} for pair in sources]

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from prefenvs.datasets.formats.columns import check_columns
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
-from prefenvs.tasks import list_tasks
+from prefenvs.tasks import known_task
 from prefenvs.trajectories import Trajectories
 
 
@@ -99,8 +99,8 @@ class OfflineDataset:
         """Steps of an episode at most: the data's own, else the task's, else those of the longest episode."""
         if self.horizon is not None:
             return self.horizon
-        known = {task.id: task.horizon for task in list_tasks()}
-        return known.get(self.task) or int(self.trajectories.lengths.max())
+        task = known_task(self.task)
+        return int(self.trajectories.lengths.max()) if task is None else task.horizon
 
     def transitions(self) -> TransitionArrays:
         """Return every transition whose next observation is known, in the order of the data.

@@ -304,9 +304,9 @@ def _camera(env: gymnasium.Env[Any, Any], model: Any) -> Camera:
     body = view.get("trackbodyid", -1)
     if not 0 < body < model.nbody or not model.body(body).name:
         return Camera()
-    lookat = None if view.get("lookat") is None else tuple(float(x) for x in view["lookat"])
+    lookat = None if view.get("lookat") is None else (*map(float, view["lookat"]),)
     aims = {name: float(view[name]) for name in ("distance", "azimuth", "elevation") if name in view}
-    return Camera(track=model.body(body).name, lookat=lookat, **aims)
+    return dataclasses.replace(Camera(track=model.body(body).name, lookat=lookat), **aims)  # type: ignore[arg-type]
 
 
 def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:

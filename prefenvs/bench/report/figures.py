@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prefenvs.bench.report.lift import Lift, lift_of
 from prefenvs.bench.report.scores import FLOOR, Entry, Scores
 from prefenvs.bench.report.statistics import FEWEST, performance_profile
 from prefenvs.segments import Array
@@ -118,6 +120,39 @@ def hacking_curves(scores: Scores) -> Figure | None:
     return _small_multiples(list(panels), draw)
 
 
+def lift_by_rater(scores: Scores) -> Figure | None:
+    """Draw each method's label lift on each task by its rater, where three raters or more taught it with a budget."""
+    panels: dict[str, dict[str, Lift]] = {}
+    for task in scores.tasks:
+        for entry in scores.entries:
+            lift = lift_of(scores, entry, task)
+            if lift is not None and lift.bounds:
+                title = f"{task}\n{scores.method(entry)['title']}" + (
+                    f", budget {entry.level + 1}" if entry.level else ""
+                )
+                panels.setdefault(title, {})[entry.oracle.partition(":{data}")[0]] = lift
+    panels = {title: lifts for title, lifts in panels.items() if len(lifts) > 2}
+
+    def draw(axes: Axes, title: str) -> None:
+        lifts = panels[title]
+        for place, lift in enumerate(lifts.values()):
+            each = list(lift.each.values())
+            axes.plot([place] * len(each), each, "o", color=COLOURS[0], markersize=3, alpha=0.5)
+        axes.plot(range(len(lifts)), [lift.mean for lift in lifts.values()], "_", color=COLOURS[1], markersize=14)
+        for level in (0.0, 1.0):
+            axes.axhline(level, color="#999999", linestyle=":", linewidth=1)
+        axes.set_ylabel("label lift")
+        axes.set_xticks(range(len(lifts)), [_rater(name) for name in lifts], rotation=60, ha="right", fontsize=6)
+
+    return _small_multiples(list(panels), draw, ticks=False)
+
+
+def _rater(name: str) -> str:
+    """How an axis calls a rater: one of `mistake` by the share of its answers that are right."""
+    wrong = re.fullmatch(r"mistake:mistake=([\d.]+)", name)
+    return f"{1 - float(wrong[1]):.0%} right" if wrong else name.replace(",", "\n")
+
+
 def svg(figure: Figure) -> bytes:
     """Return a figure as SVG, the same bytes for the same figure."""
     import matplotlib
@@ -128,8 +163,8 @@ def svg(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _small_multiples(names: list[str], draw: Callable[[Axes, str], None]) -> Figure | None:
-    """Draw one panel for each name and one legend for all of them."""
+def _small_multiples(names: list[str], draw: Callable[[Axes, str], None], ticks: bool = True) -> Figure | None:
+    """Draw one panel for each name and one legend for all of them; ticks: let numbers choose those of the x-axis."""
     if not names:
         return None
     columns = min(3, len(names))
@@ -140,15 +175,22 @@ def _small_multiples(names: list[str], draw: Callable[[Axes, str], None]) -> Fig
         draw(axis, name)
         axis.set_title("\n".join(line for part in name.split("\n") for line in wrap(part, 46)), fontsize=8)
         axis.grid(alpha=0.25)
-        axis.tick_params(labelsize=7)
-        axis.xaxis.set_major_locator(_few_ticks())
+        if ticks:
+            axis.tick_params(labelsize=7)
+            axis.xaxis.set_major_locator(_few_ticks())
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     for axis in axes[len(names) :]:
         axis.axis("off")
-    figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=min(2, columns), frameon=False, fontsize=8
-    )
+    if shown:
+        figure.legend(
+            list(shown.values()),
+            list(shown),
+            loc="outside lower center",
+            ncols=min(2, columns),
+            frameon=False,
+            fontsize=8,
+        )
     return figure
 
 

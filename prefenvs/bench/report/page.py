@@ -35,6 +35,7 @@ def write_report(
     """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")
+    films = find_videos(results) if videos else []
     scores = Scores(results)
     made = [
         tables.score_table(scores, resamples),
@@ -62,7 +63,7 @@ def write_report(
     _put(out / "scores.csv", tables.long_csv(scores, resamples))
     for name, (picture, _) in drawn.items():
         _put(out / f"{name}.svg", picture)
-    _put(out / "report.html", _page(results, made, drawn, notes, find_videos(results) if videos else []))
+    _put(out / "report.html", _page(results, made, drawn, notes, films))
     return markdown
 
 
@@ -147,6 +148,8 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
         "curves_by_labels": "The same by labels. Dotted: the last score of methods that learn from no labels.",
         "profiles": "Performance profiles: share of runs above each normalised score; bands of 95% from "
         f"{FEWEST} runs on.",
+        "raters": "Label lift by rater: a dot for each seed, a bar for the mean; 0 is a rater without knowledge, 1 the "
+        "true reward.",
         "hacking": "True return (blue, left) and learned return (orange, right) of the same evaluation episodes. "
         "They have to rise together; where the learned return rises and the true one falls, the reward is hacked.",
     }
@@ -154,6 +157,7 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
         "curves_by_steps": figures.learning_curves(scores, "steps"),
         "curves_by_labels": figures.learning_curves(scores, "labels"),
         "profiles": figures.performance_profiles(scores),
+        "raters": figures.lift_by_rater(scores),
         "hacking": figures.hacking_curves(scores),
     }
     return {name: None if figure is None else (figures.svg(figure), captions[name]) for name, figure in drawn.items()}
@@ -166,7 +170,11 @@ def _page(
     notes: Sequence[str],
     videos: Sequence[Path],
 ) -> str:
-    titles = {"hacking": "True against learned return", "profiles": "Performance profiles"}
+    titles = {
+        "hacking": "True against learned return",
+        "raters": "Label lift by rater",
+        "profiles": "Performance profiles",
+    }
     pictures = [
         {
             "title": titles.get(name, name.replace("_", " ").capitalize()),

@@ -70,7 +70,7 @@ CPL_NIGHT = Suite(
             _cpl("metaworld-drawer-open-v3"),
             methods=("random", "bc", "cpl", "cpl-shuffled", "iql-true-reward"),
             seeds=(0, 1),
-            options=_cpl("").options | {"steps": 50_000, "evaluate_every": 10_000},
+            options={**_cpl("").options, "steps": 50_000, "evaluate_every": 10_000},
             method_options={"iql-true-reward": {"preset": "small", "steps": 20_000}},
         ),
     ),

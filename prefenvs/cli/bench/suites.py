@@ -179,6 +179,40 @@ class BenchTable:
 
 
 @dataclass(frozen=True)
+class BenchQuote:
+    """Fill the marked blocks of Markdown files from committed results, so that no figure of theirs is copied by hand.
+
+    A block begins with `<!-- results: FOLDER VIEW METHOD=TITLE ... -->` and ends with `<!-- end of results -->`.
+    """
+
+    files: Annotated[tuple[Path, ...], Positional]
+    """Markdown files."""
+    results: Path = Path("docs/results")
+    """The folder below which results lie."""
+    check: bool = False
+    """Change nothing; fail where a block is not what the results say."""
+
+    def run(self) -> None:
+        """Write what has changed; raises PrefenvsError for a block that cannot be filled, or with --check is old."""
+        from prefenvs.bench.report.quote import fill_blocks
+
+        old = []
+        for path in self.files:
+            text = path.read_text(encoding="utf-8")
+            try:
+                filled = fill_blocks(text, self.results)
+            except PrefenvsError as error:
+                raise PrefenvsError(f"{path}: {error}") from None
+            if filled != text:
+                old.append(str(path))
+                if not self.check:
+                    path.write_text(filled, encoding="utf-8")
+                    print(f"{path}: filled anew")
+        if old and self.check:
+            raise PrefenvsError(f"{', '.join(old)}: not what the results say; `prefenvs bench quote` fills them anew")
+
+
+@dataclass(frozen=True)
 class BenchList:
     """List suites and methods."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from prefenvs.segments import Array, Segment
 
 Model = Literal["return", "ensemble", "transformer", "gaussian", "segment"]
-COLUMNS = ("labels", "model", "crossing", "seed", "fold", "training", "held_out", "hits", "commit")
 LOCOMOTION = {"HalfCheetah-v5": (8, 0.0, 0.1), "Hopper-v5": (5, 1.0, 1e-3), "Walker2d-v5": (8, 1.0, 1e-3)}
 """Where observations hold the forward velocity, the reward for being healthy, and the weight of squared actions."""
 
@@ -67,13 +64,14 @@ class LabelsAccuracy:
     def run(self) -> None:
         """Measure what is missing, write it fold by fold, and print the accuracies of these labels."""
         from prefenvs.datasets.holdout import fold_pairs
+        from prefenvs.metrics.folds import fold_table, read_folds, write_folds
         from prefenvs.runs import provenance
 
         commit = str(provenance()["commit"])
         name = self.name or self.labels.stem
         labelled = self._read()
         decided = np.array([one.best is not None for one in labelled.preferences])
-        kept = read_rows(self.out)
+        kept = read_folds(self.out)
         done = {tuple(row[:5]) for row in kept}
         for model in self.models:
             for seed in self.seeds if model != "return" else self.seeds[:1]:
@@ -88,8 +86,8 @@ class LabelsAccuracy:
                     if hits is not None:
                         counts = 0 if model == "return" else len(fitted)
                         kept.append([*key, str(counts), str(len(tested)), f"{hits:g}", commit])
-                        write_rows(self.out, kept)
-        print(describe([row for row in kept if row[0] == name]))
+                        write_folds(self.out, kept)
+        print(fold_table([row for row in kept if row[0] == name]))
 
     def _read(self) -> Labelled:
         from prefenvs.datasets.holdout import sources_of
@@ -172,7 +170,7 @@ def _observed_rewards(segment: Segment) -> Array | None:
 
 
 def _return_of(segment: Segment) -> Callable[[Segment], float] | None:
-    return None if segment.true_rewards is None else lambda one: float(np.sum(one.true_rewards, dtype=np.float64))
+    return None if segment.true_rewards is None else lambda one: float(np.asarray(one.true_rewards, np.float64).sum())
 
 
 def _fit(model: Model, preferences: list[Preference], seed: int, small: bool) -> Callable[[Segment], float]:
@@ -197,44 +195,8 @@ def _fit(model: Model, preferences: list[Preference], seed: int, small: bool) ->
         score = SegmentScoreConfig(width=64, heads=2, epochs=100) if small else SegmentScoreConfig()
         learned = SegmentScore(*sizes, score, seed=seed, device="cpu")
     else:
-        settings: Any = kind_settings(model, small)
-        learned = (PreferenceTransformer if model == "transformer" else GaussianReward)(*sizes, settings, seed, "cpu")
+        kind: Literal["transformer", "gaussian"] = "transformer" if model == "transformer" else "gaussian"
+        settings: Any = kind_settings(kind, small)
+        learned = (PreferenceTransformer if kind == "transformer" else GaussianReward)(*sizes, settings, seed, "cpu")
     learned.fit(preferences)
     return lambda one: float(learned.score_one(one))
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a file of results, none if there is no file; raises PrefenvsError for another file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        header, *rows = [*csv.reader(file)] or [[]]
-    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise PrefenvsError(f"{path} is no file of `prefenvs labels accuracy`: choose another --out")
-    return rows
-
-
-def write_rows(path: Path, rows: list[list[str]]) -> None:
-    """Write a file of results, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    with new.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    new.replace(path)
-
-
-def describe(rows: list[list[str]]) -> str:
-    """Return the accuracies of the rows' models, over all folds, as a Markdown table."""
-    from prefenvs.metrics.accuracy import Share
-
-    lines = ["| labels | model | trained on | held out | accuracy | 95% |", "|---|---|---:|---:|---:|---|"]
-    for labels, model, crossing in dict.fromkeys((row[0], row[1], row[2]) for row in rows):
-        mine = [row for row in rows if (row[0], row[1], row[2]) == (labels, model, crossing)]
-        seeds = len({row[3] for row in mine})
-        hits, count, trained = (sum(float(row[at]) for row in mine) for at in (7, 6, 5))
-        # Seeds hold out other pairs of the same answers: an interval is of one seed's share of them.
-        low, high = Share(hits / seeds, math.ceil(count / seeds)).interval
-        words = f"{model}, crossing pairs read straight on" if crossing == "straight" and model != "return" else model
-        texts = (labels, words, f"{trained / len(mine):.0f}", f"{count / seeds:.0f}", f"{hits / count:.1%}")
-        lines.append(f"| {' | '.join(texts)} | {low:.0%} to {high:.0%} |")
-    return "\n".join(lines)
