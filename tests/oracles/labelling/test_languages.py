@@ -46,7 +46,7 @@ def test_every_text_is_used_and_every_used_one_exists():
     said = set(re.findall(r'say\("(\w+)"', code)) | set(re.findall(r"texts\.(\w+) }}", "".join(pages.values())))
     assert said - names == set()
     # Names that are put together, such as key_left.
-    begun = tuple(re.findall(r"say\(`(\w+_)\$", code)) + ("sign_", "status_", "40", "42", "50")
+    begun = (*re.findall(r"say\(`(\w+_)\$", code), "sign_", "status_", "40", "42", "50")
     everywhere = code + "".join(pages.values())
     unused = {n for n in names if not n.startswith(begun) and not re.search(rf'["\.]{n}\b', everywhere)}
     of_columns = {name.replace(" ", "_") for name in COLUMNS}
