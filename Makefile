@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,bench,ray,dev
+EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,ros,bench,ray,docs,dev
 
-.PHONY: help demo test test-slow lint types format bench bench-speed bench-guard clean
+.PHONY: help demo test test-slow lint types docs package format bench bench-speed bench-guard clean
 
 help:
 	@echo "make demo       teach a robot to run: from labels, from coin flips, from the true reward (minutes)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"
+	@echo "make docs       build the site into site/, warnings as errors"
+	@echo "make package    build sdist and wheel, check them, and run the wheel outside this folder"
 	@echo "make bench      run every benchmark and print its ratios"
 	@echo "make bench-speed  every speed comparison in one table of ratios, written to benchmarks/results"
 	@echo "make bench-guard  train small runs and say which method learns worse than before (minutes)"
@@ -41,19 +43,25 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/mypy examples
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+package: $(VENV)/installed
+	$(BIN)/python .ci/package.py
+
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/installed
-	@for script in $(filter-out benchmarks/interleaved.py benchmarks/speed.py,$(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(subst /,.,$(basename $(filter-out benchmarks/learning/%,$(wildcard benchmarks/*/*.py)))); do \
+		echo "== $$script"; $(BIN)/python -m $$script || exit 1; done
 
 bench-speed: $(VENV)/installed
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.speed
 
 bench-guard: $(VENV)/installed
 	$(BIN)/prefenvs bench guard
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build site *.egg-info

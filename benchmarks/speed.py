@@ -5,7 +5,7 @@ process. Each comparison is also a script of its own, with options and more figu
 knn_entropy, pebble_run, offline_updates, seeds, segment_sampling, query_selection, reward_training, relabelling,
 rendering, store. Where D3RLPY_PYTHON names the interpreter of an environment that has d3rlpy, its IQL takes part too.
 
-Run: python benchmarks/speed.py [--threads 1] [--quick] [--only sac ...] [--out benchmarks/results/DATE.md]
+Run: python -m benchmarks.speed [--threads 1] [--quick] [--only sac ...] [--out benchmarks/results/DATE.md]
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import offline_updates
-import query_selection
-import relabelling
-import reward_training
-import segment_sampling
-import store
 import torch
-from interleaved import HEAD, Row, compare, from_seconds, machine
 
+from benchmarks.data import query_selection, segment_sampling, store
+from benchmarks.interleaved import HEAD, Row, compare, from_seconds, machine
+from benchmarks.learners import knn_entropy, offline_updates, pebble_run, ppo_update, sac_update, seeds
+from benchmarks.rewards import relabelling, reward_training
 from prefenvs import Trajectories
 from prefenvs.agents import BC, CPL, IQL, BCConfig, CPLConfig, IQLConfig, RewardConfig, RewardEnsemble
 from prefenvs.agents.nets.kernels import onednn_is_exact, products
@@ -45,26 +42,18 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def sac(quick: bool) -> list[Row]:
-    import sac_update
-
     return sac_update.measure(rounds=5 if quick else 25)
 
 
 def ppo(quick: bool) -> list[Row]:
-    import ppo_update
-
     return ppo_update.measure(rounds=3 if quick else 15)
 
 
 def entropy(quick: bool) -> list[Row]:
-    import knn_entropy
-
     return knn_entropy.measure(rounds=2 if quick else 7)
 
 
 def pebble(quick: bool) -> list[Row]:
-    import pebble_run
-
     if quick:
         return pebble_run.measure(steps=2_000, chunk=200)
     return pebble_run.measure(steps=50_000, chunk=2_500)
@@ -121,8 +110,6 @@ def d3rlpy(quick: bool) -> list[Row]:
 
 
 def many_seeds(quick: bool) -> list[Row]:
-    import seeds
-
     device, rounds = "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5
     count = 3 if quick else 10
     rows = seeds.measure(count, device, rounds) + seeds.measure_rewards(count, device, rounds)
@@ -189,9 +176,8 @@ def selection(quick: bool) -> list[Row]:
 
 
 def rendering(quick: bool) -> list[Row]:
-    import rendering as frames
-
     import prefenvs
+    from benchmarks.raters import rendering as frames
     from prefenvs.envs.rendering.renderer import Renderer
 
     rows = []

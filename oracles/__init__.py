@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prefenvs.oracles.hybrid.oracle import HybridOracle
     from prefenvs.oracles.make import Rater, RaterContext, list_raters, make_rater
     from prefenvs.oracles.people.human import HumanOracle
+    from prefenvs.oracles.people.ranking import RankingOracle
     from prefenvs.oracles.people.rating import RatingOracle
     from prefenvs.oracles.simulated.coin import CoinOracle
     from prefenvs.oracles.simulated.heron import HeronOracle

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.errors import PrefenvsError, near_matches, one_line
 from prefenvs.internal.loading import entry_points, import_object
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import limits_of
@@ -262,7 +262,7 @@ def _load_own(spec: str) -> Oracle:
     try:
         rater = found() if isinstance(found, type) else found
     except Exception as error:
-        raise PrefenvsError(f"the rater {spec} cannot be made ({type(error).__name__}: {error})") from error
+        raise PrefenvsError(f"the rater {spec} cannot be made ({one_line(error)})") from error
     if isinstance(rater, Oracle) or hasattr(rater, "ask") or not callable(rater):
         return as_oracle(rater)
     return FunctionOracle(rater, spec)
@@ -365,10 +365,11 @@ def _store(location: str | None, context: RaterContext) -> Store:
 
 def _make_vlm(options: VLMOptions, context: RaterContext) -> Oracle:
     """Return a model as rater, after a look whether its server is there."""
+    from prefenvs.envs.rendering.renderer import draws_itself
     from prefenvs.oracles.vlm.oracle import VLMOracle
 
     name, task = options.name(), find_task(context.task)
-    if options.hide_robot and task.family in ("classic_control", "gridworld"):
+    if options.hide_robot and draws_itself(task):
         raise PrefenvsError(f"--vlm-hide-robot: task {task.id} draws itself, its robot cannot be hidden")
     oracle = VLMOracle(task, name, options.config(), run=context.run, wait=options.wait)
     oracle.check()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import sqlalchemy as sa
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.metrics.accuracy import Share
 from prefenvs.segments import Array
 from prefenvs.store import Event, Store, rows
@@ -141,7 +141,7 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
     try:
         import krippendorff
     except ModuleNotFoundError:
-        raise PrefenvsError('agreement needs krippendorff: pip install "prefenvs[human]"') from None
+        raise PrefenvsError(f"agreement needs krippendorff: {install_command('human')}") from None
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level)), table.shape[1]
 
 

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+
+EXTRAS = {
+    "dm_control": "dmc",
+    "metaworld": "metaworld",
+    "gymnasium_robotics": "robotics",
+    "pygame": "classic",
+    "fastapi": "human",
+    "uvicorn": "human",
+    "krippendorff": "human",
+    "choix": "human",
+    "openai": "vlm",
+    "transformers": "clip",
+    "minari": "offline",
+    "h5py": "recorded",
+    "pyarrow": "labels",
+    "pandas": "bench",
+    "rliable": "bench",
+    "psutil": "bench",
+    "psycopg": "postgres",
+    "ray": "ray",
+}
+"""The extra that brings a package, by the name under which it is imported."""
 
 
 class PrefenvsError(ValueError):
     """Bad input, named: what it is, the value given, and the way out."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -15,3 +43,11 @@ def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
     by_lower = {item.lower(): item for item in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
     return f" Did you mean {', '.join(by_lower[item] for item in found)}?" if found else ""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this installation, which is a checkout or an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return f'pip install "prefenvs[{extra}]"'
+    return f'pip install -e "{"." if root == Path.cwd() else root}[{extra}]"'

@@ -13,7 +13,7 @@ from prefenvs.errors import PrefenvsError
 
 
 @dataclass(frozen=True)
-class Limits:
+class Range:
     """The closed range of a number, or with `above` the open end below it; NaN is never within."""
 
     low: float = -math.inf
@@ -45,22 +45,22 @@ class Limits:
 LARGE = 10**12
 FINITE = 1e12
 
-PositiveInt = Annotated[int, Limits(1, LARGE)]
-AtLeastTwo = Annotated[int, Limits(2, LARGE)]
-NonNegativeInt = Annotated[int, Limits(0, LARGE)]
-AtLeastMinusOne = Annotated[int, Limits(-1, LARGE)]
-Seed = Annotated[int, Limits(0, 2**32 - 1)]
-Number = Annotated[float, Limits(-FINITE, FINITE)]
-PositiveFloat = Annotated[float, Limits(0, FINITE, above=True)]
-NonNegativeFloat = Annotated[float, Limits(0, FINITE)]
-Fraction = Annotated[float, Limits(0, 1)]
-PositiveFraction = Annotated[float, Limits(0, 1, above=True)]
-FractionBelowOne = Annotated[float, Limits(0, 1, below=True)]
-OpenFraction = Annotated[float, Limits(0, 1, above=True, below=True)]
-FlipRate = Annotated[float, Limits(0, 0.5, below=True)]
+PositiveInt = Annotated[int, Range(1, LARGE)]
+AtLeastTwo = Annotated[int, Range(2, LARGE)]
+NonNegativeInt = Annotated[int, Range(0, LARGE)]
+AtLeastMinusOne = Annotated[int, Range(-1, LARGE)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Number = Annotated[float, Range(-FINITE, FINITE)]
+PositiveFloat = Annotated[float, Range(0, FINITE, above=True)]
+NonNegativeFloat = Annotated[float, Range(0, FINITE)]
+Fraction = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(0, 1, above=True)]
+FractionBelowOne = Annotated[float, Range(0, 1, below=True)]
+OpenFraction = Annotated[float, Range(0, 1, above=True, below=True)]
+FlipRate = Annotated[float, Range(0, 0.5, below=True)]
 """Share of labels that are flipped: at a half, a label says nothing."""
-Port = Annotated[int, Limits(0, 65535)]
-Pixels = Annotated[int, Limits(16, 4096)]
+Port = Annotated[int, Range(0, 65535)]
+Pixels = Annotated[int, Range(16, 4096)]
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Device:
 DeviceName = Annotated[str, Device()]
 
 
-def limits_of(annotation: Any) -> Limits | Device | None:
+def limits_of(annotation: Any) -> Range | Device | None:
     """Return the limits that a type declares, itself or in a member of a union or a tuple; None if it has none."""
     if get_origin(annotation) is Annotated:
-        found = next((extra for extra in annotation.__metadata__ if isinstance(extra, Limits | Device)), None)
+        found = next((extra for extra in annotation.__metadata__ if isinstance(extra, Range | Device)), None)
         return found or limits_of(get_args(annotation)[0])
     members = (limits_of(member) for member in get_args(annotation))
     return next((found for found in members if found is not None), None)
@@ -120,7 +120,7 @@ def check_settings(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, limits = getattr(settings, field.name), limits_of(hints[field.name])
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(limits, Limits) and one is not None:
+            if isinstance(limits, Range) and one is not None:
                 limits.check(field.name, one)
         _check_choice(field.name, bare[field.name], value)
 

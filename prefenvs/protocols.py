@@ -68,7 +68,7 @@ def predict_rewards(model: RewardModel, observations: Array, actions: Array, end
     """Return a model's rewards [M, S] of steps [S, obs] and [S, act].
 
     ends: [E] rows before which episodes end, for models of sequences; None: all is one. Raises PrefenvsError where the
-    rewards have another shape.
+    rewards have another shape, or are not finite.
     """
     steps = len(observations)
     if isinstance(model, SequenceRewardModel):
@@ -81,6 +81,8 @@ def predict_rewards(model: RewardModel, observations: Array, actions: Array, end
             f"the reward model {type(model).__name__} returned rewards of shape {list(shape)} for {steps} steps: "
             f"predict returns [members, {steps}]"
         )
+    if not np.isfinite(rewards).all():
+        raise PrefenvsError(f"the reward model {type(model).__name__} returned rewards that are NaN or infinite")
     return rewards
 
 

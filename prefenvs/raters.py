@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment, SegmentBatch
@@ -134,7 +134,7 @@ class FunctionOracle(Oracle):
             )
         except Exception as error:
             many = f" or one of the {len(group) - 1} asked with it" if len(group) > 1 else ""
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = one_line(error)
             raise PrefenvsError(f"{self.name} failed on {describe(group[0])}{many}: {reason}") from error
         if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or len(values) != len(group):
             raise PrefenvsError(

@@ -11,7 +11,6 @@ import runpy
 import socket
 import sys
 import threading
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def test_an_environment_a_rater_pebble_and_a_video_are_six_lines(folder: Path) -
     script = (EXAMPLES / "quickstart.py").read_text()
     code = [line for line in script.split('"""')[2].splitlines() if line.strip()]
     assert len(code) == 6
-    assert "\n".join(code[-3:]) in (ROOT / "docs" / "quickstart.md").read_text()
+    assert "\n".join(code[-3:]) in (ROOT / "docs" / "start" / "quickstart.md").read_text()
     agent = run("quickstart")[0]["agent"]
     assert agent.feedback.labels == 100
     assert len(decode(folder / "policy.mp4")[0]) > 100
@@ -156,41 +155,23 @@ def test_a_learner_of_one_s_own_has_a_row_in_a_table(folder: Path) -> None:
         assert row in printed
 
 
-class Pruned(Exception):
-    """What Optuna calls a trial that is given up."""
+def test_a_sweep_reports_the_true_return_and_prunes(folder: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    sweep, task, storage = importlib.import_module("sweep_optuna"), "own_environment:Reach", "sqlite:///sweep.sqlite"
+    sweep.main(f"--task {task} --trials 1 --steps 400 --labels 10 --storage {storage}".split())
+    (trial,) = optuna.load_study(study_name=f"pebble-{task}", storage=storage).trials
+    assert list(trial.intermediate_values) == [100, 200, 300, 400]
+    assert max(*trial.intermediate_values.values(), trial.value) < 0.0, "the hidden reward is 0"
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=0.0))
+    study.optimize(lambda trial: sweep.objective(trial, task, 400, 10), n_trials=1)
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+    assert list(study.trials[0].intermediate_values) == [100]
 
 
-class Trial:
-    """As much of Optuna's trial as an objective asks for; given up after its second report."""
-
-    number = 0
-
-    def __init__(self) -> None:
-        self.reported: list[int] = []
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        return min(2 * low, high)
-
-    def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
-        return low
-
-    def suggest_categorical(self, name: str, choices: list[int]) -> int:
-        return choices[0]
-
-    def report(self, value: float, step: int) -> None:
-        assert value < 0.0, "the hidden reward is 0"
-        self.reported.append(step)
-
-    def should_prune(self) -> bool:
-        return len(self.reported) > 1
-
-
-def test_a_sweep_reports_the_true_return_and_prunes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", types.SimpleNamespace(TrialPruned=Pruned))
-    trial = Trial()
-    with pytest.raises(Pruned):
-        importlib.import_module("sweep_optuna").objective(trial, "own_environment:Reach", 600, 20)
-    assert trial.reported == [150, 300]
+def test_a_sweep_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit, match="needs the package optuna, which is not installed: pip install optuna"):
+        importlib.import_module("sweep_optuna").main([])
 
 
 def test_the_notebook_runs_from_top_to_bottom(folder: Path) -> None:

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array, Segment
@@ -31,7 +31,7 @@ try:
     from imitation.util.logger import HierarchicalLogger, configure
 except ImportError as missing:
     raise PrefenvsError(
-        f"the imitation library cannot be imported ({missing}): run `pip install 'prefenvs[imitation]'`, "
+        f"the imitation library cannot be imported ({missing}): run `{install_command('imitation')}`, "
         "then `pip install --no-deps imitation==1.0.1`"
     ) from missing
 

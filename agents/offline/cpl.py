@@ -136,7 +136,8 @@ class CPL(SingleLossLearner[CPLConfig]):
         self.scores = torch.from_numpy(ranking.scores).to(self.device)
         self.length, self.labels = length, n
 
-    def _check_total(self, total_updates: int) -> None:
+    def check_run(self, total_updates: int) -> None:
+        """Raise a PrefenvsError for a run that ends with its behaviour cloning."""
         if self.config.pretrain_updates >= total_updates:
             raise PrefenvsError(
                 f"behaviour cloning takes the first {self.config.pretrain_updates} updates, but only {total_updates} "

@@ -476,6 +476,13 @@ ALGORITHM = Algorithm(
             controls=("iql-shuffled", "iql-constant"),
             bound="iql-true-reward",
         ),
+        Row(
+            "iql-transformer",
+            "IQL on Preference Transformer's reward",
+            {"reward_model": "transformer"},
+            controls=("iql-shuffled", "iql-constant"),
+            bound="iql-true-reward",
+        ),
         Row("iql-shuffled", "IQL on shuffled labels (control)", {"shuffle_labels": True}, rewards=True),
         Row("iql-constant", "IQL on a constant reward (control)", {"constant_reward": True}, asks=False),
         Row("iql-true-reward", "IQL on the true reward (upper bound)", {"true_reward": True}, asks=False),

@@ -194,7 +194,7 @@ class OfflineLearner(ABC, Generic[Config]):
         if total_updates < 1:
             raise PrefenvsError(f"total_updates must be at least 1, got {total_updates}")
         first = 0 if reset_num_timesteps else self.num_timesteps
-        self._check_total(first + total_updates)
+        self.check_run(first + total_updates)
         self.num_timesteps, self._total_timesteps = first, first + total_updates
         self._began = first, time.perf_counter()
         callback = self._prepare(callback)
@@ -209,7 +209,7 @@ class OfflineLearner(ABC, Generic[Config]):
     def _log_is_due(self, interval: int) -> bool:
         return self.num_timesteps % interval == 0 or self.num_timesteps == self._total_timesteps
 
-    def _check_total(self, total_updates: int) -> None:
+    def check_run(self, total_updates: int) -> None:
         """Raise a PrefenvsError if training until so many updates makes no sense."""
 
     def _prepare(self, callback: MaybeCallback) -> BaseCallback:

@@ -57,7 +57,8 @@ class SingleLossLearner(OfflineLearner[Config]):
         """Compute the loss and its gradients by `torch.compile` from now on, and return the learner.
 
         It takes some seconds at the first update, and needs a C++ compiler on a CPU. The results are the same up to
-        rounding. On a CPU it pays for IQL, not for CPL (docs/performance.md). A group of seeds goes on without it.
+        rounding. On a CPU it pays for IQL, not for CPL (docs/results/performance.md). A group of seeds goes on
+        without it.
         """
         check_compiler(backend, self.device)
         self._compiled = torch.compile(self._loss, backend=backend, fullgraph=True)

@@ -189,7 +189,7 @@ class PEBBLE(PreferenceLearner, SAC):
         progress_bar: bool = False,
     ) -> SelfPEBBLE:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
-        self.start_feedback(total_timesteps)
+        self.start_feedback(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         widths = (parameter.shape[-1] for parameter in self.critic.parameters())
         with products(max(widths)):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -420,6 +420,7 @@ ALGORITHM = Algorithm(
             Row(name, title, options, rewards=True, controls=CONTROLS, bound="pebble-true-reward-explored")
             for name, title, options in (
                 ("pebble", "PEBBLE", {}),
+                ("pebble-published", "PEBBLE as published, at a CPU's size", {"preset": "small"}),
                 ("pebble-surf", "PEBBLE + SURF", {"surf": True}),
                 ("pebble-rune", "PEBBLE + RUNE", {"rune": True}),
                 ("pebble-min", "PEBBLE, worst case of the ensemble", {"aggregate": "min"}),

@@ -178,7 +178,7 @@ class PrefPPO(PreferenceLearner, PPO):
         progress_bar: bool = False,
     ) -> SelfPrefPPO:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
-        self.start_feedback(total_timesteps)
+        self.start_feedback(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         with products():
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self

@@ -156,10 +156,9 @@ class StateRewardSAC(PEBBLE):
         """Raise a PrefenvsError where there is no reward, or all steps would be random ones."""
         if self.reward is None:
             raise PrefenvsError("there is no reward to learn from: pass reward=..., such as oracles.CLIPReward(...)")
-        end = self.num_timesteps + total_steps
-        if self.learning_starts >= end:
+        if self.learning_starts >= total_steps:
             raise PrefenvsError(
-                f"learning starts after {self.learning_starts} random steps, but the run ends after {end}: "
+                f"learning starts after {self.learning_starts} random steps, but the run ends after {total_steps}: "
                 "train for longer or lower learning_starts"
             )
 

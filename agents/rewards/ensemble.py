@@ -15,10 +15,10 @@ from torch import Tensor
 
 from prefenvs.agents.nets.kernels import round_rows
 from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
 from prefenvs.agents.rewards.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
@@ -127,24 +127,12 @@ class RewardEnsemble:
 
         Raises PrefenvsError for files that are damaged, of another kind, of other sizes, or not there.
         """
-        try:
-            check_zip(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise KeyError("format")
+        with saved_state(path, FORMAT, cls.__name__) as state:
             surf = state["config"]["surf"]
             config = RewardConfig(**state["config"] | {"surf": None if surf is None else SurfConfig(**surf)})
             sizes = {"observation_size": int(state["observation_size"]), "action_size": int(state["action_size"])}
             model = cls(sizes["observation_size"], sizes["action_size"], config, device=device)
             model.load_state_dict(state)
-        except FileNotFoundError:
-            raise PrefenvsError(f"there is no reward model at {path}") from None
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"{path} is not a reward model written by RewardEnsemble.save ({type(error).__name__})"
-            ) from error
         for name, size in (("observation_size", observation_size), ("action_size", action_size)):
             if size not in (None, sizes[name]):
                 raise PrefenvsError(

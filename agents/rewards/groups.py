@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prefenvs.agents.nets.mlp import rows_per_chunk
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array
@@ -302,24 +302,14 @@ class GroupReward:
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "auto") -> GroupReward:
         """Read what `save` wrote; nothing in the file is executed. Raises PrefenvsError for anything else."""
-        try:
-            check_zip(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise KeyError("format")
+        with saved_state(path, FORMAT, cls.__name__) as state:
             observations, actions = state["sizes"]
             model = cls(observations, actions, GroupRewardConfig(**state["config"]), state["seed"], device)
             model.network.load_state_dict(state["network"])
-        except FileNotFoundError:
-            raise PrefenvsError(f"there is no reward model at {path}") from None
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(f"{path} is not a reward model of groups ({type(error).__name__})") from error
-        model.people = list(state["people"])
-        for name in ("shares", "latents", "centres"):
-            setattr(model, name, state[name].to(model.device))
-        model.scale = state["scale"]
+            model.people = list(state["people"])
+            for name in ("shares", "latents", "centres"):
+                setattr(model, name, state[name].to(model.device))
+            model.scale = state["scale"]
         return model
 
 

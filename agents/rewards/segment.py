@@ -19,11 +19,11 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from tqdm import trange
 
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.nets.windows import window_batches
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss
 from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import FractionBelowOne, NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
@@ -293,21 +293,9 @@ class SegmentReward(ABC, Generic[C]):
 
         Raises PrefenvsError for files that are damaged, of another kind, or not there.
         """
-        try:
-            check_zip(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != cls.format:
-                raise KeyError("format")
+        with saved_state(path, cls.format, cls.__name__) as state:
             model = cls(state["observation_size"], state["action_size"], cls.config_type(**state["config"]), 0, device)
             model.load_state_dict(state)
-        except FileNotFoundError:
-            raise PrefenvsError(f"there is no reward model at {path}") from None
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"{path} is not a reward model written by {cls.__name__}.save ({type(error).__name__})"
-            ) from error
         return model
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.runs import Run
 
 STEPS = "time/total_timesteps"
@@ -73,9 +73,9 @@ def track(loggers: Sequence[Logger], runs: Sequence[Run], project: str, stack: E
                 dir=str(run.folder),
             )
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
             raise PrefenvsError(
-                f"wandb refuses the project {project!r} ({why}): run `wandb login`, or set WANDB_MODE=offline"
+                f"wandb refuses the project {project!r} ({one_line(error)}): run `wandb login`, or set "
+                "WANDB_MODE=offline"
             ) from error
         output = WandbOutput(begun)
         stack.callback(output.close)

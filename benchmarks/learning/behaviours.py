@@ -1,7 +1,8 @@
 """Behaviours that no task rewards, each with a measure that a scripted rater judges by.
 
-Run from this folder: prefenvs train pebble --task behaviours:CheetahBackwards --preset reliable --steps 50000
---labels 1000, then prefenvs record the run. The measure is the hidden reward, so that `evaluate` tells it.
+Run from this folder: `prefenvs bench run behaviours:BEHAVIOURS --folder bench/behaviours`, or one by
+`prefenvs train pebble --task behaviours:CheetahBackwards --preset reliable`, then `prefenvs record` the run. The
+measure is the hidden reward, so that `evaluate` tells it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
+
+from prefenvs.bench.cells import Limits, Option
+from prefenvs.bench.suite import Grid, Suite
 
 Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
@@ -28,6 +33,29 @@ class CheetahBackwards(HalfCheetahEnv):
         """Step the simulation; the reward is the measure."""
         observation, _, terminated, truncated, info = super().step(action)
         return observation, -float(info["x_velocity"]), terminated, truncated, info
+
+
+class AntSpins(AntEnv):
+    """The four-legged ant turns on the spot, anticlockwise as seen from above, as fast as it can.
+
+    Measure: turns of the torso about the vertical a second. Episodes do not end when it falls.
+    """
+
+    max_episode_steps = 500
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(terminate_when_unhealthy=False, include_cfrc_ext_in_observation=False, **kwargs)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        before = self._heading()
+        observation, _, terminated, truncated, info = super().step(action)
+        turned = (self._heading() - before + np.pi) % (2.0 * np.pi) - np.pi
+        return observation, float(turned) / (2.0 * np.pi * self.dt), terminated, truncated, info
+
+    def _heading(self) -> float:
+        forward = self.data.body("torso").xmat.reshape(3, 3)[:, 0]
+        return float(np.arctan2(forward[1], forward[0]))
 
 
 class HopperFlip(HopperEnv):
@@ -68,3 +96,28 @@ class WalkerOneLeg(Walker2dEnv):
         foot = float(self.data.body("foot").xpos[2])
         standing = height > 0.8 and abs(lean) < 0.5
         return observation, foot if standing else 0.0, terminated, truncated, info
+
+
+def _behaviour(name: str, steps: int, labels: int, **options: Option) -> Grid:
+    run: dict[str, Option] = {"preset": "reliable", "steps": steps, "evaluate_every": steps // 5, "episodes": 5}
+    return Grid(
+        methods=("pebble", "pebble-coin", "pebble-no-labels", "pebble-true-reward-explored"),
+        tasks=(f"behaviours:{name}",),
+        labels=(labels,),
+        seeds=(0, 1, 2, 3, 4),
+        options=run | {"segment_length": 25, "unsupervised_steps": 2_000, "per_session": 50} | options,
+        limits=Limits(seconds=3_600, memory_gb=6),
+    )
+
+
+BEHAVIOURS = Suite(
+    "behaviours",
+    "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
+    (
+        _behaviour("CheetahBackwards", 15_000, 700, interact=600),
+        _behaviour("AntSpins", 15_000, 700, interact=600),
+        _behaviour("HopperFlip", 15_000, 700, interact=600),
+        _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
+    ),
+    reduced="15,000 to 30,000 environment steps, networks of 2x128, five seeds.",
+)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefenvs.clip_models import TextImageModel, load_clip
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.frames.cache import FrameCache
+from prefenvs.frames.clip_models import TextImageModel, load_clip
 from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array, Segment
@@ -57,8 +57,8 @@ class CLIPReward(Closing):
     ) -> None:
         """Read the model and embed the prompts; raises PrefenvsError for what it cannot read or embed.
 
-        model: see `prefenvs.clip_models.load_clip`, or an object of that form. goal, baseline: prompts; the task's own
-        by default. alpha: in [0, 1]; 0 needs no baseline. batch_size: frames that the model is given at once.
+        model: see `prefenvs.frames.clip_models.load_clip`, or an object of that form. goal, baseline: prompts; the
+        task's own by default. alpha: in [0, 1]; 0 needs no baseline. batch_size: frames that the model gets at once.
         pixels: size of the rendered frames, the model's own by default. capacity: frames kept for states seen again.
         cameras: recorded views, of which the mean reward counts; by default the first of each recording.
         """
@@ -105,7 +105,7 @@ class CLIPReward(Closing):
             vectors = embed(inputs)
             shape, finite = tuple(vectors.shape), bool(vectors.isfinite().all())
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = one_line(error)
             raise PrefenvsError(f"{name} failed to embed {len(inputs)} {kind}: {reason}") from error
         if len(shape) != 2 or shape[0] != len(inputs):
             raise PrefenvsError(f"{name} embeds {len(inputs)} {kind} to shape {shape}, expected ({len(inputs)}, size)")

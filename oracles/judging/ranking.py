@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.segments import Array
 
 DRAWS = 1000
@@ -137,7 +137,7 @@ def fit_strengths(wins: Array, start: Array | None = None) -> Array:
     try:
         import choix
     except ModuleNotFoundError:
-        raise PrefenvsError('a ranking of agents needs choix: pip install "prefenvs[human]"') from None
+        raise PrefenvsError(f"a ranking of agents needs choix: {install_command('human')}") from None
     strengths: Array = choix.ilsr_pairwise_dense(wins, initial_params=start, max_iter=10_000, tol=1e-6)
     centred: Array = strengths - strengths.mean()
     return centred

@@ -45,8 +45,10 @@ MOST_QUESTIONS = 20
 UPCOMING, MOST_UPCOMING, LOOK_EVERY = 10, 200, 1.0
 """Questions for each person whose clips are made before anybody asks for them, at most so many, and seconds between two
 looks for such."""
-RANKING_COLUMNS = ("place", "name", "win_rate", "low", "high", "strength", "probability_best")
-RANKING_COLUMNS += ("wins", "ties", "answers", "true_return")
+RANKING_COLUMNS = (
+    *("place", "name", "win_rate", "low", "high", "strength", "probability_best"),
+    *("wins", "ties", "answers", "true_return"),
+)
 _log = logging.getLogger("prefenvs.labelling")
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600

@@ -13,8 +13,9 @@ from tyro.conf import arg
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeFloat
+from prefenvs.oracles.simulated.immediate import ImmediateOracle
 from prefenvs.oracles.simulated.partial_return import true_rewards
-from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 
 ENTRIES = re.compile(r"(obs|act|norm)\((\d+)(?::(\d+))?\)")
@@ -49,7 +50,7 @@ class HeronOptions:
             )
 
 
-class HeronOracle(Oracle):
+class HeronOracle(ImmediateOracle):
     """Decide by the first factor, in order of importance, that differs by more than its margin (HERON).
 
     z_l(segment) is the mean of factor l over the steps, with the sign that makes more better. Of the segments still in
@@ -68,11 +69,11 @@ class HeronOracle(Oracle):
         annotator: str = "heron",
     ) -> None:
         """Take factors and margins as `HeronOptions` describes them; raises PrefenvsError for unknown factors."""
+        super().__init__()
         options = HeronOptions(tuple(factors), tuple(margins), undecided)
         self.factors = [find_factor(name) for name in options.factor]
         self.margins = np.broadcast_to(np.array(options.margin, np.float64), (len(self.factors),))
         self.undecided, self.annotator = undecided, annotator
-        self._answers: list[Preference] = []
         # Count, and sums and sums of squares of each factor, over segments asked so far.
         self._count, self._sums = 0, np.zeros((2, len(self.factors)))
 
@@ -105,16 +106,6 @@ class HeronOracle(Oracle):
             return None
         shares: Array = left / left.sum()
         return shares
-
-    def collect(self) -> list[Preference]:
-        """Return the answers since the last call, in the order of the queries."""
-        answers, self._answers = self._answers, []
-        return answers
-
-    @property
-    def pending(self) -> int:
-        """Always 0: answers are there as soon as a query is asked."""
-        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments of the factors."""

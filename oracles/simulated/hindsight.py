@@ -16,7 +16,8 @@ from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import PositiveInt
-from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.oracles.simulated.immediate import ImmediateOracle
+from prefenvs.preferences import Oracle, Query
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import find_task
@@ -38,7 +39,7 @@ class HindsightOptions:
     """Who continues: current (the agent in training, deterministic), random, or the run folder of an agent."""
 
 
-class HindsightOracle(Oracle):
+class HindsightOracle(ImmediateOracle):
     """Roll a policy out from the end of each segment, and let another rater judge segment and continuation as one.
 
     The label belongs to the segment alone (Liang et al. 2025, "RLHS"). The simulator is put into the segment's last
@@ -50,13 +51,13 @@ class HindsightOracle(Oracle):
 
     def __init__(self, inner: Oracle, task: str, steps: int = 10, policy: Policy | None = None, seed: int = 0) -> None:
         """Take the rater that judges; policy: None is the agent in training. seed: of what the simulator draws."""
+        super().__init__()
         if steps < 1:
             raise PrefenvsError(f"hindsight looks at least 1 step ahead, got {steps}")
         self.inner, self.task, self.steps, self.policy = inner, find_task(task), steps, policy
         self.name = f"hindsight-{inner.name}"
         self._seed, self._given = seed, policy is not None
         self._env: Any = None
-        self._answers: list[Preference] = []
 
     def follow(self, policy: Policy) -> None:
         """Continue segments by the agent in training, unless a policy was given."""
@@ -139,16 +140,6 @@ class HindsightOracle(Oracle):
         if isinstance(space, spaces.Discrete):
             return int(space.start + np.argmax(vector))
         return np.asarray(vector, space.dtype).reshape(space.shape)
-
-    def collect(self) -> list[Preference]:
-        """Return the answers since the last call."""
-        answers, self._answers = self._answers, []
-        return answers
-
-    @property
-    def pending(self) -> int:
-        """Always 0: answers are there as soon as a query is asked."""
-        return 0
 
     def observe(self, trajectories: Trajectories) -> None:
         """Pass recent trajectories on."""

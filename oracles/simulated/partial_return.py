@@ -10,6 +10,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.simulated.synthetic import SyntheticOracle
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import has_reward
+from prefenvs.tasks.recorded import is_recorded
 
 
 class PartialReturnOracle(SyntheticOracle):
@@ -35,7 +36,8 @@ def true_rewards(segments: Sequence[Segment]) -> Array:
             f"a segment of task {bare.task!r}, source {bare.source!r}, carries no true rewards, which this rater "
             "judges by: collect it with prefenvs.make, or ask another oracle"
         )
-    nothing = next((segment.task for segment in segments if not has_reward(segment.task)), None)
+    # A pose's true reward is 0 and means nothing; a recording has true rewards only where its file tells some.
+    nothing = next((s.task for s in segments if not (has_reward(s.task) or is_recorded(s.task))), None)
     if nothing is not None:
         raise PrefenvsError(f"task {nothing!r} has no true reward that a simulated rater could judge by: ask another")
     return np.stack(rewards).astype(np.float64)

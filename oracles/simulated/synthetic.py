@@ -11,8 +11,9 @@ import numpy as np
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import sequence
+from prefenvs.oracles.simulated.immediate import ImmediateOracle
 from prefenvs.oracles.simulated.teachers import CROWDS, TEACHERS, Teacher, find_teacher
-from prefenvs.preferences import Oracle, Preference, Query
+from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.trajectories import Trajectories
 
@@ -24,7 +25,7 @@ ROUNDING = 1e-9
 """Scores that differ by less, relative to the sum of absolute step values, are equal."""
 
 
-class SyntheticOracle(Oracle):
+class SyntheticOracle(ImmediateOracle):
     """A rater that answers at once, by a value of each step that its subclass computes.
 
     Answers depend on the seed and on the order of the calls. Queries that are asked together may have different
@@ -42,6 +43,7 @@ class SyntheticOracle(Oracle):
         soft: answer with the chance that each segment would have been preferred, mistakes included, instead of a draw.
         annotator: name of the simulated person, so that several can be told apart; the teacher's name if empty.
         """
+        super().__init__()
         self.teacher = find_teacher(teacher) if isinstance(teacher, str) else teacher
         preset = next((name for name, known in (TEACHERS | CROWDS).items() if known == self.teacher), "teacher")
         self.name = f"{self.kind}-{preset}"
@@ -49,7 +51,6 @@ class SyntheticOracle(Oracle):
         self.soft = soft
         # A stream of its own: with the plain seed a rater would err by the numbers that its queries are drawn with.
         self._rng = np.random.default_rng(None if seed is None else sequence(seed, "rater"))
-        self._answers: list[Preference] = []
         self._sessions = 0
         # Mean true reward per step of the recent episodes; None before the first look.
         self._reward_rate: float | None = None
@@ -65,11 +66,6 @@ class SyntheticOracle(Oracle):
 
         T may be smaller than the segments' length where a rater cannot judge their last steps.
         """
-
-    @property
-    def pending(self) -> int:
-        """Always 0: answers are there as soon as a query is asked."""
-        return 0
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Answer; raises PrefenvsError if a segment lacks what the rater needs, and then answers none of them."""
@@ -93,11 +89,6 @@ class SyntheticOracle(Oracle):
             for i, skip, row in zip(members, skipped, probabilities, strict=True):
                 answers[i] = Preference(queries[i], None if skip else row, self.annotator, self.name)
         self._answers.extend(answer for answer in answers if answer is not None)
-
-    def collect(self) -> list[Preference]:
-        """Return the answers since the last call, in the order of the queries."""
-        answers, self._answers = self._answers, []
-        return answers
 
     def observe(self, trajectories: Trajectories) -> None:
         """Take the mean reward per step of the last 10 episodes as the scale of thresholds, before a session."""

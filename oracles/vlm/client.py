@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
-from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.errors import PrefenvsError, install_command, near_matches
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.store import storable
 
@@ -302,7 +302,7 @@ def import_openai() -> Any:
     try:
         import openai
     except ModuleNotFoundError:
-        raise PrefenvsError('a model as rater needs the openai package: pip install "prefenvs[vlm]"') from None
+        raise PrefenvsError(f"a model as rater needs the openai package: {install_command('vlm')}") from None
     return openai
 
 

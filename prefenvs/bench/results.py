@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome, read_json, read_suite
+from prefenvs.bench.runner.process import last_lines
 from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
@@ -54,7 +55,7 @@ class Results:
     attempts) and provenance (version, commit, python, machine, processor, processors, threads, gpu, finished; versions,
     config and command as JSON and text).
     suite: its name, sentence, reduced, published, measures by task, and methods with title, upper, upper_bound,
-    controls, bound, asks and offline.
+    controls, bound, asks and offline; data: what was printed when its data sets were made.
     """
 
     frame: pd.DataFrame
@@ -126,7 +127,8 @@ def collect(folder: Path) -> Results:
     frame = pd.DataFrame(rows)
     for name in frame.columns.difference(TEXTS):
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-    return Results(frame, suite, folder)
+    logs = {path.stem: portable(last_lines(path), place) for path in sorted((folder / "data").glob("*.txt"))}
+    return Results(frame, suite | ({"data": logs} if logs else {}), folder)
 
 
 def read_results(path: Path) -> Results:

@@ -19,6 +19,7 @@ class Grid:
 
     options: for all its cells; method_options: by method's name, laid over them. Methods that ask no rater get one cell
     for each task and seed, whatever the raters and budgets; those without chance in training, one for each task.
+    priority: cells of lower numbers are run first.
     """
 
     methods: tuple[str, ...]
@@ -31,6 +32,7 @@ class Grid:
     dataset: str = ""
     data: Data | None = None
     limits: Limits = field(default_factory=Limits)
+    priority: int = 0
 
     def cells(self) -> Iterator[Cell]:
         """Yield the combinations."""
@@ -67,24 +69,25 @@ class Suite:
     published: str = ""
 
     def cells(self) -> list[Cell]:
-        """Return all cells in the order in which they are run: first every task's first seed.
+        """Return all cells in the order in which they are run: by priority, then by seed, so that a part is useful.
 
         A cell that several grids hold counts once. Raises a PrefenvsError for an unknown method or task, and for two
         cells that differ in their options only, which would share a folder.
         """
         found: dict[str, Cell] = {}
+        order: dict[str, tuple[int, int, int]] = {}
         for grid in self.grids:
             for task in grid.tasks:
                 find_task(task)
             for cell in grid.cells():
                 twin = found.setdefault(cell.name, cell)
+                order.setdefault(cell.name, (grid.priority, cell.seed, len(order)))
                 if twin is not cell and twin.definition != cell.definition:
                     raise PrefenvsError(
                         f"suite {self.name!r} defines the cell {cell.name} twice with different options: "
                         "give one of them a method of another name"
                     )
-        order = {name: number for number, name in enumerate(found)}
-        return sorted(found.values(), key=lambda cell: (cell.seed, order[cell.name]))
+        return sorted(found.values(), key=lambda cell: order[cell.name])
 
     def measure_of(self, cell: Cell) -> str:
         """Return the column of results by which a cell's problem is judged."""

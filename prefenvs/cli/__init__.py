@@ -15,11 +15,14 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
+import prefenvs
 from prefenvs.cli import raters
 from prefenvs.cli.ask import Ask
 from prefenvs.cli.bench.baselines import Comparisons, Random
-from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchRun, BenchTable
+from prefenvs.cli.bench.suites import BenchGuard, BenchList, BenchMeasure, BenchQuote, BenchRun, BenchTable
 from prefenvs.cli.collect import Collect
+from prefenvs.cli.data.accuracy import LabelsAccuracy
+from prefenvs.cli.data.actions import Actions
 from prefenvs.cli.data.features import Features
 from prefenvs.cli.data.labels import LabelsReport
 from prefenvs.cli.data.models import LabelsModels
@@ -39,7 +42,7 @@ from prefenvs.cli.rate import Rate
 from prefenvs.cli.reward import Reward
 from prefenvs.cli.train.command import train
 from prefenvs.cli.train.critic import Critic
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import EXTRAS, PrefenvsError, install_command
 from prefenvs.limits import check_limits
 
 
@@ -65,12 +68,14 @@ LabelsCommand = (
     Annotated[LabelsReport, subcommand("report")]
     | Annotated[LabelsImport, subcommand("import")]
     | Annotated[LabelsExport, subcommand("export")]
+    | Annotated[LabelsAccuracy, subcommand("accuracy")]
     | Annotated[LabelsModels, subcommand("models")]
     | Annotated[LabelsTransfer, subcommand("transfer")]
 )
 BenchCommand = (
     Annotated[BenchRun, subcommand("run")]
     | Annotated[BenchTable, subcommand("table")]
+    | Annotated[BenchQuote, subcommand("quote")]
     | Annotated[BenchList, subcommand("list")]
     | Annotated[BenchGuard, subcommand("guard")]
     | Annotated[BenchMeasure, subcommand("measure")]
@@ -94,6 +99,7 @@ Command = (
     | Annotated[Rate, subcommand("rate")]
     | Annotated[Reward, subcommand("reward")]
     | Annotated[Features, subcommand("features")]
+    | Annotated[Actions, subcommand("actions")]
     | Annotated[Judge, subcommand("judge")]
     | Annotated[BenchCommand, subcommand("bench", description="Run benchmarks and make tables of them.")]
     | Annotated[StoreCommand, subcommand("store", description="Look into, export and import preference stores.")]
@@ -103,7 +109,10 @@ Command = (
 WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-IMPORT = "--import MODULE, in any command, imports a module that registers environments with Gymnasium."
+IMPORT = (
+    "--import MODULE, in any command, imports a module that registers environments with Gymnasium. "
+    "--version prints the version."
+)
 
 
 class Runnable(Protocol):
@@ -115,29 +124,25 @@ class Runnable(Protocol):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words == ["--version"]:
+        print(f"prefenvs {prefenvs.__version__}")
+        return
     try:
-        words = _import_modules(sys.argv[1:] if arguments is None else arguments)
+        command = _read(_import_modules(words))
     except PrefenvsError as error:
         _fail(str(error), 2)
-    command: Runnable
-    if words[:1] == ["train"]:
-        # Its options depend on the algorithm that is named, and on task and preset.
-        command = Train(tuple(words[1:]))
-    elif words[:2] == ["label", "render"]:
-        # `label` serves a page; this is done beside it, on other machines.
-        command = tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
-    else:
-        try:
-            raters.look_at(words)
-        except PrefenvsError as error:
-            _fail(str(error), 2)
-        command = tyro.cli(Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,))
     try:
         check_limits(command)
         with _terminated_as_interrupted():
             command.run()
     except PrefenvsError as error:
         _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _fail(f"this needs the package {package}, which is not installed: {install_command(EXTRAS[package])}", 2)
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except BrokenPipeError:
@@ -146,6 +151,21 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(_describe(error), 2 if error.errno in WRONG_PATH else 1)
     except MemoryError:
         _fail("out of memory: choose fewer steps, environments, episodes or pixels", 1)
+
+
+def _read(words: list[str]) -> Runnable:
+    """Return the command that the words name; raises PrefenvsError for a rater that does not exist."""
+    if words[:1] == ["train"]:
+        # Its options depend on the algorithm that is named, and on task and preset.
+        return Train(tuple(words[1:]))
+    if words[:2] == ["label", "render"]:
+        # `label` serves a page; this is done beside it, on other machines.
+        return tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
+    raters.look_at(words)
+    command: Runnable = tyro.cli(
+        Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,)
+    )
+    return command
 
 
 def _import_modules(words: list[str]) -> list[str]:

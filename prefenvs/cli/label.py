@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.limits import Fraction, NonNegativeInt, Pixels, Port, PositiveFloat, PositiveInt
 from prefenvs.tasks import find_task
 
@@ -92,7 +92,7 @@ class Label:
         try:
             import uvicorn
         except ModuleNotFoundError:
-            raise PrefenvsError('the labelling page needs a web server: pip install "prefenvs[human]"') from None
+            raise PrefenvsError(f"the labelling page needs a web server: {install_command('human')}") from None
         from prefenvs.envs.rendering.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding

@@ -17,14 +17,14 @@ from prefenvs.trajectories import Trajectories
 def collect_random_behaviour(task: Task, episodes: int, seed: int = 0) -> Trajectories:
     """Return episodes of random behaviour, each with its own size of action and its own persistence."""
     env = prefenvs.make(task.id)
-    policy = _Wanderer(env.action_space, seed)
+    policy = _HeldActions(env.action_space, seed)
     env.close()
     found = evaluate(policy, task.id, episodes=episodes, seed=seed, num_envs=1, record=episodes).trajectories
     assert found is not None
     return found
 
 
-class _Wanderer:
+class _HeldActions:
     """Hold each random action for a while; how long, and how large actions are, changes with each episode."""
 
     def __init__(self, space: spaces.Space[Any], seed: int) -> None:

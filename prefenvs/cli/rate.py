@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import LARGE, Limits, PositiveFloat, PositiveInt, Seed
+from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
 from prefenvs.preferences import Oracle, Query, make_pairs
 from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
@@ -55,7 +55,7 @@ class Rate:
     """Steps in a sampled segment; the task's own by default."""
     skip_damaged: bool = False
     """Leave out damaged episodes of recordings."""
-    check: Annotated[int, Limits(2, LARGE)] | None = None
+    check: Annotated[int, Range(2, LARGE)] | None = None
     """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
     oracle: str = "vlm"
     """vlm, or another rater as in `prefenvs train pebble --oracle`; --help shows the options of the one named."""

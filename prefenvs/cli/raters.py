@@ -108,22 +108,6 @@ def read_options(spec: str, options: Any = None) -> tuple[Rater, Any]:
     return read_any(spec, _flags(options))
 
 
-def restore_options(spec: str, saved: Mapping[str, Any] | None, now: Any = None) -> Any:
-    """Return the options that the record of a run holds, with those of `now` in their place that are not defaults."""
-    saved = saved or {}
-    kind = rater_options(spec, **{part: saved[part] for part in PARTS if part in saved})
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    # JSON has made lists of tuples and words of paths.
-    values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in known
-    }
-    for field in dataclasses.fields(now) if now is not None else ():
-        given = getattr(now, field.name)
-        if field.name in known and given != field.default:
-            values[field.name] = given
-    return kind(**values)
-
-
 def rater_field(asking: Asking = ONLINE) -> Any:
     """Return the annotation of a command's field for the options of the rater that --oracle names.
 

@@ -1,14 +1,14 @@
 """Hold-out by episode: which labels a model is measured on, and which it learns from.
 
 Segments of one episode are alike, so labels are held out by episode, never one by one. Of a fixed data set a share of
-the episodes is held out, and pairs across the two sides are left out (`hold_out_episodes`, `split_preferences`). Of
-labels that keep coming, none is left out, so a share of the labels is held out, along with all that shares an episode
-with them (`hold_out_queries`).
+the episodes is held out, and pairs across the two sides are left out (`hold_out_episodes`, `split_preferences`); for
+folds each share in turn (`sources_of`, `fold_pairs`). Of labels that keep coming, none is left out, so a share of the
+labels is held out, along with all that shares an episode with them (`hold_out_queries`).
 """
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Hashable, MutableMapping, Sequence
 
 import numpy as np
 
@@ -50,6 +50,44 @@ def split_preferences(
         elif sides == {True}:
             held_out.append(preference)
     return train, held_out, len(preferences) - len(train) - len(held_out)
+
+
+def sources_of(queries: Sequence[Query]) -> list[frozenset[Hashable]]:
+    """Return what each pair is held out with: its episodes, or, where they are unknown, all pairs that share a step."""
+    owners: dict[bytes, int] = {}
+    groups = list(range(len(queries)))
+
+    def root(group: int) -> int:
+        while groups[group] != group:
+            group = groups[group]
+        return group
+
+    for number, query in enumerate(queries):
+        for segment in query.segments:
+            for row in np.ascontiguousarray(segment.observations) if segment.episode < 0 else ():
+                groups[root(number)] = root(owners.setdefault(row.tobytes(), number))
+    return [
+        frozenset((one.source, one.episode) if one.episode >= 0 else root(number) for one in query.segments)
+        for number, query in enumerate(queries)
+    ]
+
+
+def fold_pairs(sources: Sequence[frozenset[Hashable]], folds: int, seed: int = 0) -> list[tuple[Array, Array]]:
+    """Deal sources at random to `folds`, each held out in turn; return which pairs [N] are trained on and held out.
+
+    sources: of each pair, as `sources_of` returns them. A pair with sources on both sides belongs to neither. Raises
+    PrefenvsError for fewer than two folds, and for fewer sources than folds.
+    """
+    known = sorted(set().union(*sources), key=repr)
+    if not 2 <= folds <= len(known):
+        way = f"choose 2 to {len(known)}" if len(known) > 1 else "nothing can be held out"
+        raise PrefenvsError(f"the labels are of {len(known)} separate episodes, too few for {folds} folds: {way}")
+    order = np.random.default_rng(seed).permutation(len(known)).tolist()
+    fold = {known[number]: place % folds for place, number in enumerate(order)}
+    sides = [{fold[source] for source in pair} for pair in sources]
+    return [
+        (np.array([k not in side for side in sides]), np.array([side == {k} for side in sides])) for k in range(folds)
+    ]
 
 
 def hold_out_queries(

@@ -9,6 +9,8 @@ from prefenvs.datasets.formats.imitation import imitation_action_space, read_imi
 from prefenvs.datasets.formats.minari import read_minari
 from prefenvs.datasets.formats.npz import read_npz
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.datasets.recorded.bags import TABLE as TOPICS
+from prefenvs.datasets.recorded.bags import read_bags
 from prefenvs.datasets.recorded.lerobot import is_lerobot, read_lerobot
 from prefenvs.datasets.recorded.robomimic import is_robomimic, read_robomimic
 from prefenvs.datasets.recorded.videos import TABLE, read_videos
@@ -19,8 +21,8 @@ from prefenvs.tasks import find_task
 
 FORMS = (
     "a D4RL name (d4rl/halfcheetah-medium-v2) or .hdf5 file, a Minari name (minari/mujoco/hopper/medium-v0) or folder, "
-    "a LeRobot folder, a robomimic .hdf5 file, a folder of videos with an episodes.csv, or a folder of imitation's "
-    "trajectories or of .npz files"
+    "a LeRobot folder, a robomimic .hdf5 file, a folder of videos with an episodes.csv, a folder of ROS bags with a "
+    "bags.toml, or a folder of imitation's trajectories or of .npz files, or one such file"
 )
 
 
@@ -30,11 +32,12 @@ def load_dataset(
     """Load a data set by name or path.
 
     name_or_path: a D4RL name (`d4rl/halfcheetah-medium-v2`) or .hdf5 file, a Minari name (`minari/...`) or folder, or
-    a folder of imitation's trajectories or of .npz files; of recordings, a LeRobot folder, a robomimic .hdf5 file
-    (FILE.hdf5#MASK for a subset) or a folder of videos with an episodes.csv. task: id of the task it was made in, where
-    the data do not tell it, or the sentence of one of a recording's tasks. skip_damaged: leave damaged episodes of
-    recordings out. max_gib: memory that the data may take, by what the files say of their sizes (default 4 GiB), see
-    `prefenvs.internal.file_sizes`. Raises PrefenvsError for anything else.
+    a folder of imitation's trajectories or of .npz files, or one such file; of recordings, a LeRobot
+    folder, a robomimic .hdf5 file (FILE.hdf5#MASK for a subset), a folder of videos with an episodes.csv or of ROS bags
+    with a bags.toml. task: id of the task it was made in, where the data do not tell it, or the sentence of one of a
+    recording's tasks.
+    skip_damaged: leave damaged episodes of recordings out. max_gib: memory that the data may take, by what the files
+    say of their sizes (default 4 GiB), see `prefenvs.internal.file_sizes`. Raises PrefenvsError for anything else.
     """
     with size_limit(max_gib):
         dataset = _load(str(name_or_path), Path(name_or_path), task, skip_damaged)
@@ -49,6 +52,8 @@ def _load(name: str, path: Path, task: str | None, skip_damaged: bool) -> Offlin
         return read_lerobot(path, task, skip_damaged)
     if path.is_dir() and (path / TABLE).is_file():
         return read_videos(path, task, skip_damaged)
+    if path.is_dir() and (path / TOPICS).is_file():
+        return read_bags(path, task, skip_damaged)
     file, _, mask = name.rpartition("#") if "#" in name and not path.exists() else (name, "", "")
     if Path(file).is_file() and Path(file).suffix in (".hdf5", ".h5") and is_robomimic(Path(file)):
         return read_robomimic(file, task, mask or None, skip_damaged=skip_damaged)
@@ -57,7 +62,7 @@ def _load(name: str, path: Path, task: str | None, skip_damaged: bool) -> Offlin
         return OfflineDataset(name, trajectories, action_space=imitation_action_space(path, trajectories))
     if path.is_dir() and any((path / file).is_file() for file in ("metadata.json", "data/metadata.json")):
         return read_minari(path, task)
-    if path.is_dir() and any(path.glob("*.npz")):
+    if (path.is_dir() and any(path.glob("*.npz"))) or (path.is_file() and path.suffix == ".npz"):
         return read_npz(path, task)
     if path.is_file() or path.suffix in (".hdf5", ".h5"):
         return read_d4rl(path, task)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from prefenvs.datasets.formats.columns import check_columns
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
-from prefenvs.tasks import list_tasks
+from prefenvs.tasks import known_task
 from prefenvs.trajectories import Trajectories
 
 
@@ -44,6 +44,7 @@ class OfflineDataset:
     policies, successes: [E] text and [E] float, which policy acted in each episode and whether it ever succeeded, where
     data collected here say so; successes are privileged, as true rewards are.
     action_space: of the data, where the file tells it; discrete actions lie in the trajectories as one-hot rows.
+    inferred: [E] bool, whether an episode's actions were inferred from what was seen, where that was done.
     horizon: steps of an episode under which the data were published and their reference scores hold, where that may
     differ from the task's own time limit, as in D4RL's pen; else None.
     """
@@ -57,6 +58,7 @@ class OfflineDataset:
     successes: Array | None = None
     action_space: spaces.Space[Any] | None = None
     horizon: int | None = None
+    inferred: Array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
@@ -69,7 +71,7 @@ class OfflineDataset:
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
                 raise PrefenvsError(f"{flag} of data set {self.name!r} has shape {array.shape}, not one flag a step")
-        for column in ("policies", "successes"):
+        for column in ("policies", "successes", "inferred"):
             array = getattr(self, column)
             if array is not None and len(array) != len(self):
                 raise PrefenvsError(f"data set {self.name!r} has {len(array)} {column} for {len(self)} episodes")
@@ -88,12 +90,17 @@ class OfflineDataset:
         return self.trajectories.task
 
     @property
+    def inferred_share(self) -> float:
+        """Share of the steps whose actions were inferred."""
+        return 0.0 if self.inferred is None else float(np.repeat(self.inferred, self.trajectories.lengths).mean())
+
+    @property
     def time_limit(self) -> int:
         """Steps of an episode at most: the data's own, else the task's, else those of the longest episode."""
         if self.horizon is not None:
             return self.horizon
-        known = {task.id: task.horizon for task in list_tasks()}
-        return known.get(self.task) or int(self.trajectories.lengths.max())
+        task = known_task(self.task)
+        return int(self.trajectories.lengths.max()) if task is None else task.horizon
 
     def transitions(self) -> TransitionArrays:
         """Return every transition whose next observation is known, in the order of the data.
@@ -166,3 +173,33 @@ class OfflineDataset:
         if self.trajectories.terminated is not None:
             terminals[self.trajectories.ends - 1] = self.trajectories.terminated
         return terminals
+
+
+def join_inferred(known: OfflineDataset, bare: OfflineDataset, actions: Array, name: str) -> OfflineDataset:
+    """Return two data sets as one: the first as it is, then the second with inferred actions [S, act], marked so.
+
+    Their observations have the same size; what only one of them tells is left out.
+    """
+    parts = (known.trajectories, bare.trajectories)
+
+    def joined(arrays: list[Array | None]) -> Array | None:
+        held = [array for array in arrays if array is not None]
+        return np.concatenate(held) if len(held) == len(arrays) else None
+
+    both = Trajectories(
+        np.concatenate([part.observations for part in parts]),
+        np.concatenate([known.trajectories.actions, actions]),
+        np.concatenate([known.trajectories.ends, bare.trajectories.ends + known.trajectories.ends[-1]]),
+        true_rewards=joined([part.true_rewards for part in parts]),
+        terminated=joined([part.terminated for part in parts]),
+        final_observations=joined([part.final_observations for part in parts]),
+        task=known.task if known.task == bare.task else "",
+        source=name,
+    )
+    return OfflineDataset(
+        name,
+        both,
+        policies=joined([known.policies, bare.policies]),
+        successes=joined([known.successes, bare.successes]),
+        inferred=np.repeat([False, True], [len(known), len(bare)]),
+    )

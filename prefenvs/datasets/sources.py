@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.evaluate import random_policy
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.protocols import Policy
@@ -98,7 +98,7 @@ class ScriptedPolicy:
         try:
             from metaworld.policies import ENV_POLICY_MAP
         except ImportError as error:
-            raise PrefenvsError('scripted policies need Meta-World: pip install "prefenvs[metaworld]"') from error
+            raise PrefenvsError(f"scripted policies need Meta-World: {install_command('metaworld')}") from error
         # They ask for more than the arm can do, as a matter of course, and warn of it at every other step.
         warnings.filterwarnings("ignore", message="Constant.s. may be too high", module="metaworld.policies")
         self._policy: Any = ENV_POLICY_MAP[task.source]()

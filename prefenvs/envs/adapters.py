@@ -18,7 +18,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.rendering.gl import without_backend
 from prefenvs.envs.spaces import channels_first, is_picture, picture_shape
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN, make_own
@@ -86,7 +86,7 @@ def _import_package(task: Task) -> Any:
     except ImportError as error:
         raise PrefenvsError(
             f"task {task.id!r} needs the package {module.split('.')[0]}, which cannot be imported ({error}): "
-            f'pip install "prefenvs[{extra}]"'
+            f"{install_command(extra)}"
         ) from error
     if task.family == "robotics":
         gymnasium.register_envs(package)

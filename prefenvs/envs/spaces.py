@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from prefenvs.segments import Array
 
 ToTask = Callable[[Any], Any]
 """Turns a flat action into the task's own."""
+ROUNDING = 1e-4
+"""How far an observation may lie beyond its bounds, relative to them."""
 
 
 def flatten_actions(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], ToTask | None]:
@@ -66,6 +68,38 @@ def channels_first(picture: Any, shape: tuple[int, int, int]) -> Array:
     if array.ndim == 3 and array.shape != shape:
         array = np.moveaxis(array, -1, 0)
     return np.array(array.reshape(shape))
+
+
+def find_outside(space: spaces.Space[Any], observation: Any) -> str:
+    """Return in words where an observation leaves its space, beyond rounding; an empty string where it is within."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        kind, parts = (
+            (Mapping, space.spaces) if isinstance(space, spaces.Dict) else (tuple, dict(enumerate(space.spaces)))
+        )
+        given = dict(enumerate(observation)) if isinstance(observation, tuple) else observation
+        if not isinstance(observation, kind) or given.keys() != parts.keys():
+            held = list(given) if isinstance(given, Mapping) else type(observation).__name__
+            return f"it has {held}, the space {list(parts)}"
+        found = ((name, find_outside(part, given[name])) for name, part in parts.items())
+        return next((f"in {name!r}, {words}" for name, words in found if words), "")
+    if not isinstance(space, spaces.Box):
+        return "" if space.contains(observation) else f"{observation!r} is not in {space}"
+    try:
+        array = np.asarray(observation, np.float64)
+    except (TypeError, ValueError):
+        return f"it is a {type(observation).__name__}, no array of numbers"
+    if array.shape != space.shape:
+        return f"it has the shape {list(array.shape)}, the space {list(space.shape)}"
+    low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+    reach = ROUNDING * (1.0 + np.where(np.isfinite([low, high]), np.abs([low, high]), 0.0))
+    beyond = np.argwhere((array < low - reach[0]) | (array > high + reach[1]))
+    if not len(beyond):
+        return ""
+    place = tuple(beyond[0])
+    return (
+        f"entry {', '.join(map(str, place))} is {array[place]:g}, beyond {low[place]:g} to {high[place]:g}; widen the "
+        "space, or clip"
+    )
 
 
 def action_vectors(space: spaces.Space[Any], actions: Any) -> Array:

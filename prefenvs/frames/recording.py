@@ -25,10 +25,10 @@ PARTS, PART = 64, 4_096
 class Camera:
     """Where the pictures of one camera lie.
 
-    file: a video (.mp4, .mkv, .webm, .avi, .mov), a folder of pictures in the order of their names, or an array of
-    pictures in an HDF5, .npy or .npz file or in a column of a Parquet file; relative to the recording's root.
-    key: name of the array or column in its file. start: of a video, the second at which the episode begins in it;
-    else the number of the picture that belongs to the episode's first step.
+    file: a video (.mp4, .mkv, .webm, .avi, .mov), a ROS bag, a folder of pictures in the order of their names, or an
+    array of pictures in an HDF5, .npy or .npz file or in a column of a Parquet file; relative to the recording's root.
+    key: name of the topic, array or column in its file. start: of a video or bag, the second at which the episode
+    begins in it; else the number of the picture that belongs to the episode's first step.
     digest: fingerprint of the file's content, computed when it is first needed.
     """
 

@@ -1,4 +1,4 @@
-"""Frames of recordings, read exactly: from videos by time, from folders, HDF5, NumPy and Parquet files by number."""
+"""Frames of recordings, read exactly: from videos and ROS bags by time, from other files by number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.frames.bags import is_bag, picture_times, read_pictures
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.segments import Array
 
@@ -75,6 +76,19 @@ def _index(path: Path, changed: int, bytes_: int) -> VideoIndex:
     return VideoIndex(rising * float(unit), rising, np.asarray(keys, bool)[order], size)
 
 
+def is_timed(path: Path) -> bool:
+    """Tell whether a file's pictures have times of their own; those of the others are counted."""
+    return path.suffix.lower() in VIDEOS or is_bag(path)
+
+
+def index_camera(path: Path, camera: Camera) -> VideoIndex:
+    """Return the index of a camera's video, or of its topic in a bag, each of whose pictures stands alone."""
+    if not is_bag(path):
+        return index_video(path)
+    times, stamps, size = picture_times(path, camera.key)
+    return VideoIndex(times, stamps, np.ones(len(times), bool), size)
+
+
 def frame_numbers(index: VideoIndex, times: Array, path: Path) -> Array:
     """Return which frame [n] of a video is seen at times [n]: the last one that has begun.
 
@@ -129,12 +143,13 @@ def read_frames(recording: Recording, steps: Array, camera: Camera) -> Iterator[
     Raises PrefenvsError where a file is missing or damaged, or holds no picture of a step.
     """
     path = recording.path(camera)
-    if path.suffix.lower() in VIDEOS:
-        times = camera.start + recording.times[steps]
-        numbers = frame_numbers(index_video(path), times, path)
+    if is_timed(path):
+        index = index_camera(path, camera)
+        numbers = frame_numbers(index, camera.start + recording.times[steps], path)
         # A camera slower than the steps shows a frame at several of them.
         wanted, counts = np.unique(numbers, return_counts=True)
-        for frame, count in zip(decode_frames(path, wanted), counts.tolist(), strict=True):
+        decoded = read_pictures(path, camera.key, index.stamps[wanted]) if is_bag(path) else decode_frames(path, wanted)
+        for frame, count in zip(decoded, counts.tolist(), strict=True):
             for _ in range(count):
                 yield frame
         return
@@ -155,8 +170,8 @@ def read_frames(recording: Recording, steps: Array, camera: Camera) -> Iterator[
 def frame_size(recording: Recording, camera: Camera) -> tuple[int, int]:
     """Return the (width, height) of a camera's pictures."""
     path = recording.path(camera)
-    if path.suffix.lower() in VIDEOS:
-        return index_video(path).size
+    if is_timed(path):
+        return index_camera(path, camera).size
     first = next(read_frames(recording, np.zeros(1, np.int64), camera))
     return first.shape[1], first.shape[0]
 
@@ -200,7 +215,7 @@ def _open_hdf5(path: Path, key: str) -> tuple[int, Callable[[int], Array]]:
     try:
         import h5py
     except ImportError:
-        raise PrefenvsError(f"{path} needs the package `h5py`: pip install 'prefenvs[offline]'") from None
+        raise PrefenvsError(f"{path} needs the package h5py: {install_command('recorded')}") from None
 
     def read(number: int) -> Array:
         with h5py.File(path, "r") as file:
@@ -270,8 +285,8 @@ def check_recording(recording: Recording) -> None:
     """Raise a PrefenvsError where a camera has no picture of some step; nothing is decoded."""
     for camera in recording.cameras:
         path = recording.path(camera)
-        if path.suffix.lower() in VIDEOS:
-            frame_numbers(index_video(path), camera.start + recording.times, path)
+        if is_timed(path):
+            frame_numbers(index_camera(path, camera), camera.start + recording.times, path)
             continue
         count, _ = _open_pictures(path, camera.key)
         last = round(camera.start) + recording.first + len(recording) - 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.errors import PrefenvsError, near_matches, one_line
 
 Kind = TypeVar("Kind")
 
@@ -27,9 +27,8 @@ def import_named(path: str, what: str) -> tuple[ModuleType, str]:
     try:
         return importlib.import_module(module_name), name
     except Exception as error:  # whatever a user's module raises, a SyntaxError among them
-        why = " ".join(f"{type(error).__name__}: {error}".split())
         raise PrefenvsError(
-            f"{what} {path!r}: the module {module_name!r} cannot be imported ({why}); "
+            f"{what} {path!r}: the module {module_name!r} cannot be imported ({one_line(error)}); "
             "work in the folder that holds it, or put that folder on PYTHONPATH"
         ) from error
     finally:
@@ -45,9 +44,10 @@ def load_object(path: str, kind: type[Kind]) -> Kind:
     module, name = import_named(path, what)
     found = getattr(module, name, None)
     if found is None or not isinstance(found, kind):
-        held = ", ".join(key for key, value in vars(module).items() if isinstance(value, kind)) or "none"
+        held = [key for key, value in vars(module).items() if isinstance(value, kind) and not key.startswith("_")]
         raise PrefenvsError(
-            f"{what} {path!r}: {module.__name__} has no {kind.__name__} called {name!r}; it holds {held}"
+            f"{what} {path!r}: {module.__name__} has no {kind.__name__} called {name!r}; it holds "
+            f"{', '.join(held) or 'none'}.{near_matches(name, held)}"
         )
     return found
 
@@ -84,7 +84,7 @@ def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:
             found = point.load()
         except Exception as error:
             raise PrefenvsError(
-                f"the entry point {point.name!r} of {group} ({point.value}) cannot be loaded: {error}"
+                f"the entry point {point.name!r} of {group} ({point.value}) cannot be loaded ({one_line(error)})"
             ) from error
         for item in found if isinstance(found, list | tuple) else (found,):
             if not isinstance(item, kind):

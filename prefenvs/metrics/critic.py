@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -36,6 +36,22 @@ class Critic(Protocol):
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return A(s, a), [...], for observations [..., obs] and actions [..., act]."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How an expert plays on from a state.
+
+    count: episodes from each state, an even number, as they are halved to see their noise; steps: of each, by default
+    until gamma^steps is below 0.01, at most the task's horizon. reseed: called with a number before roll-outs, to fix
+    the policy's own random numbers; progress: with the number of roll-outs that have just ended.
+    """
+
+    count: int = 8
+    steps: int | None = None
+    seed: int = 0
+    reseed: Callable[[int], object] | None = None
+    progress: Callable[[int], object] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,36 +109,31 @@ def measure_critic(
     task: str,
     segments: int = 50,
     length: int = 25,
-    rollouts: int = 8,
-    steps: int | None = None,
-    seed: int = 0,
+    rollouts: Rollouts = Rollouts(),
     exact: Callable[[Array], Array] | None = None,
-    reseed: Callable[[int], object] | None = None,
-    progress: Callable[[int], object] | None = None,
 ) -> CriticError:
     """Compare an expert's critic with what its policy really earns, on segments of mixed quality.
 
     The critic's negative regret of a segment is sum_t gamma^t A(s_t, a_t). The reference is the telescoped form,
     sum_t gamma^t r_t + gamma^T V(s_T) - V(s_0), equal to it where moves are certain; its V is the mean discounted true
-    return of `rollouts` episodes of `steps` that the policy plays from the simulator's very state (by default until
-    gamma^steps is below 0.01, at most the task's horizon), or `exact(observations [N, obs])` where that is known.
-    reseed: called with a number before roll-outs, to fix the policy's own random numbers; progress: with the number of
-    roll-outs that have just ended. Privileged: for evaluation. Raises PrefenvsError for too few segments, and an odd
-    number of roll-outs.
+    return of `rollouts` that the policy plays from the simulator's very state, or `exact(observations [N, obs])` where
+    that is known. Privileged: for evaluation. Raises PrefenvsError for too few segments, and an odd number of
+    roll-outs.
     """
     if segments < 2 or length < 1:
         raise PrefenvsError(f"pairs need 2 segments of at least 1 step, got {segments} of {length}")
-    if exact is None and (rollouts < 2 or rollouts % 2):
-        raise PrefenvsError(f"roll-outs are halved to see their noise: give an even number, got {rollouts}")
-    if reseed is not None:
-        reseed(derive_seed(seed, "walks"))
+    if exact is None and (rollouts.count < 2 or rollouts.count % 2):
+        raise PrefenvsError(f"roll-outs are halved to see their noise: give an even number, got {rollouts.count}")
+    seed = rollouts.seed
+    if rollouts.reseed is not None:
+        rollouts.reseed(derive_seed(seed, "walks"))
     walks = walk(policy, task, segments, length, seed)
     first, last = walks.observations[:, 0], walks.observations[:, -1]
     if exact is not None:
         begin, end = exact(first)[:, None], exact(last)[:, None]
     else:
         begin, end = (
-            returns_from(policy, task, snapshots, seen, critic.gamma, rollouts, steps, own, reseed, progress)
+            returns_from(policy, task, snapshots, seen, critic.gamma, replace(rollouts, seed=own))
             for snapshots, seen, own in (
                 (walks.first, first, derive_seed(seed, "first")),
                 (walks.last, last, derive_seed(seed, "last")),
@@ -136,7 +147,7 @@ def measure_critic(
     half = regrets.shape[1] // 2
     return CriticError(
         task=task,
-        reference="exact values" if exact is not None else f"{rollouts} roll-outs from each end",
+        reference="exact values" if exact is not None else f"{rollouts.count} roll-outs from each end",
         segments=segments,
         length=length,
         gamma=critic.gamma,
@@ -205,32 +216,28 @@ def returns_from(
     snapshots: Sequence[Snapshot],
     observations: Array,
     gamma: float,
-    rollouts: int,
-    steps: int | None = None,
-    seed: int = 0,
-    reseed: Callable[[int], object] | None = None,
-    progress: Callable[[int], object] | None = None,
+    rollouts: Rollouts,
 ) -> Array:
-    """Return discounted true returns [N, rollouts] of a policy that draws its actions, from N snapshots.
+    """Return discounted true returns [N, rollouts.count] of a policy that draws its actions, from N snapshots.
 
-    observations: [N, obs], what is seen there. The return counts `steps` steps (see `measure_critic`).
+    observations: [N, obs], what is seen there.
     """
-    jobs = np.repeat(np.arange(len(snapshots)), rollouts)
+    jobs = np.repeat(np.arange(len(snapshots)), rollouts.count)
     returns = np.zeros(len(jobs))
     with ExitStack() as stack:
         envs = [stack.enter_context(closing(_make(task))) for _ in range(min(SLOTS, len(jobs)))]
         horizon = envs[0].task.horizon
         wanted = horizon if gamma >= 1.0 else int(np.ceil(np.log(0.01) / np.log(gamma)))
-        steps = min(steps or wanted, horizon)
+        steps = min(rollouts.steps or wanted, horizon)
         for begin in range(0, len(jobs), len(envs)):
-            if reseed is not None:
-                reseed(derive_seed(seed, begin))
+            if rollouts.reseed is not None:
+                rollouts.reseed(derive_seed(rollouts.seed, begin))
             batch = jobs[begin : begin + len(envs)]
             starts = [snapshots[i] for i in batch]
             returns[begin : begin + len(envs)] = _play(policy, envs, starts, observations[batch], gamma, steps)
-            if progress is not None:
-                progress(len(batch))
-    return returns.reshape(len(snapshots), rollouts)
+            if rollouts.progress is not None:
+                rollouts.progress(len(batch))
+    return returns.reshape(len(snapshots), rollouts.count)
 
 
 def _play(

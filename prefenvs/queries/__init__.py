@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import entr, expit
 
-from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.internal.loading import load_object
+from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.internal.loading import import_object
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.protocols import QuerySelector, RewardModel, predict_segments
 from prefenvs.segments import Array, SegmentBatch
@@ -225,10 +225,35 @@ SelectQueries = Callable[
 
 
 @dataclass(frozen=True)
-class FunctionSelector:
-    """A selector made of a function."""
+class OwnSelector:
+    """A selector of the user's own, `choose`, which is named where it fails or returns no queries."""
 
-    select: SelectQueries
+    choose: SelectQueries
+    name: str
+
+    def select(
+        self,
+        pool: Trajectories,
+        count: int,
+        length: int,
+        reward_model: RewardModel | None,
+        labelled: Sequence[Preference],
+        rng: np.random.Generator,
+    ) -> list[Query]:
+        """Return what `choose` does; raises PrefenvsError where it fails, or returns anything but queries."""
+        try:
+            found: object = self.choose(pool, count, length, reward_model, labelled, rng)
+        except PrefenvsError:
+            raise
+        except Exception as error:
+            raise PrefenvsError(f"the selector {self.name} fails ({one_line(error)})") from error
+        wanted = f"it returns a list of at most {count} of prefenvs.Query"
+        if not isinstance(found, list | tuple):
+            raise PrefenvsError(f"the selector {self.name} returned {type(found).__name__}: {wanted}")
+        if len(found) > count or not all(isinstance(query, Query) for query in found):
+            kinds = ", ".join(sorted({type(query).__name__ for query in found}))
+            raise PrefenvsError(f"the selector {self.name} returned {len(found)} of {kinds}: {wanted}")
+        return list(found)
 
 
 @dataclass(frozen=True)
@@ -292,13 +317,14 @@ def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
             raise PrefenvsError(f"the selector {found!r} asks an agent's policy: choose another where there is none")
         if ":" not in found:
             return Selector.named(found)
-        found = load_object(found, object)
+        found = import_object(found, "selector")
+    name = given if isinstance(given, str) else getattr(found, "__name__", type(found).__name__)
     if isinstance(found, type):
         found = found()
-    if isinstance(found, QuerySelector):
+    if isinstance(found, Selector | PolicyLikelihood):
         return found
-    if callable(found):
-        return FunctionSelector(found)
+    if isinstance(found, QuerySelector) or callable(found):
+        return OwnSelector(found.select if isinstance(found, QuerySelector) else found, name)
     raise PrefenvsError(
         f"the query selector {given!r} is no selector: give one of {', '.join(NAMES)}, module:NAME, a function, or an "
         "object with a method select"

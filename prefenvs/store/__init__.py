@@ -23,8 +23,8 @@ from prefenvs.store.calls import (
 )
 from prefenvs.store.database import StoreUnavailable
 from prefenvs.store.events import Event
-from prefenvs.store.exporting import export_store
-from prefenvs.store.importing import Imported, import_store
+from prefenvs.store.exchange.exporting import export_store
+from prefenvs.store.exchange.importing import Imported, import_store
 from prefenvs.store.ratings import PARTNERS, pair_ratings, ratings_as_preferences
 from prefenvs.store.recorded import Recorded
 from prefenvs.store.schema import SCHEMA_VERSION

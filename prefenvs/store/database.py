@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.store.schema import FORMAT, SCHEMA_VERSION, meta, tables
 
 BUSY_SECONDS = 60.0
@@ -70,7 +70,7 @@ def open_engine(url: sa.URL, create: bool) -> sa.Engine:
         try:
             engine = sa.create_engine(url, pool_pre_ping=True)
         except ModuleNotFoundError:
-            raise PrefenvsError('PostgreSQL needs psycopg: pip install "prefenvs[postgres]"') from None
+            raise PrefenvsError(f"PostgreSQL needs psycopg: {install_command('postgres')}") from None
         sa.event.listen(engine, "begin", _begin_postgres)
     sa.event.listen(engine, "connect", _note_process)
     sa.event.listen(engine, "checkout", _refuse_inherited)

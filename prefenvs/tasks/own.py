@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_named
 from prefenvs.tasks.files import ENDING, read_task
-from prefenvs.tasks.task import Task
+from prefenvs.tasks.task import Camera, Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -109,6 +109,10 @@ def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = N
         return env
     if isinstance(env, gymnasium.Env):
         return _own_object(env, horizon)
+    if not callable(env):
+        raise PrefenvsError(
+            f"a task is an id, a Task, an environment, or a class or function that makes one, got {env!r}"
+        )
     path = _importable(env)
     if path in _loaded:
         return _loaded[path]
@@ -150,8 +154,7 @@ def _infer(name: str, make: Make, source: str | None, horizon: int | None = None
         env = make()
     except Exception as error:
         raise PrefenvsError(
-            f"task {name!r}: the environment cannot be made ({type(error).__name__}: {error}); it is made by a call "
-            "without arguments"
+            f"task {name!r}: the environment cannot be made ({one_line(error)}); it is made by a call without arguments"
         ) from error
     import gymnasium
 
@@ -170,7 +173,7 @@ def _infer_registered(name: str, registered: str) -> Task:
     try:
         env = make()
     except Exception as error:
-        raise PrefenvsError(f"task {name!r} cannot be made: {type(error).__name__}: {error}") from error
+        raise PrefenvsError(f"task {name!r} cannot be made: {one_line(error)}") from error
     try:
         return _remember(_describe(name, name, env, gymnasium.spec(registered).max_episode_steps), make)
     finally:
@@ -230,17 +233,18 @@ def _takes(parameters: Any, name: str) -> bool:
 def _describe(
     name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
 ) -> Task:
-    """Infer a row: time limit, frame rate, sentence, key of success, and the model arrays that a reset sets."""
+    """Infer a row: time limit, frame rate, sentence, camera, key of success, and the model arrays that a reset sets."""
+    from prefenvs.envs.states import mujoco_model
+
     horizon = horizon or _horizon(env)
     if horizon is None:
         raise PrefenvsError(
             f"task {name!r} does not tell how many steps an episode has: register it with max_episode_steps=..., wrap "
             "it in gymnasium.wrappers.TimeLimit, or give prefenvs.make max_episode_steps"
         )
-    env.action_space.seed(0)
-    env.reset(seed=0)
-    info = env.step(env.action_space.sample())[4]
-    model = _mujoco_model(env)
+    info = _try_out(name, env)
+    # An environment that uses MuJoCo has imported it.
+    model = mujoco_model(env) if "mujoco" in sys.modules else None
     before = {} if model is None else {array: getattr(model, array).copy() for array in SCENE}
     env.reset(seed=1)
     scene = tuple(array for array, values in before.items() if (getattr(model, array) != values).any())
@@ -253,14 +257,56 @@ def _describe(
         min(50, max(horizon // 2, 1)),
         _frame_rate(env),
         source,
+        camera=Camera() if model is None else _camera(env, model),
         scene=scene,
         success_key=next((key for key in ("is_success", "success") if key in info), None),
     )
 
 
-def _mujoco_model(env: gymnasium.Env[Any, Any]) -> Any:
-    model, mujoco = getattr(env.unwrapped, "model", None), sys.modules.get("mujoco")
-    return model if mujoco is not None and isinstance(model, mujoco.MjModel) else None
+def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+    """Reset an environment, make one step and return its info; raises PrefenvsError where they are not Gymnasium's."""
+    from gymnasium import spaces
+
+    from prefenvs.envs.spaces import find_outside
+
+    for side in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, side, None), spaces.Space):
+            raise PrefenvsError(f"task {name!r}: {type(env.unwrapped).__name__} has no {side}: set a gymnasium.Space")
+    env.action_space.seed(0)
+    given: Any = None
+    for call, parts in (("reset", "observation, info"), ("step", "observation, reward, terminated, truncated, info")):
+        try:
+            given = env.reset(seed=0) if call == "reset" else env.step(env.action_space.sample())
+        except Exception as error:
+            raise PrefenvsError(f"task {name!r}: {call} fails ({one_line(error)})") from error
+        if not isinstance(given, tuple) or len(given) != parts.count(",") + 1 or not isinstance(given[-1], dict):
+            what = f"{len(given)} values" if isinstance(given, tuple) else type(given).__name__
+            raise PrefenvsError(f"task {name!r}: {call} returns {what}, where Gymnasium's returns {parts}")
+        outside = find_outside(env.observation_space, given[0])
+        if outside:
+            raise PrefenvsError(f"task {name!r}: {call} returns an observation outside its space: {outside}")
+    info: dict[str, Any] = given[-1]
+    return info
+
+
+def _camera(env: gymnasium.Env[Any, Any], model: Any) -> Camera:
+    """A camera that follows the robot, if there is one: the model's, as Gymnasium's own rendering has it, or the body
+    that the environment's renderer tracks.
+    """
+    import mujoco
+
+    modes = (mujoco.mjtCamLight.mjCAMLIGHT_TRACK, mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM)
+    following = [model.camera(i).name for i in range(model.ncam) if model.cam_mode[i] in modes]
+    following = [name for name in following if name]
+    if following:
+        return Camera("track" if "track" in following else following[0])
+    view = getattr(getattr(env.unwrapped, "mujoco_renderer", None), "default_cam_config", None) or {}
+    body = view.get("trackbodyid", -1)
+    if not 0 < body < model.nbody or not model.body(body).name:
+        return Camera()
+    lookat = None if view.get("lookat") is None else (*map(float, view["lookat"]),)
+    aims = {name: float(view[name]) for name in ("distance", "azimuth", "elevation") if name in view}
+    return dataclasses.replace(Camera(track=model.body(body).name, lookat=lookat), **aims)  # type: ignore[arg-type]
 
 
 def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:

@@ -69,12 +69,11 @@ def test_any_selector_chooses(selector: str, data: str, tmp_path: Path, monkeypa
 def test_bad_input_is_one_line_and_makes_no_store(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Not above: the command imports this file by its bare name, for `first_pairs`.
+    from ..command_lines import refused
+
     def fail(*words: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(["ask", *words, "--store", str(tmp_path / "labels.sqlite")])
-        assert stop.value.code == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return str(line)
+        return refused(capsys, "ask", *words, "--store", str(tmp_path / "labels.sqlite"))
 
     assert "unknown query selector 'nearest'" in fail(data, "--selector", "nearest")
     assert "asks a reward model's opinion" in fail(data, "--selector", "disagreement", "--segment-length", "3")

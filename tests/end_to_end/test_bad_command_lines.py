@@ -18,7 +18,7 @@ from prefenvs.agents.registry import find_algorithm, list_algorithms
 from prefenvs.cli import Command, main
 from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
 from prefenvs.cli.train.options import Training
-from prefenvs.limits import Device, Limits, limits_of
+from prefenvs.limits import Device, Range, limits_of
 
 # What a command needs before its other options are looked at.
 NEEDED = {
@@ -104,7 +104,7 @@ def bad_values(kind: Any) -> Iterator[str]:
         return
     if limits is None:
         return  # test_every_number_declares_its_limits names it
-    assert isinstance(limits, Limits)
+    assert isinstance(limits, Range)
     whole = "float" not in str(kind)
     if limits.low > -math.inf:
         yield f"{limits.low - 1:g}" if not limits.above else f"{limits.low:g}"

@@ -9,12 +9,25 @@ from PIL import Image
 
 from prefenvs.cli import main
 
-TRAIN = "train pebble --task Pendulum-v1 --steps 2400 --labels 20 --per-session 10 --interact 200 --preset small"
+TRAIN = "train pebble --task Pendulum-v1 --steps 1200 --labels 20 --per-session 10 --interact 200 --preset small"
 
 
 def test_a_run_is_diagnosed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    main([*TRAIN.split(), "--unsupervised-steps", "200", "--episodes", "1", "--no-progress", "--folder", str(run)])
+    main(
+        [
+            *TRAIN.split(),
+            "--unsupervised-steps",
+            "200",
+            "--learning-starts",
+            "200",
+            "--episodes",
+            "1",
+            "--no-progress",
+            "--folder",
+            str(run),
+        ]
+    )
     capsys.readouterr()
     main(["diagnose", str(run), "--episodes", "2"])
     text = capsys.readouterr().out

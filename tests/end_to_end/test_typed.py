@@ -15,6 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "sweep_optuna")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy keeps of Python's own types from one check to the next."""
+    return tmp_path_factory.mktemp("mypy")
+
+
 @pytest.fixture(params=["editable", "wheel"])
 def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folder that an editable install writes into a .pth file, or the one into which a wheel is unpacked."""
@@ -32,16 +38,16 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-def check(folder: Path, scripts: list[Path], installed: Path, follow: str) -> None:
+def check(folder: Path, scripts: list[Path], installed: Path, cache: Path, follow: str) -> None:
     """Run mypy as strictly as it can on a user's scripts."""
     command = [sys.executable, "-m", "mypy", "--strict", f"--follow-imports={follow}", "--config-file="]
-    command += ["--cache-dir", str(folder / "cache"), *map(str, scripts)]
+    command += ["--cache-dir", str(cache), *map(str, scripts)]
     environment = {"MYPYPATH": str(installed), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_mypy_finds_every_part_that_the_examples_import(tmp_path: Path, installed: Path) -> None:
+def test_mypy_finds_every_part_that_the_examples_import(tmp_path: Path, installed: Path, cache: Path) -> None:
     assert [path.name for path in (ROOT / "src").iterdir() if not path.name.endswith(".egg-info")] == ["prefenvs"]
     parts = {"prefenvs.agents", "prefenvs.oracles", "prefenvs.videos"}
     for path in EXAMPLES:
@@ -50,11 +56,11 @@ def test_mypy_finds_every_part_that_the_examples_import(tmp_path: Path, installe
                 parts.add(node.module)
     script = tmp_path / "script.py"
     script.write_text("".join(f"import {part}\n" for part in sorted(parts)))
-    check(tmp_path, [script], installed, "skip")
+    check(tmp_path, [script], installed, cache, "skip")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_examples_are_strictly_typed(tmp_path: Path, installed: Path) -> None:
+def test_the_examples_are_strictly_typed(tmp_path: Path, installed: Path, cache: Path) -> None:
     """`make types` checks them against the checkout each time."""
-    check(tmp_path, EXAMPLES, installed, "silent")
+    check(tmp_path, EXAMPLES, installed, cache, "silent")

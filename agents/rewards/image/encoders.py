@@ -13,8 +13,8 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prefenvs.clip_models import load_clip
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.frames.clip_models import load_clip
 from prefenvs.internal.loading import import_named
 from prefenvs.segments import Array
 
@@ -78,7 +78,7 @@ class ClipEncoder:
     """The picture half of a CLIP model: features are its vectors of length 1."""
 
     def __init__(self, name: str | Path, device: str | torch.device = "auto") -> None:
-        """`name`: as `prefenvs.clip_models.load_clip` takes it."""
+        """`name`: as `prefenvs.frames.clip_models.load_clip` takes it."""
         self.name = str(name)
         self._clip = load_clip(name, device)
         self.size = self._clip.size
@@ -91,9 +91,9 @@ class ClipEncoder:
 def load_encoder(name: str | Path, device: str | torch.device = "auto") -> Encoder:
     """Return a frozen encoder by name.
 
-    name: of a CLIP model (see `prefenvs.clip_models.load_clip`); `timm:NAME` or `transformers:NAME` for a backbone of
-    those packages, whose pooled features are taken; or `module:NAME` of your own, an `nn.Module`, an encoder, or a
-    function that makes one. Raises PrefenvsError where it cannot be had.
+    name: of a CLIP model (see `prefenvs.frames.clip_models.load_clip`); `timm:NAME` or `transformers:NAME` for a
+    backbone of those packages, whose pooled features are taken; or `module:NAME` of your own, an `nn.Module`, an
+    encoder, or a function that makes one. Raises PrefenvsError where it cannot be had.
     """
     kind, _, rest = str(name).partition(":")
     if kind == "timm":
@@ -149,7 +149,7 @@ def _load_transformers(name: str, device: str | torch.device) -> Encoder:
         from transformers import AutoModel
     except ImportError:
         raise PrefenvsError(
-            f"the encoder transformers:{name} needs the package transformers: pip install 'prefenvs[clip]'"
+            f"the encoder transformers:{name} needs the package transformers: {install_command('clip')}"
         ) from None
     try:
         model = AutoModel.from_pretrained(name)

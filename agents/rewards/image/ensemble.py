@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from prefenvs.agents.nets.mlp import Output
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.rewards.image.encoders import Encoder, load_encoder
 from prefenvs.agents.rewards.image.features import FeatureCache
 from prefenvs.agents.rewards.image.frames import FrameTable, check_task
@@ -26,7 +26,6 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.frames.cache import FrameCache
 from prefenvs.frames.rewards import reward_steps
 from prefenvs.internal.closing import Closing
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.limits import Fraction, FractionBelowOne, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
@@ -341,24 +340,12 @@ class ImageRewardEnsemble(Closing):
         encoder: the one that the model was fitted with, needed where it is no CLIP model by name. task: where the task
         is one of your own.
         """
-        try:
-            check_zip(path)
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise KeyError("format")
+        with saved_state(path, FORMAT, cls.__name__) as state:
             config = ImageRewardConfig(
                 **state["config"] | {key: tuple(state["config"][key]) for key in ("channels", "cameras")}
             )
             names = ("encoder", "task", "observation_size", "network", "optimizer", "generator", "sides")
             _ = [state[name] for name in names]
-        except FileNotFoundError:
-            raise PrefenvsError(f"there is no reward model at {path}") from None
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"{path} is not a reward model written by ImageRewardEnsemble.save ({type(error).__name__})"
-            ) from error
         if state["encoder"] == "" and encoder is None:
             raise PrefenvsError(f"{path} was fitted on an encoder of your own: pass it as encoder=...")
         model = cls(

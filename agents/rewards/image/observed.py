@@ -13,11 +13,11 @@ import torch
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
 from prefenvs.agents.rewards.image.frames import FrameTable
 from prefenvs.agents.rewards.image.nets import ConvEnsemble
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.segments import Array, Segment
 
 FORMAT = "prefenvs-pixel-reward-1"
@@ -87,25 +87,13 @@ class PixelReward(ImageRewardEnsemble):
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "auto", *_: Any, **__: Any) -> Self:
         """Read what `save` wrote; nothing in it is executed. Raises PrefenvsError for any other file."""
-        try:
-            check_zip(path)
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise KeyError("format")
+        with saved_state(path, FORMAT, cls.__name__) as state:
             config = ImageRewardConfig(**state["config"] | {"channels": tuple(state["config"]["channels"])})
             model = cls(state["shape"], config, device=device)
             model.network.load_state_dict(state["network"])
             model.optimizer.load_state_dict(state["optimizer"])
             model.generator.set_state(state["generator"])
             model._sides = dict(state["sides"])
-        except FileNotFoundError:
-            raise PrefenvsError(f"there is no reward model at {path}") from None
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"{path} is not a reward model written by PixelReward.save ({type(error).__name__})"
-            ) from error
         return model
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prefenvs.bench.report.lift import Lift, lift_of
 from prefenvs.bench.report.scores import FLOOR, Entry, Scores
 from prefenvs.bench.report.statistics import FEWEST, performance_profile
 from prefenvs.segments import Array
@@ -69,7 +72,7 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
         return None
     highest = max(float(scores.matrix(entry, scores.scored_tasks(entry)).max()) for entry in entries)
     thresholds = np.linspace(0.0, max(1.1, min(highest, 2.0) * 1.05), 101)
-    figure, axes = _figure(1, 1, (8.5, 4.5))
+    figure, axes = _figure(1, 1, (11.6, 5.5))
     for entry in entries:
         tasks = scores.scored_tasks(entry)
         runs = len(scores.matrix(entry, tasks))
@@ -86,38 +89,68 @@ def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
 
 
 def hacking_curves(scores: Scores) -> Figure | None:
-    """Draw the true and the learned return of the same evaluation episodes over training, one panel for each cell.
+    """Draw the true and the learned return of the same evaluation episodes over training, one panel for each entry.
 
-    Each on an axis of its own, since a learned reward has no scale; they should rise together. A learned return that
-    rises while the true one falls is a hacked reward.
+    Each on an axis of its own, since a learned reward has no scale; they should rise together, seed by seed. A learned
+    return that rises while the true one falls is a hacked reward.
     """
     frame = scores.results.finished
-    cells = [
-        str(name) for name, group in frame.groupby("cell", sort=False) if group["learned_return"].notna().sum() > 1
-    ]
-    if not cells:
-        return None
-    rows = scores.cells.loc[cells]
-    titles = {
-        str(name): f"{row['task']}\n{scores.suite['methods'][row['method']]['title']}, seed {row['seed']:.0f}"
-        for name, row in rows.iterrows()
+    frame = frame[frame["learned_return"].notna()]
+    groups = {
+        f"{task}\n{scores.label(entry)}": _runs(scores, frame, entry, task)
+        for task in scores.tasks
+        for entry in scores.entries
     }
+    panels = {name: runs for name, runs in groups.items() if any(len(run) > 1 for run in runs)}
 
     def draw(axes: Axes, name: str) -> None:
-        run = frame[frame["cell"] == name]
-        axes.plot(run["steps"], run["mean_return"], color=COLOURS[0], label="true return")
         other = axes.twinx()
-        other.plot(run["steps"], run["learned_return"], color=COLOURS[1], label="learned return, mean of the ensemble")
-        other.plot(run["steps"], run["learned_return_min"], color=COLOURS[1], linestyle=":", label="its worst member")
+        for number, run in enumerate(panels[name]):
+            # The first seed of each is in the legend.
+            labels = ("true return", "learned return, mean of the ensemble", "its worst member")
+            shown = labels if number == 0 else ("", "", "")
+            axes.plot(run["steps"], run["mean_return"], color=COLOURS[0], linewidth=0.9, label=shown[0])
+            for column, style, label in (("learned_return", "-", shown[1]), ("learned_return_min", ":", shown[2])):
+                other.plot(run["steps"], run[column], color=COLOURS[1], linewidth=0.9, linestyle=style)
+                axes.plot([], [], color=COLOURS[1], linestyle=style, label=label)
         axes.tick_params(axis="y", labelcolor=COLOURS[0])
         other.tick_params(axis="y", labelcolor=COLOURS[1], labelsize=7)
-        lines = axes.get_lines() + other.get_lines()
-        if name == cells[0]:
-            for line in lines[1:]:
-                axes.plot([], [], color=line.get_color(), linestyle=line.get_linestyle(), label=line.get_label())
         axes.set_xlabel("environment steps")
 
-    return _small_multiples(cells, draw, titles)
+    return _small_multiples(list(panels), draw)
+
+
+def lift_by_rater(scores: Scores) -> Figure | None:
+    """Draw each method's label lift on each task by its rater, where three raters or more taught it with a budget."""
+    panels: dict[str, dict[str, Lift]] = {}
+    for task in scores.tasks:
+        for entry in scores.entries:
+            lift = lift_of(scores, entry, task)
+            if lift is not None and lift.bounds:
+                title = f"{task}\n{scores.method(entry)['title']}" + (
+                    f", budget {entry.level + 1}" if entry.level else ""
+                )
+                panels.setdefault(title, {})[entry.oracle.partition(":{data}")[0]] = lift
+    panels = {title: lifts for title, lifts in panels.items() if len(lifts) > 2}
+
+    def draw(axes: Axes, title: str) -> None:
+        lifts = panels[title]
+        for place, lift in enumerate(lifts.values()):
+            each = list(lift.each.values())
+            axes.plot([place] * len(each), each, "o", color=COLOURS[0], markersize=3, alpha=0.5)
+        axes.plot(range(len(lifts)), [lift.mean for lift in lifts.values()], "_", color=COLOURS[1], markersize=14)
+        for level in (0.0, 1.0):
+            axes.axhline(level, color="#999999", linestyle=":", linewidth=1)
+        axes.set_ylabel("label lift")
+        axes.set_xticks(range(len(lifts)), [_rater(name) for name in lifts], rotation=60, ha="right", fontsize=6)
+
+    return _small_multiples(list(panels), draw, ticks=False)
+
+
+def _rater(name: str) -> str:
+    """How an axis calls a rater: one of `mistake` by the share of its answers that are right."""
+    wrong = re.fullmatch(r"mistake:mistake=([\d.]+)", name)
+    return f"{1 - float(wrong[1]):.0%} right" if wrong else name.replace(",", "\n")
 
 
 def svg(figure: Figure) -> bytes:
@@ -130,10 +163,8 @@ def svg(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _small_multiples(
-    names: list[str], draw: Callable[[Axes, str], None], titles: dict[str, str] | None = None
-) -> Figure | None:
-    """Draw one panel for each name and one legend for all of them."""
+def _small_multiples(names: list[str], draw: Callable[[Axes, str], None], ticks: bool = True) -> Figure | None:
+    """Draw one panel for each name and one legend for all of them; ticks: let numbers choose those of the x-axis."""
     if not names:
         return None
     columns = min(3, len(names))
@@ -142,17 +173,24 @@ def _small_multiples(
     shown: dict[str, Any] = {}
     for axis, name in zip(axes, names, strict=False):
         draw(axis, name)
-        axis.set_title((titles or {}).get(name, name), fontsize=9)
+        axis.set_title("\n".join(line for part in name.split("\n") for line in wrap(part, 46)), fontsize=8)
         axis.grid(alpha=0.25)
-        axis.tick_params(labelsize=7)
-        axis.xaxis.set_major_locator(_few_ticks())
+        if ticks:
+            axis.tick_params(labelsize=7)
+            axis.xaxis.set_major_locator(_few_ticks())
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     for axis in axes[len(names) :]:
         axis.axis("off")
-    figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=min(2, columns), frameon=False, fontsize=8
-    )
+    if shown:
+        figure.legend(
+            list(shown.values()),
+            list(shown),
+            loc="outside lower center",
+            ncols=min(2, columns),
+            frameon=False,
+            fontsize=8,
+        )
     return figure
 
 

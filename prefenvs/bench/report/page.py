@@ -21,18 +21,26 @@ WARNINGS = ("Reduced", "These", "A single", "No control", "On ")
 """How notes begin that the page sets apart."""
 
 
-def write_report(results: Results, out: Path, resamples: int = 2_000, against: Sequence[str] = ()) -> str:
+LARGEST = 2_000_000
+"""Bytes that a video in the page may have."""
+
+
+def write_report(
+    results: Results, out: Path, resamples: int = 2_000, against: Sequence[str] = (), videos: bool = False
+) -> str:
     """Write report.html, tables.md, tables.tex, scores.csv and the curves as SVG; return the tables as Markdown.
 
-    against: methods above whose true return the others' is told. Raises PrefenvsError where there is nothing to report,
-    or a file cannot be written.
+    against: methods above whose true return the others' is told. videos: put those that lie in the benchmark's folder
+    into the page. Raises PrefenvsError where there is nothing to report, or a file cannot be written.
     """
     if not len(results.finished):
         raise PrefenvsError("no cell has finished yet, so there is nothing to report")
+    films = find_videos(results) if videos else []
     scores = Scores(results)
     made = [
         tables.score_table(scores, resamples),
         lift_table(scores),
+        tables.seeds_table(scores),
         tables.return_table(scores, None, resamples),
         *(tables.return_table(scores, method, resamples) for method in against),
         tables.improvement_table(scores),
@@ -51,12 +59,37 @@ def write_report(results: Results, out: Path, resamples: int = 2_000, against: S
     )
     markdown = heading + "\n" + "\n".join(table.markdown() for table in made)
     _put(out / "tables.md", markdown)
-    _put(out / "tables.tex", "\n".join(table.latex() for table in made))
+    _put(out / "tables.tex", "\n".join(table.latex(results.suite["name"]) for table in made))
     _put(out / "scores.csv", tables.long_csv(scores, resamples))
     for name, (picture, _) in drawn.items():
         _put(out / f"{name}.svg", picture)
-    _put(out / "report.html", _page(results, made, drawn, notes))
+    _put(out / "report.html", _page(results, made, drawn, notes, films))
     return markdown
+
+
+def find_videos(results: Results) -> list[Path]:
+    """Return the videos (.mp4) of the benchmark and of its finished runs that are small enough for a page.
+
+    Raises PrefenvsError where there is none, or one is too large.
+    """
+    if results.folder is None:
+        raise PrefenvsError("videos lie in the benchmark's folder: make the report of that, not of results.parquet")
+    runs = [results.folder / "cells" / str(name) / "run" for name in results.finished["cell"].unique()]
+    found = [path for folder in (results.folder, *runs) for path in sorted(folder.glob("*.mp4"))]
+    if not found:
+        raise PrefenvsError(
+            f"{results.folder} holds no video: `prefenvs record {results.folder}/cells/CELL/run` makes one"
+        )
+    for path in found:
+        if path.stat().st_size > LARGEST:
+            size = f"{path.stat().st_size / 1e6:.1f} MB, of at most {LARGEST / 1e6:.0f}"
+            raise PrefenvsError(f"{path} is too large for a page ({size}): record it anew with a smaller --size")
+    return found
+
+
+def _named(videos: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return videos with a caption each: the cell that shows its policy, or the file's name."""
+    return [(path.parents[1].name if path.parent.name == "run" else path.stem, path) for path in videos]
 
 
 def _put(path: Path, content: str | bytes) -> None:
@@ -115,6 +148,8 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
         "curves_by_labels": "The same by labels. Dotted: the last score of methods that learn from no labels.",
         "profiles": "Performance profiles: share of runs above each normalised score; bands of 95% from "
         f"{FEWEST} runs on.",
+        "raters": "Label lift by rater: a dot for each seed, a bar for the mean; 0 is a rater without knowledge, 1 the "
+        "true reward.",
         "hacking": "True return (blue, left) and learned return (orange, right) of the same evaluation episodes. "
         "They have to rise together; where the learned return rises and the true one falls, the reward is hacked.",
     }
@@ -122,18 +157,28 @@ def _draw(scores: Scores) -> dict[str, tuple[bytes, str] | None]:
         "curves_by_steps": figures.learning_curves(scores, "steps"),
         "curves_by_labels": figures.learning_curves(scores, "labels"),
         "profiles": figures.performance_profiles(scores),
+        "raters": figures.lift_by_rater(scores),
         "hacking": figures.hacking_curves(scores),
     }
     return {name: None if figure is None else (figures.svg(figure), captions[name]) for name, figure in drawn.items()}
 
 
 def _page(
-    results: Results, made: Sequence[tables.Table], drawn: dict[str, tuple[bytes, str]], notes: Sequence[str]
+    results: Results,
+    made: Sequence[tables.Table],
+    drawn: dict[str, tuple[bytes, str]],
+    notes: Sequence[str],
+    videos: Sequence[Path],
 ) -> str:
-    titles = {"hacking": "True against learned return", "profiles": "Performance profiles"}
+    titles = {
+        "hacking": "True against learned return",
+        "raters": "Label lift by rater",
+        "profiles": "Performance profiles",
+    }
     pictures = [
         {
             "title": titles.get(name, name.replace("_", " ").capitalize()),
+            "anchor": name,
             "caption": caption,
             "picture": base64.b64encode(picture).decode(),
         }
@@ -149,6 +194,8 @@ def _page(
         tables=made,
         missing=tables.MISSING,
         figures=pictures,
+        videos=[{"name": name, "film": base64.b64encode(path.read_bytes()).decode()} for name, path in _named(videos)],
+        data=results.suite.get("data", {}),
         cells=cells[["cell", "command"]].to_dict("records"),
         versions=sorted(cells["versions"].unique()),
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.segments import Array
 
 FEWEST = 10
@@ -129,5 +129,5 @@ def _import_rliable() -> tuple[Any, Any]:
             warnings.simplefilter("ignore")
             from rliable import library, metrics
     except ImportError as error:
-        raise PrefenvsError(f'tables need the package rliable ({error}): pip install "prefenvs[bench]"') from None
+        raise PrefenvsError(f"tables need the package rliable ({error}): {install_command('bench')}") from None
     return library, metrics

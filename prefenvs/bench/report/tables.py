@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,22 +50,32 @@ class Table:
         lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
         return "\n".join(lines) + "\n"
 
-    def latex(self) -> str:
-        """Write as a LaTeX table; needs the package booktabs."""
+    @property
+    def anchor(self) -> str:
+        """The title as a place to link to."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+    def latex(self, suite: str = "") -> str:
+        """Write as a LaTeX table that fits a column, or both columns from five on; needs booktabs and tabularx."""
+        kind = "table*" if len(self.columns) > 4 else "table"
+        first, *others = self.columns
+        shares = rf"*{{{len(others)}}}{{>{{\raggedleft\arraybackslash}}X}}" if others else ""
+        caption = f"{self.title}. {self.note}" if self.note else self.title
         body = [" & ".join(map(_latex, row)) + r" \\" for row in self.rows]
-        note = f"\n\\\\ \\footnotesize {_latex(self.note)}" if self.note else ""
         return "\n".join(
             [
-                r"\begin{table}",
-                rf"\caption{{{_latex(self.title)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+                rf"\begin{{{kind}}}",
+                rf"\caption{{{_latex(caption)}}}",
+                rf"\label{{tab:{'-'.join(filter(None, (suite, self.anchor)))}}}",
+                r"\scriptsize\setlength{\tabcolsep}{3pt}",
+                rf"\begin{{tabularx}}{{\linewidth}}{{>{{\raggedright\arraybackslash}}X{shares}}}",
                 r"\toprule",
-                " & ".join(map(_latex, self.columns)) + r" \\",
+                " & ".join(map(_latex, (first, *others))) + r" \\",
                 r"\midrule",
                 *body,
                 r"\bottomrule",
-                rf"\end{{tabular}}{note}",
-                r"\end{table}",
+                r"\end{tabularx}",
+                rf"\end{{{kind}}}",
                 "",
             ]
         )
@@ -73,15 +84,17 @@ class Table:
 def score_table(scores: Scores, resamples: int = 2_000) -> Table:
     """Every method on every task by the task's own measure, and the aggregate of normalised scores."""
     rows = []
+    # Without random actions in the suite nothing is normalised.
+    normalised = any(entry.method == FLOOR for entry in scores.entries)
     for entry in scores.entries:
         texts = [_score(scores, entry, task, resamples) for task in scores.tasks]
-        rows.append((scores.label(entry), *texts, _aggregate(scores, entry, resamples)))
+        rows.append((scores.label(entry), *texts, *([_aggregate(scores, entry, resamples)] if normalised else [])))
     names = [
         f"{task} ({'success' if scores.suite['measures'][task] == 'success' else 'return'})" for task in scores.tasks
     ]
     return Table(
         "Scores at the end of training",
-        ("method", *names, "normalised, all tasks"),
+        ("method", *names, *(["normalised, all tasks"] if normalised else [])),
         tuple(rows),
         f"The last evaluation of each run, never the best. Interquartile mean over seeds {HOW}. Normalised: 0 is "
         "random actions, 1 the agent of the same stack on the true reward, unless a row beats it there. An aggregate "
@@ -113,6 +126,29 @@ def return_table(scores: Scores, against: str | None = None, resamples: int = 2_
         tuple(row for row in rows if base is None or set(row[1:]) != {NOT_ASKED}),
         f"The last evaluation of each run. Mean over seeds {HOW}."
         + (" The figures are differences: of means, and of all pairs of seeds." if base is not None else ""),
+    )
+
+
+def seeds_table(scores: Scores) -> Table:
+    """The last score of every run: a row for each method and task, a column for each seed."""
+    seeds = sorted(int(seed) for seed in scores.cells["seed"].unique())
+    rows = []
+    for task in scores.tasks:
+        measure = scores.suite["measures"][task]
+        for entry in scores.entries:
+            values, asked = scores.by_seed(entry, task), {int(seed) for seed in scores.of(entry, task)["seed"]}
+            texts = [
+                show(values[seed], measure) if seed in values else MISSING if seed in asked else NOT_ASKED
+                for seed in seeds
+            ]
+            if asked:
+                mean = sum(values.values()) / len(values) if values else math.nan
+                rows.append((scores.label(entry), task, *texts, show(mean, measure)))
+    return Table(
+        "Every seed",
+        ("method", "task", *map(str, seeds), "mean"),
+        tuple(rows),
+        "The last evaluation of each run by the task's own measure, by seed.",
     )
 
 
@@ -349,6 +385,5 @@ def _mean(values: pd.Series[Any]) -> float:
 
 
 def _latex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
-        text = text.replace(plain, escaped)
-    return text
+    escaped = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    return "".join(escaped.get(letter, f"\\{letter}" if letter in "&%_#{}$" else letter) for letter in text)

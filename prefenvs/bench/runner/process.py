@@ -13,12 +13,12 @@ from pathlib import Path
 from threading import Event
 
 from prefenvs.bench.cells import Limits
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 
 try:
     import psutil
 except ImportError:
-    raise PrefenvsError('benchmarks need the package psutil: pip install "prefenvs[bench]"') from None
+    raise PrefenvsError(f"benchmarks need the package psutil: {install_command('bench')}") from None
 
 MARK = "PREFENVS_CELL"
 """Variable in a program's environment, which its descendants inherit wherever they go: the folder that it works in."""

@@ -16,7 +16,7 @@ from prefenvs.bench.folder import BenchFolder, Outcome
 from prefenvs.bench.runner.cell import Plan, run_cell
 from prefenvs.bench.runner.process import Stop
 from prefenvs.bench.runner.progress import Progress
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 
 SMALL = 20_000_000
 """Bytes of a file that a node sends back where it does not share the benchmark's folder."""
@@ -107,7 +107,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise PrefenvsError('--ray needs the package ray: pip install "prefenvs[ray]"') from None
+        raise PrefenvsError(f"--ray needs the package ray: {install_command('ray')}") from None
     return ray
 
 

@@ -39,24 +39,12 @@ class Random:
 
     def run(self) -> None:
         """Write a run folder with one evaluation."""
-        task = find_task(self.task)
         env = prefenvs.make(self.task)
         policy = _Still(env.action_space) if self.still else random_policy(env.action_space, self.seed)
         env.close()
         run = Run.create(self.folder, "bench random", asdict(self) | {"folder": str(self.folder)}, False)
         begin = time.time()
-        _finish(
-            run,
-            policy,
-            task.id,
-            self.episodes,
-            self.seed,
-            0,
-            0,
-            begin,
-            {"algorithm": "still" if self.still else "random"},
-            self.horizon,
-        )
+        _finish(run, policy, self, begin, {"algorithm": "still" if self.still else "random"}, self.horizon)
 
 
 class _Still:
@@ -120,29 +108,26 @@ class Comparisons:
         result = train_preference_comparisons(
             task.id, self.steps, self.labels, self.seed, config, folder=run.path("log")
         )
-        steps = int(result.metrics["env_steps"])
+        spent = {"steps": int(result.metrics["env_steps"]), "labels": self.labels}
         record = {"algorithm": "imitation preference comparisons", "metrics": result.metrics}
-        _finish(run, result.agent, task.id, self.episodes, self.seed, steps, self.labels, begin, record)
+        _finish(run, result.agent, self, begin, record | spent)
 
 
 def _finish(
     run: Run,
     policy: Policy,
-    task: str,
-    episodes: PositiveInt,
-    seed: int,
-    steps: PositiveInt,
-    labels: PositiveInt,
+    command: Random | Comparisons,
     begin: float,
     record: dict[str, Any],
     horizon: int | None = None,
 ) -> None:
-    """Evaluate and write what a cell of a benchmark has to write."""
-    result: Evaluation = evaluate(policy, task, episodes=episodes, seed=seed, horizon=horizon)
-    record = record | {"evaluation_horizon": horizon or find_task(task).horizon}
+    """Evaluate and write what a cell of a benchmark has to write; `record` may tell steps and labels spent."""
+    task, episodes = find_task(command.task), command.episodes
+    result: Evaluation = evaluate(policy, task.id, episodes=episodes, seed=command.seed, horizon=horizon)
+    record = {"steps": 0, "labels": 0, "task": task.id, "seed": command.seed} | record
     row = {
-        "steps": steps,
-        "labels": labels,
+        "steps": record["steps"],
+        "labels": record["labels"],
         "mean_return": round(result.mean_return, 4),
         "std_return": round(float(result.returns.std()), 4),
         "success": "" if result.success_rate is None else result.success_rate,
@@ -150,5 +135,5 @@ def _finish(
     }
     run.append("evaluations", row)
     last = run.rows("evaluations")[-1]
-    run.summarise(record | {"task": task, "seed": seed, "steps": steps, "labels": labels, "first": last, "last": last})
-    print(f"{task}: true return {result.mean_return:.1f} over {episodes} episodes")
+    run.summarise(record | {"evaluation_horizon": horizon or task.horizon, "first": last, "last": last})
+    print(f"{task.id}: true return {result.mean_return:.1f} over {episodes} episodes")

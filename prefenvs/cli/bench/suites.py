@@ -161,9 +161,11 @@ class BenchTable:
     """Bootstrap resamples for intervals."""
     against: tuple[str, ...] = ()
     """Methods, such as bc, above whose true return the others' is told, with intervals of the difference."""
+    videos: bool = False
+    """Put the videos that `prefenvs record` wrote into the runs' folders into the page; at most 2 MB each."""
 
     def run(self) -> None:
-        """Write report.html, table.md, table.tex, table.csv and the curves, and print the table."""
+        """Write report.html, tables.md, tables.tex, scores.csv and the curves, and print the tables."""
         from prefenvs.bench.report.page import write_report
         from prefenvs.bench.results import collect, read_results
 
@@ -172,8 +174,42 @@ class BenchTable:
         if self.source.is_dir():
             results.write()
         out = self.out or (self.source if self.source.is_dir() else self.source.parent) / "report"
-        print(write_report(results, out, self.resamples, self.against))
+        print(write_report(results, out, self.resamples, self.against, self.videos))
         print(f"report: {out / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class BenchQuote:
+    """Fill the marked blocks of Markdown files from committed results, so that no figure of theirs is copied by hand.
+
+    A block begins with `<!-- results: FOLDER VIEW METHOD=TITLE ... -->` and ends with `<!-- end of results -->`.
+    """
+
+    files: Annotated[tuple[Path, ...], Positional]
+    """Markdown files."""
+    results: Path = Path("docs/results")
+    """The folder below which results lie."""
+    check: bool = False
+    """Change nothing; fail where a block is not what the results say."""
+
+    def run(self) -> None:
+        """Write what has changed; raises PrefenvsError for a block that cannot be filled, or with --check is old."""
+        from prefenvs.bench.report.quote import fill_blocks
+
+        old = []
+        for path in self.files:
+            text = path.read_text(encoding="utf-8")
+            try:
+                filled = fill_blocks(text, self.results)
+            except PrefenvsError as error:
+                raise PrefenvsError(f"{path}: {error}") from None
+            if filled != text:
+                old.append(str(path))
+                if not self.check:
+                    path.write_text(filled, encoding="utf-8")
+                    print(f"{path}: filled anew")
+        if old and self.check:
+            raise PrefenvsError(f"{', '.join(old)}: not what the results say; `prefenvs bench quote` fills them anew")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,26 +54,38 @@ class Features:
         """Encode, write, and take the labels over."""
         from prefenvs.agents.rewards.image.encoders import load_encoder
         from prefenvs.agents.rewards.image.features import FeatureCache
-        from prefenvs.datasets.formats.npz import write_npz
+        from prefenvs.datasets.formats.npz import check_folder, write_npz
         from prefenvs.datasets.load import load_dataset
-        from prefenvs.store import Store
 
-        if (self.preferences is None) != (self.labels_to is None):
-            raise PrefenvsError("--preferences and --labels-to go together: where labels come from, and where they go")
+        check_stores(self.preferences, self.labels_to)
+        check_folder(self.out)
         dataset = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
         cache = FeatureCache(self.cache, load_encoder(self.encoder, self.device), self.cameras)
         encoded = with_features(dataset, cache, self.out.name)
         print(write_npz(encoded, self.out))
         width, own = encoded.trajectories.observations.shape[1], dataset.trajectories.observations.shape[1]
         print(f"{len(encoded)} episodes; observations have {width} entries, {own} of them the data's own")
-        if self.preferences is None or self.labels_to is None:
-            return
-        with Store(self.preferences, create=False) as store:
-            answers = store.preferences()
-        moved = move_labels(answers, dataset.trajectories, encoded.trajectories)
-        with Store(self.labels_to) as store:
-            store.add_preferences(moved, run=f"features {self.dataset}")
-        print(f"{len(moved)} of {len(answers)} labels are in {self.labels_to}")
+        if self.preferences is not None and self.labels_to is not None:
+            old, new = [dataset.trajectories], encoded.trajectories
+            take_labels(self.preferences, self.labels_to, old, new, f"features {self.dataset}")
+
+
+def check_stores(preferences: str | None, labels_to: str | None) -> None:
+    """Raise a PrefenvsError where only one of two stores is named."""
+    if (preferences is None) != (labels_to is None):
+        raise PrefenvsError("--preferences and --labels-to go together: where labels come from, and where they go")
+
+
+def take_labels(preferences: str, labels_to: str, old: Sequence[Trajectories], new: Trajectories, run: str) -> None:
+    """Write the labels of some data sets into another store, as those of one that holds all their episodes."""
+    from prefenvs.store import Store
+
+    with Store(preferences, create=False) as store:
+        answers = store.preferences()
+    moved = move_labels(answers, old, new)
+    with Store(labels_to) as store:
+        store.add_preferences(moved, run=run)
+    print(f"{len(moved)} of {len(answers)} labels are in {labels_to}")
 
 
 def with_features(dataset: OfflineDataset, cache: object, name: str) -> OfflineDataset:
@@ -102,20 +115,24 @@ def with_features(dataset: OfflineDataset, cache: object, name: str) -> OfflineD
     return replace(dataset, name=name, trajectories=encoded)
 
 
-def move_labels(preferences: list[Preference], old: Trajectories, new: Trajectories) -> list[Preference]:
-    """Return the labels of one data set's segments as those of the same steps of another; others are left out."""
+def move_labels(preferences: list[Preference], old: Sequence[Trajectories], new: Trajectories) -> list[Preference]:
+    """Return the labels of data sets' segments as those of the same steps of another, which holds all their episodes.
+
+    Labels of other data are left out.
+    """
     from prefenvs.preferences import Query
 
-    places = {number: position for position, number in enumerate(old.episode_numbers.tolist())}
+    known = [(data.source, number) for data in old for number in data.episode_numbers.tolist()]
+    places = {episode: position for position, episode in enumerate(known)}
     moved = []
     for preference in preferences:
         segments = preference.query.segments
-        known = [segment.source == old.source and segment.episode in places for segment in segments]
-        if not all(known):
+        found = [places.get((segment.source, segment.episode)) for segment in segments]
+        if None in found:
             continue
         cut = [
-            new.cut(np.array([places[segment.episode]]), np.array([segment.start]), len(segment))[0]
-            for segment in segments
+            new.cut(np.array([position]), np.array([segment.start]), len(segment))[0]
+            for position, segment in zip(found, segments, strict=True)
         ]
         moved.append(replace(preference, query=Query(tuple(cut))))
     return moved

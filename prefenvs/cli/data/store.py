@@ -106,7 +106,7 @@ class StoreAgreement:
 
 @dataclass(frozen=True)
 class StoreExport:
-    """Write a store to a folder or a .zip file: JSON lines and NPZ, documented in docs/store.md."""
+    """Write a store to a folder or a .zip file: JSON lines and NPZ, documented in docs/how-to/store.md."""
 
     store: Annotated[str, Positional]
     """Path of the SQLite file, or postgresql:// URL."""
@@ -122,7 +122,7 @@ class StoreExport:
         if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,7}", self.out.suffix) and self.out.suffix != ".zip":
             raise PrefenvsError(
                 f"an export is a folder or a .zip file, not a {self.out.suffix} file: give {self.out.with_suffix('')} "
-                f"or {self.out.with_suffix('.zip')} (docs/store.md describes the files in it)"
+                f"or {self.out.with_suffix('.zip')} (docs/how-to/store.md describes the files in it)"
             )
         with Store(self.store, create=False) as store:
             counts = export_store(store, self.out, self.true_rewards)

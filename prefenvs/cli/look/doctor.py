@@ -8,19 +8,9 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import EXTRAS, PrefenvsError, install_command
 from prefenvs.runs import PACKAGES
 from prefenvs.tasks import find_task
-
-EXTRAS = {
-    "dm_control": "dmc",
-    "metaworld": "metaworld",
-    "gymnasium_robotics": "robotics",
-    "pygame": "classic",
-    "psycopg": "postgres",
-    "openai": "vlm",
-    "transformers": "clip",
-}
 
 
 @dataclass(frozen=True)
@@ -54,9 +44,10 @@ class Doctor:
                 print(f"ok     {package} {metadata.version(package)}")
             except metadata.PackageNotFoundError:
                 print(f"-      {package} is not installed")
-        for module, extra in EXTRAS.items():
-            if importlib.util.find_spec(module) is None:
-                print(f'-      no {module}: its tasks or features need `pip install "prefenvs[{extra}]"`')
+        for extra in dict.fromkeys(EXTRAS.values()):
+            missing = [name for name in EXTRAS if EXTRAS[name] == extra and importlib.util.find_spec(name) is None]
+            if missing:
+                print(f"-      no {', '.join(missing)}: what needs it comes with `{install_command(extra)}`")
         try:
             print(f"ok     rendering: {gl_backend()}")
         except PrefenvsError as error:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, Limits, Port, PositiveFloat, PositiveInt, Seed
+from prefenvs.limits import Fraction, Port, PositiveFloat, PositiveInt, Range, Seed
 from prefenvs.runs import Run, to_json
 from prefenvs.segments import Segment
 from prefenvs.tasks import find_task
@@ -58,7 +58,7 @@ class Judge:
     """Who judges: people at the page, or at once a simulated rater, such as noisy by true return, or module:NAME."""
     ahead: PositiveInt = 10
     """With informative pairing, questions that wait for an answer at a time."""
-    stop: Annotated[float, Limits(0.5, 1, above=True, below=True)] | None = None
+    stop: Annotated[float, Range(0.5, 1, above=True, below=True)] | None = None
     """Ask nothing more once the chance that the leader is the best reaches this, such as 0.95."""
     label: bool = False
     """Serve the labelling page until Ctrl-C, then print the ranking; else `prefenvs label` serves it."""
@@ -191,7 +191,8 @@ class Judge:
             now = len(tournament.store.events_after(run=tournament.run)), len(tournament.matches)
             if known.get("at") != now:
                 known.update(at=now, result=self._rank(tournament, run) | {"stop": self.stop})
-            return known["result"] | {"clips": tournament.samples()}
+            result: dict[str, Any] = known["result"] | {"clips": tournament.samples()}
+            return result
 
         with self._asking(tournament), contextlib.suppress(KeyboardInterrupt):
             page.serve(standing)

@@ -63,74 +63,65 @@ class Record:
         gl_backend()  # a machine that cannot render says so before the policy is rolled out
         name = "side_by_side.mp4" if several else "gallery.mp4" if self.gallery else "policy.mp4"
         path = self.out or runs[0].path(name)
+        film = Film(self.task, self.seed, self.size, self.quality, self.speed)
         if several:
             captions = self.captions or tuple(folder.name for folder in self.run_folders)
-            record_side_by_side(
-                runs, captions, path, self.seed, self.size, self.quality, self.speed, self.task, self.steps
-            )
+            record_side_by_side(runs, captions, path, film, self.steps)
         else:
-            record_run(
-                runs[0], path, self.episodes, self.seed, self.size, self.quality, self.gallery, self.speed, self.task
-            )
+            record_run(runs[0], path, film, self.episodes, self.gallery)
         print(path)
 
 
-def record_run(
-    run: Run,
-    path: Path,
-    episodes: PositiveInt = 1,
-    seed: Seed = 1,
-    size: Pixels = 256,
-    quality: bool = False,
-    gallery: bool = False,
-    speed: float = 1.0,
-    task: str | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class Film:
+    """What is acted and how it is drawn; see the flags of `Record` of the same names."""
+
+    task: str | None = None
+    seed: int = 1
+    size: int = 256
+    quality: bool = False
+    speed: float = 1.0
+
+
+def record_run(run: Run, path: Path, film: Film = Film(), episodes: int = 1, gallery: bool = False) -> Path:
     """Write a video of the newest checkpoint's policy, its episodes one after the other or all at once in a grid."""
     from prefenvs.videos import Recorder
 
     with tempfile.TemporaryDirectory() as folder:
-        trajectories = _play(run, episodes, seed, task, Path(folder))
-        plot = not trajectories.episode(0).visible
+        trajectories = _play(run, episodes, film, Path(folder))
+        task, plot = film.task or run.task, not trajectories.episode(0).visible
         if plot:
-            print(f"task {task or run.task} tells no states and draws nothing: its observations are shown as curves")
-        with Recorder(task or run.task, size=size, quality=quality, plot=plot, speed=speed) as recorder:
+            print(f"task {task} tells no states and draws nothing: its observations are shown as curves")
+        with Recorder(task, size=film.size, quality=film.quality, plot=plot, speed=film.speed) as recorder:
             return (recorder.gallery if gallery else recorder.episodes)(trajectories, path)
 
 
-def _play(run: Run, episodes: int, seed: int, task: str | None, folder: Path) -> Trajectories:
+def _play(run: Run, episodes: int, film: Film, folder: Path) -> Trajectories:
     """Return episodes of a run's policy, filmed into `folder` where no states could be drawn later."""
-    film = folder if draws_live(task or run.task) else None
-    trajectories = evaluate_run(run, episodes, seed, record=episodes, task=task, film=film)[0].trajectories
+    live = folder if draws_live(film.task or run.task) else None
+    trajectories = evaluate_run(run, episodes, film.seed, record=episodes, task=film.task, film=live)[0].trajectories
     assert trajectories is not None
     return trajectories
 
 
 def record_side_by_side(
-    runs: Sequence[Run],
-    captions: Sequence[str],
-    path: Path,
-    seed: Seed = 1,
-    size: Pixels = 256,
-    quality: bool = False,
-    speed: float = 1.0,
-    task: str | None = None,
-    steps: int | None = None,
+    runs: Sequence[Run], captions: Sequence[str], path: Path, film: Film = Film(), steps: int | None = None
 ) -> Path:
     """Write a video of several policies of one task next to each other, an episode each from the same start.
 
     Raises PrefenvsError for runs of different tasks.
     """
-    tasks = sorted({task or run.config["task"] for run in runs})
+    tasks = sorted({film.task or run.config["task"] for run in runs})
     if len(tasks) > 1:
         raise PrefenvsError(f"policies next to each other are of one task, these are of {', '.join(tasks)}")
     from prefenvs.preferences import Query
     from prefenvs.videos import Recorder
 
     with tempfile.TemporaryDirectory() as folder:
-        played = [_play(run, 1, seed, task, Path(folder)) for run in runs]
+        played = [_play(run, 1, film, Path(folder)) for run in runs]
         lengths = [int(each.lengths[0]) for each in played]
         first = np.zeros(1, np.int64)
         cut = [each.cut(first, first, min(n, steps or n))[0] for each, n in zip(played, lengths, strict=True)]
-        with Recorder(tasks[0], size=size, quality=quality, plot=not cut[0].visible, speed=speed) as recorder:
+        plot = not cut[0].visible
+        with Recorder(tasks[0], size=film.size, quality=film.quality, plot=plot, speed=film.speed) as recorder:
             return recorder.pair(Query(tuple(cut)), path, captions)

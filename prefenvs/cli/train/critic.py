@@ -55,7 +55,7 @@ class Critic:
         """Print how well V, regrets and the order of segments agree."""
         import torch
 
-        from prefenvs.metrics.critic import measure_critic
+        from prefenvs.metrics.critic import Rollouts, measure_critic
 
         agent, critic = load_values(self.expert, self.samples, self.critics, self.entropy)
         task = find_task(self.task or self._task_of_run())
@@ -64,19 +64,8 @@ class Critic:
         exact = exact_values(task.id, critic.gamma)
         hidden = exact is not None or self.json or not self.progress
         with tqdm(total=2 * self.states * self.rollouts, desc="roll-outs", disable=hidden, leave=False) as bar:
-            error = measure_critic(
-                critic,
-                agent,
-                task.id,
-                self.states,
-                self.segment_length,
-                self.rollouts,
-                self.steps,
-                self.seed,
-                exact=exact,
-                reseed=torch.manual_seed,
-                progress=bar.update,
-            )
+            rollouts = Rollouts(self.rollouts, self.steps, self.seed, torch.manual_seed, bar.update)
+            error = measure_critic(critic, agent, task.id, self.states, self.segment_length, rollouts, exact)
         print(to_json(error) if self.json else describe(error))
 
     def _task_of_run(self) -> str:

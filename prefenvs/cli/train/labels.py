@@ -167,7 +167,9 @@ class LabelSource:
 
             with Store(self.preferences, create=False) as store:
                 return store.preferences(), 0
-        path = Path(self.preferences)
+        from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
+
+        path = find_labels(self.preferences)
         if not path.exists():
             raise PrefenvsError(
                 f"--preferences {self.preferences}: there is no such file; give a rater such as oracle, a "
@@ -181,8 +183,6 @@ class LabelSource:
             table = read_label_table(path, dataset, length=self.segment_length)
             table.check()
             return table.preferences, 0
-        from prefenvs.datasets.labels.files import label_preferences, read_labels
-
         labels = read_labels(path)
         preferences = label_preferences(labels, dataset)
         return preferences, len(labels) - len(preferences)

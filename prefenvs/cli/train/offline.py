@@ -41,7 +41,8 @@ class DataOptions:
     """What you must say: the data that are learned from."""
 
     dataset: str = ""
-    """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
+    """Data set by name or path: D4RL (d4rl/halfcheetah-medium-v2), Minari (minari/...), imitation, .npz files, LeRobot,
+    robomimic, or videos."""
     task: str = ""
     """Task to evaluate on, where the data set does not tell it; without one the policy is not evaluated."""
     max_gib: PositiveFloat | None = None
@@ -161,9 +162,10 @@ def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
     dataset = load_dataset(name, task or None, max_gib=max_gib)
     if not dataset.trajectories.actions.shape[1] or not dataset.trajectories.observations.shape[1]:
         what = "actions" if not dataset.trajectories.actions.shape[1] else "observations"
+        way = "`prefenvs actions` infers actions" if what == "actions" else "`prefenvs features` makes some of pictures"
         raise PrefenvsError(
-            f"data set {name} holds no {what}, of which a policy learns: fit a reward to it with `prefenvs reward`, or "
-            "compare its policies with `prefenvs judge --dataset`"
+            f"data set {name} holds no {what}, of which a policy learns: {way}; without them fit a reward with "
+            "`prefenvs reward`, or compare its policies with `prefenvs judge --dataset`"
         )
     if dataset.task:
         find_task(dataset.task)
@@ -210,7 +212,7 @@ def _assemble(
     ]
     learners = algorithm.make_offline(settings, parts)
     for learner in learners:
-        learner._check_total(settings.steps)
+        learner.check_run(settings.steps)
         if training.compile:
             learner.compile()
         if resumed is not None and has_checkpoint(resumed):
@@ -305,6 +307,7 @@ def _facts(fitting: Fitting, dataset: OfflineDataset, signal: str) -> dict[str, 
     if getattr(fitting.learner, "drops_ties", False) and fitting.learner.labels < answered:
         left_out["tied"] = answered - fitting.learner.labels
     facts: dict[str, Any] = {"dataset": dataset.name, "signal": signal}
+    facts |= {"inferred_actions": dataset.inferred_share} if dataset.inferred is not None else {}
     facts |= {"left_out": sum(left_out.values()), "left_out_because": left_out}
     return facts | ({"held_out_labels": len(held_out)} if held_out else {})
 

@@ -8,10 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.internal.file_sizes import check_size
 
-INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
 # What h5py raises for damaged files, depending on where the damage lies.
 ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
@@ -22,7 +21,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
-        raise PrefenvsError(f"HDF5 files need the package `h5py`: {INSTALL}") from error
+        raise PrefenvsError(f"HDF5 files need the package h5py: {install_command('offline')}") from error
     if not path.is_file():
         raise PrefenvsError(f"there is no file {path}")
     try:

@@ -72,8 +72,8 @@ def check_columns(trajectories: Trajectories, name: str) -> None:
         if array is None:
             continue
         read_numbers(array[:0], f"{column} of data set {name!r}")
-        # Recordings without numbers have vectors of no entry.
-        bare = trajectories.recordings is not None and column in ("observations", "actions", "final_observations")
+        # Vectors of no entry: what has no actions may learn them from others, recordings may have no numbers at all.
+        bare = column == "actions" or (trajectories.recordings is not None and column.endswith("observations"))
         if array.ndim != expected or (0 in array.shape[1:] and not bare):
             raise PrefenvsError(
                 f"{column} of data set {name!r} have shape {array.shape}; expected "

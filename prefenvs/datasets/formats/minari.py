@@ -33,14 +33,13 @@ from prefenvs.datasets.formats.minari_pictures import (
 from prefenvs.datasets.formats.spaces import check_space, flatten, unflatten_discrete
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import misfit
-from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.errors import PrefenvsError, install_command, near_matches
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
 from prefenvs.tasks.recorded import PREFIX
 from prefenvs.trajectories import Trajectories
 
-INSTALL = "install the extra with `pip install 'prefenvs[offline]'`"
 # Episodes read while a file is open.
 BLOCK = 64
 
@@ -166,7 +165,8 @@ def _import_minari() -> Any:
         import h5py  # noqa: F401
         import minari
     except ImportError as error:
-        raise PrefenvsError(f"Minari's data sets need the packages `minari` and `h5py`: {INSTALL}") from error
+        needs = f"Minari's data sets need the packages minari and h5py: {install_command('offline')}"
+        raise PrefenvsError(needs) from error
     return minari
 
 

@@ -27,6 +27,7 @@ PER_EPISODE = {
     "final_observations": np.float32,
     "policies": np.str_,
     "successes": np.float64,
+    "inferred": bool,
 }
 READ = {*PER_STEP, *PER_EPISODE, "ends", "rewards", "terminals", "timeouts", "next_observations"}
 
@@ -37,11 +38,10 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
     Raises PrefenvsError for such a folder.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PrefenvsError(f"{folder} exists and is not empty: name another folder, or remove it first")
+    check_folder(folder)
     new = folder.with_name(folder.name + ".new")
     new.mkdir(parents=True, exist_ok=True)
-    save_episodes(new / "episodes.npz", dataset.trajectories, dataset.policies, dataset.successes)
+    save_episodes(new / "episodes.npz", dataset.trajectories, dataset.policies, dataset.successes, dataset.inferred)
     description = {
         "task": dataset.task,
         "source": dataset.trajectories.source,
@@ -54,13 +54,23 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
     return new.rename(folder)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise a PrefenvsError for a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PrefenvsError(f"{folder} exists and is not empty: name another folder, or remove it first")
+
+
 def save_episodes(
-    path: Path, trajectories: Trajectories, policies: Array | None = None, successes: Array | None = None
+    path: Path,
+    trajectories: Trajectories,
+    policies: Array | None = None,
+    successes: Array | None = None,
+    inferred: Array | None = None,
 ) -> None:
     """Write the arrays of some episodes into one .npz file, which appears only when it is whole."""
     names = ("ends", *PER_STEP, "scenes", "terminated", "final_observations")
     arrays = {name: getattr(trajectories, name) for name in names}
-    arrays |= {"policies": policies, "successes": successes}
+    arrays |= {"policies": policies, "successes": successes, "inferred": inferred}
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
@@ -68,18 +78,18 @@ def save_episodes(
 
 
 def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
-    """Read a folder of .npz files, in the order of their names.
+    """Read a folder of .npz files, in the order of their names, or one such file.
 
     Each file holds `observations` [S, obs], `actions` [S, act] and either `ends` [E] or D4RL's `terminals` [S] and, if
     there were time limits, `timeouts` [S]; then, if known, `true_rewards` (or D4RL's `rewards`) [S], `states` [S, s],
-    `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies` and `successes` [E]. All files hold the
-    same ones.
+    `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies`, `successes` and `inferred` [E]. All
+    files hold the same ones.
 
     task: of the data; by default what dataset.json beside them says. Objects are never unpickled. Raises PrefenvsError
     for a damaged file, missing arrays, and arrays that do not fit together.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob("*.npz"))
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.npz"))
     if not paths:
         raise PrefenvsError(f"{folder} holds no .npz file")
     description = _describe(folder)
@@ -107,7 +117,7 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         offset, done = offset + steps, done + episodes
         # Only one file at a time takes memory beside the whole.
         del arrays, array
-    known = {name: columns.pop(name, None) for name in ("policies", "successes")}
+    known = {name: columns.pop(name, None) for name in ("policies", "successes", "inferred")}
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
     scores, horizon = description.get("reference_scores"), description.get("horizon")
     return OfflineDataset(str(folder), trajectories, reference_scores=scores, horizon=horizon, **known)
@@ -186,7 +196,7 @@ def _convert(found: dict[str, Array], path: Path) -> dict[str, Array]:
         rows = len(found["observations"] if name in PER_STEP else arrays["ends"])
         if found[name].ndim < 1 or len(found[name]) != rows:
             raise PrefenvsError(f"{what} has {len(np.atleast_1d(found[name]))} rows, expected {rows}")
-        if name == "terminated":
+        if name in ("terminated", "inferred"):
             arrays[name] = read_flags(found[name], what, rows)
         elif name in ("true_rewards", "successes"):
             arrays[name] = read_column(found[name], what, rows, kind)

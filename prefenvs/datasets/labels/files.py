@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ LENGTH = 100
 """Steps in a segment of Preference Transformer's files, where their names give no other number."""
 UNI_NAME = re.compile(r"(human|fake)_label(_domain_\w+?_env_(.+)_num_\d+_len_(\d+)_.*)\.pkl")
 PT_NAME = re.compile(r"indices_num\d+(?:_q(\d+))?")
+FOLDER = "PREFENVS_HUMAN_LABELS"
+"""Environment variable that names the folder of published label files."""
+PUBLISHERS = {"uni-rlhf": "_human_labels", "uni-rlhf-script": "_fake_labels", "preference-transformer": ""}
+"""How each publication's folders are called after the data set's name."""
 WRONG_BASE = 0.02
 """From this share of pairs across an episode's end on, the rows may be counted in the wrong way."""
 FIRST, SECOND, TIE = 0, 1, -1
@@ -70,6 +75,25 @@ class LabelFile:
     def strict(self) -> Array:
         """[N] bool, pairs with one better segment."""
         return ~(self.skipped | self.tied)
+
+
+def find_labels(name: str | Path) -> Path:
+    """Return where labels lie: a path itself, or of PUBLISHER/DATA a folder below that of PREFENVS_HUMAN_LABELS.
+
+    Publishers are uni-rlhf, uni-rlhf-script and preference-transformer. Raises PrefenvsError for labels that are not
+    there.
+    """
+    publisher, _, data = str(name).partition("/")
+    if Path(name).exists() or publisher not in PUBLISHERS:
+        return Path(name)
+    root = os.environ.get(FOLDER, "")
+    folders = sorted(path for path in Path(root).rglob(data + PUBLISHERS[publisher]) if path.is_dir()) if root else []
+    if publisher == "preference-transformer":
+        folders = [folder for folder in folders if (folder / "label_human").is_file()]
+    if not folders:
+        place = f"{FOLDER} names {root}, which holds none" if root else f"name the folder that holds them in {FOLDER}"
+        raise PrefenvsError(f"there are no labels {name}: {place}")
+    return folders[0]
 
 
 def read_labels(path: str | Path) -> LabelFile:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.internal.file_sizes import check_npz
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".npz")
@@ -91,7 +91,7 @@ def _read_parquet(path: Path, where: str) -> Iterator[Row]:
     try:
         from pyarrow import parquet
     except ModuleNotFoundError:
-        raise PrefenvsError('Parquet needs pyarrow: pip install "prefenvs[labels]"') from None
+        raise PrefenvsError(f"Parquet needs pyarrow: {install_command('labels')}") from None
     try:
         records = parquet.read_table(path).to_pylist()
     except Exception as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefenvs.datasets.labels.table import checksum
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.preferences import Preference
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _arrow_table(records: Sequence[dict[str, Any]], arrays: bool) -> pyarrow.Tab
     try:
         import pyarrow
     except ModuleNotFoundError:
-        raise PrefenvsError('Parquet needs pyarrow: pip install "prefenvs[labels]"') from None
+        raise PrefenvsError(f"Parquet needs pyarrow: {install_command('labels')}") from None
     kinds = {"text": pyarrow.string(), "whole": pyarrow.int64(), "number": pyarrow.float64()}
     columns = [(name, kinds[kind]) for name, kind in TYPES.items()]
     for name in ARRAYS if arrays else ():

@@ -17,7 +17,7 @@ import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.recorded.episodes import Faults, choose_task, inside
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
@@ -326,7 +326,7 @@ def _open_parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise PrefenvsError(f"{path} needs the package `pyarrow`: pip install 'prefenvs[recorded]'") from None
+        raise PrefenvsError(f"{path} needs the package pyarrow: {install_command('recorded')}") from None
     try:
         return pyarrow.parquet.ParquetFile(path)
     except Exception as error:

@@ -16,7 +16,7 @@ from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
 from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
-from prefenvs.metrics.critic import fit, measure_critic, ordered_alike, returns_from, walk
+from prefenvs.metrics.critic import Rollouts, fit, measure_critic, ordered_alike, returns_from, walk
 from prefenvs.oracles import RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle
 from prefenvs.protocols import Advantage
@@ -165,12 +165,12 @@ class Greedy:
 def test_rollouts_of_the_best_policy_confirm_the_exact_values() -> None:
     """Snapshots, discounts, ends of episodes and the telescoped sum in one: all must be right for a fit of 1."""
     values = BoardValues(find_board(0), 0.9)
-    error = measure_critic(values, Greedy(values), "Delivery-v0", 30, 3, rollouts=2, seed=5)
+    error = measure_critic(values, Greedy(values), "Delivery-v0", 30, 3, Rollouts(2, seed=5))
     assert error.regret.pearson == pytest.approx(1.0, abs=1e-4)
     assert error.value.error < 0.01
     assert error.pairs > 0.99
     assert error.ceiling == error.pairs or error.ceiling == pytest.approx(1.0, abs=0.01)
-    exact = measure_critic(values, Greedy(values), "Delivery-v0", 30, 3, seed=5, exact=values.value)
+    exact = measure_critic(values, Greedy(values), "Delivery-v0", 30, 3, Rollouts(seed=5), exact=values.value)
     assert exact.regret.error < 1e-6
     assert exact.reference == "exact values"
 
@@ -192,7 +192,9 @@ def test_a_rollout_goes_on_from_the_simulators_state() -> None:
         snapshot = env.snapshot()
         rewards = [env.step(policy.predict(observation[None])[0][0])[4]["true_reward"] for _ in range(30)]
     expected = (np.array(rewards) * gamma ** np.arange(30)).sum()
-    found = returns_from(policy, "Reacher-v5", [snapshot] * 2, np.stack([observation] * 2), gamma, 2, steps=30)
+    found = returns_from(
+        policy, "Reacher-v5", [snapshot] * 2, np.stack([observation] * 2), gamma, Rollouts(2, steps=30)
+    )
     assert np.allclose(found, expected, atol=1e-9)
 
 
@@ -286,7 +288,7 @@ def make_text(tmp_path, _: SAC) -> object:
         (lambda p, sac: LearnedAdvantage(sac).value(np.zeros((2, 5))), "the expert's end with 3"),
         (lambda p, sac: LearnedAdvantage(sac).advantage(np.zeros((2, 3)), np.zeros((2, 4))), "the expert's end with 1"),
         (lambda p, sac: make_dqn("Pendulum-v1", DQNConfig()), "discrete actions"),
-        (lambda p, sac: measure_critic(LearnedAdvantage(sac), sac, "Pendulum-v1", rollouts=3), "even number"),
+        (lambda p, sac: measure_critic(LearnedAdvantage(sac), sac, "Pendulum-v1", rollouts=Rollouts(3)), "even number"),
         (lambda p, sac: measure_critic(LearnedAdvantage(sac), sac, "Pendulum-v1", segments=1), "pairs need 2"),
     ],
 )

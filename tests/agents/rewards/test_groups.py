@@ -99,7 +99,7 @@ def test_it_is_a_kind_of_reward_model_and_refuses_what_it_cannot_learn(tmp_path:
     with pytest.raises(PrefenvsError, match="head"):
         GroupRewardConfig("boltzmann")
     torch.save({"format": "else"}, tmp_path / "reward.pt")
-    with pytest.raises(PrefenvsError, match="not a reward model of groups"):
+    with pytest.raises(PrefenvsError, match="not a reward model written by GroupReward"):
         GroupReward.load(tmp_path / "reward.pt")
     with pytest.raises(PrefenvsError, match="there is no reward model"):
         GroupReward.load(tmp_path / "none.pt")

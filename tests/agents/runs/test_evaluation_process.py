@@ -18,7 +18,7 @@ from prefenvs.agents.runs.train import train as train_run
 from prefenvs.evaluate import evaluate
 from prefenvs.runs import Run
 
-from ..online.test_aggregate import make_agent
+from ..online.feedback.test_aggregate import make_agent
 
 TASK = "InvertedPendulum-v5"
 

@@ -157,13 +157,13 @@ def test_a_policy_that_remembers_is_refused(tmp_path: Path, make_dataset: Any, p
         export.export_run(keep(learner, tmp_path / "run", "point"), tmp_path / "out", "torchscript")
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        PreferenceTransformer(3, 2, PreferenceTransformerConfig(width=16, heads=2)),
-        GaussianReward(3, 2, GaussianRewardConfig(width=16, heads=2)),
-    ],
-)
+SEQUENCES = [
+    PreferenceTransformer(3, 2, PreferenceTransformerConfig(width=16, heads=2)),
+    GaussianReward(3, 2, GaussianRewardConfig(width=16, heads=2)),
+]
+
+
+@pytest.mark.parametrize("model", SEQUENCES)
 def test_sequence_rewards(model: Any, tmp_path: Path) -> None:
     model.context = 6
     part, path = export.describe_reward(model), tmp_path / "reward.pt"
@@ -188,12 +188,31 @@ def test_onnx_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export.export_run(run, tmp_path / "out", "onnx")
 
 
-def test_onnx_gives_what_predict_gives(tmp_path: Path) -> None:
+def pictures() -> Any:
+    small: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 100, "device": "cpu"}
+    config = PebbleConfig(labels=4, per_session=4, segment_length=5)
+    return PEBBLE("CnnPolicy", prefenvs.make(Bright), first, config, **small)
+
+
+@pytest.mark.parametrize("name", [*ONLINE, "pictures", *OFFLINE])
+def test_a_policy_as_onnx_gives_what_predict_gives(name: str, tmp_path: Path, make_dataset: Any, prefer: Any) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    run = keep(pebble(), tmp_path / "run", "Reacher-v5")
-    assert [path.name for path in export.export_run(run, tmp_path / "out", "onnx")] == [
-        "policy.onnx",
-        "reward.onnx",
-        "README.md",
-    ]
+    if name in OFFLINE:
+        data = make_dataset(task="")
+        agent = OFFLINE[name](data, prefer(data, 20))
+    else:
+        agent = pictures() if name == "pictures" else ONLINE[name]()
+    run = keep(agent, tmp_path / "run", "")
+    paths = export.export_run(run, tmp_path / "out", "onnx")
+    assert [path.name for path in paths if "policy" in path.name] == ["policy.onnx"]
+
+
+@pytest.mark.parametrize("model", SEQUENCES)
+def test_a_reward_of_sequences_as_onnx_gives_what_predict_gives(model: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model.context = 6
+    part, path = export.describe_reward(model), tmp_path / "reward.onnx"
+    export.write_onnx(part, path)
+    export.compare(part, export.read_onnx(path), path)

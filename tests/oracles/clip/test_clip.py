@@ -245,8 +245,8 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr("prefenvs.clip_models.import_module", refuse)
-    with pytest.raises(PrefenvsError, match=r'pip install "prefenvs\[clip\]"'):
+    monkeypatch.setattr("prefenvs.frames.clip_models.import_module", refuse)
+    with pytest.raises(PrefenvsError, match=r'pip install -e ".*\[clip\]"'):
         CLIPReward(TASK, "openai/clip-vit-base-patch32")
     with pytest.raises(PrefenvsError, match="pip install open_clip_torch"):
         CLIPReward(TASK, "open_clip:ViT-B-32@laion2b_s34b_b79k")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,10 @@ import pytest
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import HumanOracle
 from prefenvs.oracles.contract import check_oracle
-from prefenvs.preferences import Oracle, Preference, Query, make_pairs
-from prefenvs.segments import SegmentBatch
+from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.store import Store
 
-
-def make_queries(count: int, seed: int = 0) -> list[Query]:
-    rng = np.random.default_rng(seed)
-    return make_pairs(SegmentBatch(rng.random((2 * count, 4, 3)), rng.random((2 * count, 4, 2)), task="Hopper-v5"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.sqlite") as opened:
-        yield opened
+from .conftest import make_queries
 
 
 def say(store: Store, query: Query, best: int | None, annotator: str = "ann", run: str = "") -> None:

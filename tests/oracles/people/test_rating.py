@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from prefenvs.oracles import RatingOracle
-from prefenvs.preferences import Preference, Query, make_pairs
-from prefenvs.segments import Segment, SegmentBatch
+from prefenvs.preferences import Preference
+from prefenvs.segments import Segment
 from prefenvs.store import Event, Store, ratings_as_preferences
 
-
-def make_queries(count: int, seed: int = 0) -> list[Query]:
-    rng = np.random.default_rng(seed)
-    return make_pairs(SegmentBatch(rng.random((2 * count, 4, 3)), rng.random((2 * count, 4, 2)), task="Hopper-v5"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.sqlite") as opened:
-        yield opened
+from .conftest import make_queries
 
 
 def rate(store: Store, segment: Segment, value: int | None, annotator: str = "ann", run: str = "r") -> Event:

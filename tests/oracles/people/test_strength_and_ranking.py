@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -14,20 +13,10 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import HumanOracle, RankingOracle
 from prefenvs.oracles.people.ranking import LENGTH, ask_next, list_rankings, rank, rankings_as_preferences
 from prefenvs.oracles.people.strength import PROBABILITIES, WEIGHT, calibrate, soften
-from prefenvs.preferences import Preference, Query, make_pairs
-from prefenvs.segments import SegmentBatch
+from prefenvs.preferences import Preference, Query
 from prefenvs.store import AssignmentPlan, Assignments, Event, Store
 
-
-def make_queries(count: int, seed: int = 0) -> list[Query]:
-    rng = np.random.default_rng(seed)
-    return make_pairs(SegmentBatch(rng.random((2 * count, 4, 3)), rng.random((2 * count, 4, 2)), task="Hopper-v5"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.sqlite") as opened:
-        yield opened
+from .conftest import make_queries
 
 
 def answer(

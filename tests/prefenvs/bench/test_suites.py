@@ -86,6 +86,12 @@ def test_all_first_seeds_come_before_the_second_ones() -> None:
     assert len(set(seeds)) > 1
 
 
+def test_a_part_of_a_suite_is_its_most_important_part() -> None:
+    grids = (Grid(("random",), ("Reacher-v5",), priority=1), Grid(("pebble",), ("Reacher-v5",), priority=0))
+    cells = Suite("x", "x", grids).cells()
+    assert [(cell.method, cell.seed) for cell in cells] == [("pebble", 0), ("pebble", 1), ("pebble", 2), ("random", 0)]
+
+
 def test_definitions_survive_json() -> None:
     for suite in list_suites():
         cell = suite.cells()[-1]

@@ -223,7 +223,7 @@ def test_segments_are_plain_arrays_for_numpy(tmp_path: Path) -> None:
 
 
 def test_many_groups_and_full_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefenvs.store.exporting._GROUP", 2)
+    monkeypatch.setattr("prefenvs.store.exchange.exporting._GROUP", 2)
     monkeypatch.setattr("prefenvs.store.rows.CHUNK", 2)
     with Store(tmp_path / "a.sqlite") as one, Store(tmp_path / "b.sqlite") as two:
         for steps in range(1, 4):

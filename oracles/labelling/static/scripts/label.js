@@ -238,7 +238,8 @@ function remember(history) {
 function renderQuestion() {
   const { question } = page.current;
   text("sentence", question.sentence || page.api.session.sentence);
-  text("task", question.task);
+  // A recorded task's id is its sentence, which stands above.
+  text("task", question.task.startsWith("recorded:") ? "" : question.task);
   const prompt = say(`ask_${question.kind}`);
   text("prompt", typeof question.tutorial === "number" ? say("practice", { question: prompt }) : prompt);
   page.current.player.rename(answers.names(question));

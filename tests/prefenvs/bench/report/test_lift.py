@@ -2,8 +2,10 @@
 
 import math
 
+import pandas as pd
 import pytest
 
+from prefenvs.bench.report.figures import lift_by_rater
 from prefenvs.bench.report.lift import find_lift, idle_labels, lift_of, lift_table
 from prefenvs.bench.report.page import remarks
 from prefenvs.bench.report.scores import Entry, Scores
@@ -70,6 +72,21 @@ def test_wrong_rewards_that_do_as_well_are_told() -> None:
     (sentence,) = idle_labels(scores)
     assert sentence.startswith("On walk, Exploration alone (control) does as well (350.0) as Good")
     assert sentence in remarks(scores.results, scores)
+
+
+def test_lift_is_drawn_by_rater() -> None:
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
+    assert lift_by_rater(scores) is None
+    frame, raters = scores.results.frame, ("mistake:mistake=0.1", "mistake:mistake=0.5", "crowd-mujoco")
+    taught = [frame[frame["method"] == "good"].assign(oracle=name) for name in raters]
+    for part, name in zip(taught, raters, strict=True):
+        part["cell"] += name
+    results = Results(pd.concat([frame[frame["method"] != "good"], *taught], ignore_index=True), scores.suite)
+    figure = lift_by_rater(Scores(results))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["90% right", "50% right", "crowd-mujoco"]
+    assert [list(line.get_ydata()) for line in axes.lines[:3]] == [[pytest.approx(0.5), pytest.approx(1.0)]] * 3
 
 
 def test_results_without_a_control_say_so() -> None:

@@ -45,11 +45,14 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert len(page.sources) == page.tags.count("img") == 4
+    pictures = [source for source in page.sources if not source.startswith("#")]
+    assert len(pictures) == page.tags.count("img") == 4
+    places = {source for source in page.sources if source.startswith("#")}
+    assert places == {f"#{name}" for name in re.findall(r'<section id="([^"]+)"', text)}
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert not re.search(r"@import|url\(", text)
-    for source in page.sources:
+    for source in pictures:
         kind, _, data = source.partition(",")
         assert kind == "data:image/svg+xml;base64"
         assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
@@ -138,3 +141,22 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(name: str, tmp_path: Pa
     assert "\n" not in str(error.value)
     assert (tmp_path / name).read_bytes() == before
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_small_videos_of_the_benchmark_s_runs_come_into_the_page_on_request(tmp_path: Path) -> None:
+    results = full()
+    run = tmp_path / "cells" / "walk--good--0" / "run"
+    run.mkdir(parents=True)
+    held = Results(results.frame, results.suite, tmp_path)
+    with pytest.raises(PrefenvsError, match="holds no video: `prefenvs record"):
+        write_report(held, tmp_path / "report", resamples=20, videos=True)
+    (run / "policy.mp4").write_bytes(b"a film")
+    write_report(held, tmp_path / "report", resamples=20, videos=True)
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert f'src="data:video/mp4;base64,{base64.b64encode(b"a film").decode()}"' in text
+    assert "<figcaption>walk--good--0</figcaption>" in text
+    (run / "policy.mp4").write_bytes(bytes(3_000_000))
+    with pytest.raises(PrefenvsError, match=r"too large for a page \(3.0 MB, of at most 2\)"):
+        write_report(held, tmp_path / "report", resamples=20, videos=True)
+    with pytest.raises(PrefenvsError, match="videos lie in the benchmark's folder"):
+        write_report(results, tmp_path / "report", resamples=20, videos=True)

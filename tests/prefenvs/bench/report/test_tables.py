@@ -128,6 +128,8 @@ def test_tables_are_written_for_every_reader() -> None:
     assert markdown.count("\n| ") == len(table.rows) + 2
     assert r"Poor <\&> (100 labels)" in latex
     assert r"\toprule" in latex
+    assert r"\label{tab:synthetic-scores-at-the-end-of-training}" in table.latex("synthetic")
+    assert r"\begin{tabularx}{\linewidth}" in latex
     assert latex.count(r"\\") >= len(table.rows) + 1
     lines = list(csv.DictReader(io.StringIO(tables.long_csv(scores, resamples=50))))
     assert len(lines) == 8
@@ -248,3 +250,22 @@ def test_an_upper_bound_that_another_row_beats_normalises_nothing() -> None:
     assert rows["Poor <&> (100 labels)"][2].endswith("(1 of 2 tasks)")
     assert "Upper bound does worse on push (mean 0.3) than Good (100 labels) (0.95)" in table.note
     assert not Scores(full()).beaten_bounds
+
+
+def test_latex_takes_both_columns_where_a_table_is_wide_and_escapes_what_it_must() -> None:
+    table = tables.Table("50% of a_b", ("a", "b"), (("x^2 {~}", "$1 & #2"),), "A note.")
+    latex = table.latex()
+    assert latex.startswith("\\begin{table}\n\\caption{50\\% of a\\_b. A note.}\n\\label{tab:50-of-a-b}")
+    assert r"x\textasciicircum{}2 \{\textasciitilde{}\} & \$1 \& \#2 \\" in latex
+    wide = tables.Table("Wide", tuple("abcde"), (tuple("vwxyz"),))
+    assert wide.latex().startswith("\\begin{table*}")
+
+
+def test_every_seed_has_a_cell() -> None:
+    scores = Scores(make_results({("good", "walk"): [5.0, None, 2_000.0], ("random", "walk"): [1.0]}))
+    table = tables.seeds_table(scores)
+    assert table.columns == ("method", "task", "0", "1", "2", "mean")
+    assert table.rows == (
+        ("Good (100 labels)", "walk", "5.0", "missing", "2,000", "1,002"),
+        ("random actions", "walk", "1.0", "–", "–", "1.0"),
+    )

@@ -1,0 +1,206 @@
+"""Recordings: opening a LeRobot data set of 1,000 episodes, frames and clips of its segments, and labels of them.
+
+    python -m benchmarks.data.recordings
+
+References, in the same run: a plain loop that decodes a video from its beginning to the segment, clips of the same
+length that are drawn from simulator states, and labels of such clips, all by one annotator who answers without a pause
+through the server of `prefenvs label`, which makes the clips meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from benchmarks.raters.labelling import Annotator, Record, serve
+from prefenvs import Segment, SegmentBatch, Trajectories
+from prefenvs.cli.random_behaviour import collect_random_behaviour
+from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
+from prefenvs.frames import Camera, Recording, SegmentFrames, frames
+from prefenvs.preferences import make_pairs
+from prefenvs.store import Store
+from prefenvs.tasks import find_task
+from prefenvs.videos import ClipCache
+
+PER_FILE = 100
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    episodes: int = 1000
+    """Episodes of the data set, a multiple of 100."""
+    steps: int = 60
+    """Steps of an episode."""
+    side: int = 128
+    """Pixels of a picture's side."""
+    clips: int = 20
+    """Segments that are shown, of 30 steps."""
+    seconds: float = 30.0
+    """For which labels are given, of recorded clips and of drawn ones each."""
+    open: str = ""
+    """Open this data set and print seconds and growth of memory; used by the script itself."""
+
+
+def make_dataset(folder: Path, options: Options) -> Path:
+    """Write one file of 100 episodes by the package's own writer, and the others as copies with their own numbers."""
+    rng = np.random.default_rng(0)
+    shots = folder / "shots.npy"
+    count = PER_FILE * options.steps
+    noise = rng.integers(0, 255, (40, options.side, options.side, 3), np.uint8)
+    ramp = np.linspace(0, 255, options.side, dtype=np.uint8)[:, None, None]
+    array = np.lib.format.open_memmap(shots, "w+", np.uint8, (count, options.side, options.side, 3))
+    for step in range(count):
+        array[step] = np.roll(ramp, step, 0) // 2 + noise[step % 40] // 16
+    array.flush()
+    times = np.arange(options.steps) / 30
+    recordings = tuple(
+        Recording((Camera("top", shots.name, start=options.steps * episode),), times, str(folder))
+        for episode in range(PER_FILE)
+    )
+    observations = rng.standard_normal((count, 14)).astype(np.float32)
+    ends = options.steps * np.arange(1, PER_FILE + 1)
+    data = Trajectories(observations, observations, ends, task="recorded:move", recordings=recordings)
+    small = write_lerobot(OfflineDataset("move", data), folder / "set", size=options.side, progress=False)
+    _multiply(small, options.episodes // PER_FILE)
+    return small
+
+
+def _multiply(folder: Path, files: int) -> None:
+    import json
+
+    data, video, meta = (
+        folder / "data/chunk-000/file-000.parquet",
+        folder / "videos/observation.images.top/chunk-000/file-000.mp4",
+        folder / "meta/episodes/chunk-000/file-000.parquet",
+    )
+    rows, about = pq.read_table(data), pq.read_table(meta)
+    for file in range(1, files):
+        shutil.copy(video, video.with_name(f"file-{file:03d}.mp4"))
+        for table, path in ((rows, data), (about, meta)):
+            changed = {"episode_index": table["episode_index"].to_numpy() + PER_FILE * file}
+            changed |= {name: np.full(len(table), file) for name in table.column_names if name.endswith("file_index")}
+            for name, values in changed.items():
+                table = table.set_column(table.column_names.index(name), name, pa.array(values))
+            pq.write_table(table, path.with_name(f"file-{file:03d}.parquet"))
+    path = folder / "meta/info.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"total_episodes": PER_FILE * files, "total_frames": len(rows) * files}))
+
+
+def open_once(name: str) -> None:
+    """Print what opening takes: seconds, those of the CPU, the numbers held, and growth of the process's peak."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, busy = time.perf_counter(), time.process_time()
+    data = load_dataset(name).trajectories
+    seconds, cpu = time.perf_counter() - start, time.process_time() - busy
+    held = data.observations.nbytes + data.actions.nbytes
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{len(data)} {seconds:.3f} {cpu:.3f} {held / 2**20:.1f} {grown / 2**10:.1f}")
+
+
+def timed(make: Callable[[Segment], object], segments: list[Segment]) -> float:
+    """Return how many segments a second `make` handles."""
+    start = time.perf_counter()
+    for segment in segments:
+        make(segment)
+    return len(segments) / (time.perf_counter() - start)
+
+
+def decode_plainly(segment: Segment) -> np.ndarray:
+    """Decode a segment's video from its beginning, as a loop over the file does."""
+    recording = segment.recording
+    assert recording is not None
+    camera = recording.cameras[0]
+    first = camera.start + recording.times[0] - 1e-3
+    shown: list[np.ndarray] = []
+    with av.open(str(recording.path(camera))) as container:
+        for frame in container.decode(video=0):
+            if frame.time is not None and frame.time >= first:
+                shown.append(frame.to_ndarray(format="rgb24"))
+            if len(shown) == len(segment):
+                break
+    return np.stack(shown)
+
+
+def labels_per_hour(segments: SegmentBatch, folder: Path, seconds: float) -> float:
+    """Return how many pairs one annotator answers an hour who only waits for clips."""
+    folder.mkdir()
+    store = folder / "labels.sqlite"
+    with Store(store) as kept:
+        kept.add_queries(make_pairs(segments))
+    process, links = serve(store, folder / "clips", 1, 256)
+    record = Record()
+
+    async def label() -> float:
+        person = Annotator(links[0])
+        await person.enter()
+        begun = time.perf_counter()
+        await person.label(seconds, 0.0, record)
+        taken = time.perf_counter() - begun
+        await person.http.aclose()
+        return taken
+
+    try:
+        taken = asyncio.run(label())
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    return 3600 * len(record.accepted) / taken
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
+    if options.open:
+        open_once(options.open)
+        return
+    with tempfile.TemporaryDirectory(prefix="prefenvs-") as temporary:
+        folder = Path(temporary)
+        made = make_dataset(folder, options)
+        print(
+            "episodes, seconds to open, of them on the CPU, MiB of numbers held, MiB by which the peak grew", flush=True
+        )
+        for _ in range(3):
+            subprocess.run([sys.executable, "-m", "benchmarks.data.recordings", "--open", str(made)], check=True)
+        data = load_dataset(made).trajectories
+        segments = list(data.sample(options.clips, 30, np.random.default_rng(0)))
+        for segment in segments[:3]:
+            assert np.array_equal(decode_plainly(segment), frames(segment, size=options.side))
+        plain = timed(decode_plainly, segments)
+        with SegmentFrames(options.side) as source:
+            ours = timed(source.frames, segments)
+        print(
+            f"frames of {options.clips} segments: {ours:.1f} segments/s, a plain loop {plain:.1f}: {ours / plain:.1f} x"
+        )
+        task = find_task("HalfCheetah-v5")
+        behaviour = collect_random_behaviour(task, 1, 0)
+        drawn = list(behaviour.sample(options.clips, 30, np.random.default_rng(0)))
+        with ClipCache(folder / "clips") as cache:
+            recorded, simulated = timed(cache.make, segments), timed(cache.make, drawn)
+        print(
+            f"clips for the page, 256 pixels: {recorded:.1f} recorded/s, {simulated:.1f} drawn/s: "
+            f"{recorded / simulated:.1f} x"
+        )
+        many = [episodes.sample(400, 30, np.random.default_rng(1)) for episodes in (data, behaviour)]
+        found = [labels_per_hour(each, folder / f"page{i}", options.seconds) for i, each in enumerate(many)]
+        print(f"labels without a pause: {found[0]:.0f} recorded/h, {found[1]:.0f} drawn/h: {found[0] / found[1]:.1f} x")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,230 @@
+"""ACT by LeRobot's own trainer, weighed by a reward that was learned from preferences over recordings.
+
+    pip install ./examples/lerobot_weighted_act       # in LeRobot's environment
+    python -m benchmarks.learning.lerobot --lerobot lerobot-env/bin/python --folder drawer
+
+Data: a robot arm closes a drawer, by Meta-World's script, or by the same script that takes the drawer for 0.3 m away.
+The data set holds one camera and the position of the hand, nothing of the drawer. Three trainings a seed differ in
+their weights alone: none, by labels of the true return, by labels of a coin. Success is measured in the simulation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+import prefenvs
+from prefenvs.datasets import load_dataset, write_lerobot
+from prefenvs.datasets.collecting import CollectionPlan, collect
+from prefenvs.datasets.sources import ScriptedPolicy, Source
+from prefenvs.envs.rendering.renderer import Renderer
+from prefenvs.segments import Array
+from prefenvs.tasks import find_task
+
+TASK, SIDE, CHUNK, HAND = "metaworld-drawer-close-v3", 64, 20, 4
+"""`HAND`: entries of the observation that a robot measures in itself, position and opening of its hand."""
+AWAY = np.array([0.25, -0.15, 0.1])
+SERVE = f"""
+import sys, numpy as np, torch
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot_policy_weighted_act import WeightedACTPolicy
+out, sys.stdout = sys.stdout.buffer, sys.stderr
+policy = WeightedACTPolicy.from_pretrained(sys.argv[1]).eval()
+before, after = make_pre_post_processors(policy.config, sys.argv[1])
+while first := sys.stdin.buffer.read(1):
+    if first == b"1": policy.reset()
+    state = np.frombuffer(sys.stdin.buffer.read({4 * HAND}), np.float32).copy()
+    picture = np.frombuffer(sys.stdin.buffer.read({3 * SIDE * SIDE}), np.uint8).reshape({SIDE}, {SIDE}, 3).copy()
+    seen = {{"observation.state": torch.from_numpy(state),
+            "observation.images.camera": torch.from_numpy(picture).permute(2, 0, 1) / 255}}
+    with torch.no_grad(): action = after(policy.select_action(before(seen)))
+    out.write(action.numpy()[0].astype(np.float32).tobytes()); out.flush()
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is made and trained."""
+
+    lerobot: Path
+    """Python of an environment with LeRobot 0.4.4 and the plug-in."""
+    folder: Path
+    """Where data, labels, rewards and policies are kept; what is there is not made again."""
+    good: int = 16
+    """Episodes of the script."""
+    bad: int = 24
+    """Episodes of the misled script."""
+    pairs: int = 150
+    """Labels."""
+    steps: int = 300
+    """Updates of a policy, of 8 samples."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the trainings."""
+    episodes: int = 20
+    """Episodes in which a policy is measured."""
+
+
+class MisledScript:
+    """Meta-World's script, that takes the object for somewhere else."""
+
+    def __init__(self, script: ScriptedPolicy) -> None:
+        self.script = script
+
+    def predict(self, observation: Any, *state: Any, **options: Any) -> tuple[Array, None]:
+        """Return the script's actions [N, 4] for observations with the object moved."""
+        moved = np.array(observation)
+        moved[:, 4:7] += AWAY
+        return self.script.predict(moved)
+
+
+def load_script(source: Source, *_: Any) -> Any:
+    script = ScriptedPolicy(find_task(TASK))
+    return script if source.policy == "scripted" else MisledScript(script)
+
+
+def make_dataset(options: Options) -> Path:
+    """Collect, and write what a robot would have recorded as a LeRobot data set."""
+    folder = options.folder / "data"
+    if not folder.exists():
+        sources = (Source("scripted", 0.1, 0.0, options.good), Source("misled", 0.1, 0.0, options.bad))
+        plan = CollectionPlan(TASK, sources, after_success=10)
+        whole = collect(plan, options.folder / "simulated", load=load_script, progress=report)
+        data = whole.trajectories
+        short = np.minimum(data.lengths, 100)
+        rows = np.concatenate([begin + np.arange(n) for begin, n in zip(data.begins, short, strict=True)])
+        assert data.true_rewards is not None
+        assert data.states is not None
+        seen = replace(
+            data,
+            observations=data.observations[rows, :HAND],
+            actions=data.actions[rows],
+            true_rewards=data.true_rewards[rows],
+            states=data.states[rows],
+            ends=np.cumsum(short),
+            final_observations=None,
+            terminated=None,
+        )
+        write_lerobot(replace(whole, trajectories=seen), folder, size=SIDE)
+    return folder
+
+
+def report(episode: Any) -> None:
+    print(episode.label, "success" if episode.success else "no success", flush=True)
+
+
+def run(*command: object) -> str:
+    """Run a command, keep what it says, and stop with it where it fails."""
+    print("$", *command, flush=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return done.stdout
+
+
+def learn_reward(options: Options, data: Path, rater: str) -> Path:
+    """Label pairs, fit a reward of pictures and hand to them, and return the progress that it makes."""
+    progress = options.folder / f"{rater}.parquet"
+    store = options.folder / f"{rater}.sqlite"
+    own = [sys.executable, "-m", "prefenvs"]
+    if not progress.exists():
+        pairs = ("--dataset", data, "--pairs", options.pairs, "--segment-length", CHUNK)
+        run(*own, "rate", *pairs, "--oracle", rater, "--store", store, "--no-progress")
+        how = ("--preferences", store, "--folder", options.folder / rater, "--chunk", CHUNK, "--proprioception")
+        encoder = ("--encoder", "benchmarks.learning.lerobot:encoder")
+        print(run(*own, "reward", data, *how, *encoder, "--progress-to", progress))
+    return progress
+
+
+def encoder() -> Any:
+    """Return two convolutions with fixed random weights, from pictures [N, 3, 64, 64] to features."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 8, 4), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 5, 3), torch.nn.Flatten()
+    )
+    layers.size = SIDE  # type: ignore[assignment]
+    return layers
+
+
+def train(options: Options, data: Path, seed: int, weights: Path | None) -> Path:
+    """Train ACT by `lerobot-train` and return its checkpoint."""
+    name = f"act-{'plain' if weights is None else weights.stem}-{seed}"
+    folder = options.folder / name
+    flags = {
+        "dataset.repo_id": "me/drawer", "dataset.root": data, "dataset.video_backend": "pyav", "seed": seed,
+        "policy.type": "weighted_act", "policy.push_to_hub": "false", "policy.device": "cpu",
+        "policy.pretrained_backbone_weights": "null", "policy.chunk_size": CHUNK, "policy.n_action_steps": CHUNK,
+        "policy.dim_model": 128, "policy.n_heads": 4, "policy.dim_feedforward": 256, "policy.n_encoder_layers": 1,
+        "policy.use_vae": "false", "policy.optimizer_lr": 3e-4, "batch_size": 8, "steps": options.steps,
+        "num_workers": 0, "wandb.enable": "false", "save_freq": options.steps, "log_freq": 50, "output_dir": folder,
+    }  # fmt: skip
+    if weights is not None:
+        flags |= {"use_rabc": "true", "rabc_progress_path": weights}
+    if not folder.exists():
+        start = "from lerobot.scripts.lerobot_train import main; main()"
+        run(options.lerobot, "-c", start, *(f"--{key}={value}" for key, value in flags.items()))
+    return folder / "checkpoints" / "last" / "pretrained_model"
+
+
+def measure(options: Options, checkpoint: Path) -> float:
+    """Return the share of episodes in which a policy closes the drawer."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [str(options.lerobot), "-c", SERVE, str(checkpoint)]
+    task = find_task(TASK)
+    env = prefenvs.make(TASK)
+    won = []
+    with (
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server,
+        Renderer(task, SIDE, SIDE) as renderer,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for episode in range(options.episodes):
+            observation, info = env.reset(seed=10_000 + episode)
+            success = 0.0
+            for step in range(100):
+                scene = info.get("scene")
+                picture = renderer.frames(info["state"][None], scene)[0]
+                state = np.asarray(observation[:HAND], np.float32)
+                server.stdin.write((b"1" if step == 0 else b"0") + state.tobytes() + picture.tobytes())
+                server.stdin.flush()
+                action = np.clip(np.frombuffer(server.stdout.read(16), np.float32), -1, 1)
+                observation, _, _, truncated, info = env.step(action)
+                success = max(success, float(info[task.success_key or ""]))
+                if success or truncated:
+                    break
+            won.append(success)
+        server.kill()
+    env.close()
+    return float(np.mean(won))
+
+
+def main(options: Options) -> None:
+    """Make what is missing, train, measure, and print a table."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    data = make_dataset(options)
+    successes = load_dataset(data).successes
+    print("success of the data's episodes", None if successes is None else float(successes.mean()))
+    progress = {rater: learn_reward(options, data, rater) for rater in ("oracle", "coin")}
+    kept = options.folder / "results.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    for seed in options.seeds:
+        for name, weights in (("plain", None), *progress.items()):
+            if f"{name}-{seed}" not in results:
+                results[f"{name}-{seed}"] = measure(options, train(options, data, seed, weights))
+                kept.write_text(json.dumps(results, indent=2) + "\n")
+            print(name, seed, results[f"{name}-{seed}"], flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

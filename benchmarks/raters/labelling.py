@@ -1,0 +1,244 @@
+"""What one labelling server bears: 50 annotators at once, over HTTP on this computer, on a SQLite file.
+
+    python -m benchmarks.raters.labelling [--annotators 50] [--seconds 10] [--browsers 5]
+
+The server is `prefenvs label` in a process of its own; the annotators share another one with the measurement. Each acts
+as the page does: it keeps five questions, posts an answer, asks for the next question, and fetches that one's clips
+(made beforehand: `rendering` measures that). Two runs: "pace" with a label every 3.6 s each,
+which is the thousand an hour that a practised person gives, and "flat out" without a pause. Latencies are those of
+answers, which are on the disk when the reply comes, and of questions. Afterwards the log is compared with what was
+accepted, and the questions with each other.
+
+With --browsers so many real headless Chromiums label beside them in the first run: each presses a key a second after it
+may, which is fast for a person. Printed are their labels an hour, the time from opening the link to the first pair that
+could be judged, and from a key to the first new frames on the screen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import tyro
+
+from prefenvs.oracles.labelling import Clips
+from prefenvs.preferences import Query
+from prefenvs.segments import Segment
+from prefenvs.store import Store
+
+SEGMENTS = 300
+PACE = 3.6
+REACTION = 1.0
+PERSON = """
+window.given = 0;
+window.first = null;
+let judged = null;
+const press = (type) => document.body.dispatchEvent(new KeyboardEvent(type, { key: "ArrowLeft", bubbles: true }));
+setInterval(() => {
+  const shown = document.querySelector(".clips.shown.seen");
+  if (!shown || shown === judged) return;
+  judged = shown;
+  window.first ??= performance.now();
+  setTimeout(() => { press("keydown"); press("keyup"); window.given += 1; }, arguments[0]);
+}, 10);
+"""
+
+
+@dataclass
+class Record:
+    """What the annotators saw."""
+
+    answers: list[float] = field(default_factory=list)
+    questions: list[float] = field(default_factory=list)
+    clips: list[float] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)
+
+
+def fill(path: Path, folder: Path) -> None:
+    """Ask every pair of 300 short segments, and make their clips."""
+    rng = np.random.default_rng(0)
+    task = "HalfCheetah-v5"
+    segments = [Segment(rng.random((8, 17)), rng.random((8, 6)), task=task) for _ in range(SEGMENTS)]
+    with Store(path) as store, Clips(store, folder, size=64) as clips:
+        store.add_queries(Query(pair) for pair in itertools.combinations(segments, 2))
+        for future in [clips.path(segment.hash) for segment in segments]:
+            future.result()
+
+
+async def timed(times: list[float], call: Any) -> httpx.Response:
+    begun = time.perf_counter()
+    response: httpx.Response = await call
+    times.append(time.perf_counter() - begun)
+    response.raise_for_status()
+    return response
+
+
+class Annotator:
+    """One person's page."""
+
+    def __init__(self, link: str) -> None:
+        self.link, self.url = link, link.split("?")[0]
+        # No certificates to load: it is plain HTTP on this computer.
+        self.http = httpx.AsyncClient(follow_redirects=True, timeout=60, verify=False, trust_env=False)
+        self.headers: dict[str, str] = {}
+
+    async def enter(self) -> None:
+        """Open the link and read the session."""
+        await self.http.get(self.link)
+        self.headers = {"X-CSRF": (await self.http.get(f"{self.url}api/session")).json()["csrf"]}
+
+    async def label(self, seconds: float, pause: float, record: Record) -> None:
+        """Answer until the time is up."""
+        until = time.perf_counter() + seconds
+        held: list[dict[str, Any]] = []
+        await asyncio.sleep(random.random() * pause)
+        while (begun := time.perf_counter()) < until:
+            wanted = {"count": str(5 - len(held)), "holding": ",".join(question["id"] for question in held)}
+            reply = await timed(record.questions, self.http.get(f"{self.url}api/next", params=wanted))
+            new = reply.json()["questions"]
+            for question in new:
+                record.given[question["id"]] = question["query"]
+                for clip in question["clips"]:
+                    await timed(record.clips, self.http.get(self.url + clip["url"][1:]))
+            held += new
+            if not held:
+                return
+            answer = {"uuid": str(uuid.uuid4()), "question": held.pop(0)["id"], "choice": 0, "seconds": 1.0}
+            post = self.http.post(f"{self.url}api/answers", json={"answers": [answer]}, headers=self.headers)
+            record.accepted += (await timed(record.answers, post)).json()["accepted"]
+            await asyncio.sleep(max(0.0, pause - (time.perf_counter() - begun)))
+
+
+async def label(links: list[str], seconds: float, pause: float, record: Record) -> float:
+    """Let everybody in, then label; return how long the labelling took in seconds."""
+    people = [Annotator(link) for link in links]
+    for person in people:
+        await person.enter()
+    begun = time.perf_counter()
+    await asyncio.gather(*(person.label(seconds, pause, record) for person in people))
+    taken = time.perf_counter() - begun
+    for person in people:
+        await person.http.aclose()
+    return taken
+
+
+class Browser:
+    """One person at a real browser."""
+
+    def __init__(self) -> None:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium") or "chromium"
+        for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+            options.add_argument(flag)
+        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+    def enter(self, link: str) -> None:
+        """Open the link and label from then on."""
+        self.driver.get(link)
+        self.driver.execute_script(PERSON, 1000 * REACTION)
+
+    def leave(self) -> tuple[int, float, list[float]]:
+        """Return how many labels were given, seconds to the first pair, and seconds of each change of questions."""
+        found = self.driver.execute_script(
+            "return [window.given, window.first, performance.getEntriesByName('swap').map((entry) => entry.duration)]"
+        )
+        self.driver.quit()
+        return found[0], (found[1] or float("nan")) / 1000, [milliseconds / 1000 for milliseconds in found[2]]
+
+
+def report_browsers(found: list[tuple[int, float, list[float]]], seconds: float) -> None:
+    """Print what people at browsers got done."""
+    rates = [3600 * given / seconds for given, _, _ in found]
+    print(
+        f"  {len(found)} browsers: {np.mean(rates):,.0f} labels an hour each ({min(rates):,.0f} to {max(rates):,.0f})"
+    )
+    print(f"  first pair after {np.median([first for _, first, _ in found]):.2f} s (median)")
+    print(f"  key to new frames  {percentiles([swap for _, _, swaps in found for swap in swaps[1:]])}")
+
+
+def serve(path: Path, folder: Path, annotators: int, size: int = 64) -> tuple[subprocess.Popen[str], list[str]]:
+    """Start the server and return its process and the annotators' links."""
+    names = [f"annotator-{i}" for i in range(annotators)]
+    options = ["--store", str(path), "--port", "0", "--repeats", "0", "--size", str(size), "--clips", str(folder)]
+    command = [sys.executable, "-m", "prefenvs", "label", *options, "--annotators", *names]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = itertools.takewhile(lambda line: not line.startswith("Ctrl-C"), process.stdout)
+    links = [line.split()[-1] for line in lines if " labels at " in line]
+    return process, links
+
+
+def percentiles(times: list[float]) -> str:
+    low, high = np.percentile(times, [50, 99]) * 1000
+    return f"median {low:6.1f} ms, 99th percentile {high:6.1f} ms"
+
+
+def report(name: str, record: Record, seconds: float, path: Path) -> None:
+    """Print rates and latencies, and compare what was accepted with the log."""
+    requests = len(record.answers) + len(record.questions) + len(record.clips)
+    print(f"{name}: {requests / seconds:.0f} requests/s, {len(record.accepted) / seconds:.1f} labels/s")
+    for what in ("answers", "questions", "clips"):
+        print(f"  {what:9} {len(getattr(record, what)):6}  {percentiles(getattr(record, what))}")
+    with Store(path) as store:
+        stored = {event.id for event in store.events_after()}
+    twice = sum(count > 1 for count in Counter(record.given.values()).values())
+    lost = len(set(record.accepted) - stored)
+    print(f"  labels lost: {lost} of {len(record.accepted)}; questions given to two people: {twice}")
+    if lost or twice:
+        raise SystemExit(1)
+
+
+def run(annotators: int = 50, seconds: float = 10.0, browsers: int = 0) -> None:
+    """Measure.
+
+    Args:
+        annotators: People at once.
+        seconds: Length of each of the two runs.
+        browsers: Real browsers beside them in the first run.
+    """
+    print(
+        f"{platform.machine()}, Python {platform.python_version()}; {annotators} annotators, {seconds:.0f} s each run"
+    )
+    for name, pause in (("pace", PACE), ("flat out", 0.0)):
+        with tempfile.TemporaryDirectory() as folder:
+            path, clips = Path(folder) / "labels.sqlite", Path(folder) / "clips"
+            fill(path, clips)
+            people = [Browser() for _ in range(browsers if pause else 0)]
+            process, links = serve(path, clips, annotators + len(people))
+            record = Record()
+            try:
+                for person, link in zip(people, links, strict=False):
+                    person.enter(link)
+                begun = time.perf_counter()
+                taken = asyncio.run(label(links[len(people) :], seconds, pause, record))
+                passed = time.perf_counter() - begun
+                found = [person.leave() for person in people]
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+            report(name, record, taken, path)
+            if found:
+                report_browsers(found, passed)
+
+
+if __name__ == "__main__":
+    tyro.cli(run)

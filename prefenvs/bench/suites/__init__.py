@@ -1,0 +1,110 @@
+"""The named suites."""
+
+from __future__ import annotations
+
+from prefenvs.bench.cells import Limits, Option
+from prefenvs.bench.suite import Grid, Suite
+from prefenvs.bench.suites.cpu import CPU, GUARD
+from prefenvs.bench.suites.people import PEOPLE
+from prefenvs.bench.suites.published import BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM
+from prefenvs.bench.suites.raters import RATERS
+from prefenvs.bench.suites.settings import CONTROLS, HOUR, REACHER, TEN
+from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.internal.loading import entry_points, load_object
+
+SMOKE = Suite(
+    "smoke",
+    "Every online learner, its upper bound and the ensemble options on one small task: does the machinery work?",
+    (
+        Grid(
+            methods=("random", "pebble", *CONTROLS, "pebble-min", "pebble-mean-std", "pebble-true-reward"),
+            tasks=("Reacher-v5",),
+            labels=(100,),
+            seeds=(0, 1),
+            options=REACHER | {"steps": 4_000, "per_session": 20, "evaluate_every": 1_000, "episodes": 5},
+            limits=HOUR,
+        ),
+    ),
+    reduced="4,000 steps, 100 labels, two seeds: nothing is learned that would be worth comparing.",
+)
+
+
+DEMO = Suite(
+    "demo",
+    "A running robot: labels against coin flips and the true reward, with the same steps, seeds and exploration.",
+    (
+        Grid(
+            methods=("pebble", *CONTROLS),
+            tasks=("HalfCheetah-v5",),
+            labels=(700,),
+            seeds=TEN,
+            options={
+                "preset": "reliable",
+                "steps": 15_000,
+                "per_session": 50,
+                "interact": 600,
+                "segment_length": 25,
+                "unsupervised_steps": 2_000,
+                "evaluate_every": 3_000,
+                "episodes": 5,
+            },
+            # Coin flips are never predicted, so that their fits never stop before the last pass.
+            method_options={name: {"reward.epochs": 15} for name in ("pebble", "pebble-coin")},
+            limits=HOUR,
+        ),
+    ),
+    reduced="15,000 environment steps, networks of 2x128.",
+)
+
+
+def _learning(task: str, labels: int, steps: int, **options: Option) -> Grid:
+    run: dict[str, Option] = {"preset": "reliable", "steps": steps, "evaluate_every": steps // 10, "episodes": 10}
+    return Grid(
+        methods=("random", "pebble", *CONTROLS),
+        tasks=(task,),
+        labels=(labels,),
+        seeds=(0, 1, 2, 3, 4),
+        options=run | options,
+        limits=Limits(seconds=3 * 3_600, memory_gb=6),
+    )
+
+
+MANIPULATION: dict[str, Option] = {
+    "per_session": 50,
+    "interact": 1_000,
+    "segment_length": 25,
+    "unsupervised_steps": 4_000,
+}
+LEARNING = Suite(
+    "learning",
+    "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
+    (
+        _learning("Reacher-v5", 500, 15_000, segment_length=10, unsupervised_steps=1_500),
+        _learning("dmc-walker-walk-v0", 500, 100_000),
+        _learning("dmc-cheetah-run-v0", 1_000, 100_000),
+        _learning("metaworld-faucet-open-v3", 1_000, 30_000, **MANIPULATION),
+        _learning("metaworld-handle-press-v3", 2_000, 60_000, **MANIPULATION),
+        _learning("metaworld-window-open-v3", 2_000, 60_000, **MANIPULATION),
+    ),
+    reduced="15,000 to 100,000 environment steps, networks of 2x128, five seeds.",
+)
+
+SUITES = (DEMO, LEARNING, SMOKE, CPU, PEOPLE, RATERS, BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM, GUARD)
+
+
+def list_suites() -> list[Suite]:
+    """Return our suites and those that installed packages offer under `prefenvs.suites`."""
+    return [*SUITES, *entry_points("prefenvs.suites", Suite)]
+
+
+def find_suite(name: str) -> Suite:
+    """Return a suite by its name, or one of your own by `module:NAME`; raises PrefenvsError for an unknown one."""
+    if ":" in name:
+        return load_object(name, Suite)
+    suites = {suite.name: suite for suite in list_suites()}
+    if name not in suites:
+        raise PrefenvsError(
+            f"unknown suite {name!r}.{near_matches(name, suites)} There are {', '.join(suites)}; "
+            "one of your own is module:NAME."
+        )
+    return suites[name]

@@ -1,0 +1,64 @@
+"""How good must a rater be: label lift against accuracy, ties, and answers like those of crowds."""
+
+from __future__ import annotations
+
+from prefenvs.bench.suite import Grid, Suite
+from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, MANIPULATION, RUNNING, WEAK, mixed_data
+
+ACCURACIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+TIES = (0.2, 0.5, 0.8)
+CROWDS = ("crowd-mujoco", "crowd-adroit", "crowd-antmaze")
+RATERS_ASKED = (
+    *(f"mistake:mistake={1 - accuracy:.1f}" for accuracy in ACCURACIES),
+    *(f"equal:equal={share},scale=quantile" for share in TIES),
+    *CROWDS,
+)
+SEEDS = (0, 1, 2)
+
+
+def _online(task: str, labels: int, options: dict[str, str | int | float | bool], priority: int) -> Grid:
+    methods = ("random", "pebble", *CONTROLS)
+    return Grid(methods, (task,), RATERS_ASKED, (labels,), SEEDS, options, limits=HOUR, priority=priority)
+
+
+def _offline(task: str, priority: int) -> Grid:
+    return Grid(
+        ("random", "iql", "iql-constant", "iql-true-reward"),
+        (task,),
+        RATERS_ASKED,
+        (500,),
+        SEEDS,
+        IQL_SMALL,
+        dataset="{data}/episodes",
+        data=mixed_data(task, WEAK),
+        limits=HOUR,
+        priority=priority,
+    )
+
+
+def _shuffled(task: str, priority: int) -> Grid:
+    return Grid(
+        ("iql-shuffled",),
+        (task,),
+        (RATERS_ASKED[0],),
+        (500,),
+        SEEDS,
+        IQL_SMALL,
+        dataset="{data}/episodes",
+        data=mixed_data(task, WEAK),
+        limits=HOUR,
+        priority=priority,
+    )
+
+
+OFFLINE_TASKS = ("metaworld-drawer-open-v3", "metaworld-button-press-v3")
+RATERS = Suite(
+    "raters",
+    "How good must a rater be? Label lift against the share of right answers, the share of ties, and simulated crowds.",
+    (
+        *(part(task, number) for number, task in enumerate(OFFLINE_TASKS) for part in (_offline, _shuffled)),
+        _online("HalfCheetah-v5", 700, RUNNING, 2),
+        _online("metaworld-faucet-open-v3", 1_000, MANIPULATION, 3),
+    ),
+    reduced="15,000 to 30,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
+)

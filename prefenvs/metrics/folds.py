@@ -1,0 +1,59 @@
+"""Accuracies on held-out folds of labels, in a .csv file of one row a fold, and their table."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import Share
+
+COLUMNS = ("labels", "model", "crossing", "seed", "fold", "training", "held_out", "hits", "commit")
+TITLES = {
+    "return": "true return",
+    "ensemble": "reward ensemble",
+    "transformer": "Preference Transformer",
+    "gaussian": "PEARL's robust reward",
+    "segment": "DPPO's score of segments",
+}
+
+
+def read_folds(path: Path) -> list[list[str]]:
+    """Return the rows of a file of results, none if there is no file; raises PrefenvsError for another file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        header, *rows = [*csv.reader(file)] or [[]]
+    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        raise PrefenvsError(f"{path} is no file of `prefenvs labels accuracy`: choose another --out")
+    return rows
+
+
+def write_folds(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write a file of results, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    with new.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    new.replace(path)
+
+
+def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = None) -> str:
+    """Return accuracies over all folds as a Markdown table; names: of the labels to show, all by default."""
+    lines = ["| labels | model | trained on | held out | predicted | 95% |", "|---|---|---:|---:|---:|---|"]
+    for key in dict.fromkeys(tuple(row[:3]) for row in rows):
+        labels, model, crossing = key
+        mine = [row for row in rows if tuple(row[:3]) == key]
+        if names and labels not in names:
+            continue
+        seeds = len({row[3] for row in mine})
+        trained, count, hits = (sum(float(row[at]) for row in mine) for at in (5, 6, 7))
+        # Seeds hold out the same answers in other folds: an interval is of one seed's number of them.
+        low, high = Share(hits / seeds, math.ceil(count / seeds)).interval
+        title = TITLES.get(model, model) + (", crossing pairs too" if crossing == "straight" else "")
+        share = f"{count / seeds:.0f} | {hits / count:.1%}"
+        about = names[labels] if names and names[labels] else labels
+        lines.append(f"| {about} | {title} | {trained / len(mine):.0f} | {share} | {low:.0%} to {high:.0%} |")
+    return "\n".join(lines)

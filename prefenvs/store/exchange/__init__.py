@@ -1,0 +1,1 @@
+"""Stores as files that go from one place to another."""

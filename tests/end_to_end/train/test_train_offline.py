@@ -1,0 +1,239 @@
+"""Learners from fixed data on the command line: runs, resuming, where labels come from, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefenvs.agents import RewardEnsemble
+from prefenvs.cli import main
+from prefenvs.cli.train.labels import LabelSource
+from prefenvs.datasets.load import load_dataset
+from prefenvs.preferences import Preference, make_pairs
+from prefenvs.store import Store
+
+from ...command_lines import refused
+
+QUICK = ["--preset", "small", "--steps", "40", "--evaluate-every", "20", "--episodes", "2", "--no-progress"]
+LABELS = ["--labels", "12", "--segment-length", "4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Forty episodes of random actions."""
+    folder = tmp_path_factory.mktemp("data") / "random"
+    task = "InvertedPendulum-v5"
+    main(["collect", task, "--mix", "random=40", "--out", str(folder), "--format", "npz", "--no-progress"])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def expert(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of IQL on true rewards."""
+    folder = tmp_path_factory.mktemp("runs") / "expert"
+    main(["train", "iql", "--dataset", data, "--true-reward", *QUICK, "--folder", str(folder)])
+    return folder
+
+
+def test_a_run_reports_the_final_and_the_best_policy_apart(expert, capsys):
+    summary = json.loads((expert / "summary.json").read_text())
+    assert summary["learns_from"] == "true reward (upper bound)"
+    assert summary["last"]["steps"] == summary["updates"] == 40
+    assert summary["best"]["mean_return"] >= summary["last"]["mean_return"]
+    names = {path.name for path in expert.iterdir()}
+    assert {"run.json", "evaluations.csv", "learning_curve.png", "checkpoint", "log"} <= names
+    main(["evaluate", str(expert), "--episodes", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["task"] == "InvertedPendulum-v5"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "labels", "learns_from"),
+    [
+        ("iql", ["--held-out", "0.25"], 12, "preferences"),
+        ("cpl", ["--preferences", "oracle:noisy", "--held-out", "0.25"], 12, "preferences"),
+        ("cpl", ["--variant", "cpl-kl", "--preferences", "regret:EXPERT"], 12, "preferences"),
+        ("cpl", ["--dense"], 12, "preferences"),
+        ("cpl", ["--shuffle-labels"], 12, "preferences"),
+        ("iql", ["--constant-reward"], 0, "a constant reward (control)"),
+        ("bc", ["--best-share", "0.5"], 12, "the best 50% of the labelled segments by preference"),
+        ("bc", ["--best-share", "0.5", "--true-reward"], 0, "the best 50% of the episodes by true return"),
+        ("bc", [], 0, "the data's actions"),
+        ("bc", ["--evaluate-async"], 0, "the data's actions"),
+    ],
+)
+def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, expert, tmp_path, capsys):
+    options = [option.replace("EXPERT", str(expert)) for option in options]
+    main(["train", algorithm, "--dataset", data, *QUICK, *LABELS, *options, "--folder", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["labels"], summary["learns_from"]) == (labels, learns_from)
+    printed = capsys.readouterr().out
+    assert "final" in printed
+    assert "chosen by this very evaluation" in printed
+    if "--held-out" in options:
+        assert summary["held_out_labels"] == 3
+        assert 0.0 <= summary["held_out_accuracy"] <= 1.0
+
+
+def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
+    dataset = load_dataset(data)
+    plain, shuffled = (
+        LabelSource("oracle", 60, 4, 0.0, seed=0, shuffle=shuffle).read(dataset).train for shuffle in (False, True)
+    )
+    assert [answer.query.id for answer in plain] == [answer.query.id for answer in shuffled]
+    answers = [[tuple(answer.probabilities) for answer in side] for side in (plain, shuffled)]
+    assert sorted(answers[0]) == sorted(answers[1])
+    assert answers[0] != answers[1]
+
+
+def test_ranked_lists_are_learned_from_and_resumed(data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    options = [*QUICK, "--labels", "40", "--segment-length", "3", "--lists", "lire", "--list-questions", "20"]
+    main(["train", "iql", "--dataset", data, *options, "--reward.score", "linear", "--folder", str(folder)])
+    assert "40 questions: " in capsys.readouterr().out
+    assert json.loads((folder / "summary.json").read_text())["labels"] > 40
+    told = refused(capsys, "train", "iql", "--dataset", data, *QUICK, "--lists", "lire",
+        "--preferences", str(folder / "preferences.sqlite"),
+    )  # fmt: skip
+    assert "holds answers already" in told
+
+
+def test_a_control_of_labels_needs_labels(data, capsys):
+    told = refused(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--shuffle-labels")
+    assert "--shuffle-labels is about labels" in told
+    told = refused(capsys, "train", "iql", "--dataset", data, *QUICK, "--constant-reward", "--true-reward")
+    assert "choose one" in told
+
+
+def test_held_out_labels_come_from_other_episodes(data, tmp_path):
+    folder = tmp_path / "run"
+    options = [*QUICK, "--labels", "60", "--segment-length", "3", "--held-out", "0.3"]
+    main(["train", "cpl", "--dataset", data, *options, "--folder", str(folder)])
+    with Store(folder / "preferences.sqlite", create=False) as store:
+        sides = [store.preferences(run=run) for run in ("training", "held-out")]
+    assert [len(side) for side in sides] == [60, 18]
+    episodes = [{s.episode for preference in side for s in preference.query.segments} for side in sides]
+    assert not episodes[0] & episodes[1]
+    assert all(s.true_rewards is None for side in sides for p in side for s in p.query.segments)
+
+
+def test_labels_of_a_store(data, tmp_path):
+    trajectories = load_dataset(data).trajectories
+    location = str(tmp_path / "labels.sqlite")
+    with Store(location) as store:
+        segments = trajectories.sample(40, 4, np.random.default_rng(0))
+        store.add_preferences([Preference(query, np.array([1.0, 0.0])) for query in make_pairs(segments)])
+    options = ["--dataset", data, *QUICK, "--preferences", location]
+    main(["train", "cpl", *options, "--folder", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["labels"], summary["signal"]) == (20, "labels")
+
+
+def test_seeds_learn_rewards_and_policies_side_by_side_as_each_does_alone(data, tmp_path):
+    options = ["train", "iql", "--dataset", data, *QUICK, *LABELS, "--held-out", "0.25"]
+    main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}")])
+    main([*options, "--seed", "1", "--folder", str(tmp_path / "alone")])
+    together, alone = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("1", "alone"))
+    for name in ("labels", "learns_from", "held_out_labels", "held_out_accuracy"):
+        assert together[name] == alone[name], name
+    models = [RewardEnsemble.load(tmp_path / name / "checkpoint" / "reward.pt") for name in ("0", "1", "alone")]
+    observations, actions = np.ones((1, 4), np.float32), np.zeros((1, 1), np.float32)
+    other, one, same = (model.predict(observations, actions) for model in models)
+    np.testing.assert_allclose(one, same, rtol=1e-4)
+    assert not np.allclose(one, other)
+    assert together["last"]["mean_return"] == pytest.approx(alone["last"]["mean_return"], rel=0.2)
+
+
+def test_ctrl_c_keeps_a_run_that_can_be_resumed(data, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "prefenvs", "train", "iql"]
+    long = [*QUICK, *LABELS, "--steps", "1000000", "--evaluate-every", "1000000"]
+    process = subprocess.Popen([*command, "--dataset", data, *long, "--folder", str(folder)], stdout=subprocess.PIPE)
+    deadline = time.time() + 60
+    while not (folder / "evaluations.csv").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"--resume" in output
+    record = json.loads((folder / "run.json").read_text())
+    assert record["config"]["task"] == "InvertedPendulum-v5"
+    # The rest of the run is cut short, so that the test need not wait for it.
+    record["config"]["steps"] = stopped_after(folder) + 10
+    (folder / "run.json").write_text(json.dumps(record))
+    main(["train", "iql", "--resume", str(folder), "--no-progress"])
+    assert json.loads((folder / "summary.json").read_text())["updates"] == stopped_after(folder)
+    assert os.path.getsize(folder / "preferences.sqlite")
+
+
+def stopped_after(folder: Path) -> int:
+    from prefenvs.agents.offline.files import read_state
+
+    steps: int = read_state(folder / "checkpoint" / "model.zip")["counters"]["num_timesteps"]
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preferences", "regret"], "regret needs an expert of InvertedPendulum-v5"),
+        (["--preferences", "regret:nowhere"], "no expert at nowhere"),
+        (["--preferences", "nowhere.sqlite"], "no store"),
+        (["--preferences", "nowhere"], "there is no such file"),
+        (["--preferences", "oracle:nobody"], "unknown teacher"),
+        (["--labels", "0"], "--labels must be at least 1"),
+        (["--held-out", "1"], "--held-out must be less than 1"),
+        (["--segment-length", "900"], "choose a shorter segment"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--dense", "--held-out", "0.2"], "no held-out labels"),
+        (["--compile", "--seeds", "0", "1"], "--compile goes with one seed"),
+    ],
+)
+def test_bad_options_are_told_in_one_line_and_leave_nothing(options, message, data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    error = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, *options, "--folder", str(folder))
+    assert message in error
+    assert not folder.exists()
+
+
+def test_speed_that_a_learner_cannot_have_is_refused(data, tmp_path, capsys):
+    line = ["train", "oppo", "--dataset", data, *QUICK, "--folder", str(tmp_path / "run")]
+    assert "--compile goes with iql, bc and cpl, not with oppo" in refused(capsys, *line, "--compile")
+    with pytest.raises(SystemExit):
+        main([*line, "--precision", "bfloat16"])
+    assert "--precision" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
+    assert "there is no data set 'nothing'" in refused(capsys, "train", "bc", "--dataset", "nothing")
+    assert "say what to learn from" in refused(capsys, "train", "bc")
+    error = refused(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
+    assert "Hopper-v5" in error
+    assert "give --best-share too" in refused(capsys, "train", "bc", "--dataset", data, "--true-reward", *QUICK)
+
+
+def test_an_expert_of_iql_is_measured_and_judges_with_the_discount_that_is_told(data, expert, tmp_path, capsys):
+    main(["critic", str(expert), "--states", "2", "--segment-length", "2", "--rollouts", "2", "--steps", "3", "--json"])
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["task"] == "InvertedPendulum-v5"
+    assert figures["gamma"] == 0.99
+    assert "--critics" in refused(capsys, "critic", str(expert), "--critics", "mean")
+    oracle = LabelSource(f"regret:{expert}", 10, 4, 0.0, 0, "visited", 0.5).make_oracle(load_dataset(data))
+    assert (oracle.form, oracle.discount) == ("visited", 0.5)
+    told = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, "--regret-discount", "0")
+    assert "--regret-discount must be larger than 0" in told
+
+
+def test_values_of_a_learned_reward_are_no_expert(data, tmp_path, capsys):
+    learned = str(tmp_path / "learned")
+    main(["train", "iql", "--dataset", data, *QUICK, *LABELS, "--folder", learned])
+    capsys.readouterr()
+    told = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, "--preferences", f"regret:{learned}")
+    assert "no expert" in told
+    assert "no expert" in refused(capsys, "critic", learned)

@@ -1,0 +1,159 @@
+"""The task tables agree with the packages that the tasks come from."""
+
+import subprocess
+import sys
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+
+import prefenvs
+from prefenvs.envs.adapters import make_source
+from prefenvs.envs.states import mujoco_model
+from prefenvs.errors import PrefenvsError
+from prefenvs.tasks import Task
+
+TASKS = prefenvs.list_tasks()
+# One task of each kind of model and camera.
+SAMPLES = [
+    *(task.id for task in prefenvs.list_tasks("gymnasium_mujoco")),
+    *(task.id for task in prefenvs.list_tasks("dm_control")),
+    "metaworld-drawer-open-v3",
+    "FetchSlide-v4",
+    "PointMaze_Medium-v3",
+    "AntMaze_Large-v5",
+    "AdroitHandDoor-v1",
+    "AdroitHandRelocate-v1",
+    "FrankaKitchen-v1",
+]
+
+
+def test_every_id_is_unique_and_registered() -> None:
+    ids = [task.id for task in TASKS]
+    assert len(set(ids)) == len(ids)
+    for task in TASKS:
+        spec = gymnasium.spec(f"prefenvs/{task.id}")
+        assert spec.max_episode_steps == task.horizon
+
+
+def test_the_published_families_are_complete() -> None:
+    assert len(prefenvs.list_tasks("metaworld")) == 50
+    assert len(prefenvs.list_tasks("gymnasium_mujoco")) == 11
+    assert len(prefenvs.list_tasks("dm_control")) == 12
+    import metaworld
+
+    assert {task.source for task in prefenvs.list_tasks("metaworld")} == set(metaworld.ALL_V3_ENVIRONMENTS)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_rows_are_filled_in(task: Task) -> None:
+    assert task.sentence.endswith(".")
+    assert len(task.sentence.split()) >= 6
+    assert 1 <= task.segment_length <= task.horizon
+    assert task.fps > 0
+    for budget in task.budgets:
+        assert budget.source
+        assert 0 < budget.per_session <= budget.labels
+        sessions = (budget.steps - 10_000) // budget.interact
+        assert sessions >= 1
+    assert [budget.labels for budget in task.budgets] == sorted(budget.labels for budget in task.budgets)
+
+
+def test_each_metaworld_task_has_its_own_sentence() -> None:
+    sentences = [task.sentence for task in prefenvs.list_tasks("metaworld")]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_horizons_are_those_of_the_packages() -> None:
+    import gymnasium_robotics
+
+    gymnasium.register_envs(gymnasium_robotics)
+    for task in TASKS:
+        if task.family in ("gymnasium_mujoco", "classic_control", "robotics") and not task.id.startswith("d4rl-"):
+            assert gymnasium.spec(task.source).max_episode_steps == task.horizon, task.id
+
+
+def test_metaworld_and_suite_horizons() -> None:
+    import metaworld
+    from dm_control import suite
+
+    assert metaworld.SawyerXYZEnv.max_path_length == prefenvs.find_task("metaworld-reach-v3").horizon
+    for task in prefenvs.list_tasks("dm_control"):
+        domain, name = task.source.split("/")
+        assert suite.load(domain, name)._step_limit == task.horizon
+
+
+@pytest.mark.parametrize("task_id", SAMPLES)
+def test_frames_per_second_and_camera_fit_the_model(task_id: str) -> None:
+    task = prefenvs.find_task(task_id)
+    env = make_source(task_id)
+    env.reset(seed=0)
+    model = mujoco_model(env)
+    kinds = mujoco.mjtObj
+    for kind, name in ((kinds.mjOBJ_CAMERA, task.camera.name), (kinds.mjOBJ_BODY, task.camera.track)):
+        assert name is None or mujoco.mj_name2id(model, kind, name) >= 0
+    env.close()
+    # One step of the environment lasts 1 / fps seconds of simulated time.
+    hidden = prefenvs.make(task_id)
+    _, first = hidden.reset(seed=0)
+    _, _, _, _, second = hidden.step(hidden.action_space.sample())
+    hidden.close()
+    assert task.fps == round(1.0 / (second["state"][0] - first["state"][0]))
+
+
+def test_pebble_budgets_of_bpref() -> None:
+    walker = {(b.labels, b.per_session, b.interact, b.steps) for b in prefenvs.find_task("dmc-walker-walk-v0").budgets}
+    assert {(500, 50, 20_000, 500_000), (1000, 100, 20_000, 500_000)} <= walker
+    button = {(b.labels, b.per_session, b.lr) for b in prefenvs.find_task("metaworld-button-press-v3").budgets}
+    assert button == {(10_000, 50, 3e-4), (20_000, 100, 3e-4)}
+
+
+def test_a_misspelt_task_gets_near_matches() -> None:
+    with pytest.raises(PrefenvsError, match=r"unknown task 'halfcheeta-v5'.*HalfCheetah-v5"):
+        prefenvs.make("halfcheeta-v5")
+    with pytest.raises(PrefenvsError, match=r"unknown family 'robotic'.*robotics"):
+        prefenvs.list_tasks("robotic")
+    assert prefenvs.find_task("prefenvs/Ant-v5").id == "Ant-v5"
+
+
+def test_a_segment_longer_than_the_episode_is_refused() -> None:
+    with pytest.raises(PrefenvsError, match="segment of 51 steps"):
+        Task("x", "robotics", "A sentence.", horizon=50, segment_length=51, fps=1, source="x")
+
+
+def test_importing_prefenvs_imports_nothing_heavy() -> None:
+    heavy = ["torch", "stable_baselines3", "mujoco", "metaworld", "dm_control", "gymnasium_robotics", "pygame"]
+    code = f"import sys, prefenvs; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("task_id", "extra"),
+    [("dmc-walker-walk-v0", "dmc"), ("metaworld-reach-v3", "metaworld"), ("FetchReach-v4", "robotics")],
+)
+def test_a_missing_package_names_its_extra(task_id: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr("prefenvs.envs.adapters.import_module", refuse)
+    with pytest.raises(PrefenvsError, match=rf'pip install -e ".*\[{extra}\]"'):
+        prefenvs.make(task_id)
+
+
+def test_arguments_reach_the_task() -> None:
+    action = np.full(6, 0.5, np.float32)
+    rewards = []
+    for weight in (1.0, 2.0):
+        env = prefenvs.make("HalfCheetah-v5", forward_reward_weight=weight, ctrl_cost_weight=0.0)
+        env.reset(seed=0)
+        rewards.append(env.step(action)[4]["true_reward"])
+    assert rewards[1] == pytest.approx(2 * rewards[0])
+    assert prefenvs.make("HalfCheetah-v5", max_episode_steps=7).spec.max_episode_steps == 7  # type: ignore[union-attr]
+    with pytest.raises(PrefenvsError, match=r"cannot be made with.*wheels"):
+        prefenvs.make("HalfCheetah-v5", wheels=4)
+    with pytest.raises(PrefenvsError, match=r"no render_mode 'human': choose one of .*rgb_array"):
+        prefenvs.make("dmc-walker-walk-v0", render_mode="human")
+    with pytest.raises(PrefenvsError, match="the goal would move within an episode"):
+        prefenvs.make("PointMaze_UMaze-v3", reset_target=True)
