@@ -76,7 +76,9 @@ class Segment:
             grown: Array = np.concatenate([array, np.repeat(last, more, axis=0)])
             return grown
 
-        arrays = {name: extended(getattr(self, name), name in ("observations", "states")) for name in _STEPS}
+        arrays: dict[str, Any] = {
+            name: extended(getattr(self, name), name in ("observations", "states")) for name in _STEPS
+        }
         return replace(self, **arrays, recording=None)
 
     @property

@@ -274,7 +274,7 @@ class TrajectoryBuffer:
         while len(self._ends) > count:
             self._begin = self._ends.pop(0)
             for column in (self._scenes, self._terminated, self._finals, self._recordings):
-                column.pop(0)  # type: ignore[attr-defined]
+                column.pop(0)
 
     def trajectories(self) -> Trajectories:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""

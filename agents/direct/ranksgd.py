@@ -146,9 +146,8 @@ class RankSGD(DirectLearner, BaseAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(self.observation_space, self.action_space, None, **self.policy_kwargs).to(
-            self.device
-        )
+        policy: Any = self.policy_class(self.observation_space, self.action_space, None, **self.policy_kwargs)
+        self.policy = policy.to(self.device)
         self.policy.set_training_mode(False)
         for parameter in self.policy.parameters():
             parameter.requires_grad_(False)

@@ -64,8 +64,9 @@ def soft_policy(board: Board, temperature: float, gamma: float = 0.95) -> Array:
         q = (board.rewards + gamma * values[board.next_cells]) / temperature
         top = q.max(axis=1)
         values = np.where(ended, 0.0, temperature * (top + np.log(np.exp(q - top[:, None]).sum(axis=1))))
-    policy: Array = np.exp(q - values[:, None] / temperature)
-    return policy / policy.sum(axis=1, keepdims=True)
+    weights = np.exp(q - values[:, None] / temperature)
+    policy: Array = weights / weights.sum(axis=1, keepdims=True)
+    return policy
 
 
 def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator, horizon: int = 50) -> Trajectories:
