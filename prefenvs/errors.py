@@ -26,7 +26,6 @@ EXTRAS = {
     "psutil": "bench",
     "psycopg": "postgres",
     "ray": "ray",
-    "rosbags": "ros",
 }
 """The extra that brings a package, by the name under which it is imported."""
 
