@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,ros,bench,ray,docs,dev
 
-.PHONY: help demo test test-slow lint types docs format bench bench-speed bench-guard clean
+.PHONY: help demo test test-slow lint types docs package format bench bench-speed bench-guard clean
 
 help:
 	@echo "make demo       teach a robot to run: from labels, from coin flips, from the true reward (minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  run the long learning checks"
 	@echo "make lint types check style and types; make format rewrites"
 	@echo "make docs       build the site into site/, warnings as errors"
+	@echo "make package    build sdist and wheel, check them, and run the wheel outside this folder"
 	@echo "make bench      run every benchmark and print its ratios"
 	@echo "make bench-speed  every speed comparison in one table of ratios, written to benchmarks/results"
 	@echo "make bench-guard  train small runs and say which method learns worse than before (minutes)"
@@ -44,6 +45,9 @@ types: $(VENV)/installed
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+package: $(VENV)/installed
+	$(BIN)/python .ci/package.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

@@ -6,7 +6,7 @@ is far simpler than a policy, so few actions suffice. Observations are vectors: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from prefenvs.datasets.holdout import hold_out_episodes
-from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.limits import (
     FractionBelowOne,
     NonNegativeFloat,
@@ -153,32 +152,3 @@ class InverseDynamics:
         offsets = np.arange(-self.config.before, self.config.after + 1)
         rows = np.clip(np.arange(len(seen))[:, None] + offsets, begins, ends - 1)
         return seen, torch.as_tensor(rows, device=self.device)
-
-
-def infer_actions(known: OfflineDataset, bare: OfflineDataset, model: InverseDynamics, name: str) -> OfflineDataset:
-    """Return both data sets as one: the first as it is, then the second with inferred actions and marked so.
-
-    Their observations have the same size; what only one of them tells is left out.
-    """
-    parts = (known.trajectories, bare.trajectories)
-
-    def joined(arrays: list[Array | None]) -> Array | None:
-        held = [array for array in arrays if array is not None]
-        return np.concatenate(held) if len(held) == len(arrays) else None
-
-    both = Trajectories(
-        np.concatenate([part.observations for part in parts]),
-        np.concatenate([known.trajectories.actions, model.predict(bare.trajectories)]),
-        np.concatenate([known.trajectories.ends, bare.trajectories.ends + known.trajectories.ends[-1]]),
-        true_rewards=joined([part.true_rewards for part in parts]),
-        terminated=joined([part.terminated for part in parts]),
-        final_observations=joined([part.final_observations for part in parts]),
-        task=known.task if known.task == bare.task else "",
-        source=name,
-    )
-    return replace(
-        OfflineDataset(name, both),
-        policies=joined([known.policies, bare.policies]),
-        successes=joined([known.successes, bare.successes]),
-        inferred=np.repeat([False, True], [len(known), len(bare)]),
-    )

@@ -29,11 +29,15 @@ ALGORITHMS = {
     "prefppo": "prefenvs.agents.online.prefppo:ALGORITHM",
     "dqn": "prefenvs.agents.online.dqn:ALGORITHM",
     "clip": "prefenvs.agents.online.state_reward:ALGORITHM",
+    "thompson": "prefenvs.agents.variants.thompson:ALGORITHM",
+    "spo": "prefenvs.agents.direct.spo:ALGORITHM",
+    "ranksgd": "prefenvs.agents.direct.ranksgd:ALGORITHM",
     "iql": "prefenvs.agents.offline.iql:ALGORITHM",
     "cpl": "prefenvs.agents.offline.cpl:ALGORITHM",
     "bc": "prefenvs.agents.offline.bc:ALGORITHM",
     "oppo": "prefenvs.agents.offline.oppo:ALGORITHM",
     "ipl": "prefenvs.agents.offline.ipl:ALGORITHM",
+    "dcppo": "prefenvs.agents.tabular.dcppo:ALGORITHM",
     "dppo": "prefenvs.agents.offline.dppo:ALGORITHM",
 }
 GROUP = "prefenvs.algorithms"

@@ -6,6 +6,28 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+EXTRAS = {
+    "dm_control": "dmc",
+    "metaworld": "metaworld",
+    "gymnasium_robotics": "robotics",
+    "pygame": "classic",
+    "fastapi": "human",
+    "uvicorn": "human",
+    "krippendorff": "human",
+    "choix": "human",
+    "openai": "vlm",
+    "transformers": "clip",
+    "minari": "offline",
+    "h5py": "recorded",
+    "pyarrow": "labels",
+    "pandas": "bench",
+    "rliable": "bench",
+    "psutil": "bench",
+    "psycopg": "postgres",
+    "ray": "ray",
+}
+"""The extra that brings a package, by the name under which it is imported."""
+
 
 class PrefenvsError(ValueError):
     """Bad input, named: what it is, the value given, and the way out."""

@@ -20,7 +20,7 @@ from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
-from prefenvs.tasks import find_task, list_tasks
+from prefenvs.tasks import find_task, known_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def evaluate(
     """
     seeds = evaluation_seeds(seed, episodes, first)
     task_id = task_id.removeprefix("prefenvs/")
-    if envs is None or ":" in task_id or task_id in {task.id for task in list_tasks()}:
-        success_key = success_key or find_task(task_id).success_key
+    row = find_task(task_id) if envs is None else known_task(task_id)
+    if row is not None:
+        success_key = success_key or row.success_key
     if horizon is not None and horizon < 1:
         raise PrefenvsError(f"an evaluation's episodes have at least 1 step, got horizon={horizon}")
     if (num_envs if envs is None else len(envs)) < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prefenvs.frames.recording import Recording
 
 Array = npt.NDArray[Any]
+_STEPS = ("observations", "actions", "true_rewards", "states")
 
 
 def _bytes_of(array: Array | None) -> bytes:
@@ -58,6 +59,44 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    def padded(self, steps: int) -> Segment:
+        """Return the segment with `steps` steps in all: it stays where it ended, with actions and rewards of 0.
+
+        So whole episodes of different lengths can be compared. A recording ends with the episode, so it is left out.
+        """
+        more = steps - len(self)
+        if more <= 0:
+            return self
+
+        def extended(array: Array | None, still: bool) -> Array | None:
+            if array is None:
+                return None
+            last = array[-1:] if still else np.zeros_like(array[-1:])
+            grown: Array = np.concatenate([array, np.repeat(last, more, axis=0)])
+            return grown
+
+        arrays: dict[str, Any] = {
+            name: extended(getattr(self, name), name in ("observations", "states")) for name in _STEPS
+        }
+        return replace(self, **arrays, recording=None)
+
+    def cut(self, start: int, stop: int) -> Segment:
+        """Return the steps from `start` to before `stop`, as a segment of the same episode."""
+        kept = slice(start, min(stop, len(self)))
+
+        def pick(array: Array | None) -> Array | None:
+            return None if array is None else array[kept]
+
+        return replace(
+            self,
+            observations=self.observations[kept],
+            actions=self.actions[kept],
+            true_rewards=pick(self.true_rewards),
+            states=pick(self.states),
+            start=self.start + start if self.start >= 0 else self.start,
+            recording=None if self.recording is None else self.recording.cut(start, kept.stop - start),
+        )
 
     @property
     def visible(self) -> bool:

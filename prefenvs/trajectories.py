@@ -269,6 +269,13 @@ class TrajectoryBuffer:
         """Forget the unfinished episodes, as after a reset in the middle of one."""
         self.open_steps.clear()
 
+    def keep_newest(self, count: int) -> None:
+        """Drop the oldest finished episodes until `count` are left."""
+        while len(self._ends) > count:
+            self._begin = self._ends.pop(0)
+            for column in (self._scenes, self._terminated, self._finals, self._recordings):
+                column.pop(0)
+
     def trajectories(self) -> Trajectories:
         """The finished episodes as flat arrays: views without a copy, which later steps leave as they are."""
         window: dict[str, Any] = {name: array[self._begin : self._end] for name, array in self._flat.items()}
@@ -356,12 +363,8 @@ class TrajectoryBuffer:
         self._finals.append(final)
         self._recordings.append(recording)
         self.episodes_seen += 1
-        if self.max_episodes is not None and len(self._ends) > self.max_episodes:
-            self._begin = self._ends.pop(0)
-            self._scenes.pop(0)
-            self._terminated.pop(0)
-            self._finals.pop(0)
-            self._recordings.pop(0)
+        if self.max_episodes is not None:
+            self.keep_newest(self.max_episodes)
 
     def _reserve(self, steps: int, arrays: dict[str, Array]) -> None:
         """Make room for `steps` more rows: move what is kept into new arrays with as much room again.

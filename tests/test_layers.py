@@ -9,19 +9,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("prefenvs", "oracles", "agents", "videos")
 CORE = {"core"}
 REWARDS = CORE | {"registry", "nets", "rewards"}
+LEARNERS = REWARDS | {"online", "offline", "direct", "variants", "tabular"}
 # What each floor may import. The command line is above all of them, and imports them where a command needs them.
 ALLOWED = {
     "core": CORE,
     "registry": CORE | {"registry"},
     "bench": CORE | {"registry", "bench"},
     # Demonstrations of whole systems: they need raters and learners alike.
-    "claims": REWARDS | {"bench", "claims", "videos", "oracles", "online", "offline", "agents", "runs"},
+    "claims": REWARDS
+    | {"bench", "claims", "videos", "oracles", "online", "offline", "direct", "tabular", "agents", "runs"},
     "videos": CORE | {"videos"},
     "oracles": CORE | {"videos", "oracles"},
     "nets": CORE | {"nets"},
     "rewards": REWARDS,
     "online": REWARDS | {"online"},
+    "direct": REWARDS | {"online", "direct"},
     "offline": REWARDS | {"offline"},
+    "tabular": REWARDS | {"offline", "tabular"},
+    "variants": REWARDS | {"online", "variants"},
     "baselines": REWARDS | {"baselines"},
     "experts": REWARDS | {"online", "runs", "experts"},
     "runs": REWARDS | {"online", "offline", "agents", "runs"},

@@ -16,7 +16,7 @@ from prefenvs.datasets.sizes import check_actions
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.segments import Array
-from prefenvs.tasks import list_tasks
+from prefenvs.tasks import known_task
 
 FORMAT = "prefenvs-offline-1"
 WAY_OUT = "put it back from a copy, or train again"
@@ -57,7 +57,7 @@ def find_spaces(dataset: OfflineDataset, action_space: spaces.Space[Any] | None)
             f"data set {dataset.name!r} holds no actions, of which a policy learns: `prefenvs actions` infers them "
             "from a data set that has some"
         )
-    if action_space is None and dataset.task in {task.id for task in list_tasks()}:
+    if action_space is None and known_task(dataset.task) is not None:
         env = prefenvs.make(dataset.task)
         observation_size, space = spaces.flatdim(env.observation_space), env.action_space
         env.close()

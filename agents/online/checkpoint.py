@@ -44,7 +44,7 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
                 f"{type(agent.reward_model).__name__}.save wrote nothing to the path it was given, {new / 'reward.pt'}"
             )
         agent.save_memory(new)
-        _save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
+        save_trajectories(agent.recorder.buffer.trajectories(), new / "trajectories.npz")
         save_episodes(agent, new / "episodes.npz")
         state: dict[str, Any] = {
             "format": FORMAT,
@@ -98,7 +98,7 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
     agent.load_memory(folder)
     buffer = agent.recorder.buffer
     with damage_told(folder / "trajectories.npz", WAY_OUT):
-        _restore_trajectories(buffer, folder / "trajectories.npz")
+        restore_trajectories(buffer, folder / "trajectories.npz")
     with damage_told(folder / "state.json", WAY_OUT):
         agent.reward_learned = bool(state["reward_learned"])
         agent.state_entropy.load_state_dict(state["state_entropy"])
@@ -179,7 +179,8 @@ def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]
     agent.feedback = feedback
 
 
-def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
+def save_trajectories(trajectories: Trajectories, path: Path) -> None:
+    """Write finished episodes."""
     arrays = {name: getattr(trajectories, name) for name in ARRAYS if getattr(trajectories, name) is not None}
     if trajectories.recordings is not None:
         records = [recording.record() | {"times": recording.times.tolist()} for recording in trajectories.recordings]
@@ -187,7 +188,8 @@ def _save_trajectories(trajectories: Trajectories, path: Path) -> None:
     np.savez(path, allow_pickle=False, first_episode=trajectories.first_episode, **arrays)
 
 
-def _restore_trajectories(buffer: TrajectoryBuffer, path: Path) -> None:
+def restore_trajectories(buffer: TrajectoryBuffer, path: Path) -> None:
+    """Read into a buffer what `save_trajectories` wrote."""
     check_npz(path)
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ARRAYS if name in file}

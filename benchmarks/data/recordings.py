@@ -1,15 +1,18 @@
-"""Recordings: opening a LeRobot data set of 1,000 episodes, and frames and clips of its segments.
+"""Recordings: opening a LeRobot data set of 1,000 episodes, frames and clips of its segments, and labels of them.
 
     python -m benchmarks.data.recordings
 
-References, in the same run: a plain loop that decodes a video from its beginning to the segment, and clips of the same
-length that are drawn from simulator states.
+References, in the same run: a plain loop that decodes a video from its beginning to the segment, clips of the same
+length that are drawn from simulator states, and labels of such clips, all by one annotator who answers without a pause
+through the server of `prefenvs label`, which makes the clips meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,10 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from prefenvs import Segment, Trajectories
+from benchmarks.raters.labelling import Annotator, Record, serve
+from prefenvs import Segment, SegmentBatch, Trajectories
 from prefenvs.cli.random_behaviour import collect_random_behaviour
 from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
 from prefenvs.frames import Camera, Recording, SegmentFrames, frames
+from prefenvs.preferences import make_pairs
+from prefenvs.store import Store
 from prefenvs.tasks import find_task
 from prefenvs.videos import ClipCache
 
@@ -46,6 +52,8 @@ class Options:
     """Pixels of a picture's side."""
     clips: int = 20
     """Segments that are shown, of 30 steps."""
+    seconds: float = 30.0
+    """For which labels are given, of recorded clips and of drawn ones each."""
     open: str = ""
     """Open this data set and print seconds and growth of memory; used by the script itself."""
 
@@ -131,6 +139,32 @@ def decode_plainly(segment: Segment) -> np.ndarray:
     return np.stack(shown)
 
 
+def labels_per_hour(segments: SegmentBatch, folder: Path, seconds: float) -> float:
+    """Return how many pairs one annotator answers an hour who only waits for clips."""
+    folder.mkdir()
+    store = folder / "labels.sqlite"
+    with Store(store) as kept:
+        kept.add_queries(make_pairs(segments))
+    process, links = serve(store, folder / "clips", 1, 256)
+    record = Record()
+
+    async def label() -> float:
+        person = Annotator(links[0])
+        await person.enter()
+        begun = time.perf_counter()
+        await person.label(seconds, 0.0, record)
+        taken = time.perf_counter() - begun
+        await person.http.aclose()
+        return taken
+
+    try:
+        taken = asyncio.run(label())
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    return 3600 * len(record.accepted) / taken
+
+
 def main(options: Options) -> None:
     """Measure and print."""
     if options.open:
@@ -155,13 +189,17 @@ def main(options: Options) -> None:
             f"frames of {options.clips} segments: {ours:.1f} segments/s, a plain loop {plain:.1f}: {ours / plain:.1f} x"
         )
         task = find_task("HalfCheetah-v5")
-        drawn = list(collect_random_behaviour(task, 1, 0).sample(options.clips, 30, np.random.default_rng(0)))
+        behaviour = collect_random_behaviour(task, 1, 0)
+        drawn = list(behaviour.sample(options.clips, 30, np.random.default_rng(0)))
         with ClipCache(folder / "clips") as cache:
             recorded, simulated = timed(cache.make, segments), timed(cache.make, drawn)
         print(
             f"clips for the page, 256 pixels: {recorded:.1f} recorded/s, {simulated:.1f} drawn/s: "
             f"{recorded / simulated:.1f} x"
         )
+        many = [episodes.sample(400, 30, np.random.default_rng(1)) for episodes in (data, behaviour)]
+        found = [labels_per_hour(each, folder / f"page{i}", options.seconds) for i, each in enumerate(many)]
+        print(f"labels without a pause: {found[0]:.0f} recorded/h, {found[1]:.0f} drawn/h: {found[0] / found[1]:.1f} x")
 
 
 if __name__ == "__main__":

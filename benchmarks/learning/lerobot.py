@@ -1,7 +1,7 @@
 """ACT by LeRobot's own trainer, weighed by a reward that was learned from preferences over recordings.
 
     pip install ./examples/lerobot_weighted_act       # in LeRobot's environment
-    python benchmarks/learning/lerobot.py --lerobot lerobot-env/bin/python --folder drawer
+    python -m benchmarks.learning.lerobot --lerobot lerobot-env/bin/python --folder drawer
 
 Data: a robot arm closes a drawer, by Meta-World's script, or by the same script that takes the drawer for 0.3 m away.
 The data set holds one camera and the position of the hand, nothing of the drawer. Three trainings a seed differ in
@@ -96,7 +96,7 @@ def make_dataset(options: Options) -> Path:
     if not folder.exists():
         sources = (Source("scripted", 0.1, 0.0, options.good), Source("misled", 0.1, 0.0, options.bad))
         plan = CollectionPlan(TASK, sources, after_success=10)
-        whole = collect(replace(plan), options.folder / "simulated", load=load_script, progress=report)
+        whole = collect(plan, options.folder / "simulated", load=load_script, progress=report)
         data = whole.trajectories
         short = np.minimum(data.lengths, 100)
         rows = np.concatenate([begin + np.arange(n) for begin, n in zip(data.begins, short, strict=True)])
@@ -120,10 +120,10 @@ def report(episode: Any) -> None:
     print(episode.label, "success" if episode.success else "no success", flush=True)
 
 
-def run(*command: object, **variables: str) -> str:
+def run(*command: object) -> str:
     """Run a command, keep what it says, and stop with it where it fails."""
     print("$", *command, flush=True)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | variables
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
@@ -139,9 +139,8 @@ def learn_reward(options: Options, data: Path, rater: str) -> Path:
         pairs = ("--dataset", data, "--pairs", options.pairs, "--segment-length", CHUNK)
         run(*own, "rate", *pairs, "--oracle", rater, "--store", store, "--no-progress")
         how = ("--preferences", store, "--folder", options.folder / rater, "--chunk", CHUNK, "--proprioception")
-        encoder = ("--encoder", "lerobot:encoder")
-        here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        print(run(*own, "reward", data, *how, *encoder, "--progress-to", progress, PYTHONPATH=here))
+        encoder = ("--encoder", "benchmarks.learning.lerobot:encoder")
+        print(run(*own, "reward", data, *how, *encoder, "--progress-to", progress))
     return progress
 
 

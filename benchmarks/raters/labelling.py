@@ -119,10 +119,10 @@ async def label(links: list[str], seconds: float, pause: float, record: Record) 
     return taken
 
 
-def serve(path: Path, folder: Path, annotators: int) -> tuple[subprocess.Popen[str], list[str]]:
+def serve(path: Path, folder: Path, annotators: int, size: int = 64) -> tuple[subprocess.Popen[str], list[str]]:
     """Start the server and return its process and the annotators' links."""
     names = [f"annotator-{i}" for i in range(annotators)]
-    options = ["--store", str(path), "--port", "0", "--repeats", "0", "--size", "64", "--clips", str(folder)]
+    options = ["--store", str(path), "--port", "0", "--repeats", "0", "--size", str(size), "--clips", str(folder)]
     command = [sys.executable, "-m", "prefenvs", "label", *options, "--annotators", *names]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,7 +1,8 @@
 """ACT that `lerobot-train` can weigh: a plug-in of LeRobot, installed beside it, used as --policy.type=weighted_act.
 
-LeRobot's weighted training calls `forward(batch, reduction="none")`, which its ACT lacks. The networks and, at equal
-weights, the loss are those of LeRobot's ACT.
+LeRobot's weighted training calls `forward(batch, reduction="none")`, which its ACT lacks. The networks are those of
+LeRobot's ACT, and at equal weights the loss is that of version 0.4.4 (0.6.1 leaves actions after an episode's end out
+of the mean, where 0.4.4 counts them as met).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class WeightedACTPolicy(ACTPolicy):
         known = ~batch["action_is_pad"].unsqueeze(-1)
         loss = ((batch["action"] - actions).abs() * known).mean((1, 2))
         logged = {"l1_loss": loss.mean().item()}
-        if self.config.use_vae:
+        if self.config.use_vae and log_variance is not None:
             divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1)
             logged["kld_loss"] = divergence.mean().item()
             loss = loss + self.config.kl_weight * divergence

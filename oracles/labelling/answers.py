@@ -7,15 +7,16 @@ import logging
 import threading
 import time as clock
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.people.moment import add_moment, undo_moment
 from prefenvs.oracles.people.strength import Strength, soften
-from prefenvs.store import Assignment, Assignments, Event, Store, StoreUnavailable, Undo
+from prefenvs.store import GOLD, TUTORIAL, Assignment, Assignments, Event, Store, StoreUnavailable, Undo
 
 ORACLE = "human"
 MOST_ANSWERS = 100
@@ -59,6 +60,9 @@ class Pace:
             self._done[annotator] = max(begun, now - 3600.0) + self.least
 
 
+Second = Annotated[float, Field(ge=0, le=1e6, strict=True)]
+
+
 class Answer(BaseModel):
     """One answer, or the taking back of one; `uuid` makes posting it twice harmless."""
 
@@ -75,6 +79,7 @@ class Answer(BaseModel):
     seconds: float = Field(0.0, ge=0, le=1e6, strict=True)
     replays: StrictInt = Field(0, ge=0, le=10**6)
     time: float = Field(0.0, ge=0, le=1e11, strict=True)
+    moment: tuple[Second, Second] | None = None
 
     @field_validator("uuid", "undo")
     @classmethod
@@ -171,9 +176,25 @@ def store_answers(
         except PrefenvsError as error:
             refused.append({"uuid": answer.uuid, "reason": str(error)})
     reasons = _record(assignments, annotator, items)
+    _record_moments(assignments.store, annotator, items, reasons)
     refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
     keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
     return [key for key in keys if key not in reasons], refused
+
+
+def _record_moments(store: Store, annotator: str, items: Sequence[Event | Undo], refused: Collection[str]) -> None:
+    """Let the moments of the answers that were stored follow them; one that cannot be cut stays with its answer."""
+    for item in items:
+        if isinstance(item, Undo):
+            if item.uuid not in refused:
+                undo_moment(store, item.target, annotator)
+        elif item.id not in refused and item.kind == "comparison" and item.run not in (GOLD, TUTORIAL):
+            try:
+                add_moment(store, item)
+            except StoreUnavailable:
+                raise
+            except PrefenvsError as error:
+                _log.warning("an answer of %s: %s", annotator, error)
 
 
 def _record(assignments: Assignments, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
@@ -236,7 +257,10 @@ def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page
     if assignment.repeats is not None:
         extra["repeats"] = assignment.repeats
     # What the probabilities do not say.
-    said = {"strength": answer.strength, "bad": answer.choice == "bad", "tags": answer.tags}
+    said: dict[str, Any] = {"strength": answer.strength, "bad": answer.choice == "bad", "tags": answer.tags}
+    if answer.moment is not None and not isinstance(answer.choice, int):
+        raise Refused("moment: only a clip that is better has a moment that decided")
+    said["moment"] = answer.moment
     extra |= {name: value for name, value in said.items() if value}
     if assignment.segment is not None:
         extra["rating"] = _rating(answer)

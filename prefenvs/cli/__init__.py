@@ -42,7 +42,7 @@ from prefenvs.cli.rate import Rate
 from prefenvs.cli.reward import Reward
 from prefenvs.cli.train.command import train
 from prefenvs.cli.train.critic import Critic
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import EXTRAS, PrefenvsError, install_command
 from prefenvs.limits import check_limits
 
 
@@ -124,32 +124,25 @@ class Runnable(Protocol):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
-    try:
-        words = _import_modules(sys.argv[1:] if arguments is None else arguments)
-    except PrefenvsError as error:
-        _fail(str(error), 2)
-    command: Runnable
+    words = sys.argv[1:] if arguments is None else arguments
     if words == ["--version"]:
         print(f"prefenvs {prefenvs.__version__}")
         return
-    if words[:1] == ["train"]:
-        # Its options depend on the algorithm that is named, and on task and preset.
-        command = Train(tuple(words[1:]))
-    elif words[:2] == ["label", "render"]:
-        # `label` serves a page; this is done beside it, on other machines.
-        command = tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
-    else:
-        try:
-            raters.look_at(words)
-        except PrefenvsError as error:
-            _fail(str(error), 2)
-        command = tyro.cli(Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,))
+    try:
+        command = _read(_import_modules(words))
+    except PrefenvsError as error:
+        _fail(str(error), 2)
     try:
         check_limits(command)
         with _terminated_as_interrupted():
             command.run()
     except PrefenvsError as error:
         _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _fail(f"this needs the package {package}, which is not installed: {install_command(EXTRAS[package])}", 2)
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except BrokenPipeError:
@@ -158,6 +151,21 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(_describe(error), 2 if error.errno in WRONG_PATH else 1)
     except MemoryError:
         _fail("out of memory: choose fewer steps, environments, episodes or pixels", 1)
+
+
+def _read(words: list[str]) -> Runnable:
+    """Return the command that the words name; raises PrefenvsError for a rater that does not exist."""
+    if words[:1] == ["train"]:
+        # Its options depend on the algorithm that is named, and on task and preset.
+        return Train(tuple(words[1:]))
+    if words[:2] == ["label", "render"]:
+        # `label` serves a page; this is done beside it, on other machines.
+        return tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
+    raters.look_at(words)
+    command: Runnable = tyro.cli(
+        Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,)
+    )
+    return command
 
 
 def _import_modules(words: list[str]) -> list[str]:

@@ -68,7 +68,7 @@ class Ask:
         if data.states is None and data.recordings is None:
             print(f"{self.dataset} holds neither states nor recordings: people see its observations as curves")
         with filling(self.store) as store:
-            added = choose(self.selector, store, run, data, self.count, length, model, self.seed)
+            added = self._choose(store, run, data, length, model)
             store.add_queries(added, run=run)
             waiting = store.count_pending(run)
         if len(added) < self.count:
@@ -77,35 +77,27 @@ class Ask:
         print(f"people answer them: prefenvs label --store {self.store}")
         print(f"learn from the answers: {learning(self.dataset, self.task, self.store)}")
 
+    def _choose(
+        self, store: Store, run: str, data: Trajectories, length: int, model: RewardModel | None
+    ) -> list[Query]:
+        """Return at most `count` queries by the selector, without the pairs that the store holds, in either order."""
+        from prefenvs.queries import find_selector
 
-def choose(
-    selector: str,
-    store: Store,
-    run: str,
-    data: Trajectories,
-    count: int,
-    length: int,
-    model: RewardModel | None,
-    seed: int,
-) -> list[Query]:
-    """Return at most `count` queries by a selector, without the pairs that the store holds, in either order."""
-    from prefenvs.queries import find_selector
-
-    chosen: dict[str, Query] = {}
-    labelled = store.preferences(run=run)
-    select = find_selector(selector).select
-    held = store.stats().queries
-    for draw in range(DRAWS):
-        rng = np.random.default_rng([seed, held, draw])
-        found = select(data, count, length, model, labelled, rng)
-        known = store.find_queries(key for query in found for key in _orders(query))
-        for query in found:
-            # A selector of one's own may choose a pair twice.
-            if not {*_orders(query)} & (known.keys() | chosen.keys()):
-                chosen[query.id] = query
-        if len(chosen) >= count:
-            break
-    return list(chosen.values())[:count]
+        chosen: dict[str, Query] = {}
+        labelled = store.preferences(run=run)
+        select = find_selector(self.selector).select
+        held = store.stats().queries
+        for draw in range(DRAWS):
+            rng = np.random.default_rng([self.seed, held, draw])
+            found = select(data, self.count, length, model, labelled, rng)
+            known = store.find_queries(key for query in found for key in _orders(query))
+            for query in found:
+                # A selector of one's own may choose a pair twice.
+                if not {*_orders(query)} & (known.keys() | chosen.keys()):
+                    chosen[query.id] = query
+            if len(chosen) >= self.count:
+                break
+        return list(chosen.values())[: self.count]
 
 
 def _orders(query: Query) -> Sequence[str]:

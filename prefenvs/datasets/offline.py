@@ -12,7 +12,7 @@ from gymnasium import spaces
 from prefenvs.datasets.formats.columns import check_columns
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
-from prefenvs.tasks import list_tasks
+from prefenvs.tasks import known_task
 from prefenvs.trajectories import Trajectories
 
 
@@ -99,8 +99,8 @@ class OfflineDataset:
         """Steps of an episode at most: the data's own, else the task's, else those of the longest episode."""
         if self.horizon is not None:
             return self.horizon
-        known = {task.id: task.horizon for task in list_tasks()}
-        return known.get(self.task) or int(self.trajectories.lengths.max())
+        task = known_task(self.task)
+        return int(self.trajectories.lengths.max()) if task is None else task.horizon
 
     def transitions(self) -> TransitionArrays:
         """Return every transition whose next observation is known, in the order of the data.
@@ -173,3 +173,33 @@ class OfflineDataset:
         if self.trajectories.terminated is not None:
             terminals[self.trajectories.ends - 1] = self.trajectories.terminated
         return terminals
+
+
+def join_inferred(known: OfflineDataset, bare: OfflineDataset, actions: Array, name: str) -> OfflineDataset:
+    """Return two data sets as one: the first as it is, then the second with inferred actions [S, act], marked so.
+
+    Their observations have the same size; what only one of them tells is left out.
+    """
+    parts = (known.trajectories, bare.trajectories)
+
+    def joined(arrays: list[Array | None]) -> Array | None:
+        held = [array for array in arrays if array is not None]
+        return np.concatenate(held) if len(held) == len(arrays) else None
+
+    both = Trajectories(
+        np.concatenate([part.observations for part in parts]),
+        np.concatenate([known.trajectories.actions, actions]),
+        np.concatenate([known.trajectories.ends, bare.trajectories.ends + known.trajectories.ends[-1]]),
+        true_rewards=joined([part.true_rewards for part in parts]),
+        terminated=joined([part.terminated for part in parts]),
+        final_observations=joined([part.final_observations for part in parts]),
+        task=known.task if known.task == bare.task else "",
+        source=name,
+    )
+    return OfflineDataset(
+        name,
+        both,
+        policies=joined([known.policies, bare.policies]),
+        successes=joined([known.successes, bare.successes]),
+        inferred=np.repeat([False, True], [len(known), len(bare)]),
+    )

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prefenvs.tasks.finding import ends_by_time_alone, find_task, has_environment, has_reward, is_same_task
+from prefenvs.tasks.finding import (
+    ends_by_time_alone,
+    find_task,
+    has_environment,
+    has_reward,
+    is_same_task,
+    known_task,
+)
 from prefenvs.tasks.task import Camera, LabelBudget, Task, list_tasks
 
 __all__ = [
@@ -14,5 +21,6 @@ __all__ = [
     "has_environment",
     "has_reward",
     "is_same_task",
+    "known_task",
     "list_tasks",
 ]

@@ -30,6 +30,17 @@ def find_task(task_id: str) -> Task:
     return task
 
 
+def known_task(task_id: str) -> Task | None:
+    """Return the row of a task that a policy can act in, one of your own among them; None where this process has none.
+
+    For data of others: what names no task, or one whose package or module is not here, is no error.
+    """
+    try:
+        return find_task(task_id) if has_environment(task_id) else None
+    except PrefenvsError:
+        return None
+
+
 def is_same_task(one: str, other: str) -> bool:
     """Tell whether two ids, as stored or as typed, mean the same task."""
     one, other = one.removeprefix("prefenvs/"), other.removeprefix("prefenvs/")

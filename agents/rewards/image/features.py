@@ -7,11 +7,14 @@ import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, SupportsFloat
 
+import gymnasium
 import numpy as np
 from tqdm import tqdm
 
 from prefenvs.agents.rewards.image.encoders import Encoder
+from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
 from prefenvs.frames.source import SegmentFrames
 from prefenvs.segments import Array, Segment
@@ -116,6 +119,53 @@ class FeatureCache:
             views = source.views(segment, steps[start : start + self.batch_size])
             parts.append(encode_views(self.encoder, views))
         return np.concatenate(parts)
+
+
+class FeatureObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
+    """A task of the suite, seen through a frozen encoder: its first observations, and features of its camera's picture.
+
+    So a policy that learned from `prefenvs features` acts in the task that its recordings were made in.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Any], task: str, encoder: Encoder, size: int) -> None:
+        """`env`: made by `prefenvs.make`; size: entries that the policy sees, of which the last are features.
+
+        Raises PrefenvsError where the features alone have more.
+        """
+        super().__init__(env)
+        side = max(encoder.size, 16)
+        self.encoder, self.renderer = encoder, Renderer(task, side, side)
+        blank = np.zeros((1, 1, encoder.size, encoder.size, 3), np.uint8)
+        self.own = size - encode_views(encoder, blank).shape[1]
+        held = int(np.prod(env.observation_space.shape or (0,)))
+        if not 0 <= self.own <= held:
+            raise PrefenvsError(
+                f"the policy sees {size} entries, the encoder gives {size - self.own} and the task {held}: name the "
+                "encoder and the task of its data"
+            )
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def reset(self, **options: Any) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode."""
+        observation, info = self.env.reset(**options)
+        self._scene = info.get("scene")
+        return self._see(observation, info), info
+
+    def step(self, action: Any) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the task."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._see(observation, info), reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the task and free the renderer."""
+        self.renderer.close()
+        super().close()
+
+    def _see(self, observation: Array, info: dict[str, Any]) -> Array:
+        picture = self.renderer.frames(info["state"][None], self._scene)
+        features = encode_views(self.encoder, picture[:, None])[0]
+        seen: Array = np.concatenate([np.ravel(observation)[: self.own], features]).astype(np.float32)
+        return seen
 
 
 def encode_views(encoder: Encoder, views: Array) -> Array:

@@ -145,6 +145,76 @@ CLAIMS = (
         "weight 0",
         f"{HERE}.online:rebel",
     ),
+    Claim(
+        "thompson",
+        "Thompson sampling",
+        "one reward member an episode, and questions only where draws differ, reach plain PEBBLE's return and more "
+        "(Pendulum-v1, 5,000 steps, at most 150 labels)",
+        "mean true return of 20 episodes",
+        "plain PEBBLE, 150 labels",
+        f"{HERE}.online:thompson",
+    ),
+    Claim(
+        "thompson-labels",
+        "Thompson sampling",
+        "asks for fewer labels in the same run",
+        "labels",
+        "plain PEBBLE",
+        f"{HERE}.online:thompson_labels",
+        "lower",
+    ),
+    Claim(
+        "ranksgd",
+        "ZO-RankSGD",
+        "8 rankings of 8 episodes find a linear policy on CartPole-v1 (64 questions; neither reward nor gradients)",
+        "mean true return of 20 episodes, at most 500",
+        "a coin ranks",
+        f"{HERE}.direct:ranksgd_cartpole",
+    ),
+    Claim(
+        "ranksgd-acrobot",
+        "ZO-RankSGD",
+        "5 rankings of 8 find one on Acrobot-v1 (40 questions)",
+        "mean true return of 20 episodes, at least -500",
+        "a coin ranks",
+        f"{HERE}.direct:ranksgd_acrobot",
+    ),
+    Claim(
+        "spo",
+        "SPO",
+        "plays a mixture where preferences run in a circle, and a fitted reward does not (three moves on Delivery: up "
+        "beats level beats down beats up)",
+        "share of wins against the worst of the three for it, 0.5 at best, mean of the second half of 9,000 steps",
+        "PrefPPO with as many questions",
+        f"{HERE}.direct:spo_circle",
+    ),
+    Claim(
+        "spo-control",
+        "SPO",
+        "learns control, too (CartPole-v1, 10,000 steps)",
+        "mean true return of 20 episodes",
+        "a coin compares",
+        f"{HERE}.direct:spo_control",
+    ),
+    *(
+        Claim(
+            name,
+            "DCPPO",
+            f"50 episodes of a boundedly rational driver on Delivery's board 4 teach more than {what}",
+            "exact return, 0 as random moves and 1 as the optimum",
+            control,
+            f"{HERE}.tabular:{function}",
+        )
+        for name, function, what, control in (
+            ("dcppo", "dcppo", "their cloning", "the driver's choices, cloned"),
+            (
+                "dcppo-naive",
+                "dcppo_naive",
+                "their naive inversion",
+                "value iteration on the choices' log-probabilities",
+            ),
+        )
+    ),
     *(
         Claim(
             name,

@@ -33,6 +33,40 @@ def _pebble(seed: int, agent_weight: float, steps: int) -> float:
     return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return
 
 
+def _swing(name: str, seed: int, steps: int) -> tuple[float, int]:
+    """Return the mean true return of a relative of PEBBLE on Pendulum, and how many labels it asked for."""
+    algorithm, task = find_algorithm(name), find_task("Pendulum-v1")
+    settings = algorithm.settings(task, "small", steps=steps)
+    config = replace(
+        settings.config,
+        labels=150,
+        per_session=15,
+        interact=steps // 15,
+        segment_length=20,
+        unsupervised_steps=steps // 10,
+        selector="uniform",
+        reward=replace(settings.config.reward, width=64, layers=2, epochs=20),
+    )
+    options = replace(
+        settings.options, learning_starts=200, hidden=(64, 64), batch_size=128, learning_rate=1e-3, layer_norm=False
+    )
+    given = Online(task, PartialReturnOracle(seed=seed), seed, "cpu")
+    agent = algorithm.make_online(replace(settings, config=config, options=options), given)
+    agent.learn(steps)
+    assert agent.feedback is not None
+    return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return, agent.feedback.labels
+
+
+def thompson(seed: int, steps: int = 5_000) -> Measured:
+    """Return of PEBBLE by Thompson sampling, and of plain PEBBLE."""
+    return Measured(_swing("thompson", seed, steps)[0], _swing("pebble", seed, steps)[0])
+
+
+def thompson_labels(seed: int, steps: int = 5_000) -> Measured:
+    """Labels that Thompson sampling asks for, and plain PEBBLE's."""
+    return Measured(_swing("thompson", seed, steps)[1], 150)
+
+
 def rebel(seed: int, steps: int = STEPS) -> Measured:
     """REBEL's term with a weight of 0.1, and without it."""
     return Measured(_pebble(seed, 0.1, steps), _pebble(seed, 0.0, steps))

@@ -51,10 +51,11 @@ class Actions:
 
     def run(self) -> None:
         """Learn, tell the error, infer, write, and take the labels over."""
-        from prefenvs.agents.inverse_dynamics import InverseDynamics, InverseDynamicsConfig, infer_actions
+        from prefenvs.agents.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
         from prefenvs.cli.data.features import check_stores, take_labels
         from prefenvs.datasets.formats.npz import check_folder, write_npz
         from prefenvs.datasets.load import load_dataset
+        from prefenvs.datasets.offline import join_inferred
 
         check_stores(self.preferences, self.labels_to)
         check_folder(self.out)
@@ -76,7 +77,7 @@ class Actions:
         config = InverseDynamicsConfig(self.before, self.after, steps=self.steps, held_out=self.held_out)
         model = InverseDynamics(*sizes, config, self.seed, self.device)
         errors = model.fit(known.trajectories)
-        both = infer_actions(known, bare, model, self.out.name)
+        both = join_inferred(known, bare, model.predict(bare.trajectories), self.out.name)
         print(write_npz(both, self.out))
         if errors is not None:
             print(

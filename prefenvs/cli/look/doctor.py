@@ -8,26 +8,9 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import EXTRAS, PrefenvsError, install_command
 from prefenvs.runs import PACKAGES
 from prefenvs.tasks import find_task
-
-EXTRAS = {
-    "dm_control": "dmc",
-    "metaworld": "metaworld",
-    "gymnasium_robotics": "robotics",
-    "pygame": "classic",
-    "fastapi": "human",
-    "openai": "vlm",
-    "transformers": "clip",
-    "minari": "offline",
-    "h5py": "recorded",
-    "pyarrow": "labels",
-    "rliable": "bench",
-    "psycopg": "postgres",
-    "ray": "ray",
-}
-"""A package of each extra, by the name that is imported."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +44,10 @@ class Doctor:
                 print(f"ok     {package} {metadata.version(package)}")
             except metadata.PackageNotFoundError:
                 print(f"-      {package} is not installed")
-        for module, extra in EXTRAS.items():
-            if importlib.util.find_spec(module) is None:
-                print(f"-      no {module}: its tasks or features need `{install_command(extra)}`")
+        for extra in dict.fromkeys(EXTRAS.values()):
+            missing = [name for name in EXTRAS if EXTRAS[name] == extra and importlib.util.find_spec(name) is None]
+            if missing:
+                print(f"-      no {', '.join(missing)}: what needs it comes with `{install_command(extra)}`")
         try:
             print(f"ok     rendering: {gl_backend()}")
         except PrefenvsError as error:

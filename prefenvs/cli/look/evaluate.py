@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional
 
+from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate
 from prefenvs.limits import Fraction, Number, PositiveInt, Seed
@@ -24,6 +25,8 @@ class Evaluate:
     """Folder that `prefenvs train` wrote."""
     task: str | None = None
     """Task to evaluate on, by default the run's own; for runs on data that tell none."""
+    encoder: str | None = None
+    """For a policy of the data of `prefenvs features`: their encoder, through which it sees --task."""
     episodes: PositiveInt = 20
     """Episodes."""
     seed: Seed = 1
@@ -53,7 +56,9 @@ class Evaluate:
             if getattr(self, name) is not None:
                 raise PrefenvsError(f"--{name.replace('_', '-')} belongs to the safety test: name a cost with --safety")
         run = Run.open(self.run_folder)
-        result, record = evaluate_run(run, self.episodes, self.seed, not self.stochastic, task=self.task)
+        result, record = evaluate_run(
+            run, self.episodes, self.seed, not self.stochastic, task=self.task, encoder=self.encoder
+        )
         figures = {
             "task": record["task"],
             "episodes": len(result.returns),
@@ -88,7 +93,9 @@ class Evaluate:
                 "take another one for a safety test"
             )
         episodes, task = self.episodes, self.task
-        result, record = evaluate_run(run, episodes, self.seed, not self.stochastic, record=episodes, task=task)
+        result, record = evaluate_run(
+            run, episodes, self.seed, not self.stochastic, record=episodes, task=task, encoder=self.encoder
+        )
         assert result.trajectories is not None
         lengths = result.trajectories.lengths
         first = np.zeros(1, np.int64)
@@ -114,16 +121,25 @@ def evaluate_run(
     record: int = 0,
     task: str | None = None,
     film: Path | None = None,
+    encoder: str | None = None,
 ) -> tuple[Evaluation, dict[str, str]]:
     """Evaluate the newest checkpoint of a run; returns the evaluation and the run's configuration.
 
-    task: in the place of the run's own; film: see `prefenvs.evaluate.evaluate`. Raises PrefenvsError for a run on data
-    that tell none, without it.
+    task: in the place of the run's own; film: see `prefenvs.evaluate.evaluate`; encoder: through which the policy sees
+    the task. Raises PrefenvsError for a run on data that tell none, without it.
     """
+    from prefenvs.agents.rewards.image.encoders import load_encoder
+    from prefenvs.agents.rewards.image.features import FeatureObservation
     from prefenvs.agents.runs.train import load_policy
 
     task = task or run.task
     policy = load_policy(run)
+    envs: list[Any] | None = None
+    if encoder is not None:
+        seen = getattr(policy, "observation_space", None)
+        if seen is None or len(seen.shape) != 1:
+            raise PrefenvsError(f"{run.folder} holds no policy of vectors, such as features are: leave --encoder out")
+        envs = [FeatureObservation(make(task), task, load_encoder(encoder), seen.shape[0])]
     result = evaluate(
         policy,
         task,
@@ -132,6 +148,9 @@ def evaluate_run(
         deterministic=deterministic,
         record=record,
         film=film,
+        envs=envs,
         horizon=getattr(policy, "horizon", None),
     )
+    for env in envs or ():
+        env.close()
     return result, run.config | {"task": task}

@@ -41,7 +41,8 @@ class DataOptions:
     """What you must say: the data that are learned from."""
 
     dataset: str = ""
-    """D4RL name (d4rl/halfcheetah-medium-v2) or file, Minari name (minari/...) or folder, or folder of .npz files."""
+    """Data set by name or path: D4RL (d4rl/halfcheetah-medium-v2), Minari (minari/...), imitation, .npz files, LeRobot,
+    robomimic, or videos."""
     task: str = ""
     """Task to evaluate on, where the data set does not tell it; without one the policy is not evaluated."""
     max_gib: PositiveFloat | None = None

@@ -18,7 +18,7 @@ from prefenvs.datasets.sizes import task_action_space
 from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
-from prefenvs.tasks import find_task, list_tasks
+from prefenvs.tasks import known_task
 from prefenvs.trajectories import Trajectories
 
 # The last info of an episode of which nobody knows whether the task ended it.
@@ -51,9 +51,9 @@ def read_imitation(
     """
     path = Path(path)
     columns = _read_columns(path)
-    known = task in {entry.id for entry in list_tasks()}
-    if known:
-        horizon = find_task(task).horizon if horizon is None else horizon
+    row = known_task(task)
+    if row is not None:
+        horizon = row.horizon if horizon is None else horizon
         action_space = _task_space(task) if action_space is None else action_space
     if discrete_actions is not None:
         action_space = spaces.Discrete(discrete_actions)

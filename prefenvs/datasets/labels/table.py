@@ -18,7 +18,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
-from prefenvs.tasks import list_tasks
+from prefenvs.tasks import known_task
 
 MEANINGS = {"first": 1.0, "second": 0.0, "tie": 0.5, "skip": None}
 """What a choice may mean, and the probability that the first segment is better."""
@@ -131,7 +131,8 @@ def read_label_table(
     meanings = _meanings(path, rows, choices or {})
     known = None if segments is None else _read_places(Path(segments))
     if length is None and dataset is not None:
-        length = next((one.segment_length for one in list_tasks() if one.id == dataset.task), None)
+        about = known_task(dataset.task)
+        length = None if about is None else about.segment_length
     names = {name for row in rows for name in row.cells}
     defaults = {"annotator": annotator, "oracle": "" if "oracle" in names else "human", "task": task}
     run, time = "" if "run" in names else path.stem, path.stat().st_mtime

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+import prefenvs
 from prefenvs import Trajectories
 from prefenvs.agents import BC, CPL, IQL, OPPO
 from prefenvs.agents.offline.dppo import DPPO
@@ -107,3 +109,28 @@ def test_bootstrapping_through_ends_that_are_not_known_is_told() -> None:
     unknown = OfflineDataset("made", Trajectories(data.observations, data.actions, data.ends))
     with pytest.warns(UserWarning, match="does not tell which episodes the task ended"):
         IQL(unknown, None, IQLConfig(reward_rule="none"), rewards=np.arange(4.0), device="cpu")
+
+
+class Gentle(gymnasium.Env):
+    """Moves by half a unit at most."""
+
+    observation_space = spaces.Box(-1, 1, (4,), np.float32)
+    action_space = spaces.Box(-0.5, 0.5, (1,), np.float32)
+    max_episode_steps = 7
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 0.0, False, False, {}
+
+
+def test_data_of_a_task_of_one_s_own_have_its_bounds_and_time_limit() -> None:
+    task = prefenvs.make(Gentle).get_wrapper_attr("task").id
+    data = make_data(np.full((4, 1), 0.2), task)
+    assert find_spaces(data, None)[1] == Gentle.action_space
+    assert data.time_limit == 7
+    # Where this process does not know the task, the data alone tell.
+    elsewhere = make_data(np.full((4, 1), 0.2), "no_such_module:Gentle")
+    assert find_spaces(elsewhere, None)[1] == spaces.Box(-1, 1, (1,), np.float32)
+    assert elsewhere.time_limit == 4

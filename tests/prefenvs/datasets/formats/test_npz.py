@@ -24,11 +24,11 @@ def test_what_is_written_is_read(tmp_path, make_dataset, assert_same) -> None:
 
 
 def test_one_file_of_arrays_is_a_data_set(tmp_path) -> None:
-    steps = np.arange(6, dtype=np.float32)[:, None]
+    seen, acted = np.zeros((6, 3), np.float32), np.arange(6, dtype=np.float32)[:, None] / 6
     ends = np.array([False, False, True] * 2)
-    np.savez(tmp_path / "mine.npz", observations=steps, actions=-steps, terminals=ends & False, timeouts=ends)
+    np.savez(tmp_path / "mine.npz", observations=seen, actions=acted, terminals=ends & False, timeouts=ends)
     read = load_dataset(tmp_path / "mine.npz")
-    np.testing.assert_array_equal(read.trajectories.actions, -steps)
+    np.testing.assert_array_equal(read.trajectories.actions, acted)
     assert read.trajectories.lengths.tolist() == [3, 3]
     assert read.task == ""
     assert load_dataset(tmp_path / "mine.npz", "Pendulum-v1").task == "Pendulum-v1"

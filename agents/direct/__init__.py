@@ -1,0 +1,1 @@
+"""Policies straight from comparisons of their own episodes: no reward model."""

@@ -1,0 +1,1 @@
+"""Exact methods for boards: tables in the place of networks."""

@@ -1,0 +1,1 @@
+"""Relatives of the online learners, each a subclass in one file."""
