@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 WIDER = """return [document.documentElement, ...document.querySelectorAll(".wide")]
     .filter(e => e.scrollWidth > innerWidth).length"""
 
