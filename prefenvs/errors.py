@@ -20,12 +20,12 @@ EXTRAS = {
     "minari": "offline",
     "h5py": "recorded",
     "pyarrow": "labels",
+    "rosbags": "ros",
     "pandas": "bench",
     "rliable": "bench",
     "psutil": "bench",
     "psycopg": "postgres",
     "ray": "ray",
-    "rosbags": "ros",
 }
 """The extra that brings a package, by the name under which it is imported."""
 

@@ -30,12 +30,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     waiting += [("CONTRIBUTING.md", ""), ("examples/README.md", "")]
     for source, text in waiting:  # grows on the way
         place = place_of(source)
-        if not source.startswith("docs/") and place not in files.src_uris:
-            text = (ROOT / source).read_text()
-            page = lead_links(text, source) if source.endswith(".md") else f"# {source}\n\n``````python\n{text}``````\n"
-            files.append(File.generated(config, place, content=page))
+        if not is_page(source) and place not in files.src_uris:
+            files.append(File.generated(config, place, content=page_of(source)))
+            text = (ROOT / source).read_text() if source.endswith(".md") else ""
         known = {name for name, _ in waiting}
-        outside = {name for name in links(text, source) if not name.startswith("docs/")}
+        outside = {name for name in links(text, source) if not is_page(name)}
         waiting += [(name, "") for name in outside - known]
     config.nav = spell_out(config.nav, [page.src_uri for page in files.documentation_pages()])
     return files
@@ -51,13 +50,27 @@ def links(text: str, source: str) -> list[str]:
     return [normpath(join(dirname(source), match[2])) for match in LINK.finditer(text)]
 
 
+def is_page(path: str) -> bool:
+    """Tell whether MkDocs itself knows a file: then it looks whether it is there."""
+    return path.startswith("docs/") and not path.endswith(".py")
+
+
 def place_of(path: str) -> str:
-    """Return where a file of the repository is in the site."""
-    if path.startswith("docs/"):
-        return path[5:]  # MkDocs itself looks whether it is there
-    if not (ROOT / path).is_file():
-        raise PluginError(f"a page links to {path}, which is no file")
+    """Return where a file or folder of the repository is in the site."""
+    if is_page(path):
+        return path[5:]
+    if not (ROOT / path).exists():
+        raise PluginError(f"a page links to {path}, which is not there")
     return PAGES.get(path, f"code/{path}" + ".md" * (path[-3:] != ".md"))
+
+
+def page_of(path: str) -> str:
+    """Return a file outside docs/ as a page: Markdown as it is, code as a block, of a folder all files."""
+    if path.endswith(".md"):
+        return lead_links((ROOT / path).read_text(), path)
+    inside = sorted((ROOT / path).glob("*.*")) if (ROOT / path).is_dir() else [ROOT / path]
+    parts = [f"## {file.name}\n\n``````{file.suffix[1:]}\n{file.read_text()}``````\n" for file in inside]
+    return "\n".join([f"# {path}\n", *parts])
 
 
 def lead_links(text: str, source: str) -> str:
