@@ -68,7 +68,7 @@ class LabelledResets(VecEnvWrapper):
                 step = np.random.randint(len(segment))  # noqa: NPY002
                 assert segment.states is not None
                 self.venv.env_method("restore", segment.states[step], segment.scene, indices=i)
-                observations[i] = segment.observations[step]  # type: ignore[index, call-overload]
+                observations[i] = segment.observations[step]  # type: ignore[index]
                 told = {"state": segment.states[step]} | ({} if segment.scene is None else {"scene": segment.scene})
                 self.venv.unwrapped.reset_infos[i] = self.venv.unwrapped.reset_infos[i] | told
                 self.begun += 1
@@ -85,6 +85,8 @@ class ResetPEBBLE(PEBBLE):
     name = "resets"
     config_type = ResetsConfig
     config: ResetsConfig
+    _labels_seen: int
+    _checked: bool
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
