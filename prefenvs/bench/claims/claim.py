@@ -140,7 +140,7 @@ CLAIMS = (
     Claim(
         "rebel",
         "REBEL",
-        "the agent's own episodes in the reward loss teach more from 100 labels (PEBBLE, Pendulum-v1, 2,500 steps)",
+        "the agent's own episodes in the reward loss teach more from 100 labels (PEBBLE, Reacher-v5, 10,000 steps)",
         "mean true return of 20 episodes, weight 0.1",
         "weight 0",
         f"{HERE}.online:rebel",
@@ -149,7 +149,7 @@ CLAIMS = (
         "thompson",
         "Thompson sampling",
         "one reward member an episode, and questions only where draws differ, reach plain PEBBLE's return and more "
-        "(Pendulum-v1, 2,500 steps, at most 100 labels)",
+        "(Pendulum-v1, 10,000 steps, at most 100 labels)",
         "mean true return of 20 episodes",
         "plain PEBBLE, 100 labels",
         f"{HERE}.online:thompson",
@@ -166,7 +166,7 @@ CLAIMS = (
     Claim(
         "resets",
         "DR-PO",
-        "episodes that begin in labelled states teach more (PEBBLE, Pendulum-v1, 2,500 steps, 100 labels)",
+        "episodes that begin in labelled states teach more (PEBBLE, Pendulum-v1, 10,000 steps, 100 labels)",
         "mean true return of 20 episodes",
         "all episodes begin as the task does",
         f"{HERE}.online:resets",

@@ -11,11 +11,31 @@ from prefenvs.evaluate import evaluate
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.tasks import find_task
 
-STEPS = 2_500
+STEPS = 10_000
+
+
+def _pebble(seed: int, agent_weight: float, steps: int) -> float:
+    """Return the mean true return of PEBBLE on Reacher after 100 labels."""
+    algorithm, task = find_algorithm("pebble"), find_task("Reacher-v5")
+    settings = algorithm.settings(task, "small", steps=steps)
+    config = replace(
+        settings.config,
+        labels=100,
+        per_session=20,
+        interact=steps // 10,
+        segment_length=10,
+        unsupervised_steps=steps // 10,
+        selector="uniform",
+        reward=replace(settings.config.reward, agent_weight=agent_weight),
+    )
+    given = Online(task, PartialReturnOracle(seed=seed), seed, "cpu")
+    agent = algorithm.make_online(replace(settings, config=config), given)
+    agent.learn(steps)
+    return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return
 
 
 @cache
-def _swing(name: str, seed: int, steps: int, agent_weight: float = 0.0) -> tuple[float, int]:
+def _swing(name: str, seed: int, steps: int) -> tuple[float, int]:
     """Return the mean true return of PEBBLE or a relative on Pendulum, and how many labels it asked for."""
     algorithm, task = find_algorithm(name), find_task("Pendulum-v1")
     settings = algorithm.settings(task, "small", steps=steps)
@@ -27,7 +47,7 @@ def _swing(name: str, seed: int, steps: int, agent_weight: float = 0.0) -> tuple
         segment_length=20,
         unsupervised_steps=steps // 10,
         selector="uniform",
-        reward=replace(settings.config.reward, width=64, layers=2, epochs=20, agent_weight=agent_weight),
+        reward=replace(settings.config.reward, width=64, layers=2, epochs=20),
     )
     options = replace(
         settings.options, learning_starts=200, hidden=(64, 64), batch_size=128, learning_rate=1e-3, layer_norm=False
@@ -56,4 +76,4 @@ def resets(seed: int, steps: int = STEPS) -> Measured:
 
 def rebel(seed: int, steps: int = STEPS) -> Measured:
     """REBEL's term with a weight of 0.1, and without it."""
-    return Measured(_swing("pebble", seed, steps, 0.1)[0], _swing("pebble", seed, steps)[0])
+    return Measured(_pebble(seed, 0.1, steps), _pebble(seed, 0.0, steps))
