@@ -18,7 +18,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
+LINK = re.compile(
+    r"^ *(?P<fence>`{3,}).*?^ *(?P=fence)$|(?P<begin>\]\()(?![a-z]+:|#)(?P<path>[^)\s#]+)(?P<end>(?:#[^)\s]*)?\))",
+    re.DOTALL | re.MULTILINE,
+)
+"""A relative link, or a block of code, in which nothing is a link."""
 PAGES = {"CONTRIBUTING.md": "contributing.md", "README.md": "index.md", "examples/README.md": "examples.md"}
 """Files outside docs/ that are pages, and their places; others that a page links to are shown as they are."""
 
@@ -47,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def links(text: str, source: str) -> list[str]:
     """Return the files, from the repository's root on, that a page's relative links name."""
-    return [normpath(join(dirname(source), match[2])) for match in LINK.finditer(text)]
+    return [normpath(join(dirname(source), match["path"])) for match in LINK.finditer(text) if match["path"]]
 
 
 def is_page(path: str) -> bool:
@@ -78,8 +82,10 @@ def lead_links(text: str, source: str) -> str:
     here = dirname(place_of(source)) or "."
 
     def lead(match: re.Match[str]) -> str:
-        target = normpath(join(dirname(source), match[2]))
-        return f"{match[1]}{relpath(place_of(target), here)}{match[3]}"
+        if match["fence"]:
+            return match[0]
+        target = normpath(join(dirname(source), match["path"]))
+        return f"{match['begin']}{relpath(place_of(target), here)}{match['end']}"
 
     return LINK.sub(lead, text)
 
