@@ -223,7 +223,7 @@ def goes_on(env: Any, segment: Segment, tolerance: float = 1e-4) -> bool:
         return False
     env.restore(segment.states[-2], segment.scene)
     space = env.action_space
-    action = action_choices(space, np.asarray(segment.actions[-2]))
+    action: Any = action_choices(space, np.asarray(segment.actions[-2]))
     if isinstance(space, spaces.Discrete):
         action = int(space.start + action)
     else:
