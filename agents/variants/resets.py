@@ -93,6 +93,11 @@ class ResetPEBBLE(PEBBLE):
         venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(LabelledResets(venv))
 
+    def _setup_model(self) -> None:
+        self._labels_seen = 0
+        self._checked = False
+        super()._setup_model()
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """As PEBBLE; then note which states are preferred, and how many episodes are to begin there."""
         super().train(gradient_steps, batch_size)
@@ -108,10 +113,6 @@ class ResetPEBBLE(PEBBLE):
         until = self.config.reset_until
         resets.share = self.config.reset_share * max(1.0 - done / until, 0.0) if until else 0.0
         self.logger.record("resets/begun", resets.begun)
-
-    def _setup_model(self) -> None:
-        self._labels_seen, self._checked = 0, False
-        super()._setup_model()
 
     def _check_states(self, segments: Sequence[Segment]) -> None:
         """Raise a PrefenvsError unless the task can be gone on with from recorded states; done once."""

@@ -223,12 +223,11 @@ def goes_on(env: Any, segment: Segment, tolerance: float = 1e-4) -> bool:
         return False
     env.restore(segment.states[-2], segment.scene)
     space = env.action_space
-    chosen = action_choices(space, np.asarray(segment.actions[-2]))
-    action: Any = (
-        int(space.start + chosen)
-        if isinstance(space, spaces.Discrete)
-        else np.asarray(chosen, space.dtype).reshape(space.shape)
-    )
+    action: Any = action_choices(space, np.asarray(segment.actions[-2]))
+    if isinstance(space, spaces.Discrete):
+        action = int(space.start + action)
+    else:
+        action = np.asarray(action, space.dtype).reshape(space.shape)
     found, known = np.ravel(env.step(action)[0]), np.ravel(segment.observations[-1])
     return found.shape == known.shape and bool(np.abs(found - known).max() <= tolerance * (1.0 + np.abs(known).max()))
 

@@ -194,7 +194,7 @@ CLAIMS = (
         "plays a mixture where preferences run in a circle, and a fitted reward does not (three moves on Delivery: up "
         "beats level beats down beats up)",
         "share of wins against the worst of the three for it, 0.5 at best, mean of the second half of 9,000 steps",
-        "PrefPPO with as many questions",
+        "PrefPPO with about as many questions",
         f"{HERE}.direct:spo_circle",
     ),
     Claim(
@@ -310,6 +310,8 @@ def make_table(claims: Sequence[Claim], kept: dict[str, dict[str, Any]]) -> str:
         rows = sorted(kept.get(claim.name, {}).items(), key=lambda item: int(item[0]))
         measured = [Measured(row["figure"], row["control"]) for _, row in rows]
         verdict = "not run" if not measured else "yes" if claim.holds(measured) else f"**no** {claim.tried}".rstrip()
+        if 0 < len(measured) < len(SEEDS):
+            verdict += f" ({len(measured)} of {len(SEEDS)} seeds run)"
         figures = ", ".join(f"{one.figure:.3g}" for one in measured) or "-"
         controls = ", ".join(f"{one.control:.3g}" for one in measured) or "-"
         cells = (
