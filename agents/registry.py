@@ -30,6 +30,7 @@ ALGORITHMS = {
     "dqn": "prefenvs.agents.online.dqn:ALGORITHM",
     "clip": "prefenvs.agents.online.state_reward:ALGORITHM",
     "thompson": "prefenvs.agents.variants.thompson:ALGORITHM",
+    "resets": "prefenvs.agents.variants.resets:ALGORITHM",
     "spo": "prefenvs.agents.direct.spo:ALGORITHM",
     "ranksgd": "prefenvs.agents.direct.ranksgd:ALGORITHM",
     "iql": "prefenvs.agents.offline.iql:ALGORITHM",

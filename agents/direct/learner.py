@@ -140,17 +140,17 @@ class DirectLearner(SavedAgent):
             self.save(new / "model.zip")
             save_trajectories(self.recorder.buffer.trajectories(), new / "trajectories.npz")
             save_episodes(self, new / "episodes.npz")
-            state: dict[str, Any] = {
+            rater = None if self.oracle is None else self.oracle.state_dict()
+            # Nothing is open between two rounds of questions.
+            (rater or {}).pop("queries", None)
+            state = {
                 "format": FORMAT,
                 "task": self.task,
                 "counters": {name: getattr(self, name) for name in COUNTERS},
                 "own": self.state_dict(),
-                "rater": None if self.oracle is None else self.oracle.state_dict(),
+                "rater": rater,
                 "random": random_state(self),
             }
-            if state["rater"]:
-                # Nothing is open between two rounds of questions.
-                state["rater"].pop("queries", None)
             (new / "state.json").write_text(json.dumps(state))
         return folder
 

@@ -62,9 +62,11 @@ class SPO(DirectLearner, PPO):
     """Self-play preference optimisation: PPO whose reward is an episode's share of wins over the agent's own episodes.
 
     Each rollout plays whole episodes. Episode x is compared with `opponents` others of the newest `queue`; it gets
-    r(x) = mean P(x preferred to y), ties as 0.5, spread evenly over its steps. Steps after an environment's last whole
-    episode teach nothing. In the limit that is the minimax winner of the preference game, a mixture where preferences
-    run in circles (Swamy et al. 2024, algorithm 1, whose queue holds older episodes alone).
+    r(x) = mean P(x preferred to y) - 1/2, ties as 0.5, spread evenly over its steps. Without the 1/2, on which nothing
+    depends where all episodes are equally long, a coin's answers teach an agent to last: early states have more
+    reward before them than those in which episodes end. Steps after an environment's last whole episode teach nothing.
+    In the limit that is the minimax winner of the preference game, a mixture where preferences run in circles (Swamy et
+    al. 2024, algorithm 1, whose queue holds older episodes alone).
     """
 
     name = "spo"
@@ -181,7 +183,7 @@ class SPO(DirectLearner, PPO):
         buffer.rewards[:] = 0.0
         for (env, begin, end), share in zip(spans, shares, strict=True):
             if np.isfinite(share):
-                buffer.rewards[begin:end, env] = share / (end - begin)
+                buffer.rewards[begin:end, env] = (share - 0.5) / (end - begin)
                 rewarded[begin:end, env] = True
         with torch.no_grad():
             last_values = self.policy.predict_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from prefenvs.tasks import Task
 
 CELLS, MOVES, FEATURES = 100, 4, 6
 """Of a delivery board: an observation is the cell, one-hot, and then the features of each move."""
+ONE_HOT = spaces.Box(0.0, 1.0, (MOVES,), np.float32)
 NEVER = -1e6
 """Value of a move that the data do not hold: nothing is known of where it leads."""
 
@@ -115,13 +116,13 @@ class DCPPO(OfflineLearner[DCPPOConfig]):
                 f"dcppo keeps a table of a delivery board, and data set {dataset.name!r} has observations "
                 f"{list(shapes[0])} and actions {list(shapes[1])}: collect some with Delivery-v0"
             )
-        space = action_space or spaces.Box(0.0, 1.0, (MOVES,), np.float32)
-        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=space)
+        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space or ONE_HOT)
 
     def _build(self) -> None:
         if self.config.normalise_observations:
             raise PrefenvsError("dcppo reads cells off its observations: leave --normalise-observations out")
         self.tables = Tables().to(self.device)
+        self._show_moves()
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
         steps = dataset.transitions()
@@ -170,9 +171,28 @@ class DCPPO(OfflineLearner[DCPPOConfig]):
         episode_start: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[Array, tuple[Array, ...] | None]:
-        """Return moves 0 to 3, [B] for observations [B, 124], or one for one."""
-        rows, state = super().predict(observation, state, episode_start, deterministic)
-        return np.asarray(rows.argmax(-1)), state
+        """Return moves 0 to 3, [B] for observations [B, 124], or one for one.
+
+        Raises PrefenvsError for observations of another size.
+        """
+        seen = np.asarray(observation, np.float32)
+        if seen.shape[-1:] != (self.observation_size,):
+            raise PrefenvsError(f"the policy takes observations [{self.observation_size}], got {list(seen.shape)}")
+        rows = torch.from_numpy(seen.reshape(-1, self.observation_size)).to(self.device)
+        moves = self._act(rows, deterministic).argmax(1).cpu().numpy()
+        return moves.reshape(seen.shape[:-1]), state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `save` writes; actions are kept as the one-hot rows of the data."""
+        self.action_space = ONE_HOT
+        try:
+            return super().state_dict()
+        finally:
+            self._show_moves()
+
+    def _show_moves(self) -> None:
+        """Let those who evaluate see the actions of the task, not the rows of the data."""
+        self.action_space = spaces.Discrete(MOVES)  # type: ignore[assignment]
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"tables": self.tables}

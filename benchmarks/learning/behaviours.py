@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
@@ -33,29 +32,6 @@ class CheetahBackwards(HalfCheetahEnv):
         """Step the simulation; the reward is the measure."""
         observation, _, terminated, truncated, info = super().step(action)
         return observation, -float(info["x_velocity"]), terminated, truncated, info
-
-
-class AntSpins(AntEnv):
-    """The four-legged ant turns on the spot, anticlockwise as seen from above, as fast as it can.
-
-    Measure: turns of the torso about the vertical a second. Episodes do not end when it falls.
-    """
-
-    max_episode_steps = 500
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(terminate_when_unhealthy=False, include_cfrc_ext_in_observation=False, **kwargs)
-
-    def step(self, action: np.ndarray) -> Step:
-        """Step the simulation; the reward is the measure."""
-        before = self._heading()
-        observation, _, terminated, truncated, info = super().step(action)
-        turned = (self._heading() - before + np.pi) % (2.0 * np.pi) - np.pi
-        return observation, float(turned) / (2.0 * np.pi * self.dt), terminated, truncated, info
-
-    def _heading(self) -> float:
-        forward = self.data.body("torso").xmat.reshape(3, 3)[:, 0]
-        return float(np.arctan2(forward[1], forward[0]))
 
 
 class HopperFlip(HopperEnv):
@@ -115,7 +91,6 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
-        _behaviour("AntSpins", 15_000, 700, interact=600),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),

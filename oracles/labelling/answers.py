@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.oracles.people.moment import add_moment, undo_moment
+from prefenvs.oracles.people.moment import add_moment, check_moment, undo_moment
 from prefenvs.oracles.people.strength import Strength, soften
 from prefenvs.store import GOLD, TUTORIAL, Assignment, Assignments, Event, Store, StoreUnavailable, Undo
 
@@ -168,11 +168,15 @@ def store_answers(
         assignment = given.get(answer.question)
         try:
             item = to_event(answer, assignment, annotator, page, clock.time())
+            if isinstance(item, Event):
+                check_moment(assignments.store, item)
             # One that is sent again has been measured already.
             if pace and assignment and answer.undo is None and answer.uuid not in {*seen, assignment.answer}:
                 pace.check(annotator, assignments.now() - assignment.created)
             seen.add(answer.uuid)
             items.append(item)
+        except StoreUnavailable:
+            raise
         except PrefenvsError as error:
             refused.append({"uuid": answer.uuid, "reason": str(error)})
     reasons = _record(assignments, annotator, items)
@@ -183,18 +187,13 @@ def store_answers(
 
 
 def _record_moments(store: Store, annotator: str, items: Sequence[Event | Undo], refused: Collection[str]) -> None:
-    """Let the moments of the answers that were stored follow them; one that cannot be cut stays with its answer."""
+    """Let the moments of the answers that were stored follow them."""
     for item in items:
         if isinstance(item, Undo):
             if item.uuid not in refused:
                 undo_moment(store, item.target, annotator)
         elif item.id not in refused and item.kind == "comparison" and item.run not in (GOLD, TUTORIAL):
-            try:
-                add_moment(store, item)
-            except StoreUnavailable:
-                raise
-            except PrefenvsError as error:
-                _log.warning("an answer of %s: %s", annotator, error)
+            add_moment(store, item)
 
 
 def _record(assignments: Assignments, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:

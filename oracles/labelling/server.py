@@ -40,7 +40,7 @@ from prefenvs.store import TUTORIAL, Assignment, AssignmentPlan, Assignments, St
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
-PAGE_VERSION = "2"
+PAGE_VERSION = "3"
 MOST_QUESTIONS = 20
 UPCOMING, MOST_UPCOMING, LOOK_EVERY = 10, 200, 1.0
 """Questions for each person whose clips are made before anybody asks for them, at most so many, and seconds between two

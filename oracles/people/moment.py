@@ -18,6 +18,8 @@ from prefenvs.tasks import find_task
 
 SHORTEST = 2
 """Steps of a moment at least."""
+SLACK = 0.25
+"""Seconds that a clip may show its last step for."""
 _NAMESPACE = uuid.UUID("8f3f9a52-40c4-5c0f-9b0e-0b1f7a6f6c1d")
 
 
@@ -29,7 +31,7 @@ def is_moment(event: Event) -> bool:
 def cut_moment(segments: Sequence[Segment], start: float, end: float) -> tuple[Segment, ...]:
     """Return the steps of the segments from `start` to `end`, in seconds of the clips' common clock.
 
-    Raises PrefenvsError for a moment that the shortest segment does not hold, or of fewer than SHORTEST steps.
+    At least SHORTEST steps, where a segment has as many. Raises PrefenvsError for a moment that is in no such clip.
     """
     cut = []
     for segment in segments:
@@ -37,11 +39,12 @@ def cut_moment(segments: Sequence[Segment], start: float, end: float) -> tuple[S
             times = np.arange(len(segment)) / find_task(segment.task).fps
         else:
             times = np.asarray(segment.recording.times) - segment.recording.times[0]
+        if not 0 <= start < end or start > times[-1] + SLACK:
+            raise PrefenvsError(f"moment: {start:g} to {end:g} s is no stretch of the shortest clip")
         # The step on the screen at `start` is the last that began by then.
         first, last = np.searchsorted(times, (start + 1e-6, end - 1e-6), "right") - (1, 0)
-        if not 0 <= start < end or last - first < SHORTEST:
-            raise PrefenvsError(f"moment: {start:g} to {end:g} s is no stretch of the shortest clip")
-        cut.append(segment.cut(int(first), int(last)))
+        first = max(0, min(first, last - SHORTEST))
+        cut.append(segment.cut(int(first), int(max(last, first + SHORTEST))))
     return tuple(cut)
 
 
@@ -62,6 +65,13 @@ def add_moment(store: Store, event: Event) -> None:
     with writing(store.engine) as connection:
         add_queries(connection, [query])
         add_events(connection, [made])
+
+
+def check_moment(store: Store, event: Event) -> None:
+    """Raise PrefenvsError where the moment of an answer cannot be cut."""
+    given = event.extra.get("moment")
+    if given is not None and event.query is not None:
+        cut_moment(store.find_queries([event.query])[event.query].segments, *given)
 
 
 def undo_moment(store: Store, target: str, annotator: str) -> None:

@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from prefenvs.envs import make
 from prefenvs.envs.spaces import action_vectors
+from prefenvs.envs.states import goes_on
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import PositiveInt
@@ -22,9 +23,6 @@ from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
-
-TOLERANCE = 1e-4
-"""How far the observation after a restored state may be from the recorded one."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,7 @@ class HindsightOracle(ImmediateOracle):
             raise PrefenvsError(f"hindsight continues segments from their states, which those of {segment.task} lack")
         if len(segment) < 2:
             return
-        self._env.restore(segment.states[-2], segment.scene)
-        found = np.ravel(self._env.step(self._action(segment.actions[-2]))[0])
-        known = np.ravel(segment.observations[-1])
-        if found.shape != known.shape or np.abs(found - known).max() > TOLERANCE * (1.0 + np.abs(known).max()):
+        if not goes_on(self._env, segment):
             raise PrefenvsError(
                 f"hindsight: a segment of {self.task.id} cannot be continued, as its states do not hold all that the "
                 "simulator goes on with; choose another task"

@@ -9,9 +9,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
+from prefenvs.envs.spaces import action_choices
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array
+from prefenvs.segments import Array, Segment
 
 # What MuJoCo derives from a state and tasks read before their next step, when it lags one physics step behind the
 # state (Ant's reward, for one, is a difference of `xpos`). Kept in a snapshot so that a resumed episode is the same.
@@ -209,6 +211,25 @@ class States:
                 getattr(self._data, name)[:] = values
         for owner, variables in zip(_owners(self._env.unwrapped), snapshot.variables, strict=True):
             vars(owner).update(copy.deepcopy(variables))
+
+
+def goes_on(env: Any, segment: Segment, tolerance: float = 1e-4) -> bool:
+    """Return whether an environment, put into a segment's last state but one, steps to the observation recorded next.
+
+    tolerance: relative to the largest entry of the observation. False where states lack what the simulator goes on
+    with (mocap bodies, warm starts, variables of the task), and where the segment has no states or a single step.
+    """
+    if segment.states is None or len(segment) < 2:
+        return False
+    env.restore(segment.states[-2], segment.scene)
+    space = env.action_space
+    action: Any = action_choices(space, np.asarray(segment.actions[-2]))
+    if isinstance(space, spaces.Discrete):
+        action = int(space.start + action)
+    else:
+        action = np.asarray(action, space.dtype).reshape(space.shape)
+    found, known = np.ravel(env.step(action)[0]), np.ravel(segment.observations[-1])
+    return found.shape == known.shape and bool(np.abs(found - known).max() <= tolerance * (1.0 + np.abs(known).max()))
 
 
 def plain_variables(owner: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_a_simulated_judge_ranks_two_runs_and_continues(
 def test_nothing_more_is_asked_once_the_best_is_certain(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--folder", str(tmp_path / "judging"), "--episodes", "30", "--oracle", "oracle", "--ahead", "1"]
+    options = ["--folder", str(tmp_path / "judging"), "--episodes", "30", "--oracle", "coin", "--ahead", "1"]
     early = judge(capsys, *runs, *options, "--matches", "30", "--stop", "0.9")
     assert early["agents"][0]["probability_best"] >= 0.9
     assert early["answers"] == early["matches"] < 30

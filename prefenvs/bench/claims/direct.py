@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from prefenvs.agents.registry import Online, find_algorithm
+from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.bench.claims.claim import Measured
 from prefenvs.envs.delivery.environment import Delivery
@@ -25,12 +25,12 @@ def _agent(name: str, task: str, rater: Oracle, seed: int, steps: int, **changed
     """Return a learner with a preset's settings, changed."""
     algorithm, row = find_algorithm(name), find_task(task)
     settings = algorithm.settings(row, steps=steps)
-    parts: dict[str, Any] = {}
-    for part in ("config", "options"):
-        given = getattr(settings, part)
-        known = {key: value for key, value in changed.items() if hasattr(given, key)}
-        parts[part] = given if given is None else replace(given, **known)
-    return algorithm.make_online(replace(settings, **parts), Online(row, rater, seed, "cpu"))
+
+    def change(part: Any) -> Any:
+        return part and replace(part, **{key: value for key, value in changed.items() if hasattr(part, key)})
+
+    settings = Settings(change(settings.config), steps, change(settings.options))
+    return algorithm.make_online(settings, Online(row, rater, seed, "cpu"))
 
 
 def _rater(name: str, task: str, seed: int) -> Oracle:
@@ -152,7 +152,12 @@ def spo_control(seed: int, steps: int = 10_000) -> Measured:
     returns = []
     for rater in ("oracle", "coin"):
         agent = _agent(
-            "spo", "CartPole-v1", _rater(rater, "CartPole-v1", seed), seed, steps, n_steps=500, envs=4, batch_size=250
+            "spo",
+            "CartPole-v1",
+            _rater(rater, "CartPole-v1", seed),
+            seed,
+            steps,
+            **{"n_steps": 500, "envs": 2, "batch_size": 250, "learning_rate": 1e-3},
         )
         agent.learn(steps)
         returns.append(evaluate(agent, "CartPole-v1", episodes=20, seed=seed + 1).mean_return)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 from prefenvs.agents.registry import Online, find_algorithm
 from prefenvs.bench.claims.claim import Measured
@@ -33,14 +34,15 @@ def _pebble(seed: int, agent_weight: float, steps: int) -> float:
     return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return
 
 
+@cache
 def _swing(name: str, seed: int, steps: int) -> tuple[float, int]:
-    """Return the mean true return of a relative of PEBBLE on Pendulum, and how many labels it asked for."""
+    """Return the mean true return of PEBBLE or a relative on Pendulum, and how many labels it asked for."""
     algorithm, task = find_algorithm(name), find_task("Pendulum-v1")
     settings = algorithm.settings(task, "small", steps=steps)
     config = replace(
         settings.config,
-        labels=150,
-        per_session=15,
+        labels=100,
+        per_session=10,
         interact=steps // 15,
         segment_length=20,
         unsupervised_steps=steps // 10,
@@ -57,14 +59,19 @@ def _swing(name: str, seed: int, steps: int) -> tuple[float, int]:
     return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return, agent.feedback.labels
 
 
-def thompson(seed: int, steps: int = 5_000) -> Measured:
+def thompson(seed: int, steps: int = STEPS) -> Measured:
     """Return of PEBBLE by Thompson sampling, and of plain PEBBLE."""
     return Measured(_swing("thompson", seed, steps)[0], _swing("pebble", seed, steps)[0])
 
 
-def thompson_labels(seed: int, steps: int = 5_000) -> Measured:
-    """Labels that Thompson sampling asks for, and plain PEBBLE's."""
-    return Measured(_swing("thompson", seed, steps)[1], 150)
+def thompson_labels(seed: int, steps: int = STEPS) -> Measured:
+    """Labels that Thompson sampling asks for, and plain PEBBLE."""
+    return Measured(_swing("thompson", seed, steps)[1], _swing("pebble", seed, steps)[1])
+
+
+def resets(seed: int, steps: int = STEPS) -> Measured:
+    """Return of PEBBLE with resets to labelled states, and without."""
+    return Measured(_swing("resets", seed, steps)[0], _swing("pebble", seed, steps)[0])
 
 
 def rebel(seed: int, steps: int = STEPS) -> Measured:

@@ -49,6 +49,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pebble": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "prefppo": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "thompson": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
+    "resets": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "spo": {"labels": 8, "queue": 4, "opponents": 1},
     "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
     "bc": NETS,
@@ -62,6 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pebble": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     # gSDE draws its noise before a callback can write a checkpoint, so that a resumed rollout has another.
     "thompson": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
+    "resets": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "spo": {"n_steps": 200, "envs": 1, "n_epochs": 1, "batch_size": 50, "hidden": (16,)},
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
 }

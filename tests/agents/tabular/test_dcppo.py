@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
+import prefenvs
 from prefenvs.agents.tabular.dcppo import DCPPO, DCPPOConfig, fit_choices
 from prefenvs.bench.claims.delivery import drive, soft_policy, table_of
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.envs.delivery.board import REWARDS, find_board
 from prefenvs.envs.delivery.values import BoardValues, scaled_return
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import evaluate
 from prefenvs.trajectories import Trajectories
 
 BOARD = find_board(4)
@@ -45,6 +49,18 @@ def test_pessimism_keeps_to_moves_that_were_seen() -> None:
     visited = counts.sum(axis=1) > 0
     moves = table_of(learner, BOARD).argmax(axis=1)
     assert (counts[visited, moves[visited]] > 0).all()
+
+
+def test_it_is_evaluated_on_the_board_that_it_was_made_for() -> None:
+    data = drive(BOARD, soft_policy(BOARD, 1.0), 60, np.random.default_rng(0))
+    learner = DCPPO(OfflineDataset("person", data), device="cpu").learn(200)
+    with closing(prefenvs.make("Delivery-v0")) as env:
+        assert learner.action_space == env.action_space
+    assert evaluate(learner, "Delivery-v0", episodes=2).returns.shape == (2,)
+    one, many = learner.predict(BOARD.observations[0])[0], learner.predict(BOARD.observations)[0]
+    assert one == many[0]
+    with pytest.raises(PrefenvsError, match="observations"):
+        learner.predict(np.zeros(3))
 
 
 def test_data_of_other_tasks_are_refused() -> None:

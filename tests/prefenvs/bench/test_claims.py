@@ -48,7 +48,7 @@ def test_figures_are_kept_and_each_seed_is_measured_once(tmp_path: Path, monkeyp
     run_claims(tmp_path, (), (0, 1), say=lambda _: None)
     table = run_claims(tmp_path, ("toy",), (0, 1, 3), say=lambda _: None)
     assert CALLS == [0, 1, 3]
-    assert "1, 2, 4 | half: 0.5, 0.5, 4 | **no** |" in table
+    assert "1, 2, 4 | half: 0.5, 0.5, 4 | **no** (3 of 5 seeds run) |" in table
     assert (tmp_path / "claims.md").read_text() == table + "\n"
     # Figures of another commit are measured anew.
     kept = json.loads((tmp_path / "claims.json").read_text())

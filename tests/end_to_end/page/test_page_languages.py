@@ -7,7 +7,7 @@ import pytest
 from prefenvs.oracles.labelling import Form
 from prefenvs.oracles.people.gold import make_gold
 
-from .conftest import Page
+from ..conftest import Page
 
 LEFT, ESCAPE = "\ue012", "\ue00c"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 LEFT = "\ue012"
-DOCS = Path(__file__).resolve().parents[2] / "docs/labelling.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs/how-to/labelling.md"
 
 
 def free_port() -> int:

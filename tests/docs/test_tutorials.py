@@ -12,7 +12,7 @@ import pytest
 
 from prefenvs.videos import decode
 
-TUTORIALS = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
+TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 
 
 @pytest.fixture(autouse=True)
