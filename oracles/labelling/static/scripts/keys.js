@@ -91,7 +91,7 @@ export class Keys {
   render() {
     byId("keys").replaceChildren(...Object.keys(ACTIONS).map((action) => {
       const what = say(`key_${action}`);
-      const [row, term, key, text, change] = ["div", "dt", "kbd", "dd", "button"].map((tag) => document.createElement(tag));
+      const [row, term, key, text, end, change] = ["div", "dt", "kbd", "dd", "dd", "button"].map((tag) => document.createElement(tag));
       key.textContent = this.asking === action ? "…" : this.face(action);
       text.textContent = this.asking === action ? say("press_key") : what;
       Object.assign(change, { type: "button", textContent: say("change") });
@@ -99,7 +99,8 @@ export class Keys {
       change.setAttribute("aria-label", say("change_of", { what }));
       change.addEventListener("click", () => { this.asking = action; this.render(); byId("keys").querySelector(`[data-change=${action}]`).focus(); });
       term.append(key);
-      row.append(term, text, change);
+      end.append(change);
+      row.append(term, text, end);
       return row;
     }));
     for (const node of document.querySelectorAll("kbd[data-key]")) {
