@@ -47,8 +47,8 @@ class Annotator:
     labels: answers that stand, made up of comparisons and skips; ratings: of single clips. skip_rate: of labels; ties:
     of comparisons. left_share: of comparisons of two that named a winner, how often it was shown on the left. repeats:
     hidden repetitions answered; consistency: share of them answered alike. median_seconds: for a label. too_fast: share
-    of labels given in less time than the longest clip of the question plays. flags: what to look into, in words.
-    left_interval, consistency_interval: 95%, by Wilson.
+    of labels given in less time than the longest clip of the question plays. flags: what to look into, in words;
+    signs: by name, fast, left, right or unsteady. left_interval, consistency_interval: 95%, by Wilson.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Annotator:
     flags: tuple[str, ...]
     left_interval: tuple[float, float] | None = None
     consistency_interval: tuple[float, float] | None = None
+    signs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
     log = [event for event in everything if oracle is None or event.oracle == oracle]
     undone = {event.target for event in log if event.kind == "undo"}
     log = [event for event in log if event.annotator and event.kind != "undo" and event.id not in undone]
+    # The moment that decided an answer is no answer of its own.
+    log = [event for event in log if "moment_of" not in event.extra]
     labels = _latest(event for event in log if event.kind in ("comparison", "skip"))
     ratings = _latest(event for event in log if event.kind == "rating")
     repeats = [event for event in log if event.kind == "repeat"]
@@ -274,15 +277,16 @@ def _describe(
     timed = [event for event in labels if event.seconds is not None and str(event.query) in clips]
     fast = [(event.seconds or 0.0) < clips[str(event.query)] for event in timed]
     share_left, share_fast = _share(left), _share(fast)
-    flags = []
+    found: dict[str, str] = {}
     if share_fast is not None and share_fast > RUSHED:
-        flags.append(f"{share_fast:.0%} of answers came before the clip had ended")
+        found["fast"] = f"{share_fast:.0%} of answers came before the clip had ended"
     if share_left is not None and abs(share_left - 0.5) * 2 * math.sqrt(len(left)) > SIDE_Z:
-        flags.append(f"prefers the {'left' if share_left > 0.5 else 'right'} side")
+        side = "left" if share_left > 0.5 else "right"
+        found[side] = f"prefers the {side} side"
     compared = _answered_alike(repeats, by_id)
     consistency = _share(compared)
     if consistency is not None and len(repeats) >= 5 and consistency < 0.6:
-        flags.append("answers repeated questions differently")
+        found["unsteady"] = "answers repeated questions differently"
     return Annotator(
         name=name,
         labels=len(labels),
@@ -294,9 +298,10 @@ def _describe(
         consistency=consistency,
         median_seconds=statistics.median(times) if times else None,
         too_fast=share_fast,
-        flags=tuple(flags),
+        flags=tuple(found.values()),
         left_interval=Share(sum(left), len(left)).interval if left else None,
         consistency_interval=None if not compared else Share(sum(compared), len(compared)).interval,
+        signs=tuple(found),
     )
 
 

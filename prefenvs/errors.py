@@ -20,6 +20,7 @@ EXTRAS = {
     "minari": "offline",
     "h5py": "recorded",
     "pyarrow": "labels",
+    "rosbags": "ros",
     "pandas": "bench",
     "rliable": "bench",
     "psutil": "bench",

@@ -81,6 +81,23 @@ class Segment:
         }
         return replace(self, **arrays, recording=None)
 
+    def cut(self, start: int, stop: int) -> Segment:
+        """Return the steps from `start` to before `stop`, as a segment of the same episode."""
+        kept = slice(start, min(stop, len(self)))
+
+        def pick(array: Array | None) -> Array | None:
+            return None if array is None else array[kept]
+
+        return replace(
+            self,
+            observations=self.observations[kept],
+            actions=self.actions[kept],
+            true_rewards=pick(self.true_rewards),
+            states=pick(self.states),
+            start=self.start + start if self.start >= 0 else self.start,
+            recording=None if self.recording is None else self.recording.cut(start, kept.stop - start),
+        )
+
     @property
     def visible(self) -> bool:
         """Whether there are pictures of it: recorded ones, such as are drawn from its states, or its observations."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from prefenvs.agents.rewards.groups import GroupReward, GroupRewardConfig
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig, ImageRewardEnsemble
@@ -16,17 +16,28 @@ Kind = Literal["transformer", "gaussian", "image", "groups"]
 KindConfig = PreferenceTransformerConfig | GaussianRewardConfig | ImageRewardConfig | GroupRewardConfig
 
 
-def kind_settings(kind: Kind, small: bool = False) -> KindConfig:
-    """Return the published settings of a kind (Kim et al. 2023; Liu et al. 2024; Wang et al. 2024).
+class Row(NamedTuple):
+    """A reward model's class, its published settings, and those of a smaller network and fewer passes, for a CPU."""
 
-    small: a smaller network and fewer passes, for a CPU.
-    """
-    if kind == "image":
-        return ImageRewardConfig(epochs=20) if small else ImageRewardConfig()
-    if kind == "groups":
-        return GroupRewardConfig(width=64, epochs=100) if small else GroupRewardConfig()
-    config_type = PreferenceTransformerConfig if kind == "transformer" else GaussianRewardConfig
-    return config_type(width=64, heads=2, epochs=100, batch_size=64) if small else config_type()
+    model: type[Any]
+    published: KindConfig
+    small: KindConfig
+
+
+SEQUENCES: dict[str, Any] = {"width": 64, "heads": 2, "epochs": 100, "batch_size": 64}
+KINDS: dict[Kind, Row] = {
+    "transformer": Row(
+        PreferenceTransformer, PreferenceTransformerConfig(), PreferenceTransformerConfig(**SEQUENCES)
+    ),  # Kim et al. 2023
+    "gaussian": Row(GaussianReward, GaussianRewardConfig(), GaussianRewardConfig(**SEQUENCES)),  # Liu et al. 2024
+    "image": Row(ImageRewardEnsemble, ImageRewardConfig(), ImageRewardConfig(epochs=20)),  # Wang et al. 2024
+    "groups": Row(GroupReward, GroupRewardConfig(), GroupRewardConfig(width=64, epochs=100)),
+}
+
+
+def kind_settings(kind: Kind, small: bool = False) -> KindConfig:
+    """Return the published settings of a kind, or the small ones."""
+    return KINDS[kind].small if small else KINDS[kind].published
 
 
 def fit_kind(
@@ -44,24 +55,13 @@ def fit_kind(
     encoder: a CLIP model, with images.
     """
     kept = None if folder is None else folder / "reward.pt"
+    row, images = KINDS[kind], kind == "image"
     if kept is not None and kept.is_file():
-        if kind == "image":
-            return ImageRewardEnsemble.load(kept, device, encoder, task)
-        if kind == "groups":
-            return GroupReward.load(kept, device)
-        return (PreferenceTransformer if kind == "transformer" else GaussianReward).load(kept, device)
+        return row.model.load(kept, device, *((encoder, task) if images else ()))
     segment = preferences[0].query.segments[0]
     sizes = segment.observations.shape[1], segment.actions.shape[1]
-    model: Any
-    if isinstance(config, ImageRewardConfig):
-        model = ImageRewardEnsemble(task, config, encoder, seed, device)
-    elif isinstance(config, GroupRewardConfig):
-        model = GroupReward(*sizes, config, seed, device)
-    elif isinstance(config, GaussianRewardConfig):
-        model = GaussianReward(*sizes, config, seed, device)
-    else:
-        model = PreferenceTransformer(*sizes, config, seed, device)
+    model: Any = row.model(task, config, encoder, seed, device) if images else row.model(*sizes, config, seed, device)
     figures = model.fit(preferences, progress=None)
-    frames = f" {len(model.table)} frames," if isinstance(model, ImageRewardEnsemble) else ""
+    frames = f" {len(model.table)} frames," if images else ""
     print(f"reward model: {figures['labels']:.0f} labels,{frames} accuracy {figures['accuracy']:.1%}", flush=True)
     return model

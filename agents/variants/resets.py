@@ -85,6 +85,8 @@ class ResetPEBBLE(PEBBLE):
     name = "resets"
     config_type = ResetsConfig
     config: ResetsConfig
+    _labels_seen: int
+    _checked: bool
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

@@ -10,7 +10,6 @@ through the server of `prefenvs label`, which makes the clips meanwhile.
 from __future__ import annotations
 
 import asyncio
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
@@ -105,14 +105,15 @@ def _multiply(folder: Path, files: int) -> None:
 
 
 def open_once(name: str) -> None:
-    """Print what opening takes: seconds, those of the CPU, the numbers held, and growth of the process's peak."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Print what opening takes: seconds, those of the CPU, the numbers held, and growth of the resident memory."""
+    process = psutil.Process()
+    before = process.memory_info().rss
     start, busy = time.perf_counter(), time.process_time()
     data = load_dataset(name).trajectories
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy
     held = data.observations.nbytes + data.actions.nbytes
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{len(data)} {seconds:.3f} {cpu:.3f} {held / 2**20:.1f} {grown / 2**10:.1f}")
+    grown = process.memory_info().rss - before
+    print(f"{len(data)} {seconds:.3f} {cpu:.3f} {held / 2**20:.1f} {grown / 2**20:.1f}")
 
 
 def timed(make: Callable[[Segment], object], segments: list[Segment]) -> float:
@@ -174,7 +175,7 @@ def main(options: Options) -> None:
         folder = Path(temporary)
         made = make_dataset(folder, options)
         print(
-            "episodes, seconds to open, of them on the CPU, MiB of numbers held, MiB by which the peak grew", flush=True
+            "episodes, seconds to open, of them on the CPU, MiB of numbers held, MiB by which memory grew", flush=True
         )
         for _ in range(3):
             subprocess.run([sys.executable, "-m", "benchmarks.data.recordings", "--open", str(made)], check=True)

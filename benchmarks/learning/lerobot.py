@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -170,10 +171,12 @@ def train(options: Options, data: Path, seed: int, weights: Path | None) -> Path
     }  # fmt: skip
     if weights is not None:
         flags |= {"use_rabc": "true", "rabc_progress_path": weights}
-    if not folder.exists():
+    last = folder / "checkpoints" / "last" / "pretrained_model"
+    if not last.exists():
+        shutil.rmtree(folder, ignore_errors=True)
         start = "from lerobot.scripts.lerobot_train import main; main()"
         run(options.lerobot, "-c", start, *(f"--{key}={value}" for key, value in flags.items()))
-    return folder / "checkpoints" / "last" / "pretrained_model"
+    return last
 
 
 def measure(options: Options, checkpoint: Path) -> float:

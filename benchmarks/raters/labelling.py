@@ -1,6 +1,6 @@
 """What one labelling server bears: 50 annotators at once, over HTTP on this computer, on a SQLite file.
 
-    python -m benchmarks.raters.labelling [--annotators 50] [--seconds 10]
+    python -m benchmarks.raters.labelling [--annotators 50] [--seconds 10] [--browsers 5]
 
 The server is `prefenvs label` in a process of its own; the annotators share another one with the measurement. Each acts
 as the page does: it keeps five questions, posts an answer, asks for the next question, and fetches that one's clips
@@ -8,6 +8,10 @@ as the page does: it keeps five questions, posts an answer, asks for the next qu
 which is the thousand an hour that a practised person gives, and "flat out" without a pause. Latencies are those of
 answers, which are on the disk when the reply comes, and of questions. Afterwards the log is compared with what was
 accepted, and the questions with each other.
+
+With --browsers so many real headless Chromiums label beside them in the first run: each presses a key a second after it
+may, which is fast for a person. Printed are their labels an hour, the time from opening the link to the first pair that
+could be judged, and from a key to the first new frames on the screen.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import asyncio
 import itertools
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +43,20 @@ from prefenvs.store import Store
 
 SEGMENTS = 300
 PACE = 3.6
+REACTION = 1.0
+PERSON = """
+window.given = 0;
+window.first = null;
+let judged = null;
+const press = (type) => document.body.dispatchEvent(new KeyboardEvent(type, { key: "ArrowLeft", bubbles: true }));
+setInterval(() => {
+  const shown = document.querySelector(".clips.shown.seen");
+  if (!shown || shown === judged) return;
+  judged = shown;
+  window.first ??= performance.now();
+  setTimeout(() => { press("keydown"); press("keyup"); window.given += 1; }, arguments[0]);
+}, 10);
+"""
 
 
 @dataclass
@@ -119,6 +138,43 @@ async def label(links: list[str], seconds: float, pause: float, record: Record) 
     return taken
 
 
+class Browser:
+    """One person at a real browser."""
+
+    def __init__(self) -> None:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium") or "chromium"
+        for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+            options.add_argument(flag)
+        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+    def enter(self, link: str) -> None:
+        """Open the link and label from then on."""
+        self.driver.get(link)
+        self.driver.execute_script(PERSON, 1000 * REACTION)
+
+    def leave(self) -> tuple[int, float, list[float]]:
+        """Return how many labels were given, seconds to the first pair, and seconds of each change of questions."""
+        found = self.driver.execute_script(
+            "return [window.given, window.first, performance.getEntriesByName('swap').map((entry) => entry.duration)]"
+        )
+        self.driver.quit()
+        return found[0], (found[1] or float("nan")) / 1000, [milliseconds / 1000 for milliseconds in found[2]]
+
+
+def report_browsers(found: list[tuple[int, float, list[float]]], seconds: float) -> None:
+    """Print what people at browsers got done."""
+    rates = [3600 * given / seconds for given, _, _ in found]
+    print(
+        f"  {len(found)} browsers: {np.mean(rates):,.0f} labels an hour each ({min(rates):,.0f} to {max(rates):,.0f})"
+    )
+    print(f"  first pair after {np.median([first for _, first, _ in found]):.2f} s (median)")
+    print(f"  key to new frames  {percentiles([swap for _, _, swaps in found for swap in swaps[1:]])}")
+
+
 def serve(path: Path, folder: Path, annotators: int, size: int = 64) -> tuple[subprocess.Popen[str], list[str]]:
     """Start the server and return its process and the annotators' links."""
     names = [f"annotator-{i}" for i in range(annotators)]
@@ -127,7 +183,7 @@ def serve(path: Path, folder: Path, annotators: int, size: int = 64) -> tuple[su
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines = itertools.takewhile(lambda line: not line.startswith("Ctrl-C"), process.stdout)
-    links = [line.split()[-1] for line in lines if "?token=" in line]
+    links = [line.split()[-1] for line in lines if " labels at " in line]
     return process, links
 
 
@@ -151,12 +207,13 @@ def report(name: str, record: Record, seconds: float, path: Path) -> None:
         raise SystemExit(1)
 
 
-def run(annotators: int = 50, seconds: float = 10.0) -> None:
+def run(annotators: int = 50, seconds: float = 10.0, browsers: int = 0) -> None:
     """Measure.
 
     Args:
         annotators: People at once.
         seconds: Length of each of the two runs.
+        browsers: Real browsers beside them in the first run.
     """
     print(
         f"{platform.machine()}, Python {platform.python_version()}; {annotators} annotators, {seconds:.0f} s each run"
@@ -165,14 +222,22 @@ def run(annotators: int = 50, seconds: float = 10.0) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path, clips = Path(folder) / "labels.sqlite", Path(folder) / "clips"
             fill(path, clips)
-            process, links = serve(path, clips, annotators)
+            people = [Browser() for _ in range(browsers if pause else 0)]
+            process, links = serve(path, clips, annotators + len(people))
             record = Record()
             try:
-                taken = asyncio.run(label(links, seconds, pause, record))
+                for person, link in zip(people, links, strict=False):
+                    person.enter(link)
+                begun = time.perf_counter()
+                taken = asyncio.run(label(links[len(people) :], seconds, pause, record))
+                passed = time.perf_counter() - begun
+                found = [person.leave() for person in people]
             finally:
                 process.send_signal(signal.SIGINT)
                 process.wait()
             report(name, record, taken, path)
+            if found:
+                report_browsers(found, passed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
+LINK = re.compile(
+    r"^ *(?P<fence>`{3,}).*?^ *(?P=fence)$|(?P<begin>\]\()(?![a-z]+:|#)(?P<path>[^)\s#]+)(?P<end>(?:#[^)\s]*)?\))",
+    re.DOTALL | re.MULTILINE,
+)
+"""A relative link, or a block of code, in which nothing is a link."""
 PAGES = {"CONTRIBUTING.md": "contributing.md", "README.md": "index.md", "examples/README.md": "examples.md"}
 """Files outside docs/ that are pages, and their places; others that a page links to are shown as they are."""
 
@@ -30,12 +34,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     waiting += [("CONTRIBUTING.md", ""), ("examples/README.md", "")]
     for source, text in waiting:  # grows on the way
         place = place_of(source)
-        if not source.startswith("docs/") and place not in files.src_uris:
-            text = (ROOT / source).read_text()
-            page = lead_links(text, source) if source.endswith(".md") else f"# {source}\n\n``````python\n{text}``````\n"
-            files.append(File.generated(config, place, content=page))
+        if not is_page(source) and place not in files.src_uris:
+            files.append(File.generated(config, place, content=page_of(source)))
+            text = (ROOT / source).read_text() if source.endswith(".md") else ""
         known = {name for name, _ in waiting}
-        outside = {name for name in links(text, source) if not name.startswith("docs/")}
+        outside = {name for name in links(text, source) if not is_page(name)}
         waiting += [(name, "") for name in outside - known]
     config.nav = spell_out(config.nav, [page.src_uri for page in files.documentation_pages()])
     return files
@@ -48,16 +51,30 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def links(text: str, source: str) -> list[str]:
     """Return the files, from the repository's root on, that a page's relative links name."""
-    return [normpath(join(dirname(source), match[2])) for match in LINK.finditer(text)]
+    return [normpath(join(dirname(source), match["path"])) for match in LINK.finditer(text) if match["path"]]
+
+
+def is_page(path: str) -> bool:
+    """Tell whether MkDocs itself knows a file: then it looks whether it is there."""
+    return path.startswith("docs/") and not path.endswith(".py")
 
 
 def place_of(path: str) -> str:
-    """Return where a file of the repository is in the site."""
-    if path.startswith("docs/"):
-        return path[5:]  # MkDocs itself looks whether it is there
-    if not (ROOT / path).is_file():
-        raise PluginError(f"a page links to {path}, which is no file")
+    """Return where a file or folder of the repository is in the site."""
+    if is_page(path):
+        return path[5:]
+    if not (ROOT / path).exists():
+        raise PluginError(f"a page links to {path}, which is not there")
     return PAGES.get(path, f"code/{path}" + ".md" * (path[-3:] != ".md"))
+
+
+def page_of(path: str) -> str:
+    """Return a file outside docs/ as a page: Markdown as it is, code as a block, of a folder all files."""
+    if path.endswith(".md"):
+        return lead_links((ROOT / path).read_text(), path)
+    inside = sorted((ROOT / path).glob("*.*")) if (ROOT / path).is_dir() else [ROOT / path]
+    parts = [f"## {file.name}\n\n``````{file.suffix[1:]}\n{file.read_text()}``````\n" for file in inside]
+    return "\n".join([f"# {path}\n", *parts])
 
 
 def lead_links(text: str, source: str) -> str:
@@ -65,8 +82,10 @@ def lead_links(text: str, source: str) -> str:
     here = dirname(place_of(source)) or "."
 
     def lead(match: re.Match[str]) -> str:
-        target = normpath(join(dirname(source), match[2]))
-        return f"{match[1]}{relpath(place_of(target), here)}{match[3]}"
+        if match["fence"]:
+            return match[0]
+        target = normpath(join(dirname(source), match["path"]))
+        return f"{match['begin']}{relpath(place_of(target), here)}{match['end']}"
 
     return LINK.sub(lead, text)
 

@@ -112,6 +112,14 @@ class Tournament:
         self.store.add_preferences(answers, run=self.run)
         return len(answers)
 
+    def samples(self) -> dict[str, str]:
+        """Return the hash of a clip of each agent that has been asked about, by name."""
+        found: dict[str, str] = {}
+        for match in self.matches:
+            for agent in (match.first, match.second):
+                found.setdefault(self.names[agent], self.episodes[agent][match.episode].hash)
+        return found
+
     def waiting(self) -> int:
         """Number of matches without an answer."""
         return len(self._waiting())

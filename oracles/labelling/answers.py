@@ -7,15 +7,16 @@ import logging
 import threading
 import time as clock
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.people.moment import add_moment, check_moment, undo_moment
 from prefenvs.oracles.people.strength import Strength, soften
-from prefenvs.store import Assignment, Assignments, Event, Store, StoreUnavailable, Undo
+from prefenvs.store import GOLD, TUTORIAL, Assignment, Assignments, Event, Store, StoreUnavailable, Undo
 
 ORACLE = "human"
 MOST_ANSWERS = 100
@@ -59,6 +60,9 @@ class Pace:
             self._done[annotator] = max(begun, now - 3600.0) + self.least
 
 
+Second = Annotated[float, Field(ge=0, le=1e6, strict=True)]
+
+
 class Answer(BaseModel):
     """One answer, or the taking back of one; `uuid` makes posting it twice harmless."""
 
@@ -75,6 +79,7 @@ class Answer(BaseModel):
     seconds: float = Field(0.0, ge=0, le=1e6, strict=True)
     replays: StrictInt = Field(0, ge=0, le=10**6)
     time: float = Field(0.0, ge=0, le=1e11, strict=True)
+    moment: tuple[Second, Second] | None = None
 
     @field_validator("uuid", "undo")
     @classmethod
@@ -163,17 +168,32 @@ def store_answers(
         assignment = given.get(answer.question)
         try:
             item = to_event(answer, assignment, annotator, page, clock.time())
+            if isinstance(item, Event):
+                check_moment(assignments.store, item)
             # One that is sent again has been measured already.
             if pace and assignment and answer.undo is None and answer.uuid not in {*seen, assignment.answer}:
                 pace.check(annotator, assignments.now() - assignment.created)
             seen.add(answer.uuid)
             items.append(item)
+        except StoreUnavailable:
+            raise
         except PrefenvsError as error:
             refused.append({"uuid": answer.uuid, "reason": str(error)})
     reasons = _record(assignments, annotator, items)
+    _record_moments(assignments.store, annotator, items, reasons)
     refused += [{"uuid": key, "reason": reason} for key, reason in reasons.items()]
     keys = [item.uuid if isinstance(item, Undo) else item.id for item in items]
     return [key for key in keys if key not in reasons], refused
+
+
+def _record_moments(store: Store, annotator: str, items: Sequence[Event | Undo], refused: Collection[str]) -> None:
+    """Let the moments of the answers that were stored follow them."""
+    for item in items:
+        if isinstance(item, Undo):
+            if item.uuid not in refused:
+                undo_moment(store, item.target, annotator)
+        elif item.id not in refused and item.kind == "comparison" and item.run not in (GOLD, TUTORIAL):
+            add_moment(store, item)
 
 
 def _record(assignments: Assignments, annotator: str, items: Sequence[Event | Undo]) -> dict[str, str]:
@@ -236,7 +256,10 @@ def to_event(answer: Answer, assignment: Assignment | None, annotator: str, page
     if assignment.repeats is not None:
         extra["repeats"] = assignment.repeats
     # What the probabilities do not say.
-    said = {"strength": answer.strength, "bad": answer.choice == "bad", "tags": answer.tags}
+    said: dict[str, Any] = {"strength": answer.strength, "bad": answer.choice == "bad", "tags": answer.tags}
+    if answer.moment is not None and not isinstance(answer.choice, int):
+        raise Refused("moment: only a clip that is better has a moment that decided")
+    said["moment"] = answer.moment
     extra |= {name: value for name, value in said.items() if value}
     if assignment.segment is not None:
         extra["rating"] = _rating(answer)

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prefenvs.agreement import Annotator, measure_agreement
+from prefenvs.agreement import Annotator, measure_agreement, repeat_consistency
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles.labelling.status import labels_per_hour
+from prefenvs.oracles.people.gold import RECENT, credit, list_gold
+from prefenvs.oracles.people.moment import is_moment
 from prefenvs.store import (
+    GOLD,
     Event,
     Store,
     check_annotator,
@@ -35,6 +39,7 @@ CONTROLS = "labelling"
 ANSWERS = ("comparison", "skip", "rating", "repeat")
 ON = 90.0
 """Seconds since the page's last request for which a person counts as being there."""
+TEN, MOST_TENS = 10, 12
 _NAMESPACE = uuid.UUID("5f9c1c0e-6f4e-5d26-8a3f-2c7a0f6b9d11")
 
 
@@ -103,7 +108,7 @@ def discard_answers(store: Store, annotator: str, manager: str) -> int:
     found = [e for e in log if e.annotator == annotator and e.kind in ANSWERS and e.id not in undone]
     extra = {"discarded": True, "by": manager}
     store.add_events(dataclasses.replace(event.undone(reason="discarded"), extra=extra) for event in found)
-    return len(found)
+    return sum(not is_moment(event) for event in found)
 
 
 def restore_answers(store: Store, annotator: str, manager: str) -> int:
@@ -126,9 +131,11 @@ def restore_answers(store: Store, annotator: str, manager: str) -> int:
         extra = {**event.extra, "restores": event.id, "by": manager}
         if "repeats" in extra:
             extra["repeats"] = names.get(str(extra["repeats"]), extra["repeats"])
+        if is_moment(event):
+            extra["moment_of"] = names.get(str(extra["moment_of"]), extra["moment_of"])
         given.append(dataclasses.replace(event, id=names[event.id], extra=extra, seq=None))
     store.add_events(given)
-    return len(given)
+    return sum(not is_moment(event) for event in given)
 
 
 def describe(desk: Desk) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def describe(desk: Desk) -> dict[str, Any]:
     store, plan = desk.store, desk.assignments.plan
     log = store.events_after(run=plan.run)
     undos = {event.target: event for event in log if event.kind == "undo"}
-    standing = [event for event in log if event.kind in ANSWERS and event.id not in undos]
+    standing = [e for e in log if e.kind in ANSWERS and e.id not in undos and not is_moment(e)]
     agreement = measure_agreement(store, plan.run)
     people = {person.name: person for person in agreement.annotators}
     tokens, leases = count_tokens(store), _count_leases(store)
@@ -144,10 +151,13 @@ def describe(desk: Desk) -> dict[str, Any]:
     gone = Counter(
         event.annotator
         for event in log
-        if event.id in undos and undos[event.id].extra.get("discarded") and event.id not in restored
+        if event.id in undos
+        and undos[event.id].extra.get("discarded")
+        and event.id not in restored
+        and not is_moment(event)
     )
     names = sorted({*people, *tokens, *gone, *desk.seen})
-    scores = desk.gold_scores()
+    scores, credits = desk.gold_scores(), _credit(store, standing)
     return {
         "people": [
             {
@@ -158,7 +168,8 @@ def describe(desk: Desk) -> dict[str, Any]:
                 "discarded": gone[name],
                 "labels_per_hour": labels_per_hour([e.time for e in standing if e.annotator == name]),
                 "gold": scores.get(name),
-                **_figures(people.get(name)),
+                "tens": _tens(credits.get(name, [])),
+                **_figures(people.get(name), credits.get(name, [])),
             }
             for name in names
         ],
@@ -172,17 +183,47 @@ def describe(desk: Desk) -> dict[str, Any]:
     }
 
 
-def _figures(person: Annotator | None) -> dict[str, Any]:
+def _figures(person: Annotator | None, credits: list[float]) -> dict[str, Any]:
+    before, lately = credits[:-RECENT], credits[-RECENT:]
+    worse = len(before) >= 10 and Share(sum(lately), len(lately)).interval[1] < sum(before) / len(before)
+    drift = ["drift"] if worse else []
     if person is None:
-        return {"labels": 0, "consistency": None, "repeats": 0, "too_fast": None, "left_share": None, "flags": []}
+        return {"labels": 0, "consistency": None, "repeats": 0, "too_fast": None, "left_share": None, "signs": drift}
     return {
         "labels": person.labels + person.ratings,
         "consistency": person.consistency,
         "repeats": person.repeats,
         "too_fast": person.too_fast,
         "left_share": person.left_share,
-        "flags": list(person.flags),
+        "signs": [*person.signs, *drift],
     }
+
+
+def _credit(store: Store, standing: list[Event]) -> dict[str, list[float]]:
+    """Of each person's answers to gold and repeated questions, in turn: 1 for right or the same again, 0, or 0.5."""
+    known, by_id = list_gold(store), {event.id: event for event in standing}
+    log = {event.id: event for event in [*standing, *_standing_gold(store)]}
+    found: dict[str, list[float]] = {}
+    for event in sorted(log.values(), key=lambda event: event.seq or 0):
+        if event.run == GOLD:
+            share = credit(event, known)
+        else:
+            share = repeat_consistency([event], by_id) if event.kind == "repeat" else None
+        if share is not None:
+            found.setdefault(event.annotator, []).append(share)
+    return found
+
+
+def _standing_gold(store: Store) -> list[Event]:
+    log = store.events_after(run=GOLD)
+    undone = {event.target for event in log if event.kind == "undo"}
+    return [event for event in log if event.kind == "comparison" and event.id not in undone]
+
+
+def _tens(credits: list[float]) -> list[float]:
+    """Means of ten credits each, the latest last; of a rest, if it is at least half of ten."""
+    parts = [credits[first : first + TEN] for first in range(0, len(credits), TEN)]
+    return [sum(part) / len(part) for part in parts if len(part) >= TEN // 2][-MOST_TENS:]
 
 
 def _count_kinds(standing: list[Event]) -> dict[str, int]:
@@ -190,11 +231,11 @@ def _count_kinds(standing: list[Event]) -> dict[str, int]:
     kinds: Counter[str] = Counter()
     for event in standing:
         if event.kind != "comparison":
-            kinds[{"skip": "cannot tell", "repeat": "repeated"}.get(event.kind, event.kind)] += 1
+            kinds[event.kind] += 1
         elif event.tie:
-            kinds["both bad" if event.extra.get("bad") else "equally good"] += 1
+            kinds["bad" if event.extra.get("bad") else "equal"] += 1
         else:
-            kinds["much better" if event.extra.get("strength") == "much" else "better"] += 1
+            kinds["much" if event.extra.get("strength") == "much" else "better"] += 1
     return dict(kinds.most_common())
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import dataclasses
+import io
 import logging
 import re
 import tempfile
 import threading
 import time as clock
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -29,7 +31,8 @@ from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
 from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips, note_size
 from prefenvs.oracles.labelling.manager import ON, Controls, act, describe, read_controls
-from prefenvs.oracles.labelling.status import Status, render_report
+from prefenvs.oracles.labelling.pages import show_page, show_report
+from prefenvs.oracles.labelling.status import Status
 from prefenvs.oracles.labelling.trouble import add_errors
 from prefenvs.oracles.people.gold import list_gold, score_gold
 from prefenvs.oracles.people.ranking import ask_next, newest
@@ -37,17 +40,23 @@ from prefenvs.store import TUTORIAL, Assignment, AssignmentPlan, Assignments, St
 from prefenvs.tasks import Task, find_task
 
 STATIC = Path(__file__).parent / "static"
-PAGE_VERSION = "2"
+PAGE_VERSION = "3"
 MOST_QUESTIONS = 20
 UPCOMING, MOST_UPCOMING, LOOK_EVERY = 10, 200, 1.0
 """Questions for each person whose clips are made before anybody asks for them, at most so many, and seconds between two
 looks for such."""
+RANKING_COLUMNS = (
+    *("place", "name", "win_rate", "low", "high", "strength", "probability_best"),
+    *("wins", "ties", "answers", "true_return"),
+)
 _log = logging.getLogger("prefenvs.labelling")
 _HASH = re.compile(r"[0-9a-f]{64}\.mp4")
 _COOKIE_SECONDS = 90 * 24 * 3600
 
 
 Figure = Literal["rate", "agreement", "model"]
+Standing = Callable[[], dict[str, Any]]
+"""Returns the ranking of a judging as it stands, with `clips`, a segment's hash for each agent, by name."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Desk:
         self.pace = Pace()
         self._unknown: dict[str, str] = {}
         self._ranking, self._ranked = threading.Lock(), (-1, -1)
+        self.standing: Standing | None = None
         # How clips look on the page that asked last; those made ahead look so too.
         self.look = clips.look()
 
@@ -140,6 +150,17 @@ class Desk:
         self.access.forget()
         self.apply_controls()
         return done
+
+    def judging(self) -> dict[str, Any]:
+        """Return what the page of a judging shows: the ranking as it stands, and how far its judges agree."""
+        agreement = measure_agreement(self.store, self.assignments.plan.run)
+        judges = [dataclasses.asdict(person) for person in agreement.annotators]
+        found: dict[str, Any] = {"alpha": agreement.alpha, "shared": agreement.shared, "percent": agreement.percent}
+        ranking = self.standing() if self.standing else None
+        clips = ranking.pop("clips") if ranking else {}
+        described = self.clips.describe(clips.values(), self.look)
+        urls = {name: described[key]["url"] for name, key in clips.items()}
+        return {"ranking": ranking, "clips": urls, "judges": judges, "agreement": found}
 
     def gold_scores(self) -> dict[str, Any]:
         """Return how often each annotator was right where the right answer is known."""
@@ -285,13 +306,16 @@ def create_app(
     plan: AssignmentPlan | None = None,
     seed: int | None = None,
     form: Form | None = None,
+    standing: Standing | None = None,
 ) -> FastAPI:
     """Return the application.
 
     access: who may label; clips: where clips come from, closed with the application; plan: how questions are spread
-    over annotators; seed: of sides and repetitions; form: what the page offers beside the choice.
+    over annotators; seed: of sides and repetitions; form: what the page offers beside the choice; standing: the ranking
+    that managers see where whole policies are judged.
     """
     desk = Desk(store, access, clips, plan or AssignmentPlan(), form or Form(), seed)
+    desk.standing = standing
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -323,17 +347,18 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/")
     def page(request: Request, token: str | None = None) -> Response:
-        page, headers = STATIC / "label.html", {"Cache-Control": "no-cache"}
         try:
             visitor = desk.access.enter(token, request)
             inside = "/manager" if visitor.manager and desk.access.open_to is None else "/"
-            shown = FileResponse(page, headers=headers) if token is None else RedirectResponse(inside, status_code=303)
+            shown: Response = RedirectResponse(inside, status_code=303)
+            if token is None:
+                shown = show_page(request, "label")
             return desk.with_cookie(shown, visitor.secret, request)
         except Denied as error:
             if error.status != 401 or "text/html" not in request.headers.get("accept", ""):
                 raise
             # The page itself is no secret, and tells a person what is wrong; all data answers 401.
-            return FileResponse(page, status_code=401, headers=headers)
+            return show_page(request, "label", 401)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -351,9 +376,9 @@ def _add_pages(app: FastAPI, desk: Desk) -> None:
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return FileResponse(path, media_type="video/mp4", headers=headers)
 
-    @app.get("/static/{name}")
+    @app.get("/static/{name:path}")
     def static(name: str) -> Response:
-        files = {file.name: file for file in STATIC.iterdir() if file.is_file()}
+        files = {file.relative_to(STATIC).as_posix(): file for file in STATIC.rglob("*.*")}
         if name not in files:
             raise Denied(404, "there is no such file")
         return FileResponse(files[name], headers={"Cache-Control": "no-cache"})
@@ -389,13 +414,26 @@ def _add_management(app: FastAPI, desk: Desk) -> None:
     """Add what only a manager sees."""
 
     @app.get("/manager")
-    def page(who: Manager) -> Response:
-        return FileResponse(STATIC / "manager.html", headers={"Cache-Control": "no-cache"})
+    def page(request: Request, who: Manager) -> Response:
+        return show_page(request, "manager", judging=desk.standing is not None)
+
+    @app.get("/judging")
+    def judging_page(request: Request, who: Manager) -> Response:
+        return show_page(request, "judging")
+
+    @app.get("/api/judging")
+    def judging(who: Manager) -> dict[str, Any]:
+        return desk.judging()
+
+    @app.get("/api/judging.csv")
+    def table(who: Manager) -> Response:
+        headers = {"Content-Disposition": 'attachment; filename="ranking.csv"'}
+        return Response(write_table(desk.judging()["ranking"]), media_type="text/csv", headers=headers)
 
     @app.get("/report")
-    def report_page(who: Manager) -> Response:
-        task = desk.session(who)["task"]
-        return HTMLResponse(render_report(measure_agreement(desk.store, desk.assignments.plan.run), task))
+    def report_page(request: Request, who: Manager) -> Response:
+        agreement = measure_agreement(desk.store, desk.assignments.plan.run)
+        return show_report(request, agreement, desk.session(who)["task"])
 
     @app.get("/api/report")
     def report(who: Manager) -> dict[str, Any]:
@@ -417,6 +455,19 @@ def _add_management(app: FastAPI, desk: Desk) -> None:
         path = Path(folder.name) / "labels.zip"
         export_store(desk.store, path)
         return FileResponse(path, filename="labels.zip", background=BackgroundTask(folder.cleanup))
+
+
+def write_table(ranking: dict[str, Any] | None) -> str:
+    """Return a ranking as CSV, one agent a line; PrefenvsError where none is made."""
+    if ranking is None:
+        raise PrefenvsError("no ranking is made in this labelling: prefenvs judge --label makes one")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(RANKING_COLUMNS)
+    for agent in ranking["agents"]:
+        low, high = agent["win_rate_interval"]
+        writer.writerow([{**agent, "low": low, "high": high}[name] for name in RANKING_COLUMNS])
+    return text.getvalue()
 
 
 async def _read_json(request: Request) -> Any:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import threading
 import time as clock
 from collections import Counter
 from itertools import pairwise
 from typing import Any
 
-from prefenvs.agreement import COLUMNS, Agreement, cells, repeat_consistency, summarise
-from prefenvs.internal.templates import render
+from prefenvs.agreement import repeat_consistency
 from prefenvs.oracles.labelling.answers import ORACLE
+from prefenvs.oracles.people.moment import is_moment
 from prefenvs.store import GOLD, TUTORIAL, Assignments, Event
-
-LEGEND = (
-    ("left", "share of answers for the clip on the left, which is there by chance"),
-    ("repeats", "questions that were asked again with swapped sides"),
-    ("alike", "share of repeats that were answered as before"),
-    ("seconds", "median time looked at a question"),
-    ("too fast", "share of answers that came before a clip could have been seen to its end"),
-)
 
 BREAK = 120.0
 """Seconds between two answers from which on they do not count as work."""
@@ -88,7 +79,7 @@ class Status:
         kinds = ("rating",) if self.plan.kind == "rating" else ("comparison", "skip")
         for event in self.store.events_after(self._cursor, run=self.plan.run):
             self._cursor = event.seq or self._cursor
-            if event.run in (GOLD, TUTORIAL):
+            if event.run in (GOLD, TUTORIAL) or is_moment(event):
                 continue
             if event.kind == "undo":
                 self._answers.pop(str(event.target), None)
@@ -120,17 +111,3 @@ def _budget(learner: dict[str, Any] | None, asked: int) -> int | None:
     """The learner's label budget; without a learner, what has been asked."""
     budget = None if learner is None else learner.get("budget")
     return asked if budget is None else int(budget)
-
-
-def render_report(agreement: Agreement, task: str) -> str:
-    """Return the report as one HTML page without scripts; every text from outside is escaped."""
-    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return render(
-        "prefenvs.oracles.labelling",
-        "pages/report.html",
-        about=", ".join(filter(None, (task, now))),
-        lines=summarise(agreement),
-        columns=COLUMNS,
-        rows=[cells(person) for person in agreement.annotators],
-        legend=LEGEND,
-    )

@@ -9,12 +9,12 @@ import time as clock
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.templates import render
 from prefenvs.oracles.labelling.access import Denied
+from prefenvs.oracles.labelling.pages import show_page
 from prefenvs.store import StoreUnavailable
 
 TROUBLE = "the database of the labels cannot be used at the moment; whoever runs the server finds the reason in its log"
@@ -23,14 +23,7 @@ TELL_EVERY = 60.0
 ACCESS_LOG = "prefenvs.access"
 _FAILED = "the server failed; whoever runs it finds the reason in its log"
 _log = logging.getLogger("prefenvs.labelling")
-_PAGES = {
-    401: ("Not signed in", "Open the link that you were given in this browser, or ask for a new one."),
-    403: ("Not for you", "If it should be, ask whoever runs the labelling for another link."),
-    404: ("Not found", "The address may be mistyped, or of another server."),
-    429: ("Too many wrong links", "Wait a minute, then open the link that you were given once more."),
-    500: ("The server is in trouble", "Your answers are kept in your browser. Try again in a minute."),
-    503: ("Please wait", "This page tries again by itself, and your answers are kept in this browser."),
-}
+_PAGES = (401, 403, 404, 429, 500, 503)
 _told: dict[str, float] = {}
 
 
@@ -78,9 +71,8 @@ def _answer(request: Request, status: int, reason: str) -> Response:
     looked_at = not request.url.path.startswith(("/api/", "/clips/", "/static/"))
     if status not in _PAGES or not looked_at or "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"error": reason}, status_code=status)
-    title, way_out = _PAGES[status]
-    page = render("prefenvs.oracles.labelling", "pages/trouble.html", title=title, reason=f"{reason}.", way_out=way_out)
-    return HTMLResponse(page, status, {"Refresh": "5"} if status == 503 else None)
+    again = {"Refresh": "5"} if status == 503 else {}
+    return show_page(request, "trouble", status, again, reason=f"{reason}.")
 
 
 class JsonLines(logging.Formatter):

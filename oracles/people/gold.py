@@ -85,17 +85,22 @@ def list_gold(store: Store) -> dict[str, tuple[float, ...]]:
     return {str(e.query): e.probabilities for e in store.events_after(run=GOLD) if e.kind == "gold" and e.probabilities}
 
 
+def credit(event: Event, gold: Mapping[str, tuple[float, ...]]) -> float | None:
+    """Return 1 for a right answer to a gold question, 0.5 for a tie, 0 otherwise; None for what is no such answer."""
+    if event.kind != "comparison" or not event.probabilities or str(event.query) not in gold:
+        return None
+    return 0.5 if event.tie else float(np.argmax(event.probabilities) == np.argmax(gold[str(event.query)]))
+
+
 def score_gold(store: Store) -> dict[str, GoldScore]:
     """Return how often each annotator was right on hidden gold questions; those of the tutorial do not count."""
     log = store.events_after(run=GOLD)
     undone = {event.target for event in log if event.kind == "undo"}
     gold, credits = list_gold(store), dict[str, list[float]]()
     for event in log:
-        if event.kind == "comparison" and event.id not in undone and event.probabilities and str(event.query) in gold:
-            right = int(np.argmax(gold[str(event.query)]))
-            credits.setdefault(event.annotator, []).append(
-                0.5 if event.tie else float(np.argmax(event.probabilities) == right)
-            )
+        share = None if event.id in undone else credit(event, gold)
+        if share is not None:
+            credits.setdefault(event.annotator, []).append(share)
     return {
         name: GoldScore(Share(sum(found), len(found)), Share(sum(found[-RECENT:]), len(found[-RECENT:])))
         for name, found in credits.items()

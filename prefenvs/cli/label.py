@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from prefenvs.oracles.labelling import Clips
+    from prefenvs.oracles.labelling.server import Standing
     from prefenvs.store import AssignmentPlan, Store
 
 
@@ -84,6 +85,10 @@ class Label:
 
     def run(self) -> None:
         """Serve until Ctrl-C; raises PrefenvsError where a web server or the port is missing."""
+        self.serve()
+
+    def serve(self, standing: Standing | None = None) -> None:
+        """Serve until Ctrl-C, with the page of a judging whose ranking is `standing`; raises as `run` does."""
         try:
             import uvicorn
         except ModuleNotFoundError:
@@ -114,7 +119,7 @@ class Label:
             self._clip_folder() as folder,
             Clips(store, folder, self.size, self.quality, self.workers) as clips,
         ):
-            app = self._make_app(store, plan, clips)
+            app = self._make_app(store, plan, clips, standing)
             self._print_problems(store)
             self._print_links(store, plan, listener.getsockname()[1])
             config = uvicorn.Config(
@@ -140,7 +145,7 @@ class Label:
             tasks = store.tasks()
         return not tasks or not all(is_recorded(task) for task in tasks)
 
-    def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips) -> FastAPI:
+    def _make_app(self, store: Store, plan: AssignmentPlan, clips: Clips, standing: Standing | None) -> FastAPI:
         from prefenvs.oracles.labelling import Access, Form, create_app, fill_demo
         from prefenvs.oracles.people.gold import make_gold, take_gold
 
@@ -159,7 +164,8 @@ class Label:
                     flush=True,
                 )
         access = Access(store, None if self.annotators else "annotator")
-        return create_app(store, access, clips, plan, form=Form(self.strength, self.tags, self.show))
+        form = Form(self.strength, self.tags, self.show)
+        return create_app(store, access, clips, plan, form=form, standing=standing)
 
     def _print_problems(self, store: Store) -> None:
         """Say which of the store's tasks cannot be found, so that nobody waits for their clips."""

@@ -80,8 +80,12 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
 
 
 def _registered(task: Task) -> str:
-    """Gymnasium's name of a task; there a colon ends a module to import, and a slash ends a namespace."""
-    return f"prefenvs/{re.sub('[^0-9A-Za-z_.-]', '.', task.id)}"
+    """Gymnasium's name of a task; there a colon ends a module to import, and a slash ends a namespace.
+
+    Of a module's own tasks none has a version there: Gymnasium refuses `Reach` beside `Reach-v0`.
+    """
+    name = re.sub(r"-(v\d+)$", r".\1", task.id) if ":" in task.id else task.id
+    return f"prefenvs/{re.sub('[^0-9A-Za-z_.-]', '.', name)}"
 
 
 def _register(task: Task) -> None:

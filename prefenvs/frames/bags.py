@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, install_command, one_line
 from prefenvs.segments import Array
 
 BAGS = (".mcap", ".db3", ".bag")
@@ -35,7 +35,7 @@ def open_bag(path: Path) -> Iterator[Any]:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
-        raise PrefenvsError(f"{path} needs the package `rosbags`: pip install 'prefenvs[ros]'") from None
+        raise PrefenvsError(f"{path} needs the package `rosbags`: {install_command('ros')}") from None
     try:
         # Bags of older ROS 2 versions do not define their messages.
         with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as bag:
@@ -44,7 +44,7 @@ def open_bag(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:
         # apsw, zstd, lz4, YAML and rosbags raise errors of a dozen types for damaged files.
-        raise PrefenvsError(f"{path} cannot be read as a ROS bag: {type(error).__name__} {_line(error)}") from error
+        raise PrefenvsError(f"{path} cannot be read as a ROS bag: {one_line(error)[:300]}") from error
 
 
 def connections(bag: Any, topic: str, path: Path) -> list[Any]:
@@ -106,7 +106,7 @@ def _picture(message: Any, name: str) -> Array:
             with Image.open(io.BytesIO(message.data.tobytes())) as picture:
                 return np.asarray(picture.convert("RGB"))
         except (OSError, ValueError) as error:
-            raise PrefenvsError(f"{name} cannot be read as a picture: {_line(error)}") from error
+            raise PrefenvsError(f"{name} cannot be read as a picture: {one_line(error)}") from error
     encoding = str(getattr(message, "encoding", ""))
     if encoding not in CHANNELS:
         what = f"is of encoding {encoding!r}" if encoding else f"is a {type(message).__name__.split('__')[-1]}"
@@ -122,7 +122,3 @@ def _picture(message: Any, name: str) -> Array:
     if encoding.startswith("bgr") or encoding == "8UC3":
         pixels = pixels[..., ::-1]
     return np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3)))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -43,7 +43,8 @@ def write_folds(path: Path, rows: Sequence[Sequence[str]]) -> None:
 def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = None) -> str:
     """Return accuracies over all folds as a Markdown table; names: of the labels to show, all by default."""
     lines = ["| labels | model | trained on | held out | predicted | 95% |", "|---|---|---:|---:|---:|---|"]
-    for key in dict.fromkeys(tuple(row[:3]) for row in rows):
+    about = list(dict.fromkeys(row[0] for row in rows))
+    for key in sorted(dict.fromkeys(tuple(row[:3]) for row in rows), key=lambda key: about.index(key[0])):
         labels, model, crossing = key
         mine = [row for row in rows if tuple(row[:3]) == key]
         if names and labels not in names:
@@ -54,6 +55,6 @@ def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = 
         low, high = Share(hits / seeds, math.ceil(count / seeds)).interval
         title = TITLES.get(model, model) + (", crossing pairs too" if crossing == "straight" else "")
         share = f"{count / seeds:.0f} | {hits / count:.1%}"
-        about = names[labels] if names and names[labels] else labels
-        lines.append(f"| {about} | {title} | {trained / len(mine):.0f} | {share} | {low:.0%} to {high:.0%} |")
+        told = names[labels] if names and names[labels] else labels
+        lines.append(f"| {told} | {title} | {trained / len(mine):.0f} | {share} | {low:.0%} to {high:.0%} |")
     return "\n".join(lines)

@@ -247,7 +247,7 @@ class OwnSelector:
             raise
         except Exception as error:
             raise PrefenvsError(f"the selector {self.name} fails ({one_line(error)})") from error
-        wanted = f"it returns a list of at most {count} of prefenvs.Query"
+        wanted = f"it returns at most {count} of prefenvs.Query, in a list"
         if not isinstance(found, list | tuple):
             raise PrefenvsError(f"the selector {self.name} returned {type(found).__name__}: {wanted}")
         if len(found) > count or not all(isinstance(query, Query) for query in found):

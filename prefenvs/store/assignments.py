@@ -25,7 +25,7 @@ RANKING = "ranking"
 """Policy tag of the comparisons that place clips in ranked lists."""
 GOLD, TUTORIAL = "gold", "tutorial"
 """Runs of questions whose right answer is known: hidden among the others, and at the beginning with the answer told."""
-MOST_SEGMENTS = 4
+MOST_SEGMENTS = 9
 """Largest query that is shown to people."""
 LOOK_BACK = 5.0
 """Seconds after which questions that were passed over are looked at again: leases end, and urgent ones come in."""

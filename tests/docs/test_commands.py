@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from prefenvs.cli.train.command import train
 from prefenvs.limits import check_limits
 
 from .pages import PAGES, ROOT, commands
+from .world import forget_own_modules
 
 
 class ParsedError(Exception):
@@ -40,8 +42,11 @@ KINDS = kinds(cli.Command) | {"label render": cli.LabelRender}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder with the parts that the pages take for the reader's own, and a trainer that stops after parsing."""
+    forget_own_modules()
+    for path in (*(ROOT / "docs" / "tutorials").glob("*.py"), ROOT / "examples" / "own_environment.py"):
+        shutil.copy(path, tmp_path)
     for name in ("my_robots", "my_module"):
         shutil.copy(ROOT / "examples" / "own_environment.py", tmp_path / f"{name}.py")
     with (tmp_path / "my_module.py").open("a") as file:
@@ -57,14 +62,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(options, "parse_groups", stop)
     monkeypatch.setattr(offline, "_load", lambda *_: SimpleNamespace(task="metaworld-drawer-open-v3"))
+    yield
+    forget_own_modules()
 
 
 @cache
 def parse(*words: str) -> None:
     """Read a command line as `prefenvs` would; SystemExit or PrefenvsError where it would refuse it."""
-    if words[0] == "train":
+    if words == ("train", "--help"):
+        train(words[1:])
+    elif words[0] == "train":
         with pytest.raises(ParsedError):
             train(words[1:])
+    if words[0] == "train":
         return
     name = " ".join(words[:2]) if " ".join(words[:2]) in KINDS else words[0]
     raters.look_at(words)
@@ -78,6 +88,8 @@ def parse(*words: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.stem)
 def test_the_command_lines_of_a_page_are_taken_by_the_parser(page: Path) -> None:
+    for script in page.parent.glob("*.py"):
+        shutil.copy(script, Path.cwd())
     for line, words in commands(page):
         if "reach.json" in words:
             cli.main(["tasks", "--task", "my_robots:Reach", "--write", "reach.json"])

@@ -7,6 +7,7 @@ import builtins
 import importlib.util
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from prefenvs.agents.offline.learner import OfflineLearner
 
 from .pages import PAGES, ROOT, Block, blocks
-from .world import World
+from .world import World, forget_own_modules
 
 UPDATES = 2
 """Gradient steps that a learner from fixed data makes here, whatever a page says."""
@@ -44,8 +45,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(autouse=True)
-def folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def folder(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The world's folder, and learners from fixed data that make few steps."""
+    forget_own_modules()
     monkeypatch.chdir(world.folder)
     monkeypatch.syspath_prepend(world.folder)
     learn = OfflineLearner.learn
@@ -54,6 +56,8 @@ def folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         return learn(self, min(total_updates, UPDATES), *arguments, **options | {"progress_bar": False})
 
     monkeypatch.setattr(OfflineLearner, "learn", learn_little)
+    yield
+    forget_own_modules()
 
 
 def run_page(page: Path, world: World, slow: bool) -> None:

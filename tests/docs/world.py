@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ LABELS = """episode_1,start_1,episode_2,start_2,length,choice
 """
 
 
+def forget_own_modules() -> None:
+    """Let the modules that pages take for the reader's own be imported anew, from wherever they lie next."""
+    beside = [path.stem for path in (EXAMPLES.parent / "docs").rglob("*.py")]
+    for name in ("my_robots", "my_module", "own_environment", *beside):
+        sys.modules.pop(name, None)
+
+
 class World:
     """Twelve episodes of Reacher by random actions, and what follows from them; each attribute is a name of a page."""
 
@@ -69,7 +77,7 @@ class World:
     def query(self) -> Query:
         return self.queries[0]
 
-    @cached_property
+    @property
     def oracle(self) -> PartialReturnOracle:
         return PartialReturnOracle("oracle", seed=0)
 

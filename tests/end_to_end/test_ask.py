@@ -13,8 +13,6 @@ from prefenvs.datasets import load_dataset, read_label_table
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.store import AssignmentPlan, Assignments, Store
 
-from ..command_lines import refused
-
 TASK = "InvertedPendulum-v5"
 
 
@@ -71,6 +69,9 @@ def test_any_selector_chooses(selector: str, data: str, tmp_path: Path, monkeypa
 def test_bad_input_is_one_line_and_makes_no_store(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Not above: the command imports this file by its bare name, for `first_pairs`.
+    from ..command_lines import refused
+
     def fail(*words: str) -> str:
         return refused(capsys, "ask", *words, "--store", str(tmp_path / "labels.sqlite"))
 

@@ -127,7 +127,8 @@ def test_tasks_are_listed_as_table_and_as_json(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["train", "--help"]])
 def test_a_command_starts_without_what_it_does_not_use(arguments: list[str]) -> None:
     """Each of these takes from a third of a second to several to import."""
-    heavy = {"torch", "mujoco", "stable_baselines3", "pandas", "sqlalchemy", "scipy", "matplotlib", "av"}
+    heavy = {"torch", "mujoco", "stable_baselines3", "pandas", "sqlalchemy", "scipy", "sklearn", "matplotlib", "av"}
+    heavy |= {"pyarrow", "h5py", "openai", "fastapi", "transformers", "tensorboard", "jinja2"}
     code = f"""
 import sys
 from prefenvs.cli import main

@@ -66,6 +66,16 @@ def test_a_simulated_judge_ranks_two_runs_and_continues(
     assert judge(capsys, *runs, "--folder", str(folder), "--report") == more
 
 
+def test_nothing_more_is_asked_once_the_best_is_certain(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--folder", str(tmp_path / "judging"), "--episodes", "30", "--oracle", "coin", "--ahead", "1"]
+    early = judge(capsys, *runs, *options, "--matches", "30", "--stop", "0.9")
+    assert early["agents"][0]["probability_best"] >= 0.9
+    assert early["answers"] == early["matches"] < 30
+    assert judge(capsys, *options, "--matches", "30", "--stop", "0.9") == early
+
+
 def test_bad_input_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fails(*arguments: str) -> str:
         with pytest.raises(SystemExit) as stop:
@@ -94,17 +104,18 @@ def test_bad_input_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
 
 
 @contextlib.contextmanager
-def judging(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Serve a judging's page from a process of its own, and return it and the page's address."""
+def judging(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Serve a judging's page from a process of its own; return it, the page's address and the manager's link."""
     command = [sys.executable, "-m", "prefenvs", "judge", *arguments, "--folder", str(folder), "--label", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        lines = []
-        while not (found := re.search(r"labels? at (http://\S+)", lines[-1] if lines else "")):
+        lines = [""]
+        while not lines[-1].startswith("Ctrl-C"):
             lines.append(process.stdout.readline())
             assert lines[-1], process.communicate()
-        yield process, found[1]
+        links = re.findall(r"(label|manage)s? at (http://\S+)", "".join(lines))
+        yield process, dict(links)["label"], dict(links)["manage"]
     finally:
         process.kill()
         process.wait()
@@ -122,11 +133,19 @@ def stop(process: subprocess.Popen[str]) -> str:
 def test_people_judge_at_the_page_without_seeing_names(runs: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "judging"
     options = [*runs, "--episodes", "4", "--seconds", "0.2", "--matches", "3"]
-    with judging(folder, *options) as (process, url):
+    with judging(folder, *options) as (process, url, _):
         with httpx.Client(base_url=url, timeout=60) as client:
             answers = give_answers(client)
+            live = client.get("/api/judging").raise_for_status().json()
+            table = client.get("/api/judging.csv").raise_for_status().text
         output = stop(process)
     assert f"{answers} answers to 3 matches" in output
+    # What the page told meanwhile is what was printed in the end.
+    ranking = json.loads((folder / "ranking.json").read_text())
+    assert (live["ranking"]["answers"], live["ranking"].pop("stop")) == (answers, None)
+    assert live["ranking"] == ranking
+    assert [person["name"] for person in live["judges"]] == ["annotator"]
+    assert table.splitlines()[1].startswith(f"1,{ranking['agents'][0]['name']},{ranking['agents'][0]['win_rate']}")
     with Store(folder / "preferences.sqlite", create=False) as store:
         for query in store.find_queries([p.query.id for p in store.preferences("judge")]).values():
             assert {segment.source for segment in query.segments} == {"judge"}
@@ -139,7 +158,7 @@ def test_a_judging_is_clicked_through_in_a_browser(
     """One match for each agent, one tie, one that cannot be told; the last is undone and answered anew."""
     folder = tmp_path / "judging"
     options = ["--episodes", "6", "--seconds", "1", "--matches", "4", "--annotators", "ann"]
-    with judging(folder, *runs, *options) as (process, url):
+    with judging(folder, *runs, *options) as (process, url, manage):
         page = visit(url)
         page.wait(lambda: "Which clip does it better?" in page.text)
         shown: list[tuple[str, ...]] = []
@@ -154,6 +173,15 @@ def test_a_judging_is_clicked_through_in_a_browser(
         page.click("[data-answer='0']")
         page.wait(lambda: "All done" in page.text)
         page.wait(lambda: page.unsent == 0)
+        page.driver.get(url.split("?")[0] + "judging")
+        assert "Not for you" in page.text
+        page.driver.get(manage)
+        page.click("a[href='/judging']")
+        page.wait(lambda: "4 answers to 4 questions; 0 waiting." in page.text)
+        rows = page.run("return [...document.querySelectorAll('#agents tr')].map(row => row.innerText)")
+        assert {name for row in rows for name in ("agent-0", "agent-1") if name in row} == {"agent-0", "agent-1"}
+        page.wait(lambda: page.run("return [...document.querySelectorAll('video')].every(v => v.readyState > 0)"))
+        assert page.run("return document.querySelectorAll('.range[aria-label]').length") == 2
         output = stop(process)
     assert "4 answers to 4 matches" in output
     with Store(folder / "preferences.sqlite", create=False) as store:

@@ -153,8 +153,8 @@ class FeatureObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
 
     def step(self, action: Any) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the task."""
-        observation, *rest, info = self.env.step(action)
-        return self._see(observation, info), *rest, info
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._see(observation, info), reward, terminated, truncated, info
 
     def close(self) -> None:
         """Close the task and free the renderer."""
@@ -164,7 +164,8 @@ class FeatureObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
     def _see(self, observation: Array, info: dict[str, Any]) -> Array:
         picture = self.renderer.frames(info["state"][None], self._scene)
         features = encode_views(self.encoder, picture[:, None])[0]
-        return np.concatenate([np.ravel(observation)[: self.own], features]).astype(np.float32)
+        seen: Array = np.concatenate([np.ravel(observation)[: self.own], features]).astype(np.float32)
+        return seen
 
 
 def encode_views(encoder: Encoder, views: Array) -> Array:

@@ -113,7 +113,9 @@ def remarks(results: Results, scores: Scores) -> list[str]:
     notes = []
     if results.suite["reduced"]:
         notes.append(f"Reduced sizes, not the published ones: {results.suite['reduced']}")
-    notes.append(f"{len(finished)} of {len(cells)} runs have finished.")
+    waiting = [task for task in scores.suite_tasks if task not in scores.tasks]
+    left_out = f" No run has finished on {', '.join(waiting)}, which the tables leave out." if waiting else ""
+    notes.append(f"{len(finished)} of {len(cells)} runs have finished.{left_out}")
     seeds = finished["seed"].nunique()
     few = f", too few for 95% intervals, which take {FEWEST}" if seeds < FEWEST else ""
     notes.append("A single seed, which shows nothing about chance." if seeds == 1 else f"{seeds} seeds{few}.")

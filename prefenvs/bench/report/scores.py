@@ -43,9 +43,15 @@ class Scores:
         return self.results.suite
 
     @cached_property
-    def tasks(self) -> list[str]:
-        """Tasks in the suite's order."""
+    def suite_tasks(self) -> list[str]:
+        """The suite's tasks in its order."""
         return list(dict.fromkeys(self.results.frame["task"]))
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Those of them on which a run has finished."""
+        begun = set(self.results.finished["task"])
+        return [task for task in self.suite_tasks if task in begun]
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -74,7 +80,9 @@ class Scores:
         oracles = {other.oracle for other in self.entries if self.method(other)["asks"]}
         # Where the rater is an expert made with the data, its folder tells nothing.
         teacher = f", {entry.oracle.partition(':{data}')[0]}" if len(oracles) > 1 else ""
-        budgets = sorted({int(budget) for budget in self.of(entry)["budget"]})
+        cells = self.of(entry)
+        shown = cells[cells["task"].isin(self.tasks)]
+        budgets = sorted({int(budget) for budget in (shown if len(shown) else cells)["budget"]})
         labels = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
         return f"{title} ({labels} labels{teacher})"
 

@@ -251,13 +251,17 @@ def cost_table(scores: Scores) -> Table:
 
 
 def missing_table(scores: Scores) -> Table:
-    """Cells that failed or were not run."""
-    cells = scores.cells
-    rows = [
-        (str(name), str(row["status"]), row["reason"].splitlines()[0] if row["reason"] else "not run yet")
-        for name, row in cells[cells["status"] != "finished"].iterrows()
-    ]
-    return Table("Cells without a result", ("cell", "status", "why"), tuple(rows))
+    """Cells that failed, and the seeds that were not run yet of each method on each task."""
+    cells = scores.cells[scores.cells["status"] != "finished"]
+    failed = cells[cells["reason"] != ""]
+    rows = [(str(name), "", f"{row['status']}: {row['reason'].splitlines()[0]}") for name, row in failed.iterrows()]
+    for entry in scores.entries:
+        for task in scores.suite_tasks:
+            waiting = scores.of(entry, task).index.intersection(cells[cells["reason"] == ""].index)
+            seeds = ", ".join(str(int(seed)) for seed in sorted(cells.loc[waiting, "seed"]))
+            if seeds:
+                rows.append((scores.label(entry), task, f"not run yet: {seeds}"))
+    return Table("Runs without a result", ("run or method", "task", "seeds, or why"), tuple(rows))
 
 
 def long_csv(scores: Scores, resamples: int = 2_000) -> str:

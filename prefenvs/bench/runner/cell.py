@@ -79,6 +79,8 @@ def run_cell(cell: Cell, plan: Plan, stop: Stop, gpu: str | None = None) -> Outc
             outcome = replace(outcome, status="stopped")
         except PrefenvsError as error:
             outcome = replace(outcome, status="failed", error=str(error))
+        now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        outcome = replace(outcome, provenance=outcome.provenance | now)
         folder.end(cell, outcome)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -197,7 +199,6 @@ def _machine(plan: Plan, gpu: str | None) -> dict[str, Any]:
         "processors": processors(),
         "threads": plan.threads,
         "gpu": gpu if gpu is not None else os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 

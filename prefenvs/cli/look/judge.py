@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Port, PositiveFloat, PositiveInt, Seed
+from prefenvs.limits import Fraction, Port, PositiveFloat, PositiveInt, Range, Seed
 from prefenvs.runs import Run, to_json
 from prefenvs.segments import Segment
 from prefenvs.tasks import find_task
@@ -58,12 +58,16 @@ class Judge:
     """Who judges: people at the page, or at once a simulated rater, such as noisy by true return, or module:NAME."""
     ahead: PositiveInt = 10
     """With informative pairing, questions that wait for an answer at a time."""
+    stop: Annotated[float, Range(0.5, 1, above=True, below=True)] | None = None
+    """Ask nothing more once the chance that the leader is the best reaches this, such as 0.95."""
     label: bool = False
     """Serve the labelling page until Ctrl-C, then print the ranking; else `prefenvs label` serves it."""
     port: Port = 8765
     """Port of the page; 0 takes a free one."""
     annotators: tuple[str, ...] = ()
     """Names of the people who judge; each gets a link of their own."""
+    overlap: Fraction = 0.0
+    """Share of the questions that two people answer, to measure their agreement."""
     report: bool = False
     """Only print the ranking by the answers there are."""
     json: bool = False
@@ -147,29 +151,51 @@ class Judge:
     def _ask(self, tournament: Tournament) -> None:
         """Ask what people are to answer now."""
         left = max(0, self.matches - len(tournament.matches))
-        if self.pairing == "informative":
+        if self._decided(tournament):
+            return
+        if self.pairing == "informative" or self.stop:
             left = min(left, max(0, self.ahead - tournament.waiting()))
         tournament.arrange(left)
 
     def _simulate(self, tournament: Tournament) -> None:
         """Let a simulated teacher answer, question by question where the pairing depends on the answers."""
         tournament.answer(self.oracle, self.seed)
-        step = self.ahead if self.pairing == "informative" else self.matches
+        step = self.ahead if self.pairing == "informative" or self.stop else self.matches
         with tqdm(
             total=self.matches, initial=len(tournament.matches), desc="matches", leave=False, disable=None
         ) as bar:
-            while (left := self.matches - len(tournament.matches)) > 0 and tournament.arrange(min(step, left)):
+            while (left := self.matches - len(tournament.matches)) > 0 and not self._decided(tournament):
+                if not tournament.arrange(min(step, left)):
+                    return
                 bar.update(tournament.answer(self.oracle, self.seed))
+
+    def _decided(self, tournament: Tournament) -> bool:
+        """Tell whether it is certain enough who is the best."""
+        return self.stop is not None and float(tournament.ranking().best.max()) >= self.stop
 
     def _serve(self, tournament: Tournament, run: Run) -> None:
         """Serve the page until Ctrl-C, and go on asking while people answer."""
         from prefenvs.cli.label import Label
 
         page = Label(
-            str(run.path("preferences.sqlite")), self.port, annotators=self.annotators, task_run=tournament.run
+            str(run.path("preferences.sqlite")),
+            self.port,
+            annotators=self.annotators,
+            overlap=self.overlap,
+            task_run=tournament.run,
         )
+        known: dict[str, Any] = {}
+
+        def standing() -> dict[str, Any]:
+            """The ranking by the answers so far; anew only where there are others, since it takes a while."""
+            now = len(tournament.store.events_after(run=tournament.run)), len(tournament.matches)
+            if known.get("at") != now:
+                known.update(at=now, result=self._rank(tournament, run) | {"stop": self.stop})
+            result: dict[str, Any] = known["result"] | {"clips": tournament.samples()}
+            return result
+
         with self._asking(tournament), contextlib.suppress(KeyboardInterrupt):
-            page.run()
+            page.serve(standing)
 
     @contextlib.contextmanager
     def _asking(self, tournament: Tournament) -> Iterator[None]:
@@ -188,14 +214,17 @@ class Judge:
             over.set()
             thread.join()
 
-    def _conclude(self, tournament: Tournament, run: Run) -> None:
-        """Write ranking.json and print the ranking."""
+    def _rank(self, tournament: Tournament, run: Run) -> dict[str, Any]:
         from prefenvs.oracles.judging.tournament import report
 
         returns = None
         if not run.config.get("dataset"):
             returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
-        result = {"task": run.config["task"], **report(tournament, returns)}
+        return {"task": run.config["task"], **report(tournament, returns)}
+
+    def _conclude(self, tournament: Tournament, run: Run) -> None:
+        """Write ranking.json and print the ranking."""
+        result = self._rank(tournament, run)
         (run.folder / "ranking.json").write_text(to_json(result, indent=2) + "\n")
         if self.json:
             print(to_json(result))
@@ -260,15 +289,7 @@ def _roll_out(folder: Path, path: Path, episodes: int, seed: int) -> None:
 def _cut(episode: Segment, seconds: float) -> Segment:
     """Return the beginning of an episode."""
     rate = find_task(episode.task).fps if episode.recording is None else episode.recording.fps
-    steps = min(max(1, round(seconds * rate)), len(episode))
-    return replace(
-        episode,
-        observations=episode.observations[:steps],
-        actions=episode.actions[:steps],
-        true_rewards=None if episode.true_rewards is None else episode.true_rewards[:steps],
-        states=None if episode.states is None else episode.states[:steps],
-        recording=None if episode.recording is None else episode.recording.cut(0, steps),
-    )
+    return episode.cut(0, max(1, round(seconds * rate)))
 
 
 def read_policies(name: str) -> tuple[str, list[str], list[list[Segment]]]:

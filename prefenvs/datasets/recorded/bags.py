@@ -100,7 +100,9 @@ def _read_table(folder: Path) -> tuple[Topics, list[dict[str, Any]]]:
     def get(name: str, kind: type | tuple[type, ...], default: Any, of: Mapping[str, Any] = table) -> Any:
         value = of.get(name, default)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise PrefenvsError(f"{name} in {path} is {value!r}: write it as {TABLE} has it, see docs/recordings.md")
+            raise PrefenvsError(
+                f"{name} in {path} is {value!r}: write it as {TABLE} has it, see docs/how-to/recordings.md"
+            )
         return value
 
     rate, gap = float(get("rate", (int, float), 0)), float(get("gap", (int, float), 1.0))

@@ -145,7 +145,7 @@ class _Floor:
 
 
 def _find_floors(model: Any, data: Any, body: int) -> list[_Floor]:
-    """Return the level planes of the world that have edges; `data` is the reference pose, before anything moves."""
+    """Return the level planes of the world that have edges, as `data` has them: the reference pose."""
     import mujoco
 
     floors = []

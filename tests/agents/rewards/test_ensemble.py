@@ -14,8 +14,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.protocols import RewardModel
 
-from ..small_ensemble import SMALL, make_model
 from ..worlds import make_preferences
+from .small_ensemble import SMALL, make_model
 
 
 def test_satisfies_the_protocol() -> None:

@@ -16,8 +16,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
-from ..small_ensemble import SMALL, make_model
 from ..worlds import make_preferences
+from .small_ensemble import SMALL, make_model
 
 # Sessions, skips, ties, weights
 

@@ -15,8 +15,8 @@ from prefenvs.agents.rewards.fit import FitJob
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
-from ..small_ensemble import SMALL, make_model
 from ..worlds import make_preferences
+from .small_ensemble import SMALL, make_model
 
 
 def assert_alike(together: RewardEnsemble, alone: RewardEnsemble) -> None:

@@ -15,8 +15,8 @@ from prefenvs.agents.rewards.surf import SurfConfig, centre_query, crop_returns,
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
-from ..small_ensemble import SMALL, make_model
 from ..worlds import make_preferences, true_reward
+from .small_ensemble import SMALL, make_model
 
 
 def finite(shape: tuple[int, ...], size: float = 3.0) -> st.SearchStrategy[np.ndarray]:

@@ -1,5 +1,8 @@
 """What a lab asks for beside the choice, in headless Chromium: strength, reasons, ranked lists, practice, a manager."""
 
+import pytest
+
+from prefenvs.oracles import HumanOracle
 from prefenvs.oracles.labelling import Form
 from prefenvs.oracles.people.gold import list_gold, make_gold
 from prefenvs.oracles.people.ranking import list_rankings
@@ -102,7 +105,7 @@ def test_practice_says_what_is_right(store, serve, visit, make_queries, wait_for
         ]  # fmt: skip
         page.answer(RIGHT if (clips[1] == right) != wrong else LEFT)
         told = page.run("return document.getElementById('feedback').textContent")
-        assert ("is better, not" in told) if wrong else told == "Right."
+        assert ("is better”, not “" in told) if wrong else told == "Right."
     page.clips()
     assert "Practice:" not in page.text
     page.answer(LEFT)
@@ -119,21 +122,67 @@ def test_a_manager_pauses_discards_and_restores(store, serve, visit, make_browse
     assert page.run("return document.getElementById('manage').offsetWidth") == 0
     lab = Page(make_browser(), f"{url}?token={issue_manager_token(store, 'lab')}")
     assert lab.run("return location.pathname") == "/manager"
-    lab.wait(lambda: lab.run("return document.querySelector(\"[data-act='Discard ann']\") !== null"))
+    lab.wait(lambda: lab.run("return document.querySelector(\"[data-act='discard ann']\") !== null"))
     lab.click("#pause")
     page.wait(lambda: "paused the labelling" in page.text)
     lab.click("#pause")
     page.clips()
-    click_row(lab, "Discard ann")
+    click_row(lab, "discard ann")
     lab.driver.switch_to.alert.accept()
-    lab.wait(lambda: "1 answers of ann are discarded" in lab.text)
+    lab.wait(lambda: "1 answer of ann is discarded" in lab.text)
     assert store.preferences() == []
-    click_row(lab, "Restore ann")
-    lab.wait(lambda: "1 answers of ann count again" in lab.text)
+    click_row(lab, "restore ann")
+    lab.wait(lambda: "1 answer of ann counts again" in lab.text)
     assert len(store.preferences()) == 1
-    click_row(lab, "Revoke ann")
+    click_row(lab, "revoke ann")
     page.wait(lambda: "not signed in" in page.banner)
     # Nobody else gets in.
     other = visit(f"{url}?token={issue_token(store, 'bob')}")
     other.driver.get(f"{url}manager")
     assert "Not for you" in other.text
+
+
+def test_the_moment_that_decided_becomes_a_question_of_its_own(store, serve, visit, make_queries, wait_for_events):
+    store.add_queries(make_queries(1))
+    page = visit(serve())
+    first = page.clips()
+    for key in (*20 * ",", *"....m", *"......m"):  # from the first frame on
+        page.press(key)
+    assert page.run("return document.getElementById('moment').textContent").strip() == "M 0.2 to 0.5 s"
+    marked = page.run("return document.getElementById('marked').style.width")
+    assert float(marked.removesuffix("%")) == pytest.approx(6 / 16 * 100, abs=0.5)
+    page.press(LEFT)
+    whole, part = wait_for_events(2)
+    assert part.extra["moment_of"] == whole.id
+    kept, cut = store.find_queries([whole.query])[whole.query], store.find_queries([part.query])[part.query]
+    assert [(segment.start, len(segment)) for segment in cut.segments] == [(s.start + 4, 7) for s in kept.segments]
+    assert (cut.segments[0].states == kept.segments[0].states[4:11]).all()
+    assert kept.segments[whole.probabilities.index(1.0)].hash == first[0]
+    assert part.probabilities == whole.probabilities
+    answers = HumanOracle(store).collect()
+    assert {answer.query.id: len(answer.query.segments[0]) for answer in answers} == {kept.id: 16, cut.id: 7}
+    # It is one label, and falls with its answer; the mark comes back with the question.
+    page.wait(lambda: "1 of 1 label" in page.text)
+    page.press("u")
+    assert page.clips() == first
+    assert page.run("return document.getElementById('marked').hidden") is False
+    wait_for_events(4)
+    assert store.preferences() == []
+    page.press("m")
+    page.answer(LEFT)
+    assert "moment" not in wait_for_events(5)[-1].extra
+
+
+def test_the_best_of_seven_leaves_the_last_digits_to_reasons(store, serve, visit, make_queries, wait_for_events):
+    store.add_queries(make_queries(2, *[16] * 7))
+    page = visit(serve(form=Form(tags=("falls",))))
+    page.resize(1366, 768)
+    shown = page.clips()
+    assert len(shown) == 7
+    assert page.run("return document.querySelector('#tags kbd').textContent") == "8"
+    page.press("8")
+    page.press("7")
+    (event,) = wait_for_events(1)
+    query = store.find_queries([event.query])[event.query]
+    assert query.segments[event.probabilities.index(1.0)].hash == shown[6]
+    assert event.extra["tags"] == ["falls"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from prefenvs import PrefenvsError, Preference, Query, Segment
 from prefenvs.oracles.judging.ranking import Matches, information, rank
@@ -96,6 +97,21 @@ def test_few_answers_that_all_agree_do_not_make_certainty():
     assert high > 0.999
     assert np.all(np.isfinite(ranking.strengths))
     assert np.all(np.isfinite(ranking.draws))
+
+
+def test_intervals_of_two_agents_cover_whatever_the_chance():
+    """Over all outcomes of 20 answers, each with its probability: 95% on the whole, as Jeffreys' interval."""
+    count, chances = 20, np.linspace(0.05, 0.95, 91)
+    covered = np.zeros(len(chances))
+    for wins in range(count + 1):
+        scores = (np.arange(count) < wins).astype(float)
+        zeros = np.zeros(count, np.int64)
+        (low, high), _ = rank(
+            ("ada", "bo"), Matches(zeros, zeros + 1, scores, np.arange(count)), 400
+        ).win_rate_intervals
+        covered += binom.pmf(wins, count, chances) * ((low <= chances) & (chances <= high))
+    assert 0.94 < covered.mean() < 0.965
+    assert covered.min() > 0.87
 
 
 def test_without_answers_all_are_equal_and_nothing_is_known():

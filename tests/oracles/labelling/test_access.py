@@ -138,7 +138,7 @@ def test_every_response_carries_a_strict_policy(open_page: TestClient, path: str
 
 
 def test_only_the_pages_own_files_are_static(open_page: TestClient) -> None:
-    assert open_page.get("/static/label.js").headers["content-type"].startswith("text/javascript")
+    assert open_page.get("/static/scripts/label.js").headers["content-type"].startswith("text/javascript")
     for path in ("/static/", "/static/../server.py", "/static/%2e%2e%2fserver.py", "/static/..%2f..%2fhuman.py"):
         assert open_page.get(path).status_code == 404
 

@@ -23,7 +23,7 @@ from prefenvs.segments import SegmentBatch
 from prefenvs.store import AssignmentPlan, Event, Store, issue_manager_token, issue_token
 
 HOST = "http://labels.example"
-MANAGED = ["/manager", "/report", "/api/report", "/api/manager", "/api/export"]
+MANAGED = ["/manager", "/report", "/judging", "/api/judging", "/api/report", "/api/manager", "/api/export"]
 
 
 def make_queries(count: int) -> list[Query]:
@@ -143,6 +143,43 @@ def test_restoring_keeps_what_was_answered_anew_and_what_repeats_what(store: Sto
     assert found == {query.id: 1, other.id: 0}
     last = [event for event in store.events_after() if event.kind == "repeat"][-1]
     assert store.find_events([last.extra["repeats"]])[last.extra["repeats"]].query == other.id
+
+
+def test_the_moment_of_an_answer_is_discarded_and_restored_with_it(store: Store, ann: Person, lab: Person) -> None:
+    (question,) = ann.next(1)["questions"]
+    answer = {"uuid": str(uuid.uuid4()), "question": question["id"], "choice": 0, "seconds": 2.0, "moment": [0.1, 0.3]}
+    for _ in range(2):
+        assert ann.post("/api/answers", {"answers": [answer]}).json()["accepted"] == [answer["uuid"]]
+    assert [len(answer.query.segments[0]) for answer in store.preferences()] == [8, 4]
+    about = lab.http.get("/api/manager").json()
+    assert (about["kinds"], about["people"][0]["labels"]) == ({"better": 1}, 1)
+    assert ann.http.get("/api/status").json()["done"] == 1
+    assert lab.post("/api/manager", {"discard": "ann"}).json() == {"discarded": 1}
+    assert store.preferences() == []
+    assert lab.post("/api/manager", {"restore": "ann"}).json() == {"restored": 1}
+    whole, part = store.preferences()
+    assert np.array_equal(part.query.segments[1].observations, whole.query.segments[1].observations[2:6])
+    for moment, word in (([0.3, 0.1], "stretch"), ([5.0, 6.0], "stretch"), ([0.1], "moment"), ([0.1, "x"], "moment")):
+        (question,) = ann.next(1)["questions"]
+        bad = {"uuid": str(uuid.uuid4()), "question": question["id"], "choice": 1, "seconds": 2.0, "moment": moment}
+        (refused,) = ann.post("/api/answers", {"answers": [bad]}).json()["rejected"]
+        assert word in refused["reason"]
+
+
+def test_somebody_who_gets_worse_is_seen_to(store: Store, lab: Person) -> None:
+    queries = make_queries(30)
+    store.add_queries(queries, run="gold")
+    about = {"annotator": "ann", "oracle": "human", "run": "gold"}
+    store.add_events(Event("gold", query.id, run="gold", probabilities=(1.0, 0.0)) for query in queries)
+    right = [True] * 11 + [False, True, False] * 6 + [False]
+    store.add_events(
+        Event("comparison", query.id, probabilities=(1.0, 0.0) if well else (0.0, 1.0), **about)
+        for query, well in zip(queries, right, strict=True)
+    )
+    (person,) = lab.http.get("/api/manager").json()["people"]
+    assert person["tens"] == [1.0, 0.4, 0.3]
+    assert person["signs"] == ["drift"]
+    assert lab.http.get("/manager", headers={"Accept-Language": "fr"}).text.count("au fil du temps") >= 1
 
 
 def test_a_pause_hands_out_nothing_and_keeps_what_is_sent(ann: Person, lab: Person, store: Store) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -276,20 +277,26 @@ def test_writing_into_a_store_in_trouble_is_told_from_bad_input(store: Store) ->
 
 def test_the_server_measures_by_its_own_clock(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a page says: 20 s with a question that was handed out this moment, or three of them at once."""
-    monkeypatch.setattr(Pace, "least", 0.2)
+    monkeypatch.setattr(Pace, "least", 20.0)
+    passed, desk = [0.0], client.app.state.desk  # type: ignore[attr-defined]
+    monkeypatch.setattr(desk.assignments, "now", lambda: time.time() + passed[0])
+    monkeypatch.setattr(
+        "prefenvs.oracles.labelling.answers.clock",
+        SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], time=time.time),
+    )
     questions = next_questions(client, 4)
     items = [answer(question, seconds=20.0) for question in questions]
     reply = post(client, items[0]).json()
     assert reply["accepted"] == []
     assert "s before this answer" in reply["rejected"][0]["reason"]
-    time.sleep(0.25)
+    passed[0] += 21.0
     # Only one of them can have been looked at by now.
     reply = post(client, items[0], items[0], items[1], items[2]).json()
     assert set(reply["accepted"]) == {items[0]["uuid"]}
     assert {item["uuid"] for item in reply["rejected"]} == {items[1]["uuid"], items[2]["uuid"]}
     # One that is sent again, because the reply was lost, is no new one.
     assert post(client, items[0]).json() == {"accepted": [items[0]["uuid"]], "rejected": []}
-    time.sleep(0.7)
+    passed[0] += 61.0
     # What was collected while the server could not be reached comes at once.
     assert len(post(client, *items[1:]).json()["accepted"]) == 3
 

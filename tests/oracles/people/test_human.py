@@ -146,7 +146,7 @@ def test_waits_for_people_only_when_told_to(store: Store) -> None:
 
 
 def test_more_clips_than_a_page_shows_are_refused(store: Store) -> None:
-    segments = [segment for query in make_queries(3) for segment in query.segments]
-    with pytest.raises(PrefenvsError, match="at most 4"):
-        HumanOracle(store).ask([Query(tuple(segments[:5]))])
+    segments = [segment for query in make_queries(5) for segment in query.segments]
+    with pytest.raises(PrefenvsError, match="at most 9"):
+        HumanOracle(store).ask([Query(tuple(segments))])
     assert store.stats().queries == 0

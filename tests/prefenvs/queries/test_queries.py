@@ -357,8 +357,8 @@ def fails(*_):
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
-        (lambda *_: None, "returned NoneType: it returns a list of at most 3"),
-        (lambda *_: [1, 2], "returned 2 of int: it returns a list of at most 3"),
+        (lambda *_: None, "returned NoneType: it returns at most 3"),
+        (lambda *_: [1, 2], "returned 2 of int: it returns at most 3"),
         (lambda *given: Selector("uniform").select(given[0], 4, *given[2:]), "returned 4 of Query: .* at most 3"),
         (fails, r"the selector fails fails \(KeyError: 'no.*such entry'\)"),
     ],

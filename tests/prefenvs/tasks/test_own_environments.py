@@ -73,6 +73,7 @@ def make_it():
 
 
 gymnasium.register("OwnReach-v0", entry_point=Reach, max_episode_steps=30)
+gymnasium.register("Lasting-v0", entry_point=Lasting, max_episode_steps=25)
 gymnasium.register("own_space/Reach-v1", entry_point=Reach, max_episode_steps=31, kwargs={"size": 0.5})
 COUNT = 3
 '''
@@ -95,6 +96,7 @@ WAYS: dict[str, tuple[Callable[[Any], Any], str, int]] = {
     "class by name": (lambda own: "own_environments:Lasting", "own_environments:Lasting", 24),
     "function by name": (lambda own: "own_environments:make_it", "own_environments:make_it", 16),
     "id by its module": (lambda own: "own_environments:OwnReach-v0", "own_environments:OwnReach-v0", 30),
+    "id named like a class": (lambda own: "own_environments:Lasting-v0", "own_environments:Lasting-v0", 25),
     "id in a namespace": (lambda own: "own_space/Reach-v1", "own_space/Reach-v1", 31),
     "registered id": (lambda own: "OwnReach-v0", "OwnReach-v0", 30),
     "class": (lambda own: own.Lasting, "own_environments:Lasting", 24),

@@ -123,7 +123,8 @@ def test_a_segment_longer_than_the_episode_is_refused() -> None:
 
 
 def test_importing_prefenvs_imports_nothing_heavy() -> None:
-    heavy = ["torch", "stable_baselines3", "mujoco", "metaworld", "dm_control", "gymnasium_robotics", "pygame"]
+    heavy = ["torch", "stable_baselines3", "mujoco", "metaworld", "dm_control", "gymnasium_robotics", "pygame", "scipy"]
+    heavy += ["sklearn", "matplotlib", "pandas", "sqlalchemy", "pyarrow", "h5py", "av", "PIL", "tyro", "rich", "openai"]
     code = f"import sys, prefenvs; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from rliable import library, metrics
 
 from prefenvs.bench.report import tables
+from prefenvs.bench.report.page import remarks
 from prefenvs.bench.report.scores import Entry, Scores
 from prefenvs.bench.report.statistics import (
     interquartile_mean,
@@ -117,8 +118,26 @@ def test_missing_cells_and_single_seeds_are_said_to_be() -> None:
     assert poor[2] == "0.20 (2 seeds: 0.10, 0.30) (1 of 2 tasks)"
     assert scores.matrix(GOOD, ["walk", "push"]).shape == (1, 2)
     listed = tables.missing_table(scores).rows
-    assert [row[0] for row in listed] == ["walk--good--1", "walk--poor--0", "walk--poor--1"]
-    assert {row[1] for row in listed} == {"missing"}
+    assert listed == (
+        ("Good (100 labels)", "walk", "not run yet: 1"),
+        ("Poor <&> (100 labels)", "walk", "not run yet: 0, 1"),
+    )
+
+
+def test_a_task_on_which_no_run_has_finished_is_left_out_and_named() -> None:
+    results = make_results(
+        {
+            ("random", "walk"): [0.0],
+            ("random", "push"): [None],
+            ("good", "walk"): [5.0],
+            ("good", "push"): [None],
+        }
+    )
+    scores = Scores(results)
+    assert tables.score_table(scores, resamples=10).columns == ("method", "walk (return)", "normalised, all tasks")
+    assert {row[1] for row in tables.seeds_table(scores).rows} == {"walk"}
+    assert any("No run has finished on push" in note for note in remarks(results, scores))
+    assert ("Good (100 labels)", "push", "not run yet: 0") in tables.missing_table(scores).rows
 
 
 def test_tables_are_written_for_every_reader() -> None:

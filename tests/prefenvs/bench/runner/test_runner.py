@@ -32,6 +32,8 @@ def test_cells_finish_and_leave_their_provenance(bench: Bench) -> None:
         assert outcomes[cell.name].provenance["versions"]["numpy"]
         assert outcomes[cell.name].provenance["threads"] == 1
         assert outcomes[cell.name].seconds > 0
+        written = time.localtime((bench.folder.run(cell) / "summary.json").stat().st_mtime)
+        assert outcomes[cell.name].provenance["finished"] >= time.strftime("%Y-%m-%dT%H:%M:%S%z", written)
         assert f"--seed {cell.seed}" in outcomes[cell.name].lines[0]
     assert bench.text.getvalue().count("finished") == len(cells)
 

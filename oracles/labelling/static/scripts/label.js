@@ -1,14 +1,16 @@
 // The labelling page: shows questions, takes answers by key or button, and never makes anybody wait.
 
+import { Player } from "./clips/player.js";
+import { Stage } from "./clips/stage.js";
+import { HEIGHT } from "./clips/strip.js";
 import { Answers, narrow } from "./answers.js";
 import { Api } from "./api.js";
 import { BreakReminder, showFigures } from "./figures.js";
 import { Kept } from "./kept.js";
 import { Keys } from "./keys.js";
+import { Moment } from "./moment.js";
 import { Outbox, makeUuid } from "./outbox.js";
-import { Player } from "./player.js";
-import { Stage } from "./stage.js";
-import { HEIGHT } from "./strip.js";
+import { say } from "./texts.js";
 
 const AHEAD = 5; // questions loaded and decoded beyond the one on show
 const MOST_HELD = 40; // as many as the server accepts
@@ -34,6 +36,7 @@ const page = {
   timers: {}, status: null, problem: "", focused: null, tapped: 0, paused: false,
   speed: SPEEDS.includes(memory.get("prefenvs/speed", 1)) ? memory.get("prefenvs/speed", 1) : 1,
 };
+const moment = new Moment();
 const rest = new BreakReminder();
 const kept = new Kept(() => page.outbox, () => page.prefix);
 const stage = new Stage(byId("stage"), () => { if (page.current) renderQuestion(); });
@@ -104,7 +107,7 @@ function drop(closed) {
   for (const item of page.queue.filter(over)) item.player.close();
   page.queue = page.queue.filter((item) => !over(item));
   if (page.current && over(page.current)) {
-    byId("announce").textContent = "This question has its answer already. Next question.";
+    byId("announce").textContent = say("answered_elsewhere");
     advance();
   }
 }
@@ -136,6 +139,7 @@ function show(item, since) {
   item.player.show(page.speed, (share) => { byId("timeline").value = Math.round(1000 * share); });
   byId("reason").value = "";
   answers.tags = [];
+  moment.restore(item.player, null);
   renderQuestion();
   render();
 }
@@ -164,15 +168,16 @@ function give(option, since) {
   const answer = {
     uuid: makeUuid(), question: item.question.id, choice: option.choice, rating: option.rating ?? null, undo: null,
     strength: option.strength ?? null, tags: answers.tags,
+    moment: Number.isInteger(option.choice) ? moment.range : null,
     reason: byId("reason").value.trim(), seconds: Number(watched(item).toFixed(3)), replays: item.player.replays,
     time: Date.now() / 1000,
   };
   page.answered.add(item.question.id);
-  const entry = { uuid: answer.uuid, name: option.name, question: item.question, reason: answer.reason, tags: answer.tags };
+  const entry = { uuid: answer.uuid, name: option.name, question: item.question, reason: answer.reason, tags: answer.tags, moment: moment.range };
   remember([...page.history, entry].slice(-HISTORY));
   rest.answered();
   page.outbox.add(answer, describe(item.question, option.name));
-  byId("announce").textContent = `${option.name}. Next question.`;
+  byId("announce").textContent = say("next", { answer: option.name });
   flash(option, item.player.clips);
   byId("feedback").hidden = typeof item.question.tutorial !== "number";
   if (!byId("feedback").hidden) text("feedback", answers.judge(item.question, option));
@@ -197,8 +202,8 @@ function undo(event) {
   remember(page.history.slice(0, -1));
   page.outbox.add({
     uuid: makeUuid(), question: entry.question.id, choice: null, rating: null, undo: entry.uuid, reason: "", strength: null, tags: [],
-    seconds: 0, replays: 0, time: Date.now() / 1000,
-  }, describe(entry.question, `Undo of “${entry.name}”`));
+    moment: null, seconds: 0, replays: 0, time: Date.now() / 1000,
+  }, describe(entry.question, say("undo_of", { answer: entry.name })));
   page.answered.delete(entry.question.id);
   if (page.current) {
     page.current.player.hide();
@@ -208,7 +213,8 @@ function undo(event) {
   show(Object.assign(prepare(entry.question), { again: true }), performance.now());
   byId("reason").value = entry.reason ?? "";
   answers.tags = entry.tags ?? [];
-  byId("announce").textContent = `Undone: ${entry.name}.`;
+  moment.restore(page.current.player, entry.moment);
+  byId("announce").textContent = say("undone", { answer: entry.name });
 }
 
 // What an answer is about, for whoever has nothing but an export of it.
@@ -234,9 +240,8 @@ function renderQuestion() {
   text("sentence", question.sentence || page.api.session.sentence);
   // A recorded task's id is its sentence, which stands above.
   text("task", question.task.startsWith("recorded:") ? "" : question.task);
-  const prompts = { rating: "How well does this clip do it?", best: "Which clip does it best?" };
-  const practice = typeof question.tutorial === "number" ? "Practice: " : "";
-  text("prompt", practice + (prompts[question.kind] ?? "Which clip does it better?"));
+  const prompt = say(`ask_${question.kind}`);
+  text("prompt", typeof question.tutorial === "number" ? say("practice", { question: prompt }) : prompt);
   page.current.player.rename(answers.names(question));
   answers.render(question);
 }
@@ -253,14 +258,11 @@ function render() {
   if (!shown) {
     const over = !page.waiting && page.filled > 0 && !page.problem;
     const none = over && page.status?.budget === 0;
-    const title = isSignedOut() ? "Not signed in" : page.problem ? "These questions cannot be shown"
-      : page.filled === 0 ? "Loading…" : page.paused ? "Paused" : "No question right now";
-    text("message-title", none ? "No question yet" : over ? "All done. Thank you!" : title);
-    text("message-text", none ? "Questions show up here by themselves as soon as a run asks them."
-      : over ? "Every question has its answer. New ones will show up here by themselves."
-      : page.problem ? page.problem
-      : page.paused ? "The lab has paused the labelling; this page goes on by itself."
-      : page.filled > 0 ? "The learner is working with your answers; this page goes on by itself." : "");
+    const title = isSignedOut() ? "signed_out" : page.problem ? "cannot_show"
+      : page.filled === 0 ? "loading" : page.paused ? "paused" : "no_question";
+    text("message-title", say(none ? "nothing_asked" : over ? "done" : title));
+    text("message-text", none ? say("nothing_asked_text") : over ? say("done_text") : page.problem ? page.problem
+      : page.paused ? say("paused_text") : page.filled > 0 ? say("no_question_text") : "");
     if (page.api.session?.sentence || page.problem) text("sentence", page.api.session?.sentence ?? "");
   }
   if (!shown && byId("answers").contains(document.activeElement)) {
@@ -271,10 +273,10 @@ function render() {
   if (shown && document.activeElement === byId("message")) answers.focus(page.focused);
   byId("undo").setAttribute("aria-disabled", page.history.length === 0);
   byId("speed").lastElementChild.textContent = `${page.speed}×`;
-  byId("pause").lastElementChild.textContent = shown && !page.current.player.playing ? "Play" : "Pause";
+  byId("pause").lastElementChild.textContent = say(shown && !page.current.player.playing ? "play" : "pause");
   const last = page.history.at(-1);
   const unsent = page.outbox?.count ?? 0;
-  text("last", unsent > 1 || (unsent && page.trouble) ? `${unsent} not sent yet` : last ? `last: ${last.name}` : "");
+  text("last", unsent > 1 || (unsent && page.trouble) ? say("not_sent", { count: unsent }) : last ? say("last", { answer: last.name }) : "");
   if (page.status) showFigures(page.status, unsent);
   renderBanner(unsent);
   kept.render();
@@ -283,23 +285,21 @@ function render() {
 function isSignedOut() { return [401, 403].includes(page.trouble?.status); }
 
 function renderBanner(unsent) {
-  const answers = `${unsent} answer${unsent === 1 ? "" : "s"}`;
   const malformed = [400, 413, 415, 422].includes(page.outbox?.error?.status);
   const trouble = page.trouble ?? (unsent && !malformed ? page.outbox.error : null);
   let words = "";
   if (page.moved) {
-    words = `Another store is served at this address now. ${answers} only in this page: export them, then load the page anew.`;
+    words = say("moved", { count: unsent });
   } else if (isSignedOut()) {
-    words = "You are not signed in: this link is wrong or no longer valid. Ask for a new one and open it in this browser,";
-    words += " or load this page again if you have opened it elsewhere.";
-    if (unsent) words += ` ${answers} will be sent then.`;
+    words = say("signed_out_text");
+    if (unsent) words += ` ${say("sent_then", { count: unsent })}`;
   } else if (trouble) {
-    words = trouble.status === 0 ? "Not connected." : `The server is in trouble: ${trouble.message}.`;
-    words += unsent ? ` ${answers} kept in this browser and sent as soon as possible; you can go on.` : " Trying again.";
+    words = trouble.status === 0 ? say("offline") : say("server_trouble", { message: trouble.message });
+    words += ` ${unsent ? say("kept_here", { count: unsent }) : say("trying")}`;
   } else if (page.problem && page.current) {
-    words = `Some questions cannot be shown: ${page.problem}`;
+    words = say("some_cannot_show", { problem: page.problem });
   } else if (page.outbox && !page.outbox.durable && unsent) {
-    words = `This browser keeps nothing on its disk: leave this page open until ${answers} are sent.`;
+    words = say("not_durable", { count: unsent });
   }
   byId("banner").hidden = words === "";
   text("banner-text", words);
@@ -359,6 +359,7 @@ const actions = {
   back: () => page.current?.player.step(-1),
   forward: () => page.current?.player.step(1),
   speed: (event) => changeSpeed(event?.shiftKey ? 1 : -1),
+  moment: () => { if (page.current && page.current.question.kind !== "rating") moment.press(page.current.player); },
   reason: () => { unfold(true); byId("reason").focus(); },
   panel: () => unfold(byId("panel").hidden),
   help: () => byId("help").showModal(),

@@ -1,37 +1,18 @@
 // Keys: what each does, by its letter or by its place on the keyboard, and the list in which they are changed.
 
+import { say } from "./texts.js";
+
 const HELD = 1100; // milliseconds between two presses of a key that was not let go, at most
 const STORED = "prefenvs/keys";
 
-// Names of keys as browsers give them; what each does, for the list.
+// The key of each action, by the name that browsers give it.
 const ACTIONS = {
-  left: { key: "ArrowLeft", what: "the left (upper) clip is better" },
-  right: { key: "ArrowRight", what: "the right (lower) clip is better" },
-  equal: { key: "ArrowUp", what: "equally good" },
-  bad: { key: "b", what: "both (all) are bad" },
-  skip: { key: "ArrowDown", what: "cannot tell" },
-  clip1: { key: "1", what: "clip 1 is the best; rating: very bad" },
-  clip2: { key: "2", what: "clip 2; bad" },
-  clip3: { key: "3", what: "clip 3; so-so" },
-  clip4: { key: "4", what: "clip 4; good" },
-  clip5: { key: "5", what: "very good" },
-  tag1: { key: "6", what: "first reason" },
-  tag2: { key: "7", what: "second reason" },
-  tag3: { key: "8", what: "third reason" },
-  tag4: { key: "9", what: "fourth reason" },
-  tag5: { key: "0", what: "fifth reason" },
-  undo: { key: "u", what: "undo the last answer" },
-  replay: { key: "r", what: "play again from the start" },
-  pause: { key: " ", what: "pause, play" },
-  back: { key: ",", what: "one frame back" },
-  forward: { key: ".", what: "one frame forward" },
-  speed: { key: "s", what: "slower; with Shift faster" },
-  reason: { key: "n", what: "type a reason; Enter returns to the keys" },
-  panel: { key: "t", what: "show or fold away the tools" },
-  help: { key: "?", what: "this list" },
+  left: "ArrowLeft", right: "ArrowRight", equal: "ArrowUp", bad: "b", skip: "ArrowDown", clip1: "1", clip2: "2",
+  clip3: "3", clip4: "4", clip5: "5", tag1: "6", tag2: "7", tag3: "8", tag4: "9", tag5: "0", undo: "u", replay: "r",
+  pause: " ", back: ",", forward: ".", speed: "s", moment: "m", reason: "n", panel: "t", help: "?",
 };
 const ALSO = { Backspace: "undo" };
-const FACES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", " ": "Space" };
+const FACES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", " ": say("space") };
 const PUNCTUATION = { Comma: ",", Period: ".", Space: " " };
 
 const byId = (id) => document.getElementById(id);
@@ -64,7 +45,7 @@ export class Keys {
     const chosen = Object.keys(this.own).find((action) => this.own[action].code === event.code);
     if (chosen) return chosen;
     const key = plain(event.key);
-    const by = (wanted) => Object.keys(ACTIONS).find((action) => !this.own[action] && ACTIONS[action].key === wanted);
+    const by = (wanted) => Object.keys(ACTIONS).find((action) => !this.own[action] && ACTIONS[action] === wanted);
     return by(key) ?? ALSO[key] ?? (/^[a-z]$/.test(key) ? undefined : by(keyAt(event.code)));
   }
 
@@ -78,7 +59,7 @@ export class Keys {
     return event.repeat || (last !== undefined && event.timeStamp - last < HELD);
   }
 
-  face(action) { return this.own[action] ? face(this.own[action].key) : face(ACTIONS[action].key); }
+  face(action) { return this.own[action] ? face(this.own[action].key) : face(ACTIONS[action]); }
 
   // Take a key for the action that waits for one; tells whether one did.
   take(event) {
@@ -88,12 +69,12 @@ export class Keys {
     this.asking = null;
     const taken = this.find(event);
     if (event.key === "Escape" || event.key === "Tab") {
-      byId("keys-text").textContent = "Nothing was changed.";
+      byId("keys-text").textContent = say("unchanged");
     } else if (taken && taken !== action) {
-      byId("keys-text").textContent = `${face(event.key)} is taken: ${ACTIONS[taken].what}. Change that key first.`;
+      byId("keys-text").textContent = say("taken", { key: face(event.key), what: say(`key_${taken}`) });
     } else {
       this.own[action] = { code: event.code, key: event.key };
-      byId("keys-text").textContent = `${face(event.key)}: ${ACTIONS[action].what}.`;
+      byId("keys-text").textContent = say("changed", { key: face(event.key), what: say(`key_${action}`) });
     }
     this.save();
     byId("keys").querySelector(`[data-change=${action}]`).focus();
@@ -108,13 +89,14 @@ export class Keys {
 
   // Write the list, and the faces of keys wherever they stand on the page.
   render() {
-    byId("keys").replaceChildren(...Object.entries(ACTIONS).map(([action, { what }]) => {
+    byId("keys").replaceChildren(...Object.keys(ACTIONS).map((action) => {
+      const what = say(`key_${action}`);
       const [row, term, key, text, change] = ["div", "dt", "kbd", "dd", "button"].map((tag) => document.createElement(tag));
       key.textContent = this.asking === action ? "…" : this.face(action);
-      text.textContent = this.asking === action ? "press a key; Esc leaves it as it was" : what;
-      Object.assign(change, { type: "button", textContent: "Change" });
+      text.textContent = this.asking === action ? say("press_key") : what;
+      Object.assign(change, { type: "button", textContent: say("change") });
       change.dataset.change = action;
-      change.setAttribute("aria-label", `Change the key of: ${what}`);
+      change.setAttribute("aria-label", say("change_of", { what }));
       change.addEventListener("click", () => { this.asking = action; this.render(); byId("keys").querySelector(`[data-change=${action}]`).focus(); });
       term.append(key);
       row.append(term, text, change);

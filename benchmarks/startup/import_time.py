@@ -1,9 +1,9 @@
 """Processor time of `import prefenvs` and `prefenvs --help`, and what each imported package takes of it.
 
-    python benchmarks/import_time.py [--rounds 5] [--top 12]
+    python -m benchmarks.startup.import_time [--rounds 5] [--top 12]
 
 Each round is a fresh process; the minimum over the rounds is printed, since other work on the machine only adds to it.
-Limits on a quiet machine: 0.5 s and 1 s. By module: `python -X importtime`, once, own time summed over a package's
+Limits on a quiet machine: 0.5 s and 1 s. By package: `python -X importtime`, once, on the clock, the own time of its
 modules.
 """
 
@@ -32,13 +32,13 @@ def processor_seconds(arguments: list[str]) -> float:
 
 
 def by_package(arguments: list[str]) -> Counter[str]:
-    """Return the milliseconds that the modules of each package take themselves; prefenvs's by folder."""
+    """Return the microseconds that the modules of each package take themselves; prefenvs's by folder."""
     command = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
     taken = Counter[str]()
     for microseconds, module in LINE.findall(done.stderr):
         parts = module.split(".")
-        taken[".".join(parts[: 2 if parts[0] == "prefenvs" else 1])] += int(microseconds) / 1_000  # type: ignore[assignment]
+        taken[".".join(parts[: 2 if parts[0] == "prefenvs" else 1])] += int(microseconds)
     return taken
 
 
@@ -52,8 +52,8 @@ def main() -> None:
     for name, (limit, arguments) in CASES.items():
         seconds = min(processor_seconds(arguments) for _ in range(args.rounds))
         print(f"{name}: {seconds:.2f} s of processor time, limit {limit} s")
-        for package, milliseconds in by_package(arguments).most_common(args.top):
-            print(f"  {milliseconds:7.1f} ms  {package}")
+        for package, microseconds in by_package(arguments).most_common(args.top):
+            print(f"  {microseconds / 1_000:7.1f} ms  {package}")
         if seconds > limit:
             slow.append(name)
     if slow:

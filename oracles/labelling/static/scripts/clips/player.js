@@ -1,6 +1,7 @@
 // Clips on one clock: every video follows it, the shorter ones hold their last frame, and all begin anew together.
 
 import { forget, hurry, load } from "./loading.js";
+import { say } from "../texts.js";
 import { LONG, makeStrip } from "./strip.js";
 
 const HOLD = 0.5; // seconds at the end before the clips begin anew
@@ -22,6 +23,7 @@ export class Player {
     this.long = question.clips.some((clip) => clip.frames / clip.fps >= LONG);
     this.clips = question.clips.map((clip, i) => this.build(clip, names[i], names.length > 2));
     this.longest = Math.max(...this.clips.map((clip) => clip.length));
+    this.shortest = Math.min(...this.clips.map((clip) => clip.length));
     this.fps = Math.max(...question.clips.map((clip) => clip.fps));
     this.time = 0;
     this.speed = 1;
@@ -36,12 +38,13 @@ export class Player {
     const picture = element("div", "picture");
     const video = element("video");
     Object.assign(video, { muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true });
-    video.setAttribute("aria-label", `${name} clip`);
+    video.setAttribute("aria-label", say("clip_named", { name }));
+    picture.dataset.rendering = say("rendering");
     video.width = clip.width;
     video.height = clip.height;
     frame.style.setProperty("--shape", clip.width / clip.height);
-    const ended = element("span", "ended", "■ ended");
-    const failed = element("p", "failed", "This clip does not load. R tries again, ↓ goes on.");
+    const ended = element("span", "ended", say("ended"));
+    const failed = element("p", "failed", say("does_not_load"));
     ended.hidden = failed.hidden = true;
     const made = { video, ended, failed, figure, picture, url: clip.url, fps: clip.fps, length: clip.frames / clip.fps };
     video.addEventListener("error", () => {
@@ -71,7 +74,7 @@ export class Player {
   // Whoever cannot see the clips hears which is which; names change when the window is turned.
   rename(names) {
     this.clips.forEach(({ video, figure }, i) => {
-      video.setAttribute("aria-label", `${names[i]} clip`);
+      video.setAttribute("aria-label", say("clip_named", { name: names[i] }));
       const caption = figure.querySelector(".caption");
       if (caption) caption.textContent = names[i];
     });

@@ -1,6 +1,9 @@
 // What can be answered, as buttons and keys: which clip, how much better, why.
 
-const RATINGS = ["very bad", "bad", "so-so", "good", "very good"];
+import { say } from "./texts.js";
+
+const RATINGS = 5;
+const DIGITS = ["clip1", "clip2", "clip3", "clip4", "clip5", "tag1", "tag2", "tag3", "tag4", "tag5"]; // by the row of keys
 
 const byId = (id) => document.getElementById(id);
 
@@ -9,31 +12,36 @@ export const narrow = window.matchMedia("(max-width: 700px)");
 export class Answers {
   // `give(option, time)` takes an answer; `settle(event)` puts the focus somewhere after a click.
   constructor(stage, keys, give, settle) {
-    Object.assign(this, { stage, keys, give, settle, faces: "", strength: false, much: false });
+    Object.assign(this, { stage, keys, give, settle, faces: "", strength: false, much: false, first: RATINGS });
   }
 
   // Take over what the lab offers: how strongly, and reasons to choose from.
   offer({ strength, tags }) {
     this.strength = Boolean(strength);
     byId("tags").hidden = !tags?.length;
-    byId("tags").replaceChildren(...(tags ?? []).map((tag, i) => {
+    byId("tags").replaceChildren(...(tags ?? []).map((tag) => {
       const button = document.createElement("button");
-      const face = document.createElement("kbd");
       button.type = "button";
       button.dataset.tag = tag;
       button.setAttribute("aria-pressed", "false");
-      if (i < 5) {
-        face.dataset.key = `tag${i + 1}`;
-        face.textContent = this.keys().face(face.dataset.key);
-        button.append(face, " ");
-      }
-      button.append(tag);
+      button.append(document.createElement("kbd"), " ", tag);
       button.addEventListener("click", (event) => {
         button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
         this.settle(event);
       });
       return button;
     }));
+    this.renderTags();
+  }
+
+  // Reasons have the digits that clips leave.
+  renderTags() {
+    [...byId("tags").children].forEach((button, i) => {
+      const face = button.querySelector("kbd");
+      const action = DIGITS[this.first + i];
+      face.hidden = !action;
+      if (action) face.textContent = this.keys().face(action);
+    });
   }
 
   get tags() {
@@ -45,36 +53,37 @@ export class Answers {
   }
 
   // The button of the tag that an action of a key is for.
-  tag(action) {
-    return /^tag/.test(action ?? "") ? byId("tags").children[Number(action.slice(3)) - 1] : undefined;
-  }
+  tag(action) { return byId("tags").children[DIGITS.indexOf(action) - this.first]; }
+
+  // Where the clips of a comparison are.
+  sides() { return this.stage.stacked ? ["upper", "lower"] : ["left", "right"]; }
 
   names(question) {
-    if (question.kind === "rating") return ["This"];
-    if (question.clips.length === 2) return this.stage.stacked ? ["Upper", "Lower"] : ["Left", "Right"];
-    return question.clips.map((_, i) => `Clip ${i + 1}`);
+    if (question.kind === "rating") return [say("this")];
+    if (question.clips.length === 2) return this.sides().map((side) => say(side));
+    return question.clips.map((_, i) => say("clip", { number: i + 1 }));
   }
 
   // What can be answered: the actions of keys that give it, the name on the button, and the fields of the answer.
   choices(question) {
-    const skip = { id: "skip", actions: ["skip"], name: "Cannot tell", choice: "skip", side: true };
+    const skip = { id: "skip", actions: ["skip"], name: say("skip"), choice: "skip", side: true };
     if (question.kind === "rating") {
-      const rate = (name, i) => ({ id: `${i + 1}`, actions: [`clip${i + 1}`], name, rating: i + 1, choice: null });
-      return [...RATINGS.map(rate), skip];
+      const rate = (_, i) => ({ id: `${i + 1}`, actions: [DIGITS[i]], name: say(`rating_${i + 1}`), rating: i + 1, choice: null });
+      return [...Array.from({ length: RATINGS }, rate), skip];
     }
-    const names = this.names(question);
-    const two = names.length === 2;
+    const two = question.clips.length === 2;
     const strength = this.strength ? "better" : null;
-    const best = names.map((name, i) => ({
-      id: `${i}`, actions: [...(two ? [["left", "right"][i]] : []), `clip${i + 1}`], name: `${name} is ${two ? "better" : "best"}`,
-      choice: i, strength,
+    const sides = this.sides();
+    const best = question.clips.map((_, i) => ({
+      id: `${i}`, actions: [...(two ? [["left", "right"][i]] : []), DIGITS[i]], choice: i, strength,
+      name: two ? say(`better_${sides[i]}`) : say("best_of", { number: i + 1 }),
     }));
-    const equal = { id: "equal", actions: ["equal"], name: "Equally good", choice: "equal", side: true };
-    const bad = { id: "bad", actions: ["bad"], name: two ? "Both bad" : "All bad", choice: "bad", side: true };
+    const equal = { id: "equal", actions: ["equal"], name: say("equal"), choice: "equal", side: true };
+    const bad = { id: "bad", actions: ["bad"], name: say(two ? "both_bad" : "all_bad"), choice: "bad", side: true };
     const middle = [equal, bad, skip];
     if (!two) return [...best, ...middle];
     const much = this.strength ? best.map((option, i) => ({
-      ...option, id: `much-${i}`, actions: [], name: `${names[i]} much better`, strength: "much", much: true,
+      ...option, id: `much-${i}`, actions: [], name: say(`much_${sides[i]}`), strength: "much", much: true,
     })) : [];
     // In the order of the screen, so that Tab goes from left to right.
     if (narrow.matches) return [...best, ...much, ...middle];
@@ -83,9 +92,9 @@ export class Answers {
 
   // What to say to an answer whose question has a right one.
   judge(question, option) {
-    if (option.choice === question.tutorial) return "Right.";
-    const name = this.names(question)[question.tutorial];
-    return `The last one: ${name.toLowerCase()} is better${option.choice === "skip" ? "" : `, not “${option.name}”`}.`;
+    if (option.choice === question.tutorial) return say("right_answer");
+    const { name } = this.choices(question).find(({ choice, much }) => choice === question.tutorial && !much);
+    return say(option.choice === "skip" ? "told_answer" : "wrong_answer", { right: name, given: option.name });
   }
 
   // The answer that an action of a key gives; with Shift the clip is much better.
@@ -107,8 +116,10 @@ export class Answers {
     const faces = JSON.stringify(options.map((option) => [option.name, key(option)]));
     if (faces === this.faces) return;
     this.faces = faces;
+    this.first = Math.max(RATINGS, question.clips.length);
+    this.renderTags();
     const focused = group.contains(document.activeElement) ? document.activeElement.dataset.answer : null;
-    const kind = question.kind === "rating" ? "ratings" : `choices-${question.clips.length}`;
+    const kind = question.kind === "rating" ? "ratings" : question.clips.length > 4 ? "choices-many" : `choices-${question.clips.length}`;
     group.className = `answers ${kind} ${this.strength ? "graded" : ""}`;
     group.replaceChildren(...options.map((option) => {
       const button = document.createElement("button");
@@ -119,7 +130,7 @@ export class Answers {
       button.dataset.answer = option.id;
       button.setAttribute("aria-keyshortcuts", option.much ? `Shift+${this.keys().face(option.choice ? "right" : "left")}`
         : option.actions.map((action) => this.keys().face(action)).join(" "));
-      button.append(face, option.much && !narrow.matches ? " Much" : ` ${option.name}`);
+      button.append(face, option.much && !narrow.matches ? ` ${say("much")}` : ` ${option.name}`);
       if (option.much) button.setAttribute("aria-label", option.name);
       button.addEventListener("click", (event) => {
         this.give(option, event.timeStamp);

@@ -1,5 +1,7 @@
 // Talking to the server: JSON both ways, one error class, and the two kinds of trouble a person should hear about.
 
+import { knows, say } from "./texts.js";
+
 export class ApiError extends Error {
   // status: the HTTP status, 0 where the server was not reached.
   constructor(status, message) {
@@ -8,17 +10,21 @@ export class ApiError extends Error {
   }
 }
 
+function describe(status, body) {
+  return knows(`status_${status}`) ? say(`status_${status}`) : body?.error ?? say("bad_status", { status });
+}
+
 async function request(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { credentials: "same-origin", signal: AbortSignal.timeout(20_000), ...options });
   } catch {
-    throw new ApiError(0, "the server does not answer");
+    throw new ApiError(0, say("no_answer"));
   }
   let body = null;
   try { body = await response.json(); } catch { /* a proxy's page, or nothing */ }
-  if (!response.ok) throw new ApiError(response.status, body?.error ?? `the server answers with status ${response.status}`);
-  if (body === null) throw new ApiError(502, "the server's answer is not understood");
+  if (!response.ok) throw new ApiError(response.status, describe(response.status, body));
+  if (body === null) throw new ApiError(502, say("not_understood"));
   return body;
 }
 
@@ -58,6 +64,8 @@ export class Api {
   // What only a manager sees and does.
   overview() { return this.call("/api/manager"); }
 
+  judging() { return this.call("/api/judging"); }
+
   manage(action) { return this.send("/api/manager", action); }
 
   send(path, body) {
@@ -78,7 +86,7 @@ export class Api {
     // The server was started afresh and wants a new mark; the session tells it. Whose session it is must not change.
     const before = this.session.annotator;
     const fresh = await this.call("/api/session");
-    if (fresh.annotator !== before) throw new ApiError(401, `this browser is now signed in as ${fresh.annotator}`);
+    if (fresh.annotator !== before) throw new ApiError(401, say("signed_in_as", { name: fresh.annotator }));
     this.session = fresh;
     return send();
   }

@@ -1,5 +1,7 @@
 // Key frames of a long clip, side by side: taken from the clip itself by a second, hidden video.
 
+import { decimal, say } from "../texts.js";
+
 export const LONG = 4; // seconds from which a clip has a strip
 export const HEIGHT = 56; // pixels that it takes
 const COUNT = 6;
@@ -22,7 +24,7 @@ export function makeStrip(clip, length, seek) {
     canvas.height = HEIGHT;
     canvas.width = Math.round((HEIGHT * clip.width) / clip.height);
     Object.assign(button, { type: "button", tabIndex: -1 });
-    button.setAttribute("aria-label", `Show second ${time.toFixed(1)}`);
+    button.setAttribute("aria-label", say("show_second", { second: decimal(time) }));
     button.addEventListener("click", () => seek(time));
     button.append(canvas);
     root.append(button);

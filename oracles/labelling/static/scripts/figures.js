@@ -1,27 +1,26 @@
 // The line at the foot of the page: how much is done, how fast, how steadily, and what the learner makes of it.
 
+import { number, percent, say } from "./texts.js";
+
 const BREAK_AFTER = 25 * 60_000; // milliseconds of labelling
 const IDLE = 3 * 60_000; // a pause this long is a break
 
 const byId = (id) => document.getElementById(id);
-const percent = (share) => `${Math.round(100 * share)} %`;
-
-function count(number, what) { return `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`; }
 
 // Of answers that the reward model predicted before it learned from them; of a few it says little, hence the interval.
 function describeModel(learner) {
   const { held_out_accuracy: share, held_out_count: many, held_out_low: low, held_out_high: high } = learner ?? {};
   if (typeof share !== "number") return "";
-  const sure = many ? ` of ${count(many, "answer")} (95% interval ${Math.round(100 * low)} to ${percent(high)})` : "";
-  return `reward model right: ${percent(share)}${sure}`;
+  const shown = { share: percent(share), low: percent(low), high: percent(high) };
+  return many ? say("model_sure", { count: many, ...shown }) : say("model_right", shown);
 }
 
 export function showFigures(status, unsent) {
   const { done, budget, mine, learner } = status;
-  byId("done").textContent = budget ? `${done.toLocaleString("en")} of ${count(budget, "label")}` : count(done, "label");
-  byId("rate").textContent = status.labels_per_hour > 0 ? `${Math.round(status.labels_per_hour).toLocaleString("en")} an hour` : "";
+  byId("done").textContent = budget ? say("labels_of", { done, count: budget }) : say("labels", { count: done });
+  byId("rate").textContent = status.labels_per_hour > 0 ? say("an_hour", { count: number(status.labels_per_hour) }) : "";
   const steady = mine?.repeat_consistency;
-  byId("consistency").textContent = typeof steady === "number" ? `same answer again: ${percent(steady)}` : "";
+  byId("consistency").textContent = typeof steady === "number" ? say("same_again", { share: percent(steady) }) : "";
   byId("learner").textContent = describeModel(learner);
   const progress = byId("progress");
   progress.hidden = !budget;
@@ -44,7 +43,7 @@ export class BreakReminder {
     if (now - this.latest > IDLE) this.began = now;
     this.latest = now;
     if (now - this.began < BREAK_AFTER) return;
-    byId("break-text").textContent = `${Math.round((now - this.began) / 60_000)} minutes in one go: a short break keeps answers good.`;
+    byId("break-text").textContent = say("break", { count: Math.round((now - this.began) / 60_000) });
     byId("break").hidden = false;
     this.began = now;
   }

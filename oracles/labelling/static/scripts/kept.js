@@ -1,10 +1,10 @@
 // Answers that are not on their way: those the server rejected, and those of another store or person in this browser.
 
+import { say } from "./texts.js";
+
 const byId = (id) => document.getElementById(id);
 const KEY = /^prefenvs\/([^/]*)\/(.*)\/(answer|refused)\/[0-9a-f-]{36}$/;
 const MOST_LINES = 5;
-
-function count(number, what) { return `${number} ${what}${number === 1 ? "" : "s"}`; }
 
 // All answers in this browser's storage, as {store, annotator, state, content}.
 function stored() {
@@ -47,13 +47,13 @@ export class Kept {
     byId("kept").hidden = this.total <= this.hidden;
     if (byId("kept").hidden) return;
     const words = [];
-    if (rejected.length) words.push(`The server did not take ${count(rejected.length, "answer")} of yours.`);
-    if (stuck) words.push(`${count(stuck, "answer")} of yours cannot be sent as it should, and will be tried again.`);
-    if (others) words.push(`This browser keeps ${count(others, "answer")} of another store or person until that is open here again.`);
-    byId("kept-text").textContent = `${words.join(" ")} Nothing is lost: export shows all that this browser keeps.`;
+    if (rejected.length) words.push(say("kept_rejected", { count: rejected.length }));
+    if (stuck) words.push(say("kept_stuck", { count: stuck }));
+    if (others) words.push(say("kept_others", { count: others }));
+    byId("kept-text").textContent = [...words, say("kept_safe")].join(" ");
     byId("kept-list").replaceChildren(...rejected.slice(-MOST_LINES).map(({ about, reason }) => {
       const line = document.createElement("li");
-      line.textContent = `${about?.name ?? "Answer"}: ${reason}`;
+      line.textContent = `${about?.name ?? say("an_answer")}: ${reason}`;
       return line;
     }));
     byId("kept-send").hidden = rejected.length === 0;

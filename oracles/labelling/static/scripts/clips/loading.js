@@ -1,6 +1,7 @@
 // Loading clips a few at a time: a browser opens six connections to a server, and answers must find one free.
 
-const AT_ONCE = 4; // as many as a question has clips at most
+const AT_ONCE = 4;
+const MOST = 5; // with those that somebody waits for
 
 const waiting = [];
 const loading = new Set();
@@ -26,10 +27,13 @@ export function load(video, url) {
   startNext();
 }
 
-// Somebody looks at it: load it now, whatever else is on its way.
+// Somebody looks at it: load it now, or next, whatever else is on its way.
 export function hurry(video) {
   const at = waiting.findIndex((item) => item.video === video);
-  if (at >= 0) start(waiting.splice(at, 1)[0]);
+  if (at < 0) return;
+  const [item] = waiting.splice(at, 1);
+  if (loading.size < MOST) start(item);
+  else waiting.unshift(item);
 }
 
 // Nobody wants it any more.
