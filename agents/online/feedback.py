@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.internal.loading import load_object
+from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeInt, PositiveInt, check_settings
 from prefenvs.metrics.accuracy import Share
 from prefenvs.preferences import Oracle, Preference, Query
@@ -63,7 +63,7 @@ def find_schedule(given: GivenSchedule) -> Schedule:
     """Return the schedule of a name (one of `SCHEDULES`, or `module:NAME`), or the function given."""
     found: object = given
     if isinstance(given, str):
-        found = load_object(given, object) if ":" in given else SCHEDULES.get(given)
+        found = import_object(given, "schedule") if ":" in given else SCHEDULES.get(given)
     if not callable(found):
         known = f"{', '.join(SCHEDULES)}, module:NAME or a function"
         near = near_matches(given, tuple(SCHEDULES)) if isinstance(given, str) else ""
@@ -178,7 +178,10 @@ class Feedback:
 
     def _session_size(self, steps: int) -> int:
         """Return how many queries a session has: what the schedule says, within the budget, and at least one."""
-        size = self.schedule(self.config.per_session, steps, self.total_steps)
+        try:
+            size = self.schedule(self.config.per_session, steps, self.total_steps)
+        except Exception as error:
+            raise PrefenvsError(f"the schedule fails after {steps} steps ({one_line(error)})") from error
         if not isinstance(size, int | float | np.number) or not math.isfinite(size):
             raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
         return max(min(int(size), self.config.labels - self.asked), 1)
@@ -193,13 +196,7 @@ class Feedback:
         candidates = self.buffer.trajectories()
         self.oracle.observe(candidates)
         selector = self.selector if self.labels else Selector("uniform")
-        queries = list(selector.select(candidates, size, self.length, self.reward_model, self.preferences, self.rng))
-        if len(queries) > size or not all(isinstance(query, Query) for query in queries):
-            kinds = ", ".join(sorted({type(query).__name__ for query in queries}))
-            raise PrefenvsError(
-                f"the selector {self.config.selector!r} returned {len(queries)} of {kinds}: it returns at most "
-                f"{size} of prefenvs.preferences.Query"
-            )
+        queries = selector.select(candidates, size, self.length, self.reward_model, self.preferences, self.rng)
         if _learns_from_unlabelled(self.reward_model):
             self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
         return queries
@@ -222,7 +219,15 @@ class Feedback:
             agent = self._newest_steps() if self.reward_model.config.agent_weight else None
             metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled, agent=agent)
         else:
-            metrics = dict(self.reward_model.fit(self.preferences) or {})
+            name = type(self.reward_model).__name__
+            try:
+                metrics = dict(self.reward_model.fit(self.preferences) or {})
+            except PrefenvsError:
+                raise
+            except Exception as error:
+                raise PrefenvsError(
+                    f"the reward model {name} fails to fit {len(self.preferences)} answers ({one_line(error)})"
+                ) from error
         count = int(metrics.get("new", 0))
         # A model that has not learned yet predicts nothing.
         if count and self.fitted:

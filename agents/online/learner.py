@@ -30,8 +30,8 @@ from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
-from prefenvs.errors import PrefenvsError, near_matches
-from prefenvs.internal.loading import load_object
+from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle
 from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_rewards
@@ -414,9 +414,17 @@ def make_reward_model(
 
     That is called with observation_size, action_size and seed by name. Raises PrefenvsError where no model comes of it.
     """
-    found: Any = load_object(given, object) if isinstance(given, str) else given
+    found: Any = import_object(given, "reward model") if isinstance(given, str) else given
     if isinstance(found, type) or (callable(found) and not isinstance(found, RewardModel)):
-        found = found(observation_size=observation_size, action_size=action_size, seed=seed)
+        try:
+            found = found(observation_size=observation_size, action_size=action_size, seed=seed)
+        except PrefenvsError:
+            raise
+        except Exception as error:
+            raise PrefenvsError(
+                f"the reward model {given!r} cannot be made ({one_line(error)}); it is called with observation_size, "
+                "action_size and seed"
+            ) from error
     missing = [name for name in ("predict", "fit", "save", "load") if not callable(getattr(found, name, None))]
     if missing:
         raise PrefenvsError(
