@@ -188,13 +188,33 @@ def test_a_model_can_be_named_and_must_keep_the_form(monkeypatch: pytest.MonkeyP
     assert make_pebble(model).reward_model is model
     with pytest.raises(PrefenvsError, match="has no fit and no save and no load"):
         make_pebble(type("Half", (), {"predict": Linear.predict, "__init__": Linear.__init__}))
-    with pytest.raises(PrefenvsError, match="has no object called 'Linaer'"):
+    with pytest.raises(PrefenvsError, match=r"holds no 'Linaer'\. Did you mean Linear"):
         make_pebble(f"{__name__}:Linaer")
     monkeypatch.setattr(Linear, "predict", lambda self, observations, actions: np.zeros(len(observations)))
     with pytest.raises(
         PrefenvsError, match=r"returned rewards of shape \[2\] for 2 steps: predict returns \[members, 2\]"
     ):
         make_pebble(Linear).learn(STEPS)
+
+
+def test_a_part_that_raises_is_named_in_one_line() -> None:
+    class Unmade(Linear):
+        def __init__(self, observation_size: int, action_size: int, seed: int = 0) -> None:
+            raise RuntimeError("no weights")
+
+    class Unfit(Linear):
+        def fit(self, preferences: Sequence[Preference]) -> dict[str, float]:
+            raise ZeroDivisionError("no spread")
+
+    def late(per_session: int, steps: int, total: int) -> int:
+        raise KeyError("phase")
+
+    with pytest.raises(PrefenvsError, match=r"Unmade.* cannot be made \(RuntimeError: no weights\)"):
+        make_pebble(Unmade)
+    with pytest.raises(PrefenvsError, match=r"Unfit fails to fit \d+ answers \(ZeroDivisionError: no spread\)"):
+        make_pebble(Unfit).learn(STEPS)
+    with pytest.raises(PrefenvsError, match=r"the schedule fails after \d+ steps \(KeyError: 'phase'\)"):
+        make_pebble(Linear, schedule=late).learn(STEPS)
 
 
 def test_what_one_member_cannot_do_is_refused_before_training() -> None:
