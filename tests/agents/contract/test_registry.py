@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -275,7 +276,7 @@ def test_a_learner_from_outside_costs_one_file_and_one_line(
 ) -> None:
     assert list_algorithms()["toy"] == "toy_package:ALGORITHM"
     main(["train", "--help"])
-    assert "toy      A toy that imitates by a linear policy." in capsys.readouterr().out
+    assert re.search(r"^ +toy +A toy that imitates by a linear policy\.$", capsys.readouterr().out, re.MULTILINE)
     folder = toy / "run"
     line = ["train", "toy", "--dataset", str(toy / "data"), "--steps", "6", "--evaluate-every", "3", "--episodes", "1"]
     line += ["--labels", "10", "--segment-length", "8", "--no-progress"]

@@ -13,7 +13,7 @@ from prefenvs.envs.delivery.board import BOARDS
 from prefenvs.envs.delivery.values import BoardValues, scaled_return
 from prefenvs.oracles import PartialReturnOracle, RegretOracle
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "regret_vs_partial_return.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "rewards" / "regret_vs_partial_return.py"
 
 
 @pytest.fixture(scope="module")

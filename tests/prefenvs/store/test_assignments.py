@@ -212,7 +212,7 @@ def hashes(queries: list[Query], key: str | None) -> list[str]:
 def test_highest_priority_first_and_large_queries_never(store: Store) -> None:
     queries = make_queries(3)
     store.add_queries(queries, priority=[0.0, 2.0, 1.0])
-    store.add_queries([Query(tuple(s for query in queries for s in query.segments))], priority=9.0)
+    store.add_queries([Query(tuple(s for query in make_queries(5) for s in query.segments))], priority=9.0)
     given = [item.query for item in Assignments(store, AssignmentPlan(repeats=0)).lease("ann", 9)]
     assert given == [queries[1].id, queries[2].id, queries[0].id]
 

@@ -94,4 +94,4 @@ def test_failed_cells_are_named_at_the_end(tmp_path: Path, own: Path, capfd: pyt
     main(["bench", "table", folder])
     told = capfd.readouterr().out
     assert "exit status 1" in told
-    assert "| Own, crash (10 labels) | missing | missing |" in told
+    assert "| Own, crash (10 labels) | missing |" in told

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from prefenvs.agents import BC
 from prefenvs.datasets import load_dataset, read_labels, read_minari, write_minari
 from prefenvs.datasets.formats.pickles import read_array_pickle
 from prefenvs.datasets.offline import OfflineDataset
@@ -66,7 +67,6 @@ NONSENSE = {
     "rewards in a matrix": ({"rewards": np.zeros((STEPS, 2))}, r"rewards .* shape \(6, 2\)"),
     "rewards in three axes": ({"rewards": np.zeros((STEPS, 1, 1))}, r"rewards .* shape \(6, 1, 1\)"),
     "no entries": ({"observations": np.zeros((STEPS, 0))}, r"shape \(6, 0\)"),
-    "no actions": ({"actions": np.zeros((STEPS, 0))}, r"shape \(6, 0\)"),
     "too large": ({"rewards": np.full(STEPS, 1e300)}, "true_rewards .* NaN or infinite"),
     "NaN": ({"observations": np.full((STEPS, 3), np.nan)}, "observations .* NaN or infinite"),
 }
@@ -82,6 +82,16 @@ def test_nonsense_is_refused(kind: str, form: str, tmp_path: Path) -> None:
     if kind == "too large" and form == "hdf5":
         message = "true_rewards of data set"
     refused(save(tmp_path / "data", form, **changes), message)
+
+
+@pytest.mark.parametrize("form", ["npz", "hdf5"])
+def test_data_without_actions_are_read_and_teach_no_policy(form: str, tmp_path: Path) -> None:
+    dataset = load_dataset(save(tmp_path / "data", form, actions=np.zeros((STEPS, 0))))
+    assert dataset.trajectories.actions.shape == (STEPS, 0)
+    with pytest.raises(
+        PrefenvsError, match="holds no actions, of which a policy learns: `prefenvs actions` infers them"
+    ):
+        BC(dataset)
 
 
 @pytest.mark.parametrize("form", ["npz", "hdf5"])
