@@ -27,3 +27,8 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert there.suffix != ".md" or not anchor or anchor in headings(there), (
             f"{page.name}: {target} has no #{anchor}"
         )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_holds_the_marks_of_a_merge(page: Path) -> None:
+    assert not re.search(r"^(<{7}|>{7}) ", page.read_text(), re.MULTILINE)
