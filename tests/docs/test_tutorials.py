@@ -39,6 +39,7 @@ def run(name: str, **parameters: int) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 def test_your_taste_leads_from_an_environment_to_a_picture(folder: Path) -> None:
     made = run("your_taste", STEPS=520, LABELS=15)
     assert made["agents"]["coin flips"].feedback.labels == 15

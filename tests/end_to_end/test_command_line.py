@@ -197,7 +197,7 @@ def test_no_gl_backend_is_one_line_and_status_2(run_folder: Path) -> None:
     assert "MUJOCO_GL" in result.stderr
 
 
-@pytest.mark.parametrize("moment", ["evaluation", "session", "any"])
+@pytest.mark.parametrize("moment", ["evaluation", "session", pytest.param("any", marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "prefenvs", "train", "pebble"]

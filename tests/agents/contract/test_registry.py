@@ -331,6 +331,7 @@ def test_a_learner_from_outside_costs_one_file_and_one_line(
         find_method("toy_rows:ROWS:coyn")
 
 
+@pytest.mark.slow
 def test_it_has_the_contract_and_a_row_in_a_table(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     algorithm = find_algorithm("toy")
     check_algorithm(algorithm, algorithm.settings(find_task("Pendulum-v1")), given(algorithm), toy / "contract")

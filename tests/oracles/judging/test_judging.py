@@ -71,7 +71,7 @@ def test_intervals_cover_as_often_as_they_say(count):
     """95 of 100 intervals should hold the truth; between 88 and 100 do, with few answers and with many."""
     rng = np.random.default_rng(1)
     inside = []
-    for trial in range(80):
+    for trial in range(60):
         truth = rng.normal(0, 1, 3)
         truth -= truth.mean()
         ranking = rank(NAMES[:3], planted(truth, count, rng), draws=200, seed=trial)

@@ -100,7 +100,7 @@ def test_noise_is_boltzmann(beta, count) -> None:
     assert np.allclose(soft, expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(2, 4), st.sampled_from([-1.0, 0.5]), st.floats(0.0, 1.0), st.integers(0, 1000))
 def test_soft_labels_are_the_mean_of_hard_ones(count, beta, mistake, seed) -> None:
     rewards = np.random.default_rng(seed).normal(size=(1, count, LENGTH))

@@ -100,6 +100,7 @@ def test_baselines_write_run_folders(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "know the rater 'oracle' only" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_seeds_train_in_one_program_to_the_same_end(
     tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
