@@ -70,20 +70,6 @@ class DirectLearner(SavedAgent):
         venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
 
-    @property
-    def recorder(self) -> TrajectoryRecorder:
-        """The wrapper that records this agent's episodes."""
-        if not isinstance(self.env, TrajectoryRecorder):
-            raise PrefenvsError(
-                "the agent has no environment: pass env=prefenvs.make(...) to the constructor or to load"
-            )
-        return self.env
-
-    @property
-    def task(self) -> str:
-        """Id of the task that the agent is trained on."""
-        return self.recorder.buffer.task
-
     def check_run(self, total_steps: int) -> None:
         """Raise a PrefenvsError where nobody could be asked."""
         if self.oracle is None:

@@ -64,18 +64,6 @@ class TrueRewardDQN(SavedAgent, DQN):
     oracle = None
     labels = 0
 
-    @property
-    def recorder(self) -> TrajectoryRecorder:
-        """The wrapper that records this agent's episodes."""
-        if not isinstance(self.env, TrajectoryRecorder):
-            raise PrefenvsError("the agent has no environment: pass env=... to load")
-        return self.env
-
-    @property
-    def task(self) -> str:
-        """Id of the task that the agent is trained on."""
-        return self.recorder.buffer.task
-
     def check_run(self, total_steps: int) -> None:
         """Any number of steps will do."""
 

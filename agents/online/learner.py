@@ -166,20 +166,6 @@ class PreferenceLearner(SavedAgent):
         self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
 
     @property
-    def recorder(self) -> TrajectoryRecorder:
-        """The wrapper that records this agent's episodes for raters."""
-        if not isinstance(self.env, TrajectoryRecorder):
-            raise PrefenvsError(
-                "the agent has no environment: pass env=prefenvs.make(...) to the constructor or to load"
-            )
-        return self.env
-
-    @property
-    def task(self) -> str:
-        """Id of the task that the agent is trained on."""
-        return self.recorder.buffer.task
-
-    @property
     def learns_from(self) -> str:
         """What the agent learns from, in words."""
         if self.config.exploration_only:

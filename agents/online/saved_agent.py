@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
 from prefenvs.agents.online.ppo import NormalisedObservations
+from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
@@ -56,7 +57,7 @@ WAY_OUT = "put it back from a copy, or train again"
 
 
 class SavedAgent(BaseAlgorithm):
-    """Saving and loading as tensors and JSON; to be put before a Stable-Baselines3 algorithm in the bases.
+    """An agent that records its episodes, saved as tensors and JSON; to be put before Stable-Baselines3's in the bases.
 
     A file is a zip: networks, optimisers and temperature as Stable-Baselines3 writes them (`*.pth`, tensors that torch
     reads with `weights_only=True`), and constructor arguments, spaces and counters in agent.json.
@@ -65,6 +66,20 @@ class SavedAgent(BaseAlgorithm):
     name: ClassVar[str]
     config_type: ClassVar[type[Any] | None] = None
     """The dataclass of the constructor's argument `config`, if it takes one."""
+
+    @property
+    def recorder(self) -> TrajectoryRecorder:
+        """The wrapper that records this agent's episodes; raises PrefenvsError where it has no environment."""
+        if not isinstance(self.env, TrajectoryRecorder):
+            raise PrefenvsError(
+                "the agent has no environment: pass env=prefenvs.make(...) to the constructor or to load"
+            )
+        return self.env
+
+    @property
+    def task(self) -> str:
+        """Id of the task that the agent is trained on."""
+        return self.recorder.buffer.task
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """Write the agent to a file, ".zip" added where the name has no ending; complete or not at all.
