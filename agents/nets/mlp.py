@@ -72,19 +72,19 @@ class BatchedLinear(nn.Module):
     ) -> None:
         """`rounded`: multiply in bfloat16; `initialise`: called with each member's layer."""
         super().__init__()
-        self.rounded = rounded
+        self.rounded, self._initialise = rounded, initialise
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
         self.bias = nn.Parameter(torch.empty(members, outputs))
-        self.reset_parameters(initialise)
+        self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self, initialise: Initialise | None = None) -> None:
+    def reset_parameters(self) -> None:
         """Draw new weights, member after member, from PyTorch's global generator."""
         members, outputs, inputs = self.weight.shape
         for k in range(members):
             layer = nn.Linear(inputs, outputs)
-            if initialise is not None:
-                initialise(layer)
+            if self._initialise is not None:
+                self._initialise(layer)
             self.weight[k], self.bias[k] = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
 from prefenvs.agents.rewards.image.observed import PixelReward
+from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.agents.rewards.segment import SegmentReward
-from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError, near_matches, one_line
@@ -326,8 +326,11 @@ class PreferenceLearner(SavedAgent):
         """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
         model, members = self.reward_model, self.config.reward.members
         if not isinstance(model, RewardEnsemble):
-            if self.config.reward.surf is not None:
-                raise PrefenvsError("SURF trains the reward ensemble: leave reward_model=... or surf away")
+            for name in ("surf", "rime"):
+                if getattr(self.config.reward, name) is not None:
+                    raise PrefenvsError(
+                        f"{name.upper()} trains the reward ensemble: leave reward_model=... or {name} away"
+                    )
             seen, size = self.observation_space, spaces.flatdim(self.action_space)
             observations = np.zeros((2, *(seen.shape or ())), seen.dtype)
             members = len(predict_rewards(model, observations, np.zeros((2, size), np.float32)))

@@ -19,14 +19,16 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
+from prefenvs.agents.online.exploration import Candidates
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebbleCnnPolicy, PebblePolicy, squashed_sample, update
+from prefenvs.agents.online.sac import PebbleCnnPolicy, PebblePolicy, SACConfig, squashed_sample, update
 from prefenvs.agents.registry import Algorithm, Row, Settings
-from prefenvs.agents.rewards.ensemble import RewardConfig
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.options.rime import RimeConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
@@ -53,46 +55,6 @@ class PebbleConfig(LearnerConfig):
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: Fraction = 1e-5
     """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
-
-
-@dataclass(frozen=True)
-class SACConfig:
-    """SAC's arguments; the defaults are B-Pref's for DeepMind Control."""
-
-    learning_rate: PositiveFloat = 5e-4
-    """Adam's, for actor and critics."""
-    batch_size: PositiveInt = 1_024
-    """Transitions in a gradient step."""
-    hidden: tuple[PositiveInt, ...] = (1024, 1024)
-    """Widths of the ReLU layers of actor and critics."""
-    layer_norm: bool = False
-    """Normalise the critics' hidden layers, so that they bear more updates than steps (Ball et al. 2023)."""
-    buffer_size: PositiveInt = 1_000_000
-    """Transitions kept."""
-    learning_starts: NonNegativeInt = 1_000
-    """Steps of random actions at the beginning."""
-    train_freq: PositiveInt = 1
-    """Steps of each environment between two rounds of updates."""
-    gradient_steps: AtLeastMinusOne = -1
-    """Updates in a round; -1 makes as many as environment steps were made."""
-    gamma: Fraction = 0.99
-    """Discount."""
-    tau: Fraction = 0.005
-    """How far the target critics go towards the critics."""
-    target_update_interval: PositiveInt = 2
-    """Updates between two moves of the target critics."""
-    ent_coef: str = "auto_0.1"
-    """Weight of the entropy: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
-    ent_coef_learning_rate: PositiveFloat = 1e-4
-    """Adam's, for the entropy's weight."""
-    envs: PositiveInt = 1
-    """Environments stepped side by side; one update for each environment step in any case."""
-
-    def keywords(self) -> dict[str, Any]:
-        """Return the keyword arguments of the learner's constructor."""
-        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "layer_norm", "envs"}
-        networks = {"net_arch": list(self.hidden), "layer_norm": self.layer_norm}
-        return {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -162,6 +124,7 @@ class PEBBLE(PreferenceLearner, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.state_entropy.bounded = self._intrinsic_steps > 0
         if self.config.precision == "bfloat16":
             self.policy.round_inner()
         if self.log_ent_coef is not None:
@@ -207,7 +170,7 @@ class PEBBLE(PreferenceLearner, SAC):
             self.replay_buffer.relabel(self.learned_reward)
             if not self.reward_learned:
                 self.reward_learned = True
-                self._start_afresh(batch_size)
+                self._start_afresh(batch_size, keep_critic=self._intrinsic_steps > 0)
         if self.config.true_reward:
             self.replay_buffer.keep_rewards()
             if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < self.n_envs:
@@ -225,9 +188,16 @@ class PEBBLE(PreferenceLearner, SAC):
                 f"{total_steps}: train for longer or lower unsupervised_steps"
             )
 
-    def _start_afresh(self, batch_size: int) -> None:
-        """Replace the critic that valued state entropy, and fit the new one."""
-        self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+    @property
+    def _intrinsic_steps(self) -> int:
+        """Gradient steps of the reward model on the intrinsic reward for each step of exploration (RIME)."""
+        rime = self.config.reward.rime
+        return 0 if rime is None or self.config.true_reward or self.config.exploration_only else rime.intrinsic_steps
+
+    def _start_afresh(self, batch_size: int, keep_critic: bool = False) -> None:
+        """Replace the critic that valued state entropy, unless its values are the reward model's, and fit it."""
+        if not keep_critic:
+            self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
         self._update(self.config.reset_updates, batch_size)
 
     @torch.no_grad()
@@ -264,6 +234,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[Array, Array]:
         """Return actions for the environments and, scaled to [-1, 1], for the buffer; quicker than by `predict`."""
+        self.policy.see(self._last_obs)
         if self.num_timesteps < learning_starts or action_noise is not None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         with torch.no_grad():
@@ -279,6 +250,8 @@ class PEBBLE(PreferenceLearner, SAC):
         if self.exploring:
             ring = buffer.all_observations
             seen = self.state_entropy.seen.update(ring, buffer.added * buffer.n_envs, self.device)
+            if self._intrinsic_steps:
+                self._warm_start(batch_size, seen)
         metrics: dict[str, torch.Tensor] = {}
         recent = 0 if self.exploring else int(self.config.recent_share * batch_size)
         newest = max(self.config.recent_steps // self.n_envs, 1)
@@ -295,6 +268,20 @@ class PEBBLE(PreferenceLearner, SAC):
             for name, value in metrics.items():
                 self.logger.record(f"train/{name}", float(value))
 
+    def _warm_start(self, batch_size: int, seen: Candidates) -> None:
+        """Let the reward model learn the intrinsic reward, some gradient steps for each environment step (RIME)."""
+        buffer, model = self.replay_buffer, self.reward_model
+        assert isinstance(model, RewardEnsemble)
+        if not self.state_entropy.std.count:
+            return
+        if model.config.normalise:
+            held = buffer.all_observations[: buffer.size() * buffer.n_envs]
+            model.trainer.normalise_by(torch.from_numpy(held).to(self.device, torch.float32))
+        for _ in range(self._intrinsic_steps * self.n_envs * self.train_freq.frequency):  # type: ignore[union-attr]
+            batch = buffer.draw(batch_size)
+            actions = torch.from_numpy(buffer.task_actions(batch.actions.cpu().numpy())).to(self.device)
+            model.regress(batch.observations, actions, self.state_entropy.predictable(batch.observations, seen))
+
 
 @dataclass(frozen=True)
 class PebbleOptions(SACConfig):
@@ -304,6 +291,9 @@ class PebbleOptions(SACConfig):
     """Semi-supervised reward learning with augmentation (SURF); --reward.surf... then has its settings."""
     rune: bool = False
     """Reward bonus for the ensemble's uncertainty (RUNE): --bonus 0.05."""
+    rime: bool = False
+    """Leave out or flip labels that the reward contradicts, and warm-start the reward (RIME); --reward.rime... then has
+    its settings."""
 
 
 def preset(
@@ -318,6 +308,7 @@ def preset(
     learning_starts: int = SACConfig.learning_starts,
     surf: bool = False,
     rune: bool = False,
+    rime: bool = False,
     envs: int = SACConfig.envs,
     **_: Any,
 ) -> Settings:
@@ -346,7 +337,11 @@ def preset(
         interact=(round(rate * size) if name == "reliable" else budget.interact) if interact is None else interact,
         segment_length=task.segment_length,
         unsupervised_steps=PebbleConfig.unsupervised_steps if unsupervised_steps is None else unsupervised_steps,
-        reward=RewardConfig(epochs=budget.epochs, surf=SurfConfig() if surf else None),
+        reward=RewardConfig(
+            epochs=budget.epochs,
+            surf=SurfConfig() if surf else None,
+            rime=(RimeConfig(beta_passes=600, least_passes=5) if manipulation else RimeConfig()) if rime else None,
+        ),
         bonus=0.05 if rune else 0.0,
     )
     total = budget.steps if steps is None else steps
@@ -363,6 +358,7 @@ def preset(
         learning_starts=learning_starts,
         surf=surf,
         rune=rune,
+        rime=rime,
     )
     if name in ("small", "reliable"):
         options = dataclasses.replace(

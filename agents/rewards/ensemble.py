@@ -15,9 +15,9 @@ from torch import Tensor
 
 from prefenvs.agents.nets.kernels import round_rows
 from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
-from prefenvs.agents.nets.saved import saved_state
+from prefenvs.agents.nets.saved import read_config, saved_state
 from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
@@ -105,6 +105,10 @@ class RewardEnsemble:
             raise result
         return result
 
+    def regress(self, observations: Tensor, actions: Tensor, targets: Tensor) -> None:
+        """Take one gradient step towards rewards [B] of observations [B, ...] and actions [B, act] (RIME)."""
+        self.trainer.regress(torch.cat([observations.flatten(1), actions], 1), targets)
+
     def copy(self) -> RewardEnsemble:
         """Return an ensemble with these weights, for predictions; it has seen no label."""
         model = RewardEnsemble(self.observation_size, self.action_size, self.config, device=self.device)
@@ -128,8 +132,7 @@ class RewardEnsemble:
         Raises PrefenvsError for files that are damaged, of another kind, of other sizes, or not there.
         """
         with saved_state(path, FORMAT, cls.__name__) as state:
-            surf = state["config"]["surf"]
-            config = RewardConfig(**state["config"] | {"surf": None if surf is None else SurfConfig(**surf)})
+            config = read_config(RewardConfig, state["config"])
             sizes = {"observation_size": int(state["observation_size"]), "action_size": int(state["action_size"])}
             model = cls(sizes["observation_size"], sizes["action_size"], config, device=device)
             model.load_state_dict(state)

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig, StateRewardSAC
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.envs.vectors import IndependentEnvs
 
 from ...worlds import Point, Rater
