@@ -423,6 +423,20 @@ ALGORITHM = Algorithm(
                 ("pebble-mean-std", "PEBBLE, mean less one standard deviation", {"aggregate": "mean-std"}),
             )
         ),
+        *(
+            Row(name, f"PEBBLE, {title}", options, rewards=True)
+            for name, title, options in (
+                ("pebble-no-layer-norm", "plain critics", {"layer_norm": False}),
+                ("pebble-one-update", "one update a step", {"gradient_steps": 1, "policy_delay": 1}),
+                ("pebble-large-batches", "larger batches and steps", {"batch_size": 256, "learning_rate": 1e-3}),
+                ("pebble-uniform-replay", "uniform replay", {"recent_share": 0.0}),
+                ("pebble-disagreement", "queries by disagreement", {"selector": "disagreement"}),
+                ("pebble-raw-inputs", "raw reward inputs", {"reward.normalise": False}),
+                ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
+                ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),
+                ("pebble-rime", "labels denoised (RIME)", {"rime": True}),
+            )
+        ),
         Row("pebble-true-reward", "SAC on the true reward (upper bound)", {"true_reward": True}, asks=False),
         Row("pebble-coin", "PEBBLE on coin flips (control)", rewards=True, rater="coin"),
         Row("pebble-no-labels", "exploration alone (control)", {"exploration_only": True}, asks=False),
