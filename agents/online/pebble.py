@@ -435,6 +435,8 @@ ALGORITHM = Algorithm(
                 ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
                 ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),
                 ("pebble-rime", "labels denoised (RIME)", {"rime": True}),
+                ("pebble-lire", "ranked lists (LiRE)", {"lists": "lire"}),
+                ("pebble-seqrank", "ranked lists (SeqRank)", {"lists": "seqrank"}),
             )
         ),
         Row("pebble-true-reward", "SAC on the true reward (upper bound)", {"true_reward": True}, asks=False),

@@ -14,7 +14,7 @@ PARTS = (
     "pebble-raw-inputs",
 )
 """`reliable` with one of its parts as the preset `small` has it."""
-OPTIONS = ("pebble-simba", "pebble-bro", "pebble-rime")
+OPTIONS = ("pebble-simba", "pebble-bro", "pebble-rime", "pebble-lire", "pebble-seqrank")
 """`reliable` with one option more."""
 WRONG = "mistake:mistake=0.2"
 
