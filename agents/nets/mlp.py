@@ -160,12 +160,20 @@ class EnsembleMLP(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             for group, rows in ((self.weights, fan_in), (self.biases, 1)):
-                uniform = torch.rand(members, rows, fan_out, generator=generator)
-                group.append(nn.Parameter((2.0 * uniform - 1.0) * fan_in**-0.5))
+                group.append(nn.Parameter(torch.empty(members, rows, fan_out)))
+        self.reset_parameters(generator)
         self.normalised = normalised
         if normalised:
             self.register_buffer("mean", torch.zeros(sizes[0]))
             self.register_buffer("std", torch.ones(sizes[0]))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights from a CPU generator."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            for parameter in (weight, bias):
+                uniform = torch.rand(parameter.shape, generator=generator)
+                parameter.copy_((2.0 * uniform - 1.0) * weight.shape[1] ** -0.5)
 
     def normalise(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Compute from (x - mean) / std in the place of inputs x; [in] each."""

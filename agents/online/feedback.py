@@ -192,6 +192,12 @@ class Feedback:
         self.oracle.report(status | self._describe_predicted())
         return metrics
 
+    def refit(self) -> dict[str, float]:
+        """Forget the reward and learn it anew from all answers; returns the fit's metrics."""
+        assert isinstance(self.reward_model, RewardEnsemble)
+        self.reward_model.trainer.restart()
+        return self._fit()
+
     def _may_ask(self, steps: int) -> bool:
         return self.asked < self.config.labels and steps >= self.next_session
 

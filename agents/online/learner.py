@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from gymnasium import Env, spaces
@@ -45,6 +46,7 @@ GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
 """A reward model of one's own, what makes one, or either's `module:NAME`."""
 AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
 """What `prefenvs.make` takes."""
+AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
 LearnedReturns = Callable[[Trajectories], Array]
 """Maps episodes to each member's mean return [M]."""
 
@@ -380,6 +382,21 @@ class PreferenceLearner(SavedAgent):
             *super()._excluded_save_params(),
             *("oracle", "feedback", "reward_model", "_given_reward_model", "state_entropy"),
         ]
+
+
+def fit_schedule(config: AnyConfig, steps: int, learning_starts: int = 1_000, given: Collection[str] = ()) -> AnyConfig:
+    """Fit a schedule into a short run: explore for a sixth at most, and hold the sessions within four fifths of it.
+
+    given: which of unsupervised_steps and interact are to stay as they are.
+    """
+    exploration, interact = config.unsupervised_steps, config.interact
+    if "unsupervised_steps" not in given:
+        exploration = min(exploration, 4 * steps // 25)
+    if "interact" not in given:
+        sessions = math.ceil(config.labels / config.per_session)
+        room = 4 * steps // 5 - learning_starts - exploration
+        interact = min(interact, max(room // max(sessions - 1, 1), 1))
+    return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
 
 
 def check_policy(policy: Any, space: spaces.Space[Any]) -> None:

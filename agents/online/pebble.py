@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Collection
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -20,9 +19,17 @@ from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.exploration import Candidates
-from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
+from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner, fit_schedule
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebbleCnnPolicy, PebblePolicy, SACConfig, squashed_sample, update
+from prefenvs.agents.online.sac import (
+    CerConfig,
+    PebbleCnnPolicy,
+    PebblePolicy,
+    SACConfig,
+    ValueResets,
+    squashed_sample,
+    update,
+)
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.options.rime import RimeConfig
@@ -51,10 +58,19 @@ class PebbleConfig(LearnerConfig):
     of QPA (Hu et al. 2024), which has 0.5 and 10 episodes; 0: uniform, as PEBBLE."""
     recent_steps: PositiveInt = 10_000
     """How many steps are recent, over all environments."""
+    cer: CerConfig | None = None
+    """Start reward and critics anew where values overestimate (PoLiCER, 2026); None never does."""
     bonus: NonNegativeFloat = 0.0
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: Fraction = 1e-5
     """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cer is not None and self.reward.output not in ("tanh", "sigmoid"):
+            raise PrefenvsError(
+                f"cer compares values of bounded rewards, and output={self.reward.output!r} has no bounds"
+            )
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -104,6 +120,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self.ent_coef_learning_rate = ent_coef_learning_rate
         self.feedback = None
         self.reward_learned = False
+        self._resets = None if self.config.cer is None else ValueResets(self.config.cer)
         super().__init__(
             policy,
             env,
@@ -171,17 +188,24 @@ class PEBBLE(PreferenceLearner, SAC):
             if not self.reward_learned:
                 self.reward_learned = True
                 self._start_afresh(batch_size, keep_critic=self._intrinsic_steps > 0)
+            elif self._resets is not None and self._resets.due():
+                self._learn_anew()
+                self.logger.record("train/reset_threshold", self._resets.threshold)
         if self.config.true_reward:
             self.replay_buffer.keep_rewards()
             if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < self.n_envs:
                 self._start_afresh(batch_size)
         elif self.reward_learned:
             self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
+        if self._resets is not None and self.feedback is not None and self.feedback.asked < self.config.labels:
+            gradient_steps *= self._resets.updates
         self._update(gradient_steps, batch_size)
 
     def check_run(self, total_steps: int) -> None:
         """As every learner; raises PrefenvsError too where the true reward would come after the run's end."""
         super().check_run(total_steps)
+        if self._resets is not None and not isinstance(self.reward_model, RewardEnsemble):
+            raise PrefenvsError("cer starts the reward ensemble anew: leave reward_model=... or cer away")
         if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:
             raise PrefenvsError(
                 f"the true reward comes after {self.first_session} steps of exploration, but the run ends after "
@@ -198,7 +222,16 @@ class PEBBLE(PreferenceLearner, SAC):
         """Replace the critic that valued state entropy, unless its values are the reward model's, and fit it."""
         if not keep_critic:
             self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+        if self._resets is not None:
+            self._resets.forget()
         self._update(self.config.reset_updates, batch_size)
+
+    def _learn_anew(self) -> None:
+        """Learn the reward anew from all labels, and forget the critics; actor and temperature stay (PoLiCER)."""
+        assert self.feedback is not None
+        self.feedback.refit()
+        self.replay_buffer.relabel(self.learned_reward)
+        self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
 
     @torch.no_grad()
     def log_likelihood(self, observations: Array, actions: Array) -> Array:
@@ -215,12 +248,17 @@ class PEBBLE(PreferenceLearner, SAC):
     def save_memory(self, folder: Path) -> None:
         """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""
         self.replay_buffer.save(folder / "replay.npz")
+        if self._resets is not None:
+            (folder / "resets.json").write_text(json.dumps(self._resets.state_dict()))
 
     def load_memory(self, folder: Path) -> None:
         """Read the replay buffer."""
         with damage_told(folder / "replay.npz", WAY_OUT):
             self.replay_buffer.restore(folder / "replay.npz")
         self.replay_buffer.context = self.reward_context
+        if self._resets is not None:
+            with damage_told(folder / "resets.json", WAY_OUT):
+                self._resets.load_state_dict(json.loads((folder / "resets.json").read_text()))
 
     def _compare_members(self) -> list[str]:
         return super()._compare_members() + (["RUNE's bonus"] if self.config.bonus else [])
@@ -261,6 +299,8 @@ class PEBBLE(PreferenceLearner, SAC):
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
             due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
             metrics |= update(self, batch, *due)
+            if self._resets is not None and "value" in metrics:
+                self._resets.see(metrics["value"])
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
@@ -294,6 +334,10 @@ class PebbleOptions(SACConfig):
     rime: bool = False
     """Leave out or flip labels that the reward contradicts, and warm-start the reward (RIME); --reward.rime... then has
     its settings."""
+    cer: bool = False
+    """Start reward and critics anew where values overestimate (PoLiCER); --cer.... then has its settings."""
+    horizon_discount: bool = False
+    """Discount by the task's horizon T in the place of gamma: 1 - 5 / T within [0.95, 0.995] (SimBa)."""
 
 
 def preset(
@@ -309,6 +353,8 @@ def preset(
     surf: bool = False,
     rune: bool = False,
     rime: bool = False,
+    cer: bool = False,
+    horizon_discount: bool = False,
     envs: int = SACConfig.envs,
     **_: Any,
 ) -> Settings:
@@ -343,6 +389,7 @@ def preset(
             rime=(RimeConfig(beta_passes=600, least_passes=5) if manipulation else RimeConfig()) if rime else None,
         ),
         bonus=0.05 if rune else 0.0,
+        cer=CerConfig(rise=7.5 if manipulation else 5.0) if cer else None,
     )
     total = budget.steps if steps is None else steps
     if total < budget.steps:
@@ -359,6 +406,9 @@ def preset(
         surf=surf,
         rune=rune,
         rime=rime,
+        cer=cer,
+        horizon_discount=horizon_discount,
+        gamma=min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma,
     )
     if name in ("small", "reliable"):
         options = dataclasses.replace(
@@ -380,23 +430,6 @@ def preset(
             config, selector="policy-likelihood", policy_delay=2, recent_share=0.5, reward=reward
         )
     return Settings(config, total, options)
-
-
-def fit_schedule(
-    config: PebbleConfig, steps: int, learning_starts: int = 1_000, given: Collection[str] = ()
-) -> PebbleConfig:
-    """Fit a schedule into a short run: explore for a sixth at most, and hold the sessions within four fifths of it.
-
-    given: which of unsupervised_steps and interact are to stay as they are.
-    """
-    exploration, interact = config.unsupervised_steps, config.interact
-    if "unsupervised_steps" not in given:
-        exploration = min(exploration, 4 * steps // 25)
-    if "interact" not in given:
-        sessions = math.ceil(config.labels / config.per_session)
-        room = 4 * steps // 5 - learning_starts - exploration
-        interact = min(interact, max(room // max(sessions - 1, 1), 1))
-    return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
 
 
 CONTROLS = ("pebble-coin", "pebble-no-labels")
@@ -435,6 +468,9 @@ ALGORITHM = Algorithm(
                 ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
                 ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),
                 ("pebble-rime", "labels denoised (RIME)", {"rime": True}),
+                ("pebble-cer", "resets of reward and critics (PoLiCER)", {"cer": True}),
+                ("pebble-restart", "rewards learned anew at each session", {"reward.restart": True}),
+                ("pebble-horizon-discount", "the discount by the horizon", {"horizon_discount": True}),
                 ("pebble-lire", "ranked lists (LiRE)", {"lists": "lire"}),
                 ("pebble-seqrank", "ranked lists (SeqRank)", {"lists": "seqrank"}),
             )

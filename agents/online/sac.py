@@ -22,7 +22,15 @@ from torch.nn import functional
 from prefenvs.agents.nets.mlp import BatchedLinear, BatchedMLP, initialise, round_inner
 from prefenvs.agents.nets.residual import BatchedLayerNorm, Body, NormalisedObservations, ResidualBody
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import (
+    AtLeastMinusOne,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 LOG_2, HALF_LOG_2_PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
@@ -72,6 +80,69 @@ class SACConfig:
         names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "layer_norm", "body", "envs"}
         networks = {"net_arch": list(self.hidden), "layer_norm": self.layer_norm, "body": self.body}
         return {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
+
+
+@dataclass(frozen=True)
+class CerConfig:
+    """PoLiCER's resets where the critics exploit the reward; defaults are its scripts' for DeepMind Control.
+
+    For rewards within [-1, 1] and a discount of 0.99, by which no value is above 100.
+    """
+
+    threshold: PositiveFloat = 25.0
+    """The value above which reward and critics start anew."""
+    rise: NonNegativeFloat = 5.0
+    """How much the threshold rises with the first reset (7.5 on Meta-World)."""
+    decay: Fraction = 0.9
+    """Factor on that with each reset."""
+    highest: PositiveFloat = 100.0
+    """Where the threshold stops."""
+    most_updates: PositiveInt = 4
+    """Each reset makes one update more for each one, up to so many, until the last session."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+class ValueResets:
+    """When critics and reward start anew: the critic-exploited reset of PoLiCER (2026).
+
+    M is the largest batch mean of min Q(s, pi(s)) since the last reset. A session after the first one ends in a reset
+    if M is above the threshold.
+    """
+
+    def __init__(self, config: CerConfig) -> None:
+        self.config = config
+        self.threshold, self.rise, self.updates = config.threshold, config.rise, 1
+        self.largest: Tensor | None = None
+
+    def see(self, value: Tensor) -> None:
+        """Take in the mean of a batch's values."""
+        self.largest = value if self.largest is None else torch.maximum(self.largest, value)
+
+    def forget(self) -> None:
+        """Forget the values of the critics so far."""
+        self.largest = None
+
+    def due(self) -> bool:
+        """Tell whether a reset is due, and if so raise the threshold and the updates, and forget the values."""
+        if self.largest is None or float(self.largest) <= self.threshold:
+            return False
+        self.threshold = min(self.threshold + self.rise, self.config.highest)
+        self.rise *= self.config.decay
+        self.updates = min(self.updates + 1, self.config.most_updates)
+        self.forget()
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        largest = None if self.largest is None else float(self.largest)
+        return {"threshold": self.threshold, "rise": self.rise, "updates": self.updates, "largest": largest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.threshold, self.rise, self.updates = state["threshold"], state["rise"], state["updates"]
+        self.largest = None if state["largest"] is None else torch.tensor(state["largest"])
 
 
 class BoundedActor(Actor):
@@ -234,7 +305,7 @@ def update(
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
 
     move_actor: False leaves actor and temperature as they are. Returns detached scalars (critic_loss, and with the
-    actor's step actor_loss, ent_coef and entropy) that stay on the device.
+    actor's step actor_loss, ent_coef, entropy and value) that stay on the device.
     """
     actor, critic, critic_target = agent.actor, agent.critic, agent.critic_target
     temperature = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
@@ -266,6 +337,7 @@ def update(
             agent.log_ent_coef.grad = (entropy - float(agent.target_entropy)).view_as(agent.log_ent_coef)
             agent.ent_coef_optimizer.step()
         metrics |= {"actor_loss": actor_loss.detach(), "ent_coef": temperature, "entropy": entropy}
+        metrics["value"] = best_values.detach().mean()
 
     if move_target:
         polyak_update(critic.parameters(), critic_target.parameters(), agent.tau)

@@ -71,6 +71,8 @@ class RewardConfig:
     """Passes without a better held-out loss before stopping on it."""
     validation_share: FractionBelowOne = 0.0
     """Share of the labels held out, by episode where possible."""
+    restart: bool = False
+    """Begin each fit with new weights: those of the fit before remember the earliest labels best (PoLiCER, 2026)."""
     bootstrap: bool = False
     """Give each member its own resample of the labels, drawn with replacement at each fit."""
     flip_rate: FlipRate = 0.0
@@ -132,6 +134,7 @@ class RewardTrainer:
 
         Raises PrefenvsError as `prepare_labels` does, and for unlabelled queries that SURF cannot crop.
         """
+        learned = bool(self._sides)
         labels, metrics = prepare_labels(
             preferences, self.labelled, self._sides, self.config.validation_share, self.generator, weights
         )
@@ -144,8 +147,15 @@ class RewardTrainer:
         pool = self._sync_unlabelled(unlabelled)
         metrics["new_accuracy"] = self.evaluate(labels, labels.new.nonzero().squeeze(1))[1]
         metrics["new"] = float((labels.decided & labels.new).sum())
+        if self.config.restart and learned:
+            self.restart()
         held_out, train = (index.nonzero().squeeze(1) for index in (labels.held_out, ~labels.held_out))
         return FitJob(self, labels, self._draw(train), held_out, pool, metrics)
+
+    def restart(self) -> None:
+        """Forget what was learned: new weights, and an optimiser without moments."""
+        self.network.reset_parameters(self.generator)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
 
     def conclude(self, job: FitJob) -> dict[str, float]:
         """Return the metrics of a job that has been learned."""
