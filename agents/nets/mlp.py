@@ -189,9 +189,11 @@ class EnsembleMLP(nn.Module):
         """Return [M, ..., out] for inputs [M, ..., in], each member's own."""
         return self._compute(x.reshape(self.members, -1, x.shape[-1])).view(*x.shape[:-1], -1)
 
+    def _prepare(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std if self.normalised else x
+
     def _compute(self, x: Tensor) -> Tensor:
-        if self.normalised:
-            x = (x - self.mean) / self.std
+        x = self._prepare(x)
         layers = [(weight.mT, bias.squeeze(1)) for weight, bias in zip(self.weights, self.biases, strict=True)]
         if x.device.type == "cpu":
             # One member after another: on a CPU batched products are slower, and activations fall out of its cache.

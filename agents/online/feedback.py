@@ -278,7 +278,9 @@ class Feedback:
         """Fit the reward model, and count what it predicted before it learned from it: of one look that is little."""
         if isinstance(self.reward_model, RewardEnsemble):
             agent = self._newest_steps() if self.reward_model.config.agent_weight else None
-            metrics = self.reward_model.fit(self._learned_from(), unlabelled=self.unlabelled, agent=agent)
+            reed = self.reward_model.config.reed
+            steps = None if reed is None else self._transitions(reed.transitions)
+            metrics = self.reward_model.fit(self._learned_from(), None, self.unlabelled, agent, steps)
         else:
             name = type(self.reward_model).__name__
             try:
@@ -299,6 +301,13 @@ class Feedback:
             metrics |= {"predicted_accuracy": self.predicted.value, "predicted": float(self.predicted.count)}
             metrics |= {"predicted_low": low, "predicted_high": high}
         return metrics
+
+    def _transitions(self, most: int) -> tuple[Array, Array, Array]:
+        """Return observations, actions and next observations of at most so many recorded steps, drawn uniformly."""
+        episodes = self.buffer.trajectories()
+        rows = np.setdiff1d(np.arange(len(episodes.observations)), episodes.ends - 1)
+        rows = self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
+        return episodes.observations[rows], episodes.actions[rows], episodes.observations[rows + 1]
 
     def _newest_steps(self) -> tuple[Array, Array]:
         """Return observations and actions of the newest episodes, which show the present policy."""

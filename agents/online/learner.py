@@ -328,7 +328,7 @@ class PreferenceLearner(SavedAgent):
         """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
         model, members = self.reward_model, self.config.reward.members
         if not isinstance(model, RewardEnsemble):
-            for name in ("surf", "rime"):
+            for name in ("surf", "rime", "reed"):
                 if getattr(self.config.reward, name) is not None:
                     raise PrefenvsError(
                         f"{name.upper()} trains the reward ensemble: leave reward_model=... or {name} away"

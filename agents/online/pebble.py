@@ -32,6 +32,7 @@ from prefenvs.agents.online.sac import (
 )
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.options.reed import ReedConfig
 from prefenvs.agents.rewards.options.rime import RimeConfig
 from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
@@ -334,6 +335,8 @@ class PebbleOptions(SACConfig):
     rime: bool = False
     """Leave out or flip labels that the reward contradicts, and warm-start the reward (RIME); --reward.rime... then has
     its settings."""
+    reed: bool = False
+    """Let the reward network predict the next state too (REED); --reward.reed... then has its settings."""
     cer: bool = False
     """Start reward and critics anew where values overestimate (PoLiCER); --cer.... then has its settings."""
     horizon_discount: bool = False
@@ -353,6 +356,7 @@ def preset(
     surf: bool = False,
     rune: bool = False,
     rime: bool = False,
+    reed: bool = False,
     cer: bool = False,
     horizon_discount: bool = False,
     envs: int = SACConfig.envs,
@@ -387,6 +391,7 @@ def preset(
             epochs=budget.epochs,
             surf=SurfConfig() if surf else None,
             rime=(RimeConfig(beta_passes=600, least_passes=5) if manipulation else RimeConfig()) if rime else None,
+            reed=ReedConfig() if reed else None,
         ),
         bonus=0.05 if rune else 0.0,
         cer=CerConfig(rise=7.5 if manipulation else 5.0) if cer else None,
@@ -406,6 +411,7 @@ def preset(
         surf=surf,
         rune=rune,
         rime=rime,
+        reed=reed,
         cer=cer,
         horizon_discount=horizon_discount,
         gamma=min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma,
@@ -468,6 +474,7 @@ ALGORITHM = Algorithm(
                 ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
                 ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),
                 ("pebble-rime", "labels denoised (RIME)", {"rime": True}),
+                ("pebble-reed", "self-prediction (REED)", {"reed": True}),
                 ("pebble-cer", "resets of reward and critics (PoLiCER)", {"cer": True}),
                 ("pebble-restart", "rewards learned anew at each session", {"reward.restart": True}),
                 ("pebble-horizon-discount", "the discount by the horizon", {"horizon_discount": True}),

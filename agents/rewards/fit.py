@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from prefenvs.agents.nets.mlp import EnsembleMLP, Output, Precision, rows_per_chunk
 from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss, score_returns
+from prefenvs.agents.rewards.options.reed import EncodedMLP, ReedConfig, SelfPrediction, Transitions
 from prefenvs.agents.rewards.options.rime import LabelDenoiser, RimeConfig
 from prefenvs.agents.rewards.options.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
 from prefenvs.agents.rewards.tables import LabelTensors, QueryTable, prepare_labels
@@ -87,6 +88,8 @@ class RewardConfig:
     """Semi-supervised learning with cropping; None is plain PEBBLE."""
     rime: RimeConfig | None = None
     """Leave out or flip labels that the reward contradicts; None takes them as they are."""
+    reed: ReedConfig | None = None
+    """Learn too to predict the next state from the agent's steps; None from labels alone."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -110,6 +113,12 @@ class RewardTrainer:
         self.unlabelled = QueryTable(*sizes, self.device)
         self._sides: dict[str, bool] = {}
         self._denoiser = None if config.rime is None else LabelDenoiser(config.rime)
+        self._prediction: SelfPrediction | None = None
+        if config.reed is not None:
+            self._prediction = SelfPrediction(cast("EncodedMLP", network), config.reed, generator)
+        self.transitions: Transitions | None = None
+        """Steps of the agent, for `reed`."""
+        self._fits = 0
         self.agent_steps: Tensor | None = None
         """Steps [S, obs + act] of the agent's newest episodes, for `agent_weight`."""
 
@@ -117,6 +126,8 @@ class RewardTrainer:
         """Return optimiser, random state, and which queries are held out; queries come again with the next fit."""
         state = {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
         state |= {} if self._denoiser is None else {"rime": self._denoiser.state_dict()}
+        if self._prediction is not None:
+            state |= {"reed": self._prediction.whole_state(), "fits": self._fits}
         return state | {"sides": dict(self._sides)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,6 +137,9 @@ class RewardTrainer:
         self._sides = dict(state["sides"])
         if self._denoiser is not None:
             self._denoiser.load_state_dict(state["rime"])
+        if self._prediction is not None:
+            self._prediction.load_whole_state(state["reed"])
+            self._fits = state["fits"]
 
     def prepare(
         self, preferences: Sequence[Preference], weights: Array | None, unlabelled: Sequence[Query]
@@ -142,6 +156,8 @@ class RewardTrainer:
             return metrics | {"new_accuracy": math.nan, "new": 0.0}
         if self.config.agent_weight and (self.agent_steps is None or not len(self.agent_steps)):
             raise PrefenvsError("agent_weight is about an agent in training, and there is none: set it to 0")
+        if self.config.reed is not None and (self.transitions is None or len(self.transitions.observations) < 2):
+            raise PrefenvsError("reed learns from the steps of an agent in training, and there are none: leave it out")
         if self.config.normalise:
             self._normalise()
         pool = self._sync_unlabelled(unlabelled)
@@ -149,6 +165,10 @@ class RewardTrainer:
         metrics["new"] = float((labels.decided & labels.new).sum())
         if self.config.restart and learned:
             self.restart()
+        if self._prediction is not None and self.transitions is not None:
+            if self._fits % self._prediction.config.every == 0 or self.config.restart:
+                metrics["self_prediction"] = self._prediction.learn(self.transitions, self.generator)
+            self._fits += 1
         held_out, train = (index.nonzero().squeeze(1) for index in (labels.held_out, ~labels.held_out))
         return FitJob(self, labels, self._draw(train), held_out, pool, metrics)
 
