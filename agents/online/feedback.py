@@ -229,7 +229,8 @@ class Feedback:
     def _rank(self, lists: ListBuilder, queries: Sequence[Query], size: int) -> list[Preference]:
         """Ask at most `size` questions that put the segments of these queries into ranked lists; return the answers."""
         segments = {segment.hash: segment for query in queries for segment in query.segments}
-        new, answers = [segment for name, segment in segments.items() if name not in self._listed], []
+        new = [segment for name, segment in segments.items() if name not in self._listed]
+        answers: list[Preference] = []
         while len(answers) < size:
             while self._question is None:
                 if not new:

@@ -152,7 +152,7 @@ class BoundedActor(Actor):
         """body: what stands before the last layers; everything else is Stable-Baselines3's."""
         super().__init__(*args, **kwargs)
         if body != "mlp":
-            self.latent_pi: nn.Module = ResidualBody(body, self.features_dim, self.net_arch)
+            self.latent_pi = nn.Sequential(ResidualBody(body, self.features_dim, self.net_arch))
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return mean and log-std of the Gaussian before squashing, [B, act] each."""

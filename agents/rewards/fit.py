@@ -201,7 +201,7 @@ class RewardTrainer:
         """Take one gradient step of all members on the squared error of the rewards of inputs [B, obs + act]."""
         self.network.zero_grad()
         errors = self.network(inputs).squeeze(-1) - targets
-        errors.square().mean(1).sum().backward()  # type: ignore[no-untyped-call]
+        errors.square().mean(1).sum().backward()
         self.optimizer.step()
 
     def denoise(self, labels: LabelTensors) -> LabelTensors:

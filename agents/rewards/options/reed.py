@@ -98,7 +98,7 @@ class EncodedMLP(EnsembleMLP):
 
     def _prepare(self, x: Tensor) -> Tensor:
         x = super()._prepare(x)
-        return torch.cat([self._encode(part, which) for which, part in enumerate(x.split(self.inputs, -1))], -1)
+        return torch.cat([self._encode(part, which) for which, part in enumerate(torch.split(x, self.inputs, -1))], -1)
 
 
 class SelfPrediction(nn.Module):
@@ -148,7 +148,7 @@ class SelfPrediction(nn.Module):
         for _ in range(self.config.epochs):
             order = torch.rand(network.members, count, generator=generator).argsort(1).to(network.weights[0].device)
             total = 0.0
-            for rows in order.split(size, 1):
+            for rows in torch.split(order, size, 1):
                 if rows.shape[1] < 2:
                     continue
                 losses = self.loss(Transitions(*(part[rows] for part in transitions)))

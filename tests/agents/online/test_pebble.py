@@ -262,7 +262,7 @@ def test_residual_bodies_see_what_the_agent_sees_and_are_saved_with_it(body: str
     np.testing.assert_allclose(norm.mean, seen.mean(0), rtol=1e-5)
     np.testing.assert_allclose(norm.variance, seen.var(0), rtol=1e-5)
     assert agent.critic_target.features_extractor is agent.critic.features_extractor is norm
-    assert (len(agent.actor.latent_pi.blocks), len(agent.critic.q_networks[0].blocks)) == (1, 2)
+    assert (len(agent.actor.latent_pi[0].blocks), len(agent.critic.q_networks[0].blocks)) == (1, 2)
     assert isinstance(agent.critic.optimizer, torch.optim.AdamW)
     agent.save(tmp_path / "model.zip")
     loaded = PEBBLE.load(tmp_path / "model.zip", device="cpu")
