@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -399,9 +398,8 @@ def preset(
     total = budget.steps if steps is None else steps
     if total < budget.steps:
         given = {"interact": interact, "unsupervised_steps": unsupervised_steps}
-        config = fit_schedule(
-            config, total, learning_starts, {key for key, value in given.items() if value is not None}
-        )
+        kept = {key for key, value in given.items() if value is not None}
+        config = fit_schedule(config, total, learning_starts, kept)
     options = PebbleOptions(
         learning_rate=budget.lr,
         batch_size=512 if manipulation else 1024,
@@ -416,26 +414,28 @@ def preset(
         horizon_discount=horizon_discount,
         gamma=min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma,
     )
-    if name in ("small", "reliable"):
-        options = dataclasses.replace(
-            options,
-            learning_rate=1e-3,
-            batch_size=256,
-            hidden=(128, 128),
-            ent_coef_learning_rate=1e-3,
-            target_update_interval=1,
-        )
-        reward = dataclasses.replace(config.reward, width=128)
-        config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
-    if name == "reliable":
-        options = dataclasses.replace(
+    settings = Settings(config, total, options)
+    return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs)
+
+
+def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
+    """Return the settings with smaller networks and batches, and what was found since the publication."""
+    options = replace(
+        settings.options,
+        learning_rate=1e-3,
+        batch_size=256,
+        hidden=(128, 128),
+        ent_coef_learning_rate=1e-3,
+        target_update_interval=1,
+    )
+    reward = replace(settings.config.reward, width=128, normalise=reliable)
+    config = replace(settings.config, entropy_states=8_192, reward=reward)
+    if reliable:
+        options = replace(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
-        reward = dataclasses.replace(config.reward, normalise=True)
-        config = dataclasses.replace(
-            config, selector="policy-likelihood", policy_delay=2, recent_share=0.5, reward=reward
-        )
-    return Settings(config, total, options)
+        config = replace(config, selector="policy-likelihood", policy_delay=2, recent_share=0.5)
+    return replace(settings, config=config, options=options)
 
 
 CONTROLS = ("pebble-coin", "pebble-no-labels")
