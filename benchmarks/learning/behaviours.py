@@ -34,6 +34,21 @@ class CheetahBackwards(HalfCheetahEnv):
         return observation, -float(info["x_velocity"]), terminated, truncated, info
 
 
+class CheetahRolls(HalfCheetahEnv):
+    """The two-legged cheetah rolls forwards, head over heels, as often as it can.
+
+    Measure: turns of the torso a second, forward ones positive.
+    """
+
+    max_episode_steps = 1_000
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        before = float(self.data.qpos[2])
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, (float(self.data.qpos[2]) - before) / (2.0 * np.pi * self.dt), terminated, truncated, info
+
+
 class HopperFlip(HopperEnv):
     """The one-legged hopper turns backward somersaults.
 
@@ -91,6 +106,7 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
+        _behaviour("CheetahRolls", 15_000, 700, interact=600),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),
