@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
 from prefenvs.bench.cells import Limits, Option
@@ -32,6 +33,21 @@ class CheetahBackwards(HalfCheetahEnv):
         """Step the simulation; the reward is the measure."""
         observation, _, terminated, truncated, info = super().step(action)
         return observation, -float(info["x_velocity"]), terminated, truncated, info
+
+
+class ArmRaises(PusherEnv):
+    """The seven-joint arm raises its hand as high as it can, and holds it there.
+
+    Measure: height of the hand over the shoulder, in metres.
+    """
+
+    max_episode_steps = 200
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        observation, _, terminated, truncated, info = super().step(action)
+        height = float(self.get_body_com("tips_arm")[2] - self.get_body_com("r_shoulder_pan_link")[2])
+        return observation, height, terminated, truncated, info
 
 
 class CheetahRolls(HalfCheetahEnv):
@@ -106,9 +122,10 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
+        _behaviour("ArmRaises", 8_000, 400, interact=300, per_session=25, unsupervised_steps=1_000),
         _behaviour("CheetahRolls", 15_000, 700, interact=600),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),
-    reduced="15,000 to 30,000 environment steps, networks of 2x128, five seeds.",
+    reduced="8,000 to 30,000 environment steps, networks of 2x128, five seeds.",
 )
