@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
-from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
 from prefenvs.bench.cells import Limits, Option
@@ -35,34 +34,18 @@ class CheetahBackwards(HalfCheetahEnv):
         return observation, -float(info["x_velocity"]), terminated, truncated, info
 
 
-class ArmRaises(PusherEnv):
-    """The seven-joint arm raises its hand as high as it can, and holds it there.
+class CheetahOnItsBack(HalfCheetahEnv):
+    """The two-legged cheetah lies on its back, its legs in the air.
 
-    Measure: height of the hand over the shoulder, in metres.
+    Measure: minus the cosine of the torso's pitch, 1 on its back and -1 on its feet.
     """
 
-    max_episode_steps = 200
+    max_episode_steps = 500
 
     def step(self, action: np.ndarray) -> Step:
         """Step the simulation; the reward is the measure."""
         observation, _, terminated, truncated, info = super().step(action)
-        height = float(self.get_body_com("tips_arm")[2] - self.get_body_com("r_shoulder_pan_link")[2])
-        return observation, height, terminated, truncated, info
-
-
-class CheetahRolls(HalfCheetahEnv):
-    """The two-legged cheetah rolls forwards, head over heels, as often as it can.
-
-    Measure: turns of the torso a second, forward ones positive.
-    """
-
-    max_episode_steps = 1_000
-
-    def step(self, action: np.ndarray) -> Step:
-        """Step the simulation; the reward is the measure."""
-        before = float(self.data.qpos[2])
-        observation, _, terminated, truncated, info = super().step(action)
-        return observation, (float(self.data.qpos[2]) - before) / (2.0 * np.pi * self.dt), terminated, truncated, info
+        return observation, -float(np.cos(self.data.qpos[2])), terminated, truncated, info
 
 
 class HopperFlip(HopperEnv):
@@ -122,10 +105,9 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
-        _behaviour("ArmRaises", 8_000, 400, interact=300, per_session=25, unsupervised_steps=1_000),
-        _behaviour("CheetahRolls", 15_000, 700, interact=600),
+        _behaviour("CheetahOnItsBack", 12_000, 600, interact=500),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),
-    reduced="8,000 to 30,000 environment steps, networks of 2x128, five seeds.",
+    reduced="12,000 to 30,000 environment steps, networks of 2x128, five seeds.",
 )
