@@ -67,6 +67,10 @@ class Lasting(Reach):
     max_episode_steps = 24
 
 
+class Unpaid(Lasting):
+    has_reward = False
+
+
 def make_it():
     """A point, made by a function."""
     return gymnasium.wrappers.TimeLimit(Reach(), 16)
@@ -130,6 +134,8 @@ def test_what_is_inferred(own: Any) -> None:
     assert (task.fps, task.segment_length, task.success_key) == (12, 15, "is_success")
     assert task.sentence == "A point moves to the middle of a square."
     assert task.file_name == "own_environments-OwnReach-v0"
+    assert task.has_reward
+    assert not prefenvs.find_task("own_environments:Unpaid").has_reward
     assert prefenvs.find_task("Pusher-v5").fps == 20
     assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
 
