@@ -59,7 +59,7 @@ def test_an_environment_a_rater_pebble_and_a_video_are_six_lines(folder: Path) -
     script = (EXAMPLES / "quickstart.py").read_text()
     code = [line for line in script.split('"""')[2].splitlines() if line.strip()]
     assert len(code) == 6
-    assert "\n".join(code[-3:]) in (ROOT / "docs" / "start" / "quickstart.md").read_text()
+    assert "\n".join(code[-3:]) in (ROOT / "docs" / "start" / "index.md").read_text()
     agent = run("quickstart")[0]["agent"]
     assert agent.feedback.labels == 100
     assert len(decode(folder / "policy.mp4")[0]) > 100
