@@ -200,6 +200,7 @@ def test_the_doctor_checks_it(own: Any) -> None:
     results = check_task("own_environments:Lasting", rendering=False)
     assert [result.name for result in results if not result.passed] == []
     assert "state" in [result.name for result in results]
+    assert any("of goal [0:3], place [3:5]" in result.detail for result in results), "which entry is what"
 
 
 def test_without_states_the_episode_cannot_be_put_back(own: Any) -> None:
