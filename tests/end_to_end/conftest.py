@@ -67,9 +67,14 @@ class Page:
 
     def clips(self) -> tuple[str, ...]:
         """Hashes of the clips on show, from left to right, as soon as they can be judged."""
-        self.wait(lambda: self.run("return document.querySelector('.clips.shown.seen') !== null"))
-        urls = self.run(f"return [...{SHOWN}.querySelectorAll('video')].map(v => v.src)")
-        return tuple(url.rsplit("/", 1)[1].removesuffix(".mp4") for url in urls)
+        return self.question()[1]
+
+    def question(self) -> tuple[Any, tuple[str, ...]]:
+        """Element of the question on show, as soon as it can be judged, and the hashes of its clips, at one time."""
+        script = "const e = document.querySelector('.clips.shown.seen');"
+        script += "return e && [e, [...e.querySelectorAll('video')].map(v => v.src)]"
+        element, urls = self.wait(lambda: self.run(script))
+        return element, tuple(url.rsplit("/", 1)[1].removesuffix(".mp4") for url in urls)
 
     def press(self, key: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
@@ -78,8 +83,7 @@ class Page:
 
     def answer(self, key: str) -> tuple[str, ...]:
         """Answer by a key, wait for what comes next, and return the hashes of the clips that were answered."""
-        clips = self.clips()
-        before = self.run(f"return {SHOWN}")
+        before, clips = self.question()
         self.press(key)
         self.wait(lambda: self.run(f"return {SHOWN}") != before)
         return clips

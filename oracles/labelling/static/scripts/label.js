@@ -115,9 +115,12 @@ function drop(closed) {
 function advance(since = performance.now()) {
   if (page.current) page.current.player.close();
   page.current = null;
-  const ready = page.queue.findIndex((item) => item.player.ready);
-  const loading = page.queue.findIndex((item) => !item.player.failed);
-  const next = page.queue.splice(Math.max(0, ready >= 0 ? ready : loading), 1)[0];
+  const usable = page.queue.filter((item) => !item.player.failed);
+  // Practice comes before what counts, even where its clips are made later.
+  const practice = usable.filter((item) => typeof item.question.tutorial === "number");
+  const among = practice.length ? practice : usable.length ? usable : page.queue;
+  const next = among.find((item) => item.player.ready) ?? among[0];
+  page.queue = page.queue.filter((item) => item !== next);
   if (next) show(next, since);
   else render();
   if (page.queue.length < AHEAD) fill();
