@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefenvs.bench.cells import Limits, Option
 from prefenvs.bench.suite import Grid, Suite
+from prefenvs.bench.suites.ablation import ABLATION
 from prefenvs.bench.suites.cpu import CPU, GUARD
 from prefenvs.bench.suites.people import PEOPLE
 from prefenvs.bench.suites.published import BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM
@@ -99,7 +100,7 @@ LEARNING = Suite(
     reduced="15,000 to 100,000 environment steps, networks of 2x128, five seeds.",
 )
 
-SUITES = (DEMO, LEARNING, SMOKE, CPU, PEOPLE, RATERS, BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM, GUARD)
+SUITES = (DEMO, LEARNING, ABLATION, SMOKE, CPU, PEOPLE, RATERS, BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM, GUARD)
 
 
 def list_suites() -> list[Suite]:
