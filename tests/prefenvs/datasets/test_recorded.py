@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -290,3 +291,20 @@ def test_minari_with_pictures(jpeg: bool, tmp_path: Path) -> None:
         np.testing.assert_array_equal(segment.observations, numbers(episode)["observation.state"])
         assert [camera.name for camera in segment.recording.cameras] == ["views-top"]
         assert np.abs(np.array(seen(segment)) - [grey(episode, step) for step in range(length)]).max() <= 5 * jpeg
+
+
+@pytest.mark.parametrize("column", ["complementary_info.is_intervention", "intervention"])
+def test_lerobot_tells_where_a_person_took_over(column: str, tmp_path: Path) -> None:
+    folder = write_v21(tmp_path / "set")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    info["features"][column] = {"dtype": "float32", "shape": [1], "names": None}
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    expected = []
+    for path in sorted((folder / "data").rglob("*.parquet"))[:2]:
+        table = pq.read_table(path)
+        expected.append(np.arange(len(table)) % 3 == 2)
+        pq.write_table(table.append_column(column, pa.array(expected[-1].astype(np.float32))), path)
+    dataset = load_dataset(folder, "push the block")
+    np.testing.assert_array_equal(dataset.interventions, np.concatenate(expected))
+    begins = [np.append(flags[1:], False) & ~flags for flags in expected]
+    np.testing.assert_array_equal(dataset.intervention_rewards(), -np.concatenate(begins).astype(float))
