@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -89,6 +90,12 @@ def test_the_advised_command_names_a_checkout_and_a_package(tmp_path: Path, monk
     code = f"import sys; sys.path.insert(0, {str(site)!r}); import errors; print(errors.install_command('dmc'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == 'pip install "prefenvs[dmc]"\n'
+    about = site.parent / "prefenvs-0.1.0.dist-info"
+    about.mkdir()
+    for there, advised in ((tmp_path / "a b", "prefenvs"), (tmp_path, str(tmp_path))):
+        (about / "direct_url.json").write_text(json.dumps({"url": there.as_uri()}))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == f'pip install "{advised}[dmc]"\n', "a folder that went is not advised"
 
 
 def test_a_command_without_a_package_of_an_extra_advises_it(

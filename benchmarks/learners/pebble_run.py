@@ -48,6 +48,9 @@ class PlainPolicy(SACPolicy):
         assert (layer_norm, body) == (False, "mlp"), "the plain way has plain critics"
         super().__init__(*args, **kwargs)
 
+    def see(self, observations: Array) -> None:
+        """Normalise nothing."""
+
     def reset_critic(self, learning_rate: float) -> None:
         """Forget the critics."""
         for layer in self.critic.modules():
