@@ -476,6 +476,7 @@ ALGORITHM = Algorithm(
                 ("pebble-rime", "labels denoised (RIME)", {"rime": True}),
                 ("pebble-reed", "self-prediction (REED)", {"reed": True}),
                 ("pebble-cer", "resets of reward and critics (PoLiCER)", {"cer": True}),
+                ("pebble-stac", "one critic, pessimistic by its spread (STAC)", {"pessimism": 0.1}),
                 ("pebble-restart", "rewards learned anew at each session", {"reward.restart": True}),
                 ("pebble-horizon-discount", "the discount by the horizon", {"horizon_discount": True}),
                 ("pebble-lire", "ranked lists (LiRE)", {"lists": "lire"}),

@@ -34,6 +34,10 @@ from prefenvs.limits import (
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 LOG_2, HALF_LOG_2_PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
+# Fields of `SACConfig` that are the policy's.
+NETWORKS = ("layer_norm", "body", "pessimism")
+# Of a critic of the return's distribution.
+QUANTILES = 32
 # Of residual bodies: the decay of weights, SimBa's, and the least deviation of an observation's entry by the largest.
 DECAY, FLOOR = 1e-2, 1e-2
 
@@ -54,6 +58,9 @@ class SACConfig:
     """What actor and critics are made of: mlp, plain layers; simba (Lee et al. 2025) or bro (Nauman et al. 2024),
     residual blocks on normalised observations, a block of the critics for each number in `hidden` and one of the actor,
     which learn by AdamW."""
+    pessimism: NonNegativeFloat | None = None
+    """Learn one critic of the return's distribution in the place of two, and take so many standard deviations of it
+    from the next state's value (STAC, without its dropout); None: two critics, the lower of which counts."""
     buffer_size: PositiveInt = 1_000_000
     """Transitions kept."""
     learning_starts: NonNegativeInt = 1_000
@@ -77,8 +84,8 @@ class SACConfig:
 
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of the learner's constructor."""
-        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "layer_norm", "body", "envs"}
-        networks = {"net_arch": list(self.hidden), "layer_norm": self.layer_norm, "body": self.body}
+        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", *NETWORKS, "envs"}
+        networks = {"net_arch": list(self.hidden)} | {name: getattr(self, name) for name in NETWORKS}
         return {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
 
 
@@ -166,6 +173,7 @@ class StackedCritic(BaseModel):
 
     layer_norm: normalise each hidden layer before its ReLU, without learned scales: such critics stay sane with more
     updates than steps (Ball et al. 2023, RLPD; Lee et al. 2025, SimBa). body: residual blocks in place of the layers.
+    pessimism: see `SACConfig`; each critic then gives `QUANTILES` values, the quantiles of the return.
     """
 
     def __init__(
@@ -181,23 +189,25 @@ class StackedCritic(BaseModel):
         share_features_extractor: bool = True,
         layer_norm: bool = False,
         body: Body = "mlp",
+        pessimism: float | None = None,
     ) -> None:
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
         self.n_critics, self.share_features_extractor = n_critics, share_features_extractor
-        sizes = [features_dim + get_action_dim(action_space), *net_arch, 1]
+        self.pessimism = pessimism
+        sizes = [features_dim + get_action_dim(action_space), *net_arch, 1 if pessimism is None else QUANTILES]
         self.q_networks: nn.Sequential = (
             BatchedMLP(n_critics, sizes, activation_fn, initialise, layer_norm=layer_norm)
             if body == "mlp"
             else nn.Sequential(
                 ResidualBody(body, sizes[0], net_arch, n_critics),
-                BatchedLinear(n_critics, net_arch[-1], 1, initialise),
+                BatchedLinear(n_critics, net_arch[-1], sizes[-1], initialise),
             )
         )
 
     def forward(self, observations: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
-        """Return each critic's values [B, 1]; a features extractor shared with the actor gets no gradient."""
+        """Return each critic's values [B, 1] or quantiles; a features extractor shared with the actor has no gradient."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(observations, self.features_extractor)  # type: ignore[arg-type]
         values: Tensor = self.q_networks(torch.cat([features, actions], 1))
@@ -213,13 +223,22 @@ class StackedCritic(BaseModel):
 class PebblePolicy(SACPolicy):
     """Stable-Baselines3's SAC policy with `BoundedActor`, `StackedCritic`, orthogonal initialisation and fused Adam."""
 
-    def __init__(self, *args: Any, layer_norm: bool = False, body: Body = "mlp", **kwargs: Any) -> None:
-        """layer_norm: of the critics; body: of actor and critics; everything else is Stable-Baselines3's.
+    def __init__(
+        self,
+        *args: Any,
+        layer_norm: bool = False,
+        body: Body = "mlp",
+        pessimism: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """layer_norm, body, pessimism: see `SACConfig`; everything else is Stable-Baselines3's.
 
         Residual bodies see normalised observations and learn by AdamW with SimBa's decay; the critics have a block for
         each number in net_arch, the actor has one (Lee et al. 2025, "SimBa", table of hyperparameters).
         """
-        self.layer_norm, self.body = layer_norm, body
+        self.layer_norm, self.body, self.pessimism = layer_norm, body, pessimism
+        if pessimism is not None:
+            kwargs["n_critics"] = 1
         if body not in get_args(Body):
             raise PrefenvsError(f"body={body!r} is unknown: choose {', '.join(get_args(Body))}")
         if body != "mlp":
@@ -257,11 +276,12 @@ class PebblePolicy(SACPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """Return the critic networks."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        critic: Any = StackedCritic(**kwargs, layer_norm=self.layer_norm, body=self.body).to(self.device)
+        own = {name: getattr(self, name) for name in NETWORKS}
+        critic: Any = StackedCritic(**kwargs, **own).to(self.device)
         return critic  # type: ignore[no-any-return]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"layer_norm": self.layer_norm, "body": self.body}
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in NETWORKS}
 
     def round_inner(self) -> None:
         """Let the layers between the first and the last multiply in bfloat16, for as long as this object lives.
@@ -299,6 +319,15 @@ def squashed_sample(actor: Actor, observations: Tensor) -> tuple[Tensor, Tensor]
     return raw.tanh(), terms.sum(-1, keepdim=True) - mean.shape[-1] * (HALF_LOG_2_PI + 2.0 * LOG_2)
 
 
+def quantile_loss(quantiles: Tensor, targets: Tensor) -> Tensor:
+    """Return the quantile Huber loss of quantiles [B, N] by targets [B, M] (QR-DQN, Dabney et al. 2018, eq. 10)."""
+    count = quantiles.shape[1]
+    levels = (torch.arange(count, device=quantiles.device) + 0.5) / count
+    errors = targets[:, None] - quantiles[..., None]
+    huber = functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")
+    return ((levels[:, None] - (errors < 0).float()).abs() * huber).mean(2).sum(1).mean()
+
+
 def update(
     agent: SAC, batch: ReplayBufferSamples, move_target: bool = True, move_actor: bool = True
 ) -> dict[str, Tensor]:
@@ -308,14 +337,21 @@ def update(
     actor's step actor_loss, ent_coef, entropy and value) that stay on the device.
     """
     actor, critic, critic_target = agent.actor, agent.critic, agent.critic_target
+    # One critic's values are quantiles where it is pessimistic by their spread.
+    pessimism: float | None = getattr(critic, "pessimism", None)
     temperature = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
     with torch.no_grad():
         actions, log_prob = squashed_sample(actor, batch.next_observations)
         next_values = torch.stack(critic_target(batch.next_observations, actions)).amin(0)
+        if pessimism is not None:
+            next_values = next_values - pessimism * next_values.std(1, correction=0, keepdim=True)
         target = batch.rewards + agent.gamma * (1.0 - batch.dones) * (next_values - temperature * log_prob)
     values = torch.stack(critic(batch.observations, batch.actions))
-    critic_loss = 0.5 * (values - target).square().mean((1, 2)).sum()
+    if pessimism is None:
+        critic_loss = 0.5 * (values - target).square().mean((1, 2)).sum()
+    else:
+        critic_loss = quantile_loss(values[0], target)
     critic.optimizer.zero_grad()
     critic_loss.backward()  # type: ignore[no-untyped-call]
     critic.optimizer.step()
@@ -324,6 +360,8 @@ def update(
     if move_actor:
         actions, log_prob = squashed_sample(actor, batch.observations)
         best_values = torch.stack(critic(batch.observations, actions)).amin(0)
+        if pessimism is not None:
+            best_values = best_values.mean(1, keepdim=True)
         actor_loss = (temperature * log_prob - best_values).mean()
         # By the actor's parameters alone: the critics' gradient by their weights would be a tenth of the update's time.
         parameters = list(actor.parameters())
