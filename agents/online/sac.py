@@ -207,7 +207,7 @@ class StackedCritic(BaseModel):
         )
 
     def forward(self, observations: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
-        """Return each critic's values [B, 1] or quantiles; a features extractor shared with the actor has no gradient."""
+        """Return each critic's values [B, 1] or quantiles; an extractor shared with the actor gets no gradient."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(observations, self.features_extractor)  # type: ignore[arg-type]
         values: Tensor = self.q_networks(torch.cat([features, actions], 1))
