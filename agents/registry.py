@@ -33,12 +33,14 @@ ALGORITHMS = {
     "resets": "prefenvs.agents.variants.resets:ALGORITHM",
     "spo": "prefenvs.agents.direct.spo:ALGORITHM",
     "ranksgd": "prefenvs.agents.direct.ranksgd:ALGORITHM",
+    "rlif": "prefenvs.agents.direct.rlif:ALGORITHM",
     "iql": "prefenvs.agents.offline.iql:ALGORITHM",
     "cpl": "prefenvs.agents.offline.cpl:ALGORITHM",
     "bc": "prefenvs.agents.offline.bc:ALGORITHM",
     "oppo": "prefenvs.agents.offline.oppo:ALGORITHM",
     "ipl": "prefenvs.agents.offline.ipl:ALGORITHM",
     "dcppo": "prefenvs.agents.tabular.dcppo:ALGORITHM",
+    "barfi": "prefenvs.agents.tabular.barfi:ALGORITHM",
     "dppo": "prefenvs.agents.offline.dppo:ALGORITHM",
 }
 GROUP = "prefenvs.algorithms"
@@ -140,7 +142,7 @@ class Algorithm:
     other defaults depend on, such as `steps`; it gets those that stand on the command line, and ends with `**_`.
     presets: their names, the default first. options: further flags, a dataclass such as SAC's arguments.
     make: makes the learner, `make_online` or `make_offline` by default.
-    signal: "labels" of a rater, a reward of "states", or the "true" reward only.
+    signal: "labels" of a rater, a reward of "states", an expert's "interventions", or the "true" reward only.
     resumes: continues from a checkpoint; together: several seeds share their gradient steps.
     rows: of benchmark tables; upper: the row on the true reward by which they are normalised.
     """
@@ -154,7 +156,7 @@ class Algorithm:
     presets: tuple[str, ...] = ("published",)
     options: type[Any] | None = None
     make: Callable[..., Any] | None = None
-    signal: Literal["labels", "states", "true"] = "labels"
+    signal: Literal["labels", "states", "interventions", "true"] = "labels"
     resumes: bool = True
     together: bool = False
     rows: tuple[Row, ...] = ()

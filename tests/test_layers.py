@@ -23,7 +23,8 @@ ALLOWED = {
     "nets": CORE | {"nets"},
     "rewards": REWARDS,
     "online": REWARDS | {"online"},
-    "direct": REWARDS | {"online", "direct"},
+    # An intervening expert may be a trained one.
+    "direct": REWARDS | {"online", "experts", "direct"},
     "offline": REWARDS | {"offline"},
     "tabular": REWARDS | {"offline", "tabular"},
     "variants": REWARDS | {"online", "variants"},

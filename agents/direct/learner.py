@@ -1,4 +1,4 @@
-"""What learners that ask about whole episodes of their own, and fit no reward, have in common."""
+"""What learners that fit no reward have in common: saved as others are, and asking about whole episodes."""
 
 from __future__ import annotations
 
@@ -119,11 +119,18 @@ class DirectLearner(SavedAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
 
+    def save_memory(self, folder: Path) -> None:
+        """Write the experience that this algorithm learns from, where it keeps any beyond recorded episodes."""
+
+    def load_memory(self, folder: Path) -> None:
+        """Read what `save_memory` wrote."""
+
     def save_checkpoint(self, folder: str | Path) -> Path:
         """Write all that `resume` needs: networks, recorded episodes, counters, the rater's state and random states."""
         folder = Path(folder)
         with new_folder(folder) as new:
             self.save(new / "model.zip")
+            self.save_memory(new)
             save_trajectories(self.recorder.buffer.trajectories(), new / "trajectories.npz")
             save_episodes(self, new / "episodes.npz")
             rater = None if self.oracle is None else self.oracle.state_dict()
@@ -160,8 +167,11 @@ class DirectLearner(SavedAgent):
                     "make the environment of the checkpoint's task"
                 )
         with damage_told(folder / "model.zip", WAY_OUT):
-            _, parameters, _ = read_agent(folder / "model.zip", self.device)
+            _, parameters, variables = read_agent(folder / "model.zip", self.device)
             self.set_parameters(parameters, exact_match=True, device=self.device)
+            for name, value in variables.items():
+                getattr(self, name).data = value.data
+        self.load_memory(folder)
         with damage_told(folder / "trajectories.npz", WAY_OUT):
             restore_trajectories(self.recorder.buffer, folder / "trajectories.npz")
         load_episodes(self, folder / "episodes.npz")

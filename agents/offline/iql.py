@@ -334,6 +334,8 @@ class IQLOptions(OfflineOptions):
     """Upper bound: learn from the data's true rewards instead of preferences."""
     constant_reward: bool = False
     """Control: learn from a reward of 1 for every step instead of preferences."""
+    interventions: bool = False
+    """Learn from recorded interventions alone: -1 for the step before each, 0 for all others (RLIF)."""
     reward_model: Literal["mlp"] | Kind = "mlp"
     """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
     an ensemble on frames rendered from the data set's states; groups: raters who disagree (VPL, PAL, MaxMin)."""
@@ -346,12 +348,12 @@ class IQLOptions(OfflineOptions):
     def __post_init__(self) -> None:
         if self.encoder is not None and self.reward_model != "image":
             raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
-        if self.true_reward and self.constant_reward:
-            raise PrefenvsError("--true-reward and --constant-reward are two controls: choose one")
+        if self.true_reward + self.constant_reward + self.interventions > 1:
+            raise PrefenvsError("--true-reward, --constant-reward and --interventions exclude one another: choose one")
 
     def needs_labels(self, config: IQLConfig) -> bool:
-        """Not on true or constant rewards."""
-        return not (self.true_reward or self.constant_reward)
+        """Not on true or constant rewards, nor on interventions."""
+        return not (self.true_reward or self.constant_reward or self.interventions)
 
     def unused(self) -> tuple[str, ...]:
         """The ensemble's settings, where no ensemble is fitted."""
@@ -361,6 +363,8 @@ class IQLOptions(OfflineOptions):
         """The rater, or which rewards there are instead."""
         if self.constant_reward:
             return "constant-reward"
+        if self.interventions:
+            return "interventions"
         return "true-reward" if self.true_reward else rater
 
 
@@ -370,6 +374,7 @@ def preset(
     *,
     true_reward: bool = False,
     constant_reward: bool = False,
+    interventions: bool = False,
     reward_model: Literal["mlp"] | Kind = "mlp",
     steps: int | None = None,
     **_: Any,
@@ -385,7 +390,7 @@ def preset(
 
     small: networks of 2x128 and batches of 256 transitions.
     """
-    learned, small = not true_reward, name == "small"
+    learned, small = not (true_reward or interventions), name == "small"
     config, total = IQLConfig(reward_shift=0.5 if learned else 0.0), 1_000_000
     if task.domain == "antmaze":
         rule: RewardRule = "range_from_min" if learned else "none"
@@ -399,11 +404,11 @@ def preset(
     if small:
         config, total = dataclasses.replace(config, hidden=(128, 128), learning_rate=1e-3, target_rate=0.01), 20_000
         config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, width=128))
-    if constant_reward:
-        # Equal returns have no range to be scaled by.
-        config = dataclasses.replace(config, reward_rule="none")
+    if constant_reward or interventions:
+        # Equal returns have no range to be scaled by, and what interventions cost is as it is.
+        config = dataclasses.replace(config, reward_rule="none", reward_shift=0.0)
     model = kind_settings(reward_model, small) if learned and reward_model != "mlp" else None
-    options = IQLOptions(true_reward, constant_reward, reward_model, model=model)
+    options = IQLOptions(true_reward, constant_reward, interventions, reward_model, model=model)
     return Settings(config, total if steps is None else steps, options)
 
 
@@ -420,14 +425,17 @@ def _piql(raw: bool) -> IQLConfig:
     )
 
 
-def _make_on_given_rewards(config: IQLConfig, given: Offline, constant: bool) -> IQL:
+def _make_on_given_rewards(config: IQLConfig, given: Offline, options: IQLOptions) -> IQL:
     data, rewards = given.dataset, given.rewards
-    if constant:
+    if options.constant_reward:
         rewards = np.ones(len(data.trajectories.observations), np.float32)
+    elif options.interventions:
+        rewards = data.intervention_rewards()
     if rewards is None:
         raise PrefenvsError(f"data set {data.name!r} holds no true rewards: leave --true-reward out")
     learner = IQL(data, None, config, rewards=rewards, seed=given.seed, device=given.device)
-    learner.learns_from = "a constant reward (control)" if constant else "true reward (upper bound)"
+    controls = {"constant-reward": "a constant reward (control)", "interventions": "interventions"}
+    learner.learns_from = controls.get(options.signal("", config), "true reward (upper bound)")
     return learner
 
 
@@ -435,7 +443,7 @@ def _make(settings: Settings, each: Sequence[Offline]) -> list[IQL]:
     """Return learners whose reward models are fitted, those of the seeds together where they are ensembles."""
     config, options = settings.config, settings.options
     if not options.needs_labels(config):
-        return [_make_on_given_rewards(config, one, options.constant_reward) for one in each]
+        return [_make_on_given_rewards(config, one, options) for one in each]
     labels = [one.preferences or [] for one in each]
     fitted: list[tuple[Any, dict[str, float]]]
     if options.reward_model == "mlp":

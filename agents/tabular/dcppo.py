@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
-from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
-from prefenvs.agents.registry import Algorithm, OfflineOptions, Settings
+from prefenvs.agents.offline.learner import OfflineConfig
+from prefenvs.agents.registry import Algorithm, Settings
+from prefenvs.agents.tabular.board import CELLS, FEATURES, MOVES, BoardLearner, BoardOptions, read_board
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat
@@ -25,9 +25,6 @@ from prefenvs.preferences import Preference
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
 
-CELLS, MOVES, FEATURES = 100, 4, 6
-"""Of a delivery board: an observation is the cell, one-hot, and then the features of each move."""
-ONE_HOT = spaces.Box(0.0, 1.0, (MOVES,), np.float32)
 NEVER = -1e6
 """Value of a move that the data do not hold: nothing is known of where it leads."""
 
@@ -81,7 +78,7 @@ class Tables(nn.Module):
         self.register_buffer("values", torch.zeros(CELLS, dtype=torch.float64))
 
 
-class DCPPO(OfflineLearner[DCPPOConfig]):
+class DCPPO(BoardLearner[DCPPOConfig]):
     """Learns a better policy than the person's whose driving it has seen on a delivery board.
 
     1. The person's choices: pi(a | s) by counts. A dynamic discrete choice has pi(a | s) = exp(Q(s, a) - V(s)) with
@@ -97,44 +94,13 @@ class DCPPO(OfflineLearner[DCPPOConfig]):
     name = "dcppo"
     learns_from = "demonstrations"
     config_type: ClassVar[type[DCPPOConfig]] = DCPPOConfig
+    tables: Tables
 
-    def __init__(
-        self,
-        dataset: OfflineDataset,
-        preferences: Sequence[Preference] | None = None,
-        config: DCPPOConfig | None = None,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        action_space: spaces.Box | None = None,
-    ) -> None:
-        """As every learner from fixed data; raises PrefenvsError for data that are not of one delivery board."""
-        data = dataset.trajectories
-        shapes = data.observations.shape[1:], data.actions.shape[1:]
-        if shapes != ((CELLS + MOVES * FEATURES,), (MOVES,)):
-            raise PrefenvsError(
-                f"dcppo keeps a table of a delivery board, and data set {dataset.name!r} has observations "
-                f"{list(shapes[0])} and actions {list(shapes[1])}: collect some with Delivery-v0"
-            )
-        super().__init__(dataset, preferences, config, seed=seed, device=device, action_space=action_space or ONE_HOT)
-
-    def _build(self) -> None:
-        if self.config.normalise_observations:
-            raise PrefenvsError("dcppo reads cells off its observations: leave --normalise-observations out")
-        self.tables = Tables().to(self.device)
-        self._show_moves()
+    def _make_tables(self) -> Tables:
+        return Tables()
 
     def _load(self, dataset: OfflineDataset, preferences: Sequence[Preference] | None) -> None:
-        steps = dataset.transitions()
-        cells, moves, after = _cells(steps.observations), steps.actions.argmax(1), _cells(steps.next_observations)
-        counts = np.zeros((CELLS, MOVES))
-        np.add.at(counts, (cells, moves), 1.0)
-        following = np.full((CELLS, MOVES), CELLS)
-        following[cells, moves] = np.where(steps.terminals > 0.0, CELLS, after)
-        features = np.zeros((CELLS, MOVES, FEATURES))
-        features[cells] = steps.observations[:, CELLS:].reshape(-1, MOVES, FEATURES)
-        if not np.array_equal(features[cells].reshape(len(cells), -1), steps.observations[:, CELLS:]):
-            raise PrefenvsError(f"data set {dataset.name!r} shows several boards; dcppo keeps a table of one")
+        counts, features, following, _ = read_board(dataset)
         weights, choices = fit_choices(counts, features, following, self.config)
         rewards = choices if self.config.stage == "choices" else features @ weights
         if self.config.stage == "reward":
@@ -156,54 +122,10 @@ class DCPPO(OfflineLearner[DCPPOConfig]):
         after = torch.cat([tables.values, tables.values.new_zeros(1)])[tables.following]
         return torch.where(tables.counts > 0, tables.rewards + self.config.gamma * after, NEVER)
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        """Return the best seen move, one-hot in [-1, 1]; one drawn for good in cells that were never visited."""
-        cells = observations[:, :CELLS].argmax(1)
-        values = self._action_values()[cells]
+    def _choose(self, cells: Tensor) -> Tensor:
+        """Return the best seen move; one drawn for good in cells that were never visited."""
         known = self.tables.counts.sum(1)[cells] > 0
-        best = torch.where(known, values.argmax(1), self.tables.guesses[cells])
-        return 2.0 * nn.functional.one_hot(best, MOVES).float() - 1.0
-
-    def predict(
-        self,
-        observation: Array,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
-    ) -> tuple[Array, tuple[Array, ...] | None]:
-        """Return moves 0 to 3, [B] for observations [B, 124], or one for one.
-
-        Raises PrefenvsError for observations of another size.
-        """
-        seen = np.asarray(observation, np.float32)
-        if seen.shape[-1:] != (self.observation_size,):
-            raise PrefenvsError(f"the policy takes observations [{self.observation_size}], got {list(seen.shape)}")
-        rows = torch.from_numpy(seen.reshape(-1, self.observation_size)).to(self.device)
-        moves = self._act(rows, deterministic).argmax(1).cpu().numpy()
-        return moves.reshape(seen.shape[:-1]), state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that `save` writes; actions are kept as the one-hot rows of the data."""
-        self.action_space = ONE_HOT
-        try:
-            return super().state_dict()
-        finally:
-            self._show_moves()
-
-    def _show_moves(self) -> None:
-        """Let those who evaluate see the actions of the task, not the rows of the data."""
-        self.action_space = spaces.Discrete(MOVES)  # type: ignore[assignment]
-
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"tables": self.tables}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {}
-
-
-def _cells(observations: Array) -> Array:
-    cells: Array = observations[:, :CELLS].argmax(1)
-    return cells
+        return torch.where(known, self._action_values()[cells].argmax(1), self.tables.guesses[cells])
 
 
 def fit_choices(counts: Array, features: Array, following: Array, config: DCPPOConfig) -> tuple[Array, Array]:
@@ -235,16 +157,12 @@ def _log_shares(counts: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class DCPPOOptions(OfflineOptions):
+class DCPPOOptions(BoardOptions):
     """It reads demonstrations alone."""
 
     def needs_labels(self, config: Any) -> bool:
         """Never."""
         return False
-
-    def unused(self) -> tuple[str, ...]:
-        """Cells are read off observations as they are."""
-        return ("normalise_observations",)
 
     def signal(self, rater: str, config: Any) -> str:
         """All data."""

@@ -44,8 +44,8 @@ PASSES = 2
 class PlainPolicy(SACPolicy):
     """Stable-Baselines3's policy, whose critics can start afresh; it has no layer norm."""
 
-    def __init__(self, *args: Any, layer_norm: bool = False, **kwargs: Any) -> None:
-        assert not layer_norm, "the plain way has plain critics"
+    def __init__(self, *args: Any, layer_norm: bool = False, body: str = "mlp", **kwargs: Any) -> None:
+        assert (layer_norm, body) == (False, "mlp"), "the plain way has plain critics"
         super().__init__(*args, **kwargs)
 
     def reset_critic(self, learning_rate: float) -> None:

@@ -45,6 +45,7 @@ class OfflineDataset:
     data collected here say so; successes are privileged, as true rewards are.
     action_space: of the data, where the file tells it; discrete actions lie in the trajectories as one-hot rows.
     inferred: [E] bool, whether an episode's actions were inferred from what was seen, where that was done.
+    interventions: [S] bool, whether a person who watched a policy acted at each step, where the recording tells it.
     horizon: steps of an episode under which the data were published and their reference scores hold, where that may
     differ from the task's own time limit, as in D4RL's pen; else None.
     """
@@ -59,6 +60,7 @@ class OfflineDataset:
     action_space: spaces.Space[Any] | None = None
     horizon: int | None = None
     inferred: Array | None = None
+    interventions: Array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):
@@ -67,7 +69,7 @@ class OfflineDataset:
             raise PrefenvsError(
                 f"data set {self.name!r} has the time limit {self.horizon!r}, which is no count of steps"
             )
-        for flag in ("terminals", "timeouts"):
+        for flag in ("terminals", "timeouts", "interventions"):
             array = getattr(self, flag)
             if array is not None and array.shape != (len(self.trajectories.observations),):
                 raise PrefenvsError(f"{flag} of data set {self.name!r} has shape {array.shape}, not one flag a step")
@@ -128,6 +130,21 @@ class OfflineDataset:
         following[np.searchsorted(rows, last[ends])] = final[ends]
         rewards = None if data.true_rewards is None else keep(data.true_rewards)
         return TransitionArrays(keep(data.observations), keep(data.actions), following, rewards, keep(terminals), rows)
+
+    def intervention_rewards(self) -> Array:
+        """Return RLIF's rewards [S] float64: -1 for the step before each intervention, 0 for all others.
+
+        An intervention that an episode begins with has no step before it. Raises PrefenvsError where the data tell
+        of none.
+        """
+        if self.interventions is None or not self.interventions.any():
+            raise PrefenvsError(
+                f"data set {self.name!r} tells of no intervention: it needs a column "
+                "complementary_info.is_intervention (LeRobot) or an array interventions (.npz)"
+            )
+        begins = self.interventions[1:] & ~self.interventions[:-1]
+        begins[self.trajectories.ends[:-1] - 1] = False
+        return -np.append(begins, False).astype(np.float64)
 
     def qlearning_rows(self) -> Array:
         """Return the steps [N] int64 that D4RL's `qlearning_dataset` keeps, by which published label files count.

@@ -227,6 +227,59 @@ CLAIMS = (
     *(
         Claim(
             name,
+            "BARFI",
+            sentence,
+            figure,
+            control,
+            f"{HERE}.tabular:{function}",
+            better,
+        )
+        for name, sentence, figure, control, function, better in (
+            (
+                "barfi",
+                "drops a designer's heuristic that misleads (pay for coins on Delivery's board 4; 500 labels)",
+                "exact return, 0 as random moves and 1 as the optimum",
+                "the plain sum of the heuristic and the learned reward",
+                "barfi",
+                "higher",
+            ),
+            (
+                "barfi-weight",
+                "tells a heuristic that misleads from one that helps (pay for coming nearer to a destination)",
+                "weight of the one that misleads, as a share of the learned reward's",
+                "weight of the one that helps",
+                "barfi_weight",
+                "lower",
+            ),
+            (
+                "barfi-labels",
+                "goes by the labels",
+                "exact return, with the heuristic that misleads",
+                "a coin's labels",
+                "barfi_labels",
+                "higher",
+            ),
+        )
+    ),
+    *(
+        Claim(
+            name,
+            "RLIF",
+            f"interventions of a person who tells bad steps, but holds the pole with a bias, teach more than {what} "
+            "(Pendulum-v1, 8,000 steps)",
+            "mean true return of 20 episodes",
+            control,
+            f"{HERE}.interventions:{function}",
+        )
+        for name, function, what, control in (
+            ("rlif", "rlif", "cloning as many of their steps", "behaviour cloning"),
+            ("rlif-dagger", "rlif_dagger", "HG-DAgger on as many", "HG-DAgger, the same interventions"),
+            ("rlif-random", "rlif_random", "takeovers by chance", "the same learner, takeovers by chance"),
+        )
+    ),
+    *(
+        Claim(
+            name,
             system,
             f"{what} serve a minority of raters (4 of 20, another destination on Delivery's board 1, 100 labels each)",
             "the minority's return by its own reward, 0 as random moves and 1 as its optimum",

@@ -52,7 +52,12 @@ def describe_algorithms() -> str:
 
 def algorithm_table() -> str:
     """Return the algorithms as a table in Markdown, made from their declarations."""
-    learns = {"labels": "a rater's preferences", "states": "a reward of states", "true": "the true reward"}
+    learns = {
+        "labels": "a rater's preferences",
+        "states": "a reward of states",
+        "interventions": "an expert's interventions",
+        "true": "the true reward",
+    }
     lines = ["| algorithm | `prefenvs train` | learns from | configuration |", "|---|---|---|---|"]
     for name in ALGORITHMS:
         algorithm = find_algorithm(name)

@@ -29,7 +29,8 @@ PER_EPISODE = {
     "successes": np.float64,
     "inferred": bool,
 }
-READ = {*PER_STEP, *PER_EPISODE, "ends", "rewards", "terminals", "timeouts", "next_observations"}
+STEPS = {*PER_STEP, "interventions"}
+READ = {*STEPS, *PER_EPISODE, "ends", "rewards", "terminals", "timeouts", "next_observations"}
 
 
 def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
@@ -41,7 +42,8 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
     check_folder(folder)
     new = folder.with_name(folder.name + ".new")
     new.mkdir(parents=True, exist_ok=True)
-    save_episodes(new / "episodes.npz", dataset.trajectories, dataset.policies, dataset.successes, dataset.inferred)
+    columns = {name: getattr(dataset, name) for name in ("policies", "successes", "inferred", "interventions")}
+    save_episodes(new / "episodes.npz", dataset.trajectories, **columns)
     description = {
         "task": dataset.task,
         "source": dataset.trajectories.source,
@@ -66,11 +68,12 @@ def save_episodes(
     policies: Array | None = None,
     successes: Array | None = None,
     inferred: Array | None = None,
+    interventions: Array | None = None,
 ) -> None:
     """Write the arrays of some episodes into one .npz file, which appears only when it is whole."""
     names = ("ends", *PER_STEP, "scenes", "terminated", "final_observations")
     arrays = {name: getattr(trajectories, name) for name in names}
-    arrays |= {"policies": policies, "successes": successes, "inferred": inferred}
+    arrays |= {"policies": policies, "successes": successes, "inferred": inferred, "interventions": interventions}
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
@@ -82,8 +85,8 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
 
     Each file holds `observations` [S, obs], `actions` [S, act] and either `ends` [E] or D4RL's `terminals` [S] and, if
     there were time limits, `timeouts` [S]; then, if known, `true_rewards` (or D4RL's `rewards`) [S], `states` [S, s],
-    `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies`, `successes` and `inferred` [E]. All
-    files hold the same ones.
+    `interventions` [S], `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies`, `successes` and
+    `inferred` [E]. All files hold the same ones.
 
     task: of the data; by default what dataset.json beside them says. Objects are never unpickled. Raises PrefenvsError
     for a damaged file, missing arrays, and arrays that do not fit together.
@@ -113,11 +116,11 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         steps, episodes = len(arrays["observations"]), len(arrays["ends"])
         arrays["ends"] = arrays["ends"] + offset
         for name, array in arrays.items():
-            _place(columns, name, array, offset if name in PER_STEP else done, rows if name in PER_STEP else None, path)
+            _place(columns, name, array, offset if name in STEPS else done, rows if name in STEPS else None, path)
         offset, done = offset + steps, done + episodes
         # Only one file at a time takes memory beside the whole.
         del arrays, array
-    known = {name: columns.pop(name, None) for name in ("policies", "successes", "inferred")}
+    known = {name: columns.pop(name, None) for name in ("policies", "successes", "inferred", "interventions")}
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
     scores, horizon = description.get("reference_scores"), description.get("horizon")
     return OfflineDataset(str(folder), trajectories, reference_scores=scores, horizon=horizon, **known)
@@ -189,14 +192,14 @@ def _load(path: Path, task: str) -> dict[str, Array]:
 def _convert(found: dict[str, Array], path: Path) -> dict[str, Array]:
     """Check the arrays of one file, and bring them into the types of `Trajectories`."""
     arrays = {"ends": read_ends(found["ends"], f"ends in {path}")}
-    for name, kind in {**PER_STEP, **PER_EPISODE}.items():
+    for name, kind in {**PER_STEP, "interventions": bool, **PER_EPISODE}.items():
         if name not in found:
             continue
         what = f"{name} in {path}"
-        rows = len(found["observations"] if name in PER_STEP else arrays["ends"])
+        rows = len(found["observations"] if name in STEPS else arrays["ends"])
         if found[name].ndim < 1 or len(found[name]) != rows:
             raise PrefenvsError(f"{what} has {len(np.atleast_1d(found[name]))} rows, expected {rows}")
-        if name in ("terminated", "inferred"):
+        if name in ("terminated", "inferred", "interventions"):
             arrays[name] = read_flags(found[name], what, rows)
         elif name in ("true_rewards", "successes"):
             arrays[name] = read_column(found[name], what, rows, kind)

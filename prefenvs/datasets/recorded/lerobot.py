@@ -3,6 +3,7 @@
 Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3, and what lerobot 0.3.3 and 0.4.4 write. A feature
 `observation.*` of numbers joins the observations in the order of meta/info.json, `action` are the actions,
 `next.reward` the true rewards and `next.success` the successes, both privileged; features of pictures become cameras.
+`complementary_info.is_intervention` (or one of `INTERVENTIONS`) tells where a person acted in the place of a policy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from prefenvs.trajectories import Trajectories
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 ORDER = ("episode_index", "frame_index")
+INTERVENTIONS = ("complementary_info.is_intervention", "is_intervention", "intervention")
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class Layout:
     images: tuple[str, ...]
     reward: bool
     success: bool
+    intervention: str = ""
 
     @property
     def columns(self) -> list[str]:
         """Columns of the Parquet files that are read; pictures are not among them."""
         extra = ["next.reward"] * self.reward + ["next.success"] * self.success
+        extra += [self.intervention] * bool(self.intervention)
         return [*self.observations, *self.actions, *extra, "timestamp", *ORDER]
 
 
@@ -103,7 +107,12 @@ def read_lerobot(folder: str | Path, task: str | None = None, skip_damaged: bool
         numbers=np.array([episode.number for episode in episodes if episode.number not in faults.found], np.int64),
     )
     successes = [float(columns["success"].any()) for columns in kept] if layout.success else None
-    return OfflineDataset(str(folder), trajectories, successes=None if successes is None else np.array(successes))
+    return OfflineDataset(
+        str(folder),
+        trajectories,
+        successes=None if successes is None else np.array(successes),
+        interventions=joined("interventions") if layout.intervention else None,
+    )
 
 
 def is_lerobot(folder: Path) -> bool:
@@ -150,7 +159,8 @@ def _read_layout(info: Mapping[str, Any], folder: Path) -> Layout:
     if missing:
         raise PrefenvsError(f"{path} tells of no feature {missing[0]!r}, which every LeRobot data set has")
     videos, images = tuple(cameras["video"]), tuple(cameras["image"])
-    return Layout(observations, actions, videos, images, "next.reward" in features, "next.success" in features)
+    flag = next((name for name in INTERVENTIONS if name in features), "")
+    return Layout(observations, actions, videos, images, "next.reward" in features, "next.success" in features, flag)
 
 
 def _read_episodes(folder: Path, info: Mapping[str, Any], layout: Layout) -> Iterator[Episode]:
@@ -262,6 +272,9 @@ def _columns(table: Any, layout: Layout, path: Path) -> dict[str, Array]:
         columns["rewards"] = _numbers(table["next.reward"], 1, f"next.reward in {path}", np.float64)[:, 0]
     if layout.success:
         columns["success"] = _numbers(table["next.success"], 1, f"next.success in {path}")[:, 0] > 0
+    if layout.intervention:
+        flag = layout.intervention
+        columns["interventions"] = _numbers(table[flag], 1, f"{flag} in {path}")[:, 0] > 0.5
     return columns
 
 

@@ -39,6 +39,7 @@ from prefenvs.envs.delivery.board import find_board
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import limits_of
 from prefenvs.oracles import PartialReturnOracle
+from prefenvs.preferences import Preference, Query
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
@@ -53,6 +54,8 @@ TINY: dict[str, dict[str, Any]] = {
     "resets": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "spo": {"labels": 8, "queue": 4, "opponents": 1},
     "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
+    "rlif": {"expert": f"{__name__}:Still", "trigger": "action", "threshold": 0.5},
+    "barfi": {"heuristic": "prefenvs.bench.claims.tabular:coins", "sweeps": 2},
     "bc": NETS,
     "cpl": {"pretrain_updates": 4, "warmup_updates": 2, "pretrain_batch": 8, **NETS},
     "iql": NETS,
@@ -65,6 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # gSDE draws its noise before a callback can write a checkpoint, so that a resumed rollout has another.
     "thompson": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "resets": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
+    "rlif": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "spo": {"n_steps": 200, "envs": 1, "n_epochs": 1, "batch_size": 50, "hidden": (16,)},
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
 }
@@ -92,6 +96,22 @@ def tiny(algorithm: Algorithm) -> Settings:
     return Settings(config, 100, options)
 
 
+class Still:
+    """Takes over, and does nothing."""
+
+    def predict(self, observations: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        return np.zeros((len(observations), 1), np.float32), None
+
+
+def prefer_by_length(driven: Trajectories) -> list[Preference]:
+    """Labels of the first moves of pairs of episodes, by how long these are."""
+    batch = driven.cut(np.arange(4), np.zeros(4, np.int64), 2)
+    return [
+        Preference(Query((batch[i], batch[i + 1])), np.eye(2)[int(driven.lengths[i + 1] < driven.lengths[i])])
+        for i in range(3)
+    ]
+
+
 class Height:
     """A reward of states: the pole's height."""
 
@@ -102,10 +122,11 @@ class Height:
 def given(algorithm: Algorithm) -> Any:
     if algorithm.source == "offline":
         dataset = make_point_data()
-        if algorithm.name == "dcppo":
+        if algorithm.name in ("dcppo", "barfi"):
             board = find_board(4)
             driven = drive(board, soft_policy(board, 1.0), 5, np.random.default_rng(0))
-            return Offline(OfflineDataset("person", driven), device="cpu")
+            labels = prefer_by_length(driven) if algorithm.name == "barfi" else None
+            return Offline(OfflineDataset("person", driven), labels, device="cpu")
         return Offline(dataset, prefer_by_return(dataset, 20), device="cpu")
     task = find_task("CartPole-v1" if algorithm.signal == "true" else "Pendulum-v1")
     oracle = algorithm.signal == "labels"

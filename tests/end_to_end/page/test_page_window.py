@@ -136,9 +136,16 @@ def test_a_key_can_be_given_to_another_action(store, serve, visit, make_queries,
         assert "is taken" in page.driver.find_element("id", "keys-text").text
         page.click("[data-change=right]")
         send_key(page, "PageDown", "PageDown")  # what a foot pedal or a presenter sends
+        page.click("[data-change=replay]")
+        page.press("y")
+        page.click("[data-change=reason]")
+        page.press("z")
         page.press(ESCAPE)
         page.driver.refresh()
         assert page.clips() == shown
+        # Whatever names a key names the one that was chosen.
+        assert "“Replay” (Y) tries again" in page.run(f"return {SHOWN}.querySelector('.failed').textContent")
+        assert page.run("return document.getElementById('reason').getAttribute('aria-keyshortcuts')") == "Z"
         page.press(RIGHT)
         assert page.clips() == shown
         send_key(page, "PageDown", "PageDown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,6 +232,23 @@ def test_a_bad_row_is_named_or_left_out(line: str, message: str, tmp_path: Path)
         assert len(load_dataset(folder, skip_damaged=True)) == 3
 
 
+def test_a_folder_of_pictures_of_several_sizes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for episode in range(2):
+        (tmp_path / f"shots{episode}").mkdir()
+        for step in range(4):
+            size = (64, 32) if (episode, step) == (1, 2) else (48, 32)
+            Image.new("RGB", size).save(tmp_path / f"shots{episode}" / f"{step}.png")
+    (tmp_path / "episodes.csv").write_text("video,fps\nshots0,10\nshots1,10\n")
+    with pytest.raises(
+        PrefenvsError, match=r"episode 1 .* picture 2 of .*shots1 is 64 x 32, others are 48 x 32; --skip"
+    ):
+        seen(load_dataset(tmp_path).trajectories.episode(1))
+    with pytest.warns(UserWarning, match="1 of 2 episodes .* episode 1: picture 2 of"):
+        assert load_dataset(tmp_path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0]
+
+
 @pytest.mark.parametrize("jpeg", [False, True])
 def test_minari_with_pictures(jpeg: bool, tmp_path: Path) -> None:
     minari = pytest.importorskip("minari")
@@ -273,3 +291,20 @@ def test_minari_with_pictures(jpeg: bool, tmp_path: Path) -> None:
         np.testing.assert_array_equal(segment.observations, numbers(episode)["observation.state"])
         assert [camera.name for camera in segment.recording.cameras] == ["views-top"]
         assert np.abs(np.array(seen(segment)) - [grey(episode, step) for step in range(length)]).max() <= 5 * jpeg
+
+
+@pytest.mark.parametrize("column", ["complementary_info.is_intervention", "intervention"])
+def test_lerobot_tells_where_a_person_took_over(column: str, tmp_path: Path) -> None:
+    folder = write_v21(tmp_path / "set")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    info["features"][column] = {"dtype": "float32", "shape": [1], "names": None}
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    expected = []
+    for path in sorted((folder / "data").rglob("*.parquet"))[:2]:
+        table = pq.read_table(path)
+        expected.append(np.arange(len(table)) % 3 == 2)
+        pq.write_table(table.append_column(column, pa.array(expected[-1].astype(np.float32))), path)
+    dataset = load_dataset(folder, "push the block")
+    np.testing.assert_array_equal(dataset.interventions, np.concatenate(expected))
+    begins = [np.append(flags[1:], False) & ~flags for flags in expected]
+    np.testing.assert_array_equal(dataset.intervention_rewards(), -np.concatenate(begins).astype(float))
