@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -50,6 +51,8 @@ def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
 
 def install_command(extra: str) -> str:
     """Return the command that adds an extra to this installation: a checkout, or from a folder, a wheel, an index."""
+    if extra == "dmc" and sys.version_info >= (3, 13):
+        return "dm_control installs on Python 3.11 and 3.12"
     root = Path(__file__).resolve().parents[1]
     if (root / "pyproject.toml").is_file():
         return f'pip install -e "{"." if root == Path.cwd() else root}[{extra}]"'

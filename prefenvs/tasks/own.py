@@ -190,8 +190,8 @@ def _registered_maker(name: str) -> Make:
 def _remember(task: Task, make: Make) -> Task:
     _loaded[task.id], _makers[task.id] = task, make
     print(
-        f"task {task.id}: episodes of {task.horizon} steps, segments of {task.segment_length}, {task.fps} steps per "
-        f"second, shown to raters as {task.sentence!r}",
+        f"task {task.id}: episodes of {task.horizon} steps, segments of {task.segment_length} by default, "
+        f"{task.fps} steps per second, shown to raters as {task.sentence!r}",
         file=sys.stderr,
     )
     return task
