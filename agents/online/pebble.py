@@ -230,6 +230,10 @@ class PEBBLE(PreferenceLearner, SAC):
         self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
         self._update(self.config.reset_updates, batch_size)
 
+    def actor_penalty(self, observations: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the actor's loss for a batch of observations [B, obs]; None: nothing."""
+        return None
+
     @torch.no_grad()
     def log_likelihood(self, observations: Array, actions: Array) -> Array:
         """Return log pi(a | s) [N]; actions at the bounds, where the density has a pole, count as just inside."""
@@ -287,7 +291,7 @@ class PEBBLE(PreferenceLearner, SAC):
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
             due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
-            metrics |= update(self, batch, *due)
+            metrics |= update(self, batch, *due, penalty=self.actor_penalty)
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,11 +135,16 @@ def squashed_sample(actor: Actor, observations: Tensor) -> tuple[Tensor, Tensor]
 
 
 def update(
-    agent: SAC, batch: ReplayBufferSamples, move_target: bool = True, move_actor: bool = True
+    agent: SAC,
+    batch: ReplayBufferSamples,
+    move_target: bool = True,
+    move_actor: bool = True,
+    penalty: Callable[[Tensor], Tensor | None] | None = None,
 ) -> dict[str, Tensor]:
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
 
-    move_actor: False leaves actor and temperature as they are. Returns detached scalars (critic_loss, and with the
+    move_actor: False leaves actor and temperature as they are. penalty: of observations [B, obs], added to the actor's
+    loss. Returns detached scalars (critic_loss, and with the
     actor's step actor_loss, ent_coef and entropy) that stay on the device.
     """
     actor, critic, critic_target = agent.actor, agent.critic, agent.critic_target
@@ -159,6 +165,8 @@ def update(
         actions, log_prob = squashed_sample(actor, batch.observations)
         best_values = torch.stack(critic(batch.observations, actions)).amin(0)
         actor_loss = (temperature * log_prob - best_values).mean()
+        extra = None if penalty is None else penalty(batch.observations)
+        actor_loss = actor_loss if extra is None else actor_loss + extra
         # By the actor's parameters alone: the critics' gradient by their weights would be a tenth of the update's time.
         parameters = list(actor.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(actor_loss, parameters), strict=True):
