@@ -31,6 +31,7 @@ ALGORITHMS = {
     "clip": "prefenvs.agents.online.state_reward:ALGORITHM",
     "thompson": "prefenvs.agents.variants.thompson:ALGORITHM",
     "resets": "prefenvs.agents.variants.resets:ALGORITHM",
+    "demonstrations": "prefenvs.agents.variants.demonstrations:ALGORITHM",
     "spo": "prefenvs.agents.direct.spo:ALGORITHM",
     "ranksgd": "prefenvs.agents.direct.ranksgd:ALGORITHM",
     "rlif": "prefenvs.agents.direct.rlif:ALGORITHM",

@@ -233,6 +233,10 @@ class PEBBLE(PreferenceLearner, SAC):
         self.replay_buffer.relabel(self.learned_reward)
         self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
 
+    def actor_penalty(self, observations: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the actor's loss for a batch of observations [B, obs]; None: nothing."""
+        return None
+
     @torch.no_grad()
     def log_likelihood(self, observations: Array, actions: Array) -> Array:
         """Return log pi(a | s) [N]; actions at the bounds, where the density has a pole, count as just inside."""
@@ -298,7 +302,7 @@ class PEBBLE(PreferenceLearner, SAC):
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
             due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
-            metrics |= update(self, batch, *due)
+            metrics |= update(self, batch, *due, penalty=self.actor_penalty)
             if self._resets is not None and "value" in metrics:
                 self._resets.see(metrics["value"])
             self._n_updates += 1

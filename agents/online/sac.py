@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -329,12 +330,17 @@ def quantile_loss(quantiles: Tensor, targets: Tensor) -> Tensor:
 
 
 def update(
-    agent: SAC, batch: ReplayBufferSamples, move_target: bool = True, move_actor: bool = True
+    agent: SAC,
+    batch: ReplayBufferSamples,
+    move_target: bool = True,
+    move_actor: bool = True,
+    penalty: Callable[[Tensor], Tensor | None] | None = None,
 ) -> dict[str, Tensor]:
     """Take one gradient step on critics, actor and temperature, and move the target critics by tau.
 
-    move_actor: False leaves actor and temperature as they are. Returns detached scalars (critic_loss, and with the
-    actor's step actor_loss, ent_coef, entropy and value) that stay on the device.
+    move_actor: False leaves actor and temperature as they are. penalty: of observations [B, obs], added to the actor's
+    loss. Returns detached scalars (critic_loss, and with the actor's step actor_loss, ent_coef, entropy and value) that
+    stay on the device.
     """
     actor, critic, critic_target = agent.actor, agent.critic, agent.critic_target
     # One critic's values are quantiles where it is pessimistic by their spread.
@@ -363,6 +369,8 @@ def update(
         if pessimism is not None:
             best_values = best_values.mean(1, keepdim=True)
         actor_loss = (temperature * log_prob - best_values).mean()
+        extra = None if penalty is None else penalty(batch.observations)
+        actor_loss = actor_loss if extra is None else actor_loss + extra
         # By the actor's parameters alone: the critics' gradient by their weights would be a tenth of the update's time.
         parameters = list(actor.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(actor_loss, parameters), strict=True):

@@ -264,6 +264,22 @@ CLAIMS = (
     *(
         Claim(
             name,
+            "Demonstration-regularised RL",
+            f"closeness to a clone of 1,000 steps of an imperfect person lets 100 labels earn more than {what} "
+            "(PEBBLE, Pendulum-v1, 6,000 steps)",
+            "mean true return of 20 episodes",
+            control,
+            f"{HERE}.demonstrations:{function}",
+        )
+        for name, function, what, control in (
+            ("demonstrations", "plain", "without demonstrations", "plain PEBBLE, 100 labels"),
+            ("demonstrations-clone", "clone", "the clone does", "the clone"),
+            ("demonstrations-coin", "coin", "a coin's", "the same on a coin's labels"),
+        )
+    ),
+    *(
+        Claim(
+            name,
             "RLIF",
             f"interventions of a person who tells bad steps, but holds the pole with a bias, teach more than {what} "
             "(Pendulum-v1, 8,000 steps)",

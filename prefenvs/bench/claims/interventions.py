@@ -103,10 +103,11 @@ def _intervene(seed: int, steps: int, trigger: str = "value") -> tuple[float, in
     keywords = settings.options.keywords()
     agent = RLIF("MlpPolicy", make_envs(TASK, 1, seed), Swinger(), config, seed=seed, device="cpu", **keywords)
     agent.learn(steps)
-    return _measure(agent, seed), agent.expert_steps
+    return measure_return(agent, seed), agent.expert_steps
 
 
-def _measure(policy: Policy, seed: int) -> float:
+def measure_return(policy: Policy, seed: int) -> float:
+    """Return the mean true return of 20 episodes."""
     return evaluate(policy, TASK, episodes=20, seed=seed + 1).mean_return
 
 
@@ -124,7 +125,7 @@ def _clone(observations: Array, actions: Array, seed: int) -> BC:
     return BC(OfflineDataset("expert", data), config=config, seed=seed, device="cpu").learn(1_500)
 
 
-def _play(policy: Policy, expert: Swinger, steps: int, wanted: int, seed: int, watched: bool) -> tuple[Array, Array]:
+def play(policy: Policy, expert: Swinger, steps: int, wanted: int, seed: int, watched: bool) -> tuple[Array, Array]:
     """Let a policy act until an expert has done `wanted` steps, or for `steps`; return the expert's steps.
 
     watched: the expert takes over as RLIF's does; else it acts all the time.
@@ -154,21 +155,21 @@ def _play(policy: Policy, expert: Swinger, steps: int, wanted: int, seed: int, w
 def rlif(seed: int, steps: int = STEPS) -> Measured:
     """RLIF, and the cloning of demonstrations of as many steps as its expert acted for."""
     figure, count = _intervene(seed, steps)
-    return Measured(figure, _measure(_clone(*_play(Swinger(), Swinger(), count, count, seed, False), seed), seed))
+    return Measured(figure, measure_return(_clone(*play(Swinger(), Swinger(), count, count, seed, False), seed), seed))
 
 
 def rlif_dagger(seed: int, steps: int = STEPS, rounds: int = 5) -> Measured:
     """RLIF, and HG-DAgger: rounds of cloning all the expert's steps and of its taking over, up to as many steps."""
     figure, count = _intervene(seed, steps)
     expert = Swinger()
-    seen, done = _play(expert, expert, 200, 200, seed, False)
+    seen, done = play(expert, expert, 200, 200, seed, False)
     policy = _clone(seen, done, seed)
     for number in range(1, rounds):
         wanted = 200 + (count - 200) * number // (rounds - 1) - len(done)
-        more = _play(policy, expert, 4 * steps, wanted, seed + 100 * number, True)
+        more = play(policy, expert, 4 * steps, wanted, seed + 100 * number, True)
         seen, done = np.concatenate([seen, more[0]]), np.concatenate([done, more[1]])
         policy = _clone(seen, done, seed)
-    return Measured(figure, _measure(policy, seed))
+    return Measured(figure, measure_return(policy, seed))
 
 
 def rlif_random(seed: int, steps: int = STEPS) -> Measured:

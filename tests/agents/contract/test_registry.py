@@ -7,7 +7,9 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,10 @@ TINY: dict[str, dict[str, Any]] = {
     "prefppo": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "thompson": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
     "resets": {"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 20},
+    "demonstrations": {
+        **{"labels": 8, "per_session": 4, "interact": 30, "segment_length": 5, "unsupervised_steps": 0},
+        "clone_updates": 5,
+    },
     "spo": {"labels": 8, "queue": 4, "opponents": 1},
     "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
     "rlif": {"expert": f"{__name__}:Still", "trigger": "action", "threshold": 0.5},
@@ -68,6 +74,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # gSDE draws its noise before a callback can write a checkpoint, so that a resumed rollout has another.
     "thompson": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "resets": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
+    "demonstrations": {"learning_starts": 40, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "rlif": {"learning_starts": 20, "hidden": (16, 16), "batch_size": 8, "buffer_size": 500},
     "spo": {"n_steps": 200, "envs": 1, "n_epochs": 1, "batch_size": 50, "hidden": (16,)},
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
@@ -84,16 +91,27 @@ def tiny(algorithm: Algorithm) -> Settings:
     """The small preset with networks and batches for a test."""
     task = find_task("Pendulum-v1")
     settings = algorithm.settings(task, algorithm.presets[-1], steps=100)
-    parts = {
+    parts: dict[str, Any] = {
         name: dataclasses.replace(getattr(settings.config, name), **values)
         for name, values in PARTS.items()
         if hasattr(settings.config, name)
     }
+    if algorithm.name == "demonstrations":
+        parts["demonstrations"] = write_demonstrations()
     config = dataclasses.replace(settings.config, **TINY.get(algorithm.name, {}), **parts)
     options = settings.options
     if algorithm.name in OPTIONS:
         options = dataclasses.replace(options, **OPTIONS[algorithm.name])
     return Settings(config, 100, options)
+
+
+@cache
+def write_demonstrations() -> str:
+    """A data set of Pendulum in a folder that outlives the test."""
+    rng = np.random.default_rng(0)
+    seen, done = rng.normal(size=(20, 3)).astype(np.float32), rng.uniform(-2, 2, (20, 1)).astype(np.float32)
+    data = Trajectories(seen, done, np.array([20]), terminated=np.zeros(1, bool), task="Pendulum-v1")
+    return str(write_npz(OfflineDataset("shown", data), Path(tempfile.mkdtemp()) / "shown"))
 
 
 class Still:
