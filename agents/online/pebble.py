@@ -68,9 +68,7 @@ class PebbleConfig(LearnerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cer is not None and self.reward.output not in ("tanh", "sigmoid"):
-            raise PrefenvsError(
-                f"cer compares values of bounded rewards, and output={self.reward.output!r} has no bounds"
-            )
+            raise PrefenvsError(f"cer compares values of bounded rewards; output={self.reward.output!r} has no bounds")
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -381,8 +379,7 @@ def preset(
     size = min(budget.per_session, budget.labels)
     if name == "reliable":
         size = max(min(size, budget.labels // 25), 1)
-    if per_session is not None:
-        size = per_session
+    size = size if per_session is None else per_session
     rate = budget.interact / budget.per_session
     config = PebbleConfig(
         labels=budget.labels,
@@ -402,7 +399,7 @@ def preset(
     total = budget.steps if steps is None else steps
     if total < budget.steps:
         given = {"interact": interact, "unsupervised_steps": unsupervised_steps}
-        kept = {key for key, value in given.items() if value is not None}
+        kept = [key for key, value in given.items() if value is not None]
         config = fit_schedule(config, total, learning_starts, kept)
     options = PebbleOptions(
         learning_rate=budget.lr,
@@ -424,14 +421,8 @@ def preset(
 
 def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
     """Return the settings with smaller networks and batches, and what was found since the publication."""
-    options = replace(
-        settings.options,
-        learning_rate=1e-3,
-        batch_size=256,
-        hidden=(128, 128),
-        ent_coef_learning_rate=1e-3,
-        target_update_interval=1,
-    )
+    smaller: dict[str, Any] = {"batch_size": 256, "hidden": (128, 128), "target_update_interval": 1}
+    options = replace(settings.options, learning_rate=1e-3, ent_coef_learning_rate=1e-3, **smaller)
     reward = replace(settings.config.reward, width=128, normalise=reliable)
     config = replace(settings.config, entropy_states=8_192, reward=reward)
     if reliable:
@@ -474,6 +465,7 @@ ALGORITHM = Algorithm(
                 ("pebble-large-batches", "larger batches and steps", {"batch_size": 256, "learning_rate": 1e-3}),
                 ("pebble-uniform-replay", "uniform replay", {"recent_share": 0.0}),
                 ("pebble-disagreement", "queries by disagreement", {"selector": "disagreement"}),
+                ("pebble-uniform", "queries drawn uniformly", {"selector": "uniform"}),
                 ("pebble-raw-inputs", "raw reward inputs", {"reward.normalise": False}),
                 ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
                 ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),

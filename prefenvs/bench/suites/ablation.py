@@ -11,6 +11,7 @@ PARTS = (
     "pebble-large-batches",
     "pebble-uniform-replay",
     "pebble-disagreement",
+    "pebble-uniform",
     "pebble-raw-inputs",
 )
 """`reliable` with one of its parts as the preset `small` has it."""
