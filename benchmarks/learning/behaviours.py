@@ -105,7 +105,7 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
-        _behaviour("CheetahOnItsBack", 12_000, 600, interact=500),
+        _behaviour("CheetahOnItsBack", 12_000, 600, interact=700),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),
