@@ -299,8 +299,8 @@ class PEBBLE(PreferenceLearner, SAC):
             batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None, (recent, newest))
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
-            metrics |= update(self, batch, *due, penalty=self.actor_penalty)
+            target, actor = (self._n_updates % n == 0 for n in (self.target_update_interval, self.config.policy_delay))
+            metrics |= update(self, batch, target, actor, self.actor_penalty)
             if self._resets is not None and "value" in metrics:
                 self._resets.see(metrics["value"])
             self._n_updates += 1
