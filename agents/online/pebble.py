@@ -290,8 +290,10 @@ class PEBBLE(PreferenceLearner, SAC):
             batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None, (recent, newest))
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            due = (self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay))
-            metrics |= update(self, batch, *due, penalty=self.actor_penalty)
+            target_due, actor_due = (
+                self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay)
+            )
+            metrics |= update(self, batch, target_due, actor_due, self.actor_penalty)
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
