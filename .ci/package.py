@@ -7,6 +7,7 @@ imports a package of an extra fails here. Run by .venv's Python: `make package`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,8 @@ def build(folder: Path) -> Path:
     (wheel,) = (folder / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
+        (about,) = (file.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    assert not re.search(r"\]\((?![a-z]+:|#)", about), "a link of README leads nowhere on the package's page"
     assert {name.split("/")[0].split("-")[0] for name in names} == {"prefenvs"}, "a wheel holds the one package"
     sources = {path.relative_to(checkout / "src") for path in walk(checkout / "src" / "prefenvs")}
     missing = [str(path) for path in sorted(sources) if str(path) not in names]
@@ -108,7 +111,7 @@ def environment(folder: Path, wheel: Path) -> Path:
     return bin_folder
 
 
-def smoke(folder: Path, bin_folder: Path) -> None:
+def smoke(folder: Path, bin_folder: Path, wheel: Path) -> None:
     """Import, check the installation, train, evaluate, record, and ask for a task of an extra."""
     python, prefenvs = bin_folder / "python", bin_folder / "prefenvs"
     where = run(python, "-c", "import prefenvs; print(prefenvs.__file__)", folder=folder).strip()
@@ -116,7 +119,7 @@ def smoke(folder: Path, bin_folder: Path) -> None:
     version = run(python, "-c", "import prefenvs; print(prefenvs.__version__)", folder=folder).strip()
     assert run(prefenvs, "--version", folder=folder).split() == ["prefenvs", version]
     doctor = run(prefenvs, "doctor", folder=folder)
-    assert 'pip install "prefenvs[metaworld]"' in doctor, "no extra is in this environment"
+    assert f'pip install "{wheel}[metaworld]"' in doctor, "no extra is in this environment"
     for command in (TRAIN, "evaluate run --episodes 2", "record run --out policy.mp4 --size 128"):
         run(prefenvs, *command.split(), folder=folder)
     assert (folder / "policy.mp4").stat().st_size > 1_000
@@ -129,17 +132,24 @@ def smoke(folder: Path, bin_folder: Path) -> None:
     )
     assert missing.returncode == 2, missing.stderr
     assert missing.stderr.count("\n") == 1, missing.stderr
-    assert 'pip install "prefenvs[metaworld]"' in missing.stderr, missing.stderr
+    assert f'pip install "{wheel}[metaworld]"' in missing.stderr, missing.stderr
+
+
+def find_interpreter(minor: int) -> str | None:
+    """Return Python 3.minor with pip, from the path or among those of pyenv; None where there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = [shutil.which(f"python3.{minor}"), *map(str, pyenv.glob(f"versions/3.{minor}.*/bin/python3.{minor}"))]
+    for python in filter(None, found):
+        if subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
 
 
 def check_interpreters(folder: Path, wheel: Path) -> None:
     """Let pip say which interpreters at hand the metadata take; those have to compile every file."""
     for minor in range(9, 16):
-        python = shutil.which(f"python3.{minor}")
-        works = (
-            python and subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode == 0
-        )
-        if not works:
+        python = find_interpreter(minor)
+        if python is None:
             continue
         pip = [python, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
         taken = subprocess.run([*pip, wheel], cwd=folder, capture_output=True, text=True, check=False)
@@ -161,7 +171,7 @@ def main() -> None:
         folder = Path(name)
         wheel = build(folder)
         check_interpreters(folder, wheel)
-        smoke(folder, environment(folder, wheel))
+        smoke(folder, environment(folder, wheel), wheel)
     print(f"{wheel.name}: built, checked and run without extras")
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 EXTRAS = {
     "dm_control": "dmc",
@@ -47,8 +50,14 @@ def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds an extra to this installation, which is a checkout or an installed package."""
+    """Return the command that adds an extra to this installation: a checkout, or from a folder, a wheel, an index."""
+    if extra == "dmc" and sys.version_info >= (3, 13):
+        return "dm_control installs on Python 3.11 and 3.12"
     root = Path(__file__).resolve().parents[1]
-    if not (root / "pyproject.toml").is_file():
-        return f'pip install "prefenvs[{extra}]"'
-    return f'pip install -e "{"." if root == Path.cwd() else root}[{extra}]"'
+    if (root / "pyproject.toml").is_file():
+        return f'pip install -e "{"." if root == Path.cwd() else root}[{extra}]"'
+    source = "prefenvs"
+    for record in root.glob("prefenvs-*.dist-info/direct_url.json"):  # pip's note of where it was installed from
+        path = Path(unquote(json.loads(record.read_text())["url"].removeprefix("file://")))
+        source = str(path) if path.exists() else source
+    return f'pip install "{source}[{extra}]"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_the_core_asks_for_no_version_that_only_an_extra_needs() -> None:
     core = {Requirement(text).name: str(Requirement(text).specifier) for text in PROJECT["dependencies"]}
     assert core["mujoco"] == ">=3.3"
     assert core["numpy"] == ">=2.1"
-    assert "mujoco==3.3.0" in OPTIONAL["dmc"]
+    assert "mujoco==3.3.0; python_version < '3.13'" in OPTIONAL["dmc"]
     assert "mujoco==3.3.0" in OPTIONAL["metaworld"]
 
 
@@ -89,6 +90,18 @@ def test_the_advised_command_names_a_checkout_and_a_package(tmp_path: Path, monk
     code = f"import sys; sys.path.insert(0, {str(site)!r}); import errors; print(errors.install_command('dmc'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == 'pip install "prefenvs[dmc]"\n'
+    about = site.parent / "prefenvs-0.1.0.dist-info"
+    about.mkdir()
+    for there, advised in ((tmp_path / "a b", "prefenvs"), (tmp_path, str(tmp_path))):
+        (about / "direct_url.json").write_text(json.dumps({"url": there.as_uri()}))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == f'pip install "{advised}[dmc]"\n', "a folder that went is not advised"
+
+
+def test_what_has_no_wheel_for_a_python_is_not_advised_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    assert install_command("dmc") == "dm_control installs on Python 3.11 and 3.12"
+    assert "pip install" in install_command("metaworld")
 
 
 def test_a_command_without_a_package_of_an_extra_advises_it(

@@ -23,8 +23,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.direct.learner import DirectLearner
 from prefenvs.agents.nets.kernels import products
+from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.online import ppo
-from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.agents.online.prefppo import PPOConfig
 from prefenvs.agents.registry import Algorithm, Settings
 from prefenvs.errors import PrefenvsError

@@ -72,19 +72,19 @@ class BatchedLinear(nn.Module):
     ) -> None:
         """`rounded`: multiply in bfloat16; `initialise`: called with each member's layer."""
         super().__init__()
-        self.rounded = rounded
+        self.rounded, self._initialise = rounded, initialise
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
         self.bias = nn.Parameter(torch.empty(members, outputs))
-        self.reset_parameters(initialise)
+        self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self, initialise: Initialise | None = None) -> None:
+    def reset_parameters(self) -> None:
         """Draw new weights, member after member, from PyTorch's global generator."""
         members, outputs, inputs = self.weight.shape
         for k in range(members):
             layer = nn.Linear(inputs, outputs)
-            if initialise is not None:
-                initialise(layer)
+            if self._initialise is not None:
+                self._initialise(layer)
             self.weight[k], self.bias[k] = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,12 +160,20 @@ class EnsembleMLP(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             for group, rows in ((self.weights, fan_in), (self.biases, 1)):
-                uniform = torch.rand(members, rows, fan_out, generator=generator)
-                group.append(nn.Parameter((2.0 * uniform - 1.0) * fan_in**-0.5))
+                group.append(nn.Parameter(torch.empty(members, rows, fan_out)))
+        self.reset_parameters(generator)
         self.normalised = normalised
         if normalised:
             self.register_buffer("mean", torch.zeros(sizes[0]))
             self.register_buffer("std", torch.ones(sizes[0]))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights from a CPU generator."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            for parameter in (weight, bias):
+                uniform = torch.rand(parameter.shape, generator=generator)
+                parameter.copy_((2.0 * uniform - 1.0) * weight.shape[1] ** -0.5)
 
     def normalise(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Compute from (x - mean) / std in the place of inputs x; [in] each."""
@@ -181,9 +189,11 @@ class EnsembleMLP(nn.Module):
         """Return [M, ..., out] for inputs [M, ..., in], each member's own."""
         return self._compute(x.reshape(self.members, -1, x.shape[-1])).view(*x.shape[:-1], -1)
 
+    def _prepare(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std if self.normalised else x
+
     def _compute(self, x: Tensor) -> Tensor:
-        if self.normalised:
-            x = (x - self.mean) / self.std
+        x = self._prepare(x)
         layers = [(weight.mT, bias.squeeze(1)) for weight, bias in zip(self.weights, self.biases, strict=True)]
         if x.device.type == "cpu":
             # One member after another: on a CPU batched products are slower, and activations fall out of its cache.

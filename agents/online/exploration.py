@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,6 +155,7 @@ class RunningStd:
 
     def __init__(self) -> None:
         self.count, self.mean, self.sum_of_squares = 0.0, 0.0, 0.0
+        self.low, self.high = math.inf, -math.inf
 
     def update(self, values: torch.Tensor) -> float:
         """Add a batch [B] and return the standard deviation of all values so far."""
@@ -163,20 +165,39 @@ class RunningStd:
         self.sum_of_squares += squares + delta**2 * self.count * count / total
         self.mean += delta * count / total
         self.count = total
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         return float((self.sum_of_squares / total) ** 0.5)
 
 
 class StateEntropy:
     """r(s) = the distance from s to its k-th nearest neighbour among the states seen, over its running deviation."""
 
-    def __init__(self, k: int = 5, max_states: int | None = None, seed: int = 0) -> None:
-        """k: neighbour; max_states: compare with at most so many states, drawn anew each time (None: all of them)."""
-        self.k, self.max_states = k, max_states
+    def __init__(self, k: int = 5, max_states: int | None = None, seed: int = 0, bounded: bool = False) -> None:
+        """k: neighbour; max_states: compare with at most so many states, drawn anew each time (None: all of them).
+
+        bounded: rewards are (distance - mean) / (3 deviations), clipped to [-1, 1], as RIME has them.
+        """
+        self.k, self.max_states, self.bounded = k, max_states, bounded
         self.std, self.seen = RunningStd(), SeenStates()
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, states: torch.Tensor, seen: torch.Tensor | Candidates) -> torch.Tensor:
         """Return intrinsic rewards [B] for states [B, obs] against the states seen [N, obs]."""
+        distances = self._distances(states, seen)
+        deviation = max(self.std.update(distances), 1e-8)
+        if self.bounded:
+            return ((distances - self.std.mean) / (3.0 * deviation)).clamp(-1.0, 1.0)
+        return distances / deviation
+
+    def predictable(self, states: torch.Tensor, seen: torch.Tensor | Candidates) -> torch.Tensor:
+        """Return what a reward bounded by 1 is warm-started with, [B] (RIME, Cheng et al. 2024, section 4.2).
+
+        Distances less their mean so far, divided by the largest such difference so far.
+        """
+        scale = max(self.std.high - self.std.mean, self.std.mean - self.std.low, 1e-8)
+        return ((self._distances(states, seen) - self.std.mean) / scale).clamp(-1.0, 1.0)
+
+    def _distances(self, states: torch.Tensor, seen: torch.Tensor | Candidates) -> torch.Tensor:
         if states.dim() == 4:
             states = shrink(states)
         if isinstance(seen, torch.Tensor):
@@ -184,8 +205,7 @@ class StateEntropy:
         if self.max_states is not None and seen.size > self.max_states:
             draw = torch.randint(seen.size, (self.max_states,), generator=self._generator)
             seen = seen.select(draw.to(states.device))
-        distances = nearest_distances(states, seen, self.k)
-        return distances / max(self.std.update(distances), 1e-8)
+        return nearest_distances(states, seen, self.k)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep."""
@@ -193,11 +213,14 @@ class StateEntropy:
             "count": self.std.count,
             "mean": self.std.mean,
             "sum_of_squares": self.std.sum_of_squares,
+            "low": self.std.low,
+            "high": self.std.high,
             "generator": self._generator.get_state().tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self.std.count, self.std.mean, self.std.sum_of_squares = state["count"], state["mean"], state["sum_of_squares"]
+        for name in ("count", "mean", "sum_of_squares", "low", "high"):
+            setattr(self.std, name, state.get(name, getattr(self.std, name)))
         if "generator" in state:
             self._generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))

@@ -25,6 +25,7 @@ from prefenvs.queries import (
     SelectQueries,
     find_selector,
 )
+from prefenvs.queries.lists import ListBuilder, ListMethod, ask_at_once, pairs_of
 from prefenvs.segments import Array
 from prefenvs.trajectories import TrajectoryBuffer
 
@@ -89,6 +90,12 @@ class FeedbackConfig:
     policy-likelihood asks about what the present policy would do), `module:NAME`, a `QuerySelector` or a function."""
     schedule: GivenSchedule = "constant"
     """How the size of a session changes over the run: constant, decreasing, increasing, `module:NAME` or a function."""
+    lists: ListMethod | None = None
+    """Ask one question after the other, and learn from all pairs of the ranked lists that the answers make: lire, about
+    two questions for each segment, or seqrank (see `prefenvs.queries.lists`). Questions are about segments of the
+    selector's, are what the budget counts, and need a rater that answers at once."""
+    list_questions: PositiveInt = 100
+    """Questions of one list of lire, after which the next one begins."""
     unlabelled: NonNegativeInt = 10
     """For SURF: unlabelled queries drawn for each labelled one (in its scripts 10 on Meta-World, 100 on walker)."""
 
@@ -138,6 +145,13 @@ class Feedback:
         self.unlabelled: list[Query] = []
         self.predicted = Share(0.0, 0)
         self.rng = np.random.default_rng(seed)
+        self.lists: ListBuilder | None = None
+        if config.lists is not None:
+            # A generator of its own, so that the answers alone tell what the lists are.
+            self.lists = ListBuilder(config.lists, config.list_questions, np.random.default_rng([seed or 0, 1]))
+        self._question: Query | None = None
+        self._listed: set[str] = set()
+        self._pairs: dict[str, Preference] = {}
         self._session_size(first_session)
 
     @property
@@ -157,14 +171,19 @@ class Feedback:
         Returns the fit's metrics, or None where nothing new could be learned (no answers yet, or only skips). The agent
         then relabels its experience and trains on.
         """
+        answers: list[Preference] = []
         if self._may_ask(steps):
-            queries = self._select(self._session_size(steps))
-            self.oracle.ask(queries)
-            self.asked += len(queries)
+            size = self._session_size(steps)
+            queries = self._select(size)
+            if self.lists is None:
+                self.oracle.ask(queries)
+                self.asked += len(queries)
+            else:
+                answers = self._rank(self.lists, queries, size)
             self.sessions += 1
             self.next_session = steps + self.config.interact
         self.next_look = steps + max(self.config.interact // 10, 1)
-        answers = self.oracle.collect()
+        answers += self.oracle.collect()
         changed = self._add(answers)
         metrics = None
         if self.labels and (changed or not all(answer.skipped for answer in answers)):
@@ -172,6 +191,12 @@ class Feedback:
         status = {"steps": steps, "labels": self.labels, "budget": self.config.labels}
         self.oracle.report(status | self._describe_predicted())
         return metrics
+
+    def refit(self) -> dict[str, float]:
+        """Forget the reward and learn it anew from all answers; returns the fit's metrics."""
+        assert isinstance(self.reward_model, RewardEnsemble)
+        self.reward_model.trainer.restart()
+        return self._fit()
 
     def _may_ask(self, steps: int) -> bool:
         return self.asked < self.config.labels and steps >= self.next_session
@@ -201,6 +226,43 @@ class Feedback:
             self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
         return queries
 
+    def _rank(self, lists: ListBuilder, queries: Sequence[Query], size: int) -> list[Preference]:
+        """Ask at most `size` questions that put the segments of these queries into ranked lists; return the answers."""
+        segments = {segment.hash: segment for query in queries for segment in query.segments}
+        new = [segment for name, segment in segments.items() if name not in self._listed]
+        answers: list[Preference] = []
+        while len(answers) < size:
+            while self._question is None:
+                if not new:
+                    return answers
+                self._listed.add(new[0].hash)
+                self._question = lists.add(new.pop(0))
+            answers.append(ask_at_once(self.oracle, self._question))
+            self.asked += 1
+            self._question = lists.answer(answers[-1].probabilities)
+        return answers
+
+    def _rebuild(self, lists: ListBuilder) -> None:
+        """Make the lists that the answers so far made, and the question that was open after them."""
+        for answer in self.preferences:
+            first, new = answer.query.segments
+            self._listed |= {first.hash, new.hash}
+            if self._question is None:
+                if lists.begins:
+                    lists.add(first)
+                lists.add(new)
+            self._question = lists.answer(answer.probabilities)
+
+    def _learned_from(self) -> Sequence[Preference]:
+        """Return the answers, or all pairs of the lists that they made."""
+        if self.lists is None:
+            return self.preferences
+        like = self.preferences[-1]
+        pairs = [pair for groups in self.lists.lists for pair in pairs_of(groups, like, None)]
+        # The former objects where there are, since the reward model knows a query by its identity.
+        self._pairs = {pair.query.id: self._pairs.get(pair.query.id, pair) for pair in pairs}
+        return list(self._pairs.values())
+
     def _draw_uniform(self, count: int, rng: np.random.Generator) -> list[Query]:
         return Selector("uniform").select(self.buffer.trajectories(), count, self.length, None, (), rng)
 
@@ -217,11 +279,13 @@ class Feedback:
         """Fit the reward model, and count what it predicted before it learned from it: of one look that is little."""
         if isinstance(self.reward_model, RewardEnsemble):
             agent = self._newest_steps() if self.reward_model.config.agent_weight else None
-            metrics = self.reward_model.fit(self.preferences, unlabelled=self.unlabelled, agent=agent)
+            reed = self.reward_model.config.reed
+            steps = None if reed is None else self._transitions(reed.transitions)
+            metrics = self.reward_model.fit(self._learned_from(), None, self.unlabelled, agent, steps)
         else:
             name = type(self.reward_model).__name__
             try:
-                metrics = dict(self.reward_model.fit(self.preferences) or {})
+                metrics = dict(self.reward_model.fit(self._learned_from()) or {})
             except PrefenvsError:
                 raise
             except Exception as error:
@@ -238,6 +302,13 @@ class Feedback:
             metrics |= {"predicted_accuracy": self.predicted.value, "predicted": float(self.predicted.count)}
             metrics |= {"predicted_low": low, "predicted_high": high}
         return metrics
+
+    def _transitions(self, most: int) -> tuple[Array, Array, Array]:
+        """Return observations, actions and next observations of at most so many recorded steps, drawn uniformly."""
+        episodes = self.buffer.trajectories()
+        rows = np.setdiff1d(np.arange(len(episodes.observations)), episodes.ends - 1)
+        rows = self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
+        return episodes.observations[rows], episodes.actions[rows], episodes.observations[rows + 1]
 
     def _newest_steps(self) -> tuple[Array, Array]:
         """Return observations and actions of the newest episodes, which show the present policy."""
@@ -287,6 +358,8 @@ class Feedback:
         self.predicted = Share(*state.pop("predicted", (0.0, 0)))
         for name, value in state.items():
             setattr(self, name, value)
+        if self.lists is not None:
+            self._rebuild(self.lists)
         if unlabelled:
             print(f"not number for number the unbroken run: SURF's {unlabelled} unlabelled queries are drawn anew")
             self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))

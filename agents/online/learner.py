@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from gymnasium import Env, spaces
@@ -26,8 +27,8 @@ from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
 from prefenvs.agents.rewards.image.observed import PixelReward
+from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.agents.rewards.segment import SegmentReward
-from prefenvs.agents.rewards.surf import CroppingOracle
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError, near_matches, one_line
@@ -45,6 +46,7 @@ GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
 """A reward model of one's own, what makes one, or either's `module:NAME`."""
 AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
 """What `prefenvs.make` takes."""
+AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
 LearnedReturns = Callable[[Trajectories], Array]
 """Maps episodes to each member's mean return [M]."""
 
@@ -326,8 +328,11 @@ class PreferenceLearner(SavedAgent):
         """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
         model, members = self.reward_model, self.config.reward.members
         if not isinstance(model, RewardEnsemble):
-            if self.config.reward.surf is not None:
-                raise PrefenvsError("SURF trains the reward ensemble: leave reward_model=... or surf away")
+            for name in ("surf", "rime", "reed"):
+                if getattr(self.config.reward, name) is not None:
+                    raise PrefenvsError(
+                        f"{name.upper()} trains the reward ensemble: leave reward_model=... or {name} away"
+                    )
             seen, size = self.observation_space, spaces.flatdim(self.action_space)
             observations = np.zeros((2, *(seen.shape or ())), seen.dtype)
             members = len(predict_rewards(model, observations, np.zeros((2, size), np.float32)))
@@ -377,6 +382,21 @@ class PreferenceLearner(SavedAgent):
             *super()._excluded_save_params(),
             *("oracle", "feedback", "reward_model", "_given_reward_model", "state_entropy"),
         ]
+
+
+def fit_schedule(config: AnyConfig, steps: int, learning_starts: int = 1_000, given: Collection[str] = ()) -> AnyConfig:
+    """Fit a schedule into a short run: explore for a sixth at most, and hold the sessions within four fifths of it.
+
+    given: which of unsupervised_steps and interact are to stay as they are.
+    """
+    exploration, interact = config.unsupervised_steps, config.interact
+    if "unsupervised_steps" not in given:
+        exploration = min(exploration, 4 * steps // 25)
+    if "interact" not in given:
+        sessions = math.ceil(config.labels / config.per_session)
+        room = 4 * steps // 5 - learning_starts - exploration
+        interact = min(interact, max(room // max(sessions - 1, 1), 1))
+    return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
 
 
 def check_policy(policy: Any, space: spaces.Space[Any]) -> None:

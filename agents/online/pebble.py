@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Collection
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,14 +17,25 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
-from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
+from prefenvs.agents.online.exploration import Candidates
+from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner, fit_schedule
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebbleCnnPolicy, PebblePolicy, squashed_sample, update
+from prefenvs.agents.online.sac import (
+    CerConfig,
+    PebbleCnnPolicy,
+    PebblePolicy,
+    SACConfig,
+    ValueResets,
+    squashed_sample,
+    update,
+)
 from prefenvs.agents.registry import Algorithm, Row, Settings
-from prefenvs.agents.rewards.ensemble import RewardConfig
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
+from prefenvs.agents.rewards.options.reed import ReedConfig
+from prefenvs.agents.rewards.options.rime import RimeConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
@@ -49,50 +58,17 @@ class PebbleConfig(LearnerConfig):
     of QPA (Hu et al. 2024), which has 0.5 and 10 episodes; 0: uniform, as PEBBLE."""
     recent_steps: PositiveInt = 10_000
     """How many steps are recent, over all environments."""
+    cer: CerConfig | None = None
+    """Start reward and critics anew where values overestimate (PoLiCER, 2026); None never does."""
     bonus: NonNegativeFloat = 0.0
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
     bonus_decay: Fraction = 1e-5
     """RUNE's rho: the weight at step t is bonus * (1 - bonus_decay)^t."""
 
-
-@dataclass(frozen=True)
-class SACConfig:
-    """SAC's arguments; the defaults are B-Pref's for DeepMind Control."""
-
-    learning_rate: PositiveFloat = 5e-4
-    """Adam's, for actor and critics."""
-    batch_size: PositiveInt = 1_024
-    """Transitions in a gradient step."""
-    hidden: tuple[PositiveInt, ...] = (1024, 1024)
-    """Widths of the ReLU layers of actor and critics."""
-    layer_norm: bool = False
-    """Normalise the critics' hidden layers, so that they bear more updates than steps (Ball et al. 2023)."""
-    buffer_size: PositiveInt = 1_000_000
-    """Transitions kept."""
-    learning_starts: NonNegativeInt = 1_000
-    """Steps of random actions at the beginning."""
-    train_freq: PositiveInt = 1
-    """Steps of each environment between two rounds of updates."""
-    gradient_steps: AtLeastMinusOne = -1
-    """Updates in a round; -1 makes as many as environment steps were made."""
-    gamma: Fraction = 0.99
-    """Discount."""
-    tau: Fraction = 0.005
-    """How far the target critics go towards the critics."""
-    target_update_interval: PositiveInt = 2
-    """Updates between two moves of the target critics."""
-    ent_coef: str = "auto_0.1"
-    """Weight of the entropy: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
-    ent_coef_learning_rate: PositiveFloat = 1e-4
-    """Adam's, for the entropy's weight."""
-    envs: PositiveInt = 1
-    """Environments stepped side by side; one update for each environment step in any case."""
-
-    def keywords(self) -> dict[str, Any]:
-        """Return the keyword arguments of the learner's constructor."""
-        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", "layer_norm", "envs"}
-        networks = {"net_arch": list(self.hidden), "layer_norm": self.layer_norm}
-        return {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cer is not None and self.reward.output not in ("tanh", "sigmoid"):
+            raise PrefenvsError(f"cer compares values of bounded rewards; output={self.reward.output!r} has no bounds")
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -142,6 +118,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self.ent_coef_learning_rate = ent_coef_learning_rate
         self.feedback = None
         self.reward_learned = False
+        self._resets = None if self.config.cer is None else ValueResets(self.config.cer)
         super().__init__(
             policy,
             env,
@@ -162,6 +139,7 @@ class PEBBLE(PreferenceLearner, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.state_entropy.bounded = self._intrinsic_steps > 0
         if self.config.precision == "bfloat16":
             self.policy.round_inner()
         if self.log_ent_coef is not None:
@@ -207,28 +185,51 @@ class PEBBLE(PreferenceLearner, SAC):
             self.replay_buffer.relabel(self.learned_reward)
             if not self.reward_learned:
                 self.reward_learned = True
-                self._start_afresh(batch_size)
+                self._start_afresh(batch_size, keep_critic=self._intrinsic_steps > 0)
+            elif self._resets is not None and self._resets.due():
+                self._learn_anew()
+                self.logger.record("train/reset_threshold", self._resets.threshold)
         if self.config.true_reward:
             self.replay_buffer.keep_rewards()
             if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < self.n_envs:
                 self._start_afresh(batch_size)
         elif self.reward_learned:
             self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
+        if self._resets is not None and self.feedback is not None and self.feedback.asked < self.config.labels:
+            gradient_steps *= self._resets.updates
         self._update(gradient_steps, batch_size)
 
     def check_run(self, total_steps: int) -> None:
         """As every learner; raises PrefenvsError too where the true reward would come after the run's end."""
         super().check_run(total_steps)
+        if self._resets is not None and not isinstance(self.reward_model, RewardEnsemble):
+            raise PrefenvsError("cer starts the reward ensemble anew: leave reward_model=... or cer away")
         if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:
             raise PrefenvsError(
                 f"the true reward comes after {self.first_session} steps of exploration, but the run ends after "
                 f"{total_steps}: train for longer or lower unsupervised_steps"
             )
 
-    def _start_afresh(self, batch_size: int) -> None:
-        """Replace the critic that valued state entropy, and fit the new one."""
-        self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+    @property
+    def _intrinsic_steps(self) -> int:
+        """Gradient steps of the reward model on the intrinsic reward for each step of exploration (RIME)."""
+        rime = self.config.reward.rime
+        return 0 if rime is None or self.config.true_reward or self.config.exploration_only else rime.intrinsic_steps
+
+    def _start_afresh(self, batch_size: int, keep_critic: bool = False) -> None:
+        """Replace the critic that valued state entropy, unless its values are the reward model's, and fit it."""
+        if not keep_critic:
+            self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
+        if self._resets is not None:
+            self._resets.forget()
         self._update(self.config.reset_updates, batch_size)
+
+    def _learn_anew(self) -> None:
+        """Learn the reward anew from all labels, and forget the critics; actor and temperature stay (PoLiCER)."""
+        assert self.feedback is not None
+        self.feedback.refit()
+        self.replay_buffer.relabel(self.learned_reward)
+        self.policy.reset_critic(self.lr_schedule(self._current_progress_remaining))
 
     def actor_penalty(self, observations: torch.Tensor) -> torch.Tensor | None:
         """Return what is added to the actor's loss for a batch of observations [B, obs]; None: nothing."""
@@ -249,12 +250,17 @@ class PEBBLE(PreferenceLearner, SAC):
     def save_memory(self, folder: Path) -> None:
         """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""
         self.replay_buffer.save(folder / "replay.npz")
+        if self._resets is not None:
+            (folder / "resets.json").write_text(json.dumps(self._resets.state_dict()))
 
     def load_memory(self, folder: Path) -> None:
         """Read the replay buffer."""
         with damage_told(folder / "replay.npz", WAY_OUT):
             self.replay_buffer.restore(folder / "replay.npz")
         self.replay_buffer.context = self.reward_context
+        if self._resets is not None:
+            with damage_told(folder / "resets.json", WAY_OUT):
+                self._resets.load_state_dict(json.loads((folder / "resets.json").read_text()))
 
     def _compare_members(self) -> list[str]:
         return super()._compare_members() + (["RUNE's bonus"] if self.config.bonus else [])
@@ -268,6 +274,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[Array, Array]:
         """Return actions for the environments and, scaled to [-1, 1], for the buffer; quicker than by `predict`."""
+        self.policy.see(self._last_obs)
         if self.num_timesteps < learning_starts or action_noise is not None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         with torch.no_grad():
@@ -283,6 +290,8 @@ class PEBBLE(PreferenceLearner, SAC):
         if self.exploring:
             ring = buffer.all_observations
             seen = self.state_entropy.seen.update(ring, buffer.added * buffer.n_envs, self.device)
+            if self._intrinsic_steps:
+                self._warm_start(batch_size, seen)
         metrics: dict[str, torch.Tensor] = {}
         recent = 0 if self.exploring else int(self.config.recent_share * batch_size)
         newest = max(self.config.recent_steps // self.n_envs, 1)
@@ -290,16 +299,30 @@ class PEBBLE(PreferenceLearner, SAC):
             batch = buffer.draw(batch_size, self.learned_reward if self.reward_learned else None, (recent, newest))
             if seen is not None:
                 batch = batch._replace(rewards=self.state_entropy(batch.observations, seen)[:, None])
-            target_due, actor_due = (
-                self._n_updates % every == 0 for every in (self.target_update_interval, self.config.policy_delay)
-            )
-            metrics |= update(self, batch, target_due, actor_due, self.actor_penalty)
+            target, actor = (self._n_updates % n == 0 for n in (self.target_update_interval, self.config.policy_delay))
+            metrics |= update(self, batch, target, actor, self.actor_penalty)
+            if self._resets is not None and "value" in metrics:
+                self._resets.see(metrics["value"])
             self._n_updates += 1
         # Reading a metric waits for the device, so only every hundredth update is logged.
         if self._n_updates // 100 > (self._n_updates - gradient_steps) // 100:
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             for name, value in metrics.items():
                 self.logger.record(f"train/{name}", float(value))
+
+    def _warm_start(self, batch_size: int, seen: Candidates) -> None:
+        """Let the reward model learn the intrinsic reward, some gradient steps for each environment step (RIME)."""
+        buffer, model = self.replay_buffer, self.reward_model
+        assert isinstance(model, RewardEnsemble)
+        if not self.state_entropy.std.count:
+            return
+        if model.config.normalise:
+            held = buffer.all_observations[: buffer.size() * buffer.n_envs]
+            model.trainer.normalise_by(torch.from_numpy(held).to(self.device, torch.float32))
+        for _ in range(self._intrinsic_steps * self.n_envs * self.train_freq.frequency):  # type: ignore[union-attr]
+            batch = buffer.draw(batch_size)
+            actions = torch.from_numpy(buffer.task_actions(batch.actions.cpu().numpy())).to(self.device)
+            model.regress(batch.observations, actions, self.state_entropy.predictable(batch.observations, seen))
 
 
 @dataclass(frozen=True)
@@ -310,6 +333,15 @@ class PebbleOptions(SACConfig):
     """Semi-supervised reward learning with augmentation (SURF); --reward.surf... then has its settings."""
     rune: bool = False
     """Reward bonus for the ensemble's uncertainty (RUNE): --bonus 0.05."""
+    rime: bool = False
+    """Leave out or flip labels that the reward contradicts, and warm-start the reward (RIME); --reward.rime... then has
+    its settings."""
+    reed: bool = False
+    """Let the reward network predict the next state too (REED); --reward.reed... then has its settings."""
+    cer: bool = False
+    """Start reward and critics anew where values overestimate (PoLiCER); --cer.... then has its settings."""
+    horizon_discount: bool = False
+    """Discount by the task's horizon T in the place of gamma: 1 - 5 / T within [0.95, 0.995] (SimBa)."""
 
 
 def preset(
@@ -324,6 +356,10 @@ def preset(
     learning_starts: int = SACConfig.learning_starts,
     surf: bool = False,
     rune: bool = False,
+    rime: bool = False,
+    reed: bool = False,
+    cer: bool = False,
+    horizon_discount: bool = False,
     envs: int = SACConfig.envs,
     **_: Any,
 ) -> Settings:
@@ -343,8 +379,7 @@ def preset(
     size = min(budget.per_session, budget.labels)
     if name == "reliable":
         size = max(min(size, budget.labels // 25), 1)
-    if per_session is not None:
-        size = per_session
+    size = size if per_session is None else per_session
     rate = budget.interact / budget.per_session
     config = PebbleConfig(
         labels=budget.labels,
@@ -352,15 +387,20 @@ def preset(
         interact=(round(rate * size) if name == "reliable" else budget.interact) if interact is None else interact,
         segment_length=task.segment_length,
         unsupervised_steps=PebbleConfig.unsupervised_steps if unsupervised_steps is None else unsupervised_steps,
-        reward=RewardConfig(epochs=budget.epochs, surf=SurfConfig() if surf else None),
+        reward=RewardConfig(
+            epochs=budget.epochs,
+            surf=SurfConfig() if surf else None,
+            rime=(RimeConfig(beta_passes=600, least_passes=5) if manipulation else RimeConfig()) if rime else None,
+            reed=ReedConfig() if reed else None,
+        ),
         bonus=0.05 if rune else 0.0,
+        cer=CerConfig(rise=7.5 if manipulation else 5.0) if cer else None,
     )
     total = budget.steps if steps is None else steps
     if total < budget.steps:
         given = {"interact": interact, "unsupervised_steps": unsupervised_steps}
-        config = fit_schedule(
-            config, total, learning_starts, {key for key, value in given.items() if value is not None}
-        )
+        kept = [key for key, value in given.items() if value is not None]
+        config = fit_schedule(config, total, learning_starts, kept)
     options = PebbleOptions(
         learning_rate=budget.lr,
         batch_size=512 if manipulation else 1024,
@@ -369,44 +409,28 @@ def preset(
         learning_starts=learning_starts,
         surf=surf,
         rune=rune,
+        rime=rime,
+        reed=reed,
+        cer=cer,
+        horizon_discount=horizon_discount,
+        gamma=min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma,
     )
-    if name in ("small", "reliable"):
-        options = dataclasses.replace(
-            options,
-            learning_rate=1e-3,
-            batch_size=256,
-            hidden=(128, 128),
-            ent_coef_learning_rate=1e-3,
-            target_update_interval=1,
-        )
-        reward = dataclasses.replace(config.reward, width=128)
-        config = dataclasses.replace(config, entropy_states=8_192, reward=reward)
-    if name == "reliable":
-        options = dataclasses.replace(
+    settings = Settings(config, total, options)
+    return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs)
+
+
+def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
+    """Return the settings with smaller networks and batches, and what was found since the publication."""
+    smaller: dict[str, Any] = {"batch_size": 256, "hidden": (128, 128), "target_update_interval": 1}
+    options = replace(settings.options, learning_rate=1e-3, ent_coef_learning_rate=1e-3, **smaller)
+    reward = replace(settings.config.reward, width=128, normalise=reliable)
+    config = replace(settings.config, entropy_states=8_192, reward=reward)
+    if reliable:
+        options = replace(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
-        reward = dataclasses.replace(config.reward, normalise=True)
-        config = dataclasses.replace(
-            config, selector="policy-likelihood", policy_delay=2, recent_share=0.5, reward=reward
-        )
-    return Settings(config, total, options)
-
-
-def fit_schedule(
-    config: PebbleConfig, steps: int, learning_starts: int = 1_000, given: Collection[str] = ()
-) -> PebbleConfig:
-    """Fit a schedule into a short run: explore for a sixth at most, and hold the sessions within four fifths of it.
-
-    given: which of unsupervised_steps and interact are to stay as they are.
-    """
-    exploration, interact = config.unsupervised_steps, config.interact
-    if "unsupervised_steps" not in given:
-        exploration = min(exploration, 4 * steps // 25)
-    if "interact" not in given:
-        sessions = math.ceil(config.labels / config.per_session)
-        room = 4 * steps // 5 - learning_starts - exploration
-        interact = min(interact, max(room // max(sessions - 1, 1), 1))
-    return dataclasses.replace(config, unsupervised_steps=exploration, interact=interact)
+        config = replace(config, selector="policy-likelihood", policy_delay=2, recent_share=0.5)
+    return replace(settings, config=config, options=options)
 
 
 CONTROLS = ("pebble-coin", "pebble-no-labels")
@@ -431,6 +455,28 @@ ALGORITHM = Algorithm(
                 ("pebble-rune", "PEBBLE + RUNE", {"rune": True}),
                 ("pebble-min", "PEBBLE, worst case of the ensemble", {"aggregate": "min"}),
                 ("pebble-mean-std", "PEBBLE, mean less one standard deviation", {"aggregate": "mean-std"}),
+            )
+        ),
+        *(
+            Row(name, f"PEBBLE, {title}", options, rewards=True)
+            for name, title, options in (
+                ("pebble-no-layer-norm", "plain critics", {"layer_norm": False}),
+                ("pebble-one-update", "one update a step", {"gradient_steps": 1, "policy_delay": 1}),
+                ("pebble-large-batches", "larger batches and steps", {"batch_size": 256, "learning_rate": 1e-3}),
+                ("pebble-uniform-replay", "uniform replay", {"recent_share": 0.0}),
+                ("pebble-disagreement", "queries by disagreement", {"selector": "disagreement"}),
+                ("pebble-uniform", "queries drawn uniformly", {"selector": "uniform"}),
+                ("pebble-raw-inputs", "raw reward inputs", {"reward.normalise": False}),
+                ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
+                ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),
+                ("pebble-rime", "labels denoised (RIME)", {"rime": True}),
+                ("pebble-reed", "self-prediction (REED)", {"reed": True}),
+                ("pebble-cer", "resets of reward and critics (PoLiCER)", {"cer": True}),
+                ("pebble-stac", "one critic, pessimistic by its spread (STAC)", {"pessimism": 0.1}),
+                ("pebble-restart", "rewards learned anew at each session", {"reward.restart": True}),
+                ("pebble-horizon-discount", "the discount by the horizon", {"horizon_discount": True}),
+                ("pebble-lire", "ranked lists (LiRE)", {"lists": "lire"}),
+                ("pebble-seqrank", "ranked lists (SeqRank)", {"lists": "seqrank"}),
             )
         ),
         Row("pebble-true-reward", "SAC on the true reward (upper bound)", {"true_reward": True}, asks=False),

@@ -21,12 +21,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.mlp import round_inner
+from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online import ppo
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.exploration import compared
 from prefenvs.agents.online.learner import GivenRewardModel, LearnerConfig, PreferenceLearner
-from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.envs import make

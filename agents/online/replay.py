@@ -94,7 +94,7 @@ class RelabelBuffer(ReplayBuffer):
     def _write(self, reward: Reward, rows: Array | slice) -> None:
         if self.context == 1:
             observations = self.observations[rows].reshape(-1, *self.obs_shape)
-            actions = self._task_actions(self.actions[rows].reshape(-1, self.action_dim))
+            actions = self.task_actions(self.actions[rows].reshape(-1, self.action_dim))
             mean, spread = reward(observations, actions)
         else:
             mean, spread = self._reward_sequences(reward, rows)
@@ -120,7 +120,7 @@ class RelabelBuffer(ReplayBuffer):
         last[-1] = True
         # Environment after environment, so that the steps of an episode are consecutive.
         observations = self.observations[index].swapaxes(0, 1).reshape(-1, *self.obs_shape)
-        actions = self._task_actions(self.actions[index].swapaxes(0, 1).reshape(-1, self.action_dim))
+        actions = self.task_actions(self.actions[index].swapaxes(0, 1).reshape(-1, self.action_dim))
         results = reward(observations, actions, np.flatnonzero(last.T) + 1)
         mean, spread = (part.reshape(self.n_envs, -1)[:, len(before) :].T.reshape(-1) for part in results)
         return mean, spread
@@ -148,7 +148,7 @@ class RelabelBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_columns": {}}
 
-    def _task_actions(self, actions: Array) -> Array:
+    def task_actions(self, actions: Array) -> Array:
         """Undo Stable-Baselines3's scaling to [-1, 1], so that segments and replay speak of the same actions."""
         if not isinstance(self.action_space, spaces.Box):
             return actions

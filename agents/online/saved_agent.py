@@ -23,8 +23,8 @@ from stable_baselines3.common.save_util import (
 from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
+from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.nets.saved import damage_told, new_file, read_config
-from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError

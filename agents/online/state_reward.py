@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.online.learner import LearnedReturns
-from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig, SACConfig
-from prefenvs.agents.online.sac import PebblePolicy
+from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
+from prefenvs.agents.online.sac import PebblePolicy, SACConfig
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.vectors import make_envs, seed_environments

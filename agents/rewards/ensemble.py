@@ -15,9 +15,10 @@ from torch import Tensor
 
 from prefenvs.agents.nets.kernels import round_rows
 from prefenvs.agents.nets.mlp import EnsembleMLP, rows_per_chunk
-from prefenvs.agents.nets.saved import saved_state
+from prefenvs.agents.nets.saved import read_config, saved_state
 from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.reed import EncodedMLP, Transitions
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
@@ -47,9 +48,9 @@ class RewardEnsemble:
         self.observation_size, self.action_size = observation_size, action_size
         self.config, self.device = config or RewardConfig(), get_device(device)
         generator = torch.Generator().manual_seed(seed)
-        sizes = [observation_size + action_size, *[self.config.width] * self.config.layers, 1]
-        c = self.config
-        network = EnsembleMLP(sizes, c.members, c.output, c.precision, generator, c.normalise)
+        c, inputs = self.config, (observation_size, action_size)
+        hidden, rest = [c.width] * c.layers, (c.members, c.output, c.precision, generator, c.normalise)
+        network = EnsembleMLP([sum(inputs), *hidden, 1], *rest) if c.reed is None else EncodedMLP(inputs, hidden, *rest)
         self.network = network.to(self.device)
         self.trainer = RewardTrainer(self.network, self.config, (observation_size, action_size), generator)
 
@@ -85,11 +86,13 @@ class RewardEnsemble:
         weights: Array | None = None,
         unlabelled: Sequence[Query] = (),
         agent: tuple[Array, Array] | None = None,
+        transitions: tuple[Array, Array, Array] | None = None,
     ) -> dict[str, float]:
         """Train on all preferences given; skips are ignored, ties and other soft labels count as they are.
 
         weights: [len(preferences)] factors on each preference's loss. unlabelled: queries for SURF's pseudo-labels.
         agent: observations [S, obs] and actions [S, act] of the agent's newest episodes, for `agent_weight`.
+        transitions: observations, actions and next observations [N, ...], for `reed`.
         Queries that are on the device already, known by identity, are not copied again. Returns
         labels, skipped, decided: how many preferences are not skipped, are, and name one best segment;
         epochs: passes made, 0 if there is nothing to learn from; loss, accuracy: of the last pass, mean of the members;
@@ -100,10 +103,17 @@ class RewardEnsemble:
         if agent is not None:
             steps = np.concatenate(agent, axis=1).astype(np.float32)
             self.trainer.agent_steps = torch.from_numpy(steps).to(self.device)
+        if transitions is not None:
+            parts = (torch.from_numpy(np.asarray(part, np.float32)).to(self.device) for part in transitions)
+            self.trainer.transitions = Transitions(*parts)
         (result,) = fit_together([self.trainer], [preferences], [weights], [unlabelled])
         if isinstance(result, PrefenvsError):
             raise result
         return result
+
+    def regress(self, observations: Tensor, actions: Tensor, targets: Tensor) -> None:
+        """Take one gradient step towards rewards [B] of observations [B, ...] and actions [B, act] (RIME)."""
+        self.trainer.regress(torch.cat([observations.flatten(1), actions], 1), targets)
 
     def copy(self) -> RewardEnsemble:
         """Return an ensemble with these weights, for predictions; it has seen no label."""
@@ -128,8 +138,7 @@ class RewardEnsemble:
         Raises PrefenvsError for files that are damaged, of another kind, of other sizes, or not there.
         """
         with saved_state(path, FORMAT, cls.__name__) as state:
-            surf = state["config"]["surf"]
-            config = RewardConfig(**state["config"] | {"surf": None if surf is None else SurfConfig(**surf)})
+            config = read_config(RewardConfig, state["config"])
             sizes = {"observation_size": int(state["observation_size"]), "action_size": int(state["action_size"])}
             model = cls(sizes["observation_size"], sizes["action_size"], config, device=device)
             model.load_state_dict(state)

@@ -7,14 +7,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from prefenvs.agents.nets.mlp import EnsembleMLP, Output, Precision, rows_per_chunk
 from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss, score_returns
-from prefenvs.agents.rewards.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
+from prefenvs.agents.rewards.options.reed import EncodedMLP, ReedConfig, SelfPrediction, Transitions
+from prefenvs.agents.rewards.options.rime import LabelDenoiser, RimeConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
 from prefenvs.agents.rewards.tables import LabelTensors, QueryTable, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import (
@@ -70,6 +72,8 @@ class RewardConfig:
     """Passes without a better held-out loss before stopping on it."""
     validation_share: FractionBelowOne = 0.0
     """Share of the labels held out, by episode where possible."""
+    restart: bool = False
+    """Begin each fit with new weights: those of the fit before remember the earliest labels best (PoLiCER, 2026)."""
     bootstrap: bool = False
     """Give each member its own resample of the labels, drawn with replacement at each fit."""
     flip_rate: FlipRate = 0.0
@@ -82,6 +86,10 @@ class RewardConfig:
     """bfloat16 multiplies in that type between the first and the last layer: faster where the processor has it."""
     surf: SurfConfig | None = None
     """Semi-supervised learning with cropping; None is plain PEBBLE."""
+    rime: RimeConfig | None = None
+    """Leave out or flip labels that the reward contradicts; None takes them as they are."""
+    reed: ReedConfig | None = None
+    """Learn too to predict the next state from the agent's steps; None from labels alone."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -104,12 +112,22 @@ class RewardTrainer:
         self.labelled = QueryTable(*sizes, self.device)
         self.unlabelled = QueryTable(*sizes, self.device)
         self._sides: dict[str, bool] = {}
+        self._denoiser = None if config.rime is None else LabelDenoiser(config.rime)
+        self._prediction: SelfPrediction | None = None
+        if config.reed is not None:
+            self._prediction = SelfPrediction(cast("EncodedMLP", network), config.reed, generator)
+        self.transitions: Transitions | None = None
+        """Steps of the agent, for `reed`."""
+        self._fits = 0
         self.agent_steps: Tensor | None = None
         """Steps [S, obs + act] of the agent's newest episodes, for `agent_weight`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimiser, random state, and which queries are held out; queries come again with the next fit."""
         state = {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        state |= {} if self._denoiser is None else {"rime": self._denoiser.state_dict()}
+        if self._prediction is not None:
+            state |= {"reed": self._prediction.whole_state(), "fits": self._fits}
         return state | {"sides": dict(self._sides)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,6 +135,11 @@ class RewardTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self._sides = dict(state["sides"])
+        if self._denoiser is not None:
+            self._denoiser.load_state_dict(state["rime"])
+        if self._prediction is not None:
+            self._prediction.load_whole_state(state["reed"])
+            self._fits = state["fits"]
 
     def prepare(
         self, preferences: Sequence[Preference], weights: Array | None, unlabelled: Sequence[Query]
@@ -125,6 +148,7 @@ class RewardTrainer:
 
         Raises PrefenvsError as `prepare_labels` does, and for unlabelled queries that SURF cannot crop.
         """
+        learned = bool(self._sides)
         labels, metrics = prepare_labels(
             preferences, self.labelled, self._sides, self.config.validation_share, self.generator, weights
         )
@@ -132,13 +156,26 @@ class RewardTrainer:
             return metrics | {"new_accuracy": math.nan, "new": 0.0}
         if self.config.agent_weight and (self.agent_steps is None or not len(self.agent_steps)):
             raise PrefenvsError("agent_weight is about an agent in training, and there is none: set it to 0")
+        if self.config.reed is not None and (self.transitions is None or len(self.transitions.observations) < 2):
+            raise PrefenvsError("reed learns from the steps of an agent in training, and there are none: leave it out")
         if self.config.normalise:
             self._normalise()
         pool = self._sync_unlabelled(unlabelled)
         metrics["new_accuracy"] = self.evaluate(labels, labels.new.nonzero().squeeze(1))[1]
         metrics["new"] = float((labels.decided & labels.new).sum())
+        if self.config.restart and learned:
+            self.restart()
+        if self._prediction is not None and self.transitions is not None:
+            if self._fits % self._prediction.config.every == 0 or self.config.restart:
+                metrics["self_prediction"] = self._prediction.learn(self.transitions, self.generator)
+            self._fits += 1
         held_out, train = (index.nonzero().squeeze(1) for index in (labels.held_out, ~labels.held_out))
         return FitJob(self, labels, self._draw(train), held_out, pool, metrics)
+
+    def restart(self) -> None:
+        """Forget what was learned: new weights, and an optimiser without moments."""
+        self.network.reset_parameters(self.generator)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
 
     def conclude(self, job: FitJob) -> dict[str, float]:
         """Return the metrics of a job that has been learned."""
@@ -151,10 +188,31 @@ class RewardTrainer:
         """Scale observations by the labelled steps; actions, which are bounded, stay as they are."""
         observations = self.labelled.inputs[..., : self.labelled.sizes[0]]
         inside, _ = self.labelled.steps(torch.arange(len(observations), device=self.device))
-        steps = observations.flatten(0, 2) if inside is None else observations[inside]
+        self.normalise_by(observations.flatten(0, 2) if inside is None else observations[inside])
+
+    def normalise_by(self, observations: Tensor) -> None:
+        """Scale observations by these ones [S, obs]."""
         mean, std = torch.zeros_like(self.network.mean), torch.ones_like(self.network.std)
-        mean[: steps.shape[1]], std[: steps.shape[1]] = steps.mean(0), steps.std(0, correction=0) + 1e-3
+        size = observations.shape[1]
+        mean[:size], std[:size] = observations.mean(0), observations.std(0, correction=0) + 1e-3
         self.network.normalise(mean, std)
+
+    def regress(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take one gradient step of all members on the squared error of the rewards of inputs [B, obs + act]."""
+        self.network.zero_grad()
+        errors = self.network(inputs).squeeze(-1) - targets
+        errors.square().mean(1).sum().backward()
+        self.optimizer.step()
+
+    def denoise(self, labels: LabelTensors) -> LabelTensors:
+        """Begin a pass: return the labels as they are learned in it, and set the learning rate (RIME)."""
+        assert self._denoiser is not None
+        returns, present = self.predict_returns(self.labelled, labels.rows)
+        targets, weights = self._denoiser(returns, labels.targets, present, ~labels.held_out)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._denoiser.rate
+        decided = labels.decided & (weights > 0)
+        return labels._replace(targets=targets, weights=labels.weights * weights, decided=decided)
 
     def evaluate(self, labels: LabelTensors, index: Tensor) -> tuple[float, float]:
         """Return loss (mean of members) and accuracy (of their mean reward) on the labels at `index`; NaN if none."""
@@ -267,7 +325,8 @@ class FitJob:
             return False
         self.metrics |= {"epochs": float(number), "loss": loss, "accuracy": accuracy}
         stop = config.stop or ("never" if config.surf else "train")
-        done = number == self.passes or (stop == "train" and accuracy > config.stop_accuracy)
+        least = 0 if config.rime is None else config.rime.least_passes
+        done = number == self.passes or (stop == "train" and accuracy > config.stop_accuracy and number >= least)
         if stop == "validation":
             held_loss = self.trainer.evaluate(self.labels, self.held_out)[0]
             self.waited = 0 if held_loss < self.best_loss else self.waited + 1
@@ -312,9 +371,8 @@ class JointFit:
         self.network = _stack([trainer.network for trainer in trainers])
         self.labelled = QueryTable.join([trainer.labelled for trainer in trainers])
         self.unlabelled = QueryTable.join([trainer.unlabelled for trainer in trainers])
-        self.labels = LabelTensors.join(
-            [job.labels for job in jobs], [len(trainer.labelled.inputs) for trainer in trainers]
-        )
+        self.jobs = jobs
+        self.labels = self._join([job.labels for job in jobs])
         self.drawn = _shift([job.drawn for job in jobs], [len(job.labels.rows) for job in jobs])
         pools = [job.pool.expand(self.config.members, -1) for job in jobs]
         self.pools = _shift(pools, [len(trainer.unlabelled.inputs) for trainer in trainers])
@@ -322,6 +380,8 @@ class JointFit:
     def run(self) -> list[tuple[float, float]]:
         """Go once through the labels of each member and return each job's mean loss and accuracy."""
         count = len(self.trainers)
+        if self.config.rime is not None:
+            self.labels = self._join([job.trainer.denoise(job.labels) for job in self.jobs])
         order, extra = self._shuffle(self.drawn), self._draw_unlabelled()
         totals = torch.zeros(3, count, device=self.device)
         for batch in torch.split(order, self.config.batch_size, dim=1):
@@ -344,6 +404,9 @@ class JointFit:
             (loss[k] * count / self.drawn.numel(), right[k] / decisions[k] if decisions[k] else math.nan)
             for k in range(count)
         ]
+
+    def _join(self, labels: Sequence[LabelTensors]) -> LabelTensors:
+        return LabelTensors.join(labels, [len(trainer.labelled.inputs) for trainer in self.trainers])
 
     def release(self) -> None:
         """Give every ensemble weights in memory of its own again."""

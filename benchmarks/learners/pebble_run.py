@@ -31,6 +31,7 @@ from benchmarks.learners.knn_entropy import distances_by_differences
 from benchmarks.rewards.relabelling import member_networks, relabel_in_batches
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.pebble import preset
+from prefenvs.agents.online.sac import NETWORKS, SACConfig
 from prefenvs.agents.registry import Settings
 from prefenvs.envs.vectors import make_envs
 from prefenvs.oracles import PartialReturnOracle
@@ -44,9 +45,13 @@ PASSES = 2
 class PlainPolicy(SACPolicy):
     """Stable-Baselines3's policy, whose critics can start afresh; it has no layer norm."""
 
-    def __init__(self, *args: Any, layer_norm: bool = False, **kwargs: Any) -> None:
-        assert not layer_norm, "the plain way has plain critics"
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        plain = {name: getattr(SACConfig, name) for name in NETWORKS}
+        assert {name: kwargs.pop(name, plain[name]) for name in NETWORKS} == plain, "the plain way has plain critics"
         super().__init__(*args, **kwargs)
+
+    def see(self, observations: Array) -> None:
+        """Normalise nothing."""
 
     def reset_critic(self, learning_rate: float) -> None:
         """Forget the critics."""

@@ -34,6 +34,20 @@ class CheetahBackwards(HalfCheetahEnv):
         return observation, -float(info["x_velocity"]), terminated, truncated, info
 
 
+class CheetahOnItsBack(HalfCheetahEnv):
+    """The two-legged cheetah lies on its back, its legs in the air.
+
+    Measure: minus the cosine of the torso's pitch, 1 on its back and -1 on its feet.
+    """
+
+    max_episode_steps = 500
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step the simulation; the reward is the measure."""
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, -float(np.cos(self.data.qpos[2])), terminated, truncated, info
+
+
 class HopperFlip(HopperEnv):
     """The one-legged hopper turns backward somersaults.
 
@@ -91,8 +105,9 @@ BEHAVIOURS = Suite(
     "Behaviours that no task rewards: labels by a scripted rater, a coin, no labels, and the measure itself.",
     (
         _behaviour("CheetahBackwards", 15_000, 700, interact=600),
+        _behaviour("CheetahOnItsBack", 12_000, 600, interact=700),
         _behaviour("HopperFlip", 15_000, 700, interact=600),
         _behaviour("WalkerOneLeg", 30_000, 1_000, interact=1_000),
     ),
-    reduced="15,000 to 30,000 environment steps, networks of 2x128, five seeds.",
+    reduced="12,000 to 30,000 environment steps, networks of 2x128, five seeds.",
 )

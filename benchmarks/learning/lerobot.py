@@ -10,6 +10,7 @@ their weights alone: none, by labels of the true return, by labels of a coin. Su
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -30,8 +31,10 @@ from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 
-TASK, SIDE, CHUNK, HAND = "metaworld-drawer-close-v3", 64, 20, 4
-"""`HAND`: entries of the observation that a robot measures in itself, position and opening of its hand."""
+TASK, SIDE, CHUNK, ACTED, HAND = "metaworld-drawer-close-v3", 64, 20, 10, 4
+"""`ACTED`: steps of a chunk that are taken; `HAND`: what a robot measures in itself, where its hand is and how open."""
+DRAWER = 5
+"""Entry of the observation that tells how far the drawer is open; no policy sees it."""
 AWAY = np.array([0.25, -0.15, 0.1])
 SERVE = f"""
 import sys, numpy as np, torch
@@ -40,15 +43,17 @@ from lerobot_policy_weighted_act import WeightedACTPolicy
 out, sys.stdout = sys.stdout.buffer, sys.stderr
 policy = WeightedACTPolicy.from_pretrained(sys.argv[1]).eval()
 before, after = make_pre_post_processors(policy.config, sys.argv[1])
-while first := sys.stdin.buffer.read(1):
-    if first == b"1": policy.reset()
-    state = np.frombuffer(sys.stdin.buffer.read({4 * HAND}), np.float32).copy()
+while state := sys.stdin.buffer.read({4 * HAND}):
+    state = np.frombuffer(state, np.float32).copy()
     picture = np.frombuffer(sys.stdin.buffer.read({3 * SIDE * SIDE}), np.uint8).reshape({SIDE}, {SIDE}, 3).copy()
     seen = {{"observation.state": torch.from_numpy(state),
             "observation.images.camera": torch.from_numpy(picture).permute(2, 0, 1) / 255}}
-    with torch.no_grad(): action = after(policy.select_action(before(seen)))
-    out.write(action.numpy()[0].astype(np.float32).tobytes()); out.flush()
+    policy.reset()
+    with torch.no_grad():
+        actions = [after(policy.select_action(before(dict(seen)))).numpy()[0] for _ in range({ACTED})]
+    out.write(np.array(actions, np.float32).tobytes()); out.flush()
 """
+"""Reads an observation, writes the actions that the policy takes before it looks again."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Options:
     """What is made and trained."""
 
     lerobot: Path
-    """Python of an environment with LeRobot 0.4.4 and the plug-in."""
+    """Python of an environment with LeRobot 0.4.4 and the plug-in, beside which `lerobot-train` lies."""
     folder: Path
     """Where data, labels, rewards and policies are kept; what is there is not made again."""
     good: int = 16
@@ -65,8 +70,10 @@ class Options:
     """Episodes of the misled script."""
     pairs: int = 150
     """Labels."""
-    steps: int = 300
+    steps: int = 200
     """Updates of a policy, of 8 samples."""
+    arms: tuple[Literal["plain", "oracle", "coin"], ...] = ("plain", "oracle", "coin")
+    """Weights of the trainings: none, by a reward of labels of the true return, by one of labels of a coin."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the trainings."""
     episodes: int = 20
@@ -164,9 +171,9 @@ def train(options: Options, data: Path, seed: int, weights: Path | None) -> Path
     flags = {
         "dataset.repo_id": "me/drawer", "dataset.root": data, "dataset.video_backend": "pyav", "seed": seed,
         "policy.type": "weighted_act", "policy.push_to_hub": "false", "policy.device": "cpu",
-        "policy.pretrained_backbone_weights": "null", "policy.chunk_size": CHUNK, "policy.n_action_steps": CHUNK,
+        "policy.pretrained_backbone_weights": "null", "policy.chunk_size": CHUNK, "policy.n_action_steps": ACTED,
         "policy.dim_model": 128, "policy.n_heads": 4, "policy.dim_feedforward": 256, "policy.n_encoder_layers": 1,
-        "policy.use_vae": "false", "policy.optimizer_lr": 3e-4, "batch_size": 8, "steps": options.steps,
+        "policy.use_vae": "false", "policy.optimizer_lr": 5e-4, "batch_size": 8, "steps": options.steps,
         "num_workers": 0, "wandb.enable": "false", "save_freq": options.steps, "log_freq": 50, "output_dir": folder,
     }  # fmt: skip
     if weights is not None:
@@ -174,18 +181,16 @@ def train(options: Options, data: Path, seed: int, weights: Path | None) -> Path
     last = folder / "checkpoints" / "last" / "pretrained_model"
     if not last.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        start = "from lerobot.scripts.lerobot_train import main; main()"
-        run(options.lerobot, "-c", start, *(f"--{key}={value}" for key, value in flags.items()))
+        run(options.lerobot.with_name("lerobot-train"), *(f"--{key}={value}" for key, value in flags.items()))
     return last
 
 
-def measure(options: Options, checkpoint: Path) -> float:
-    """Return the share of episodes in which a policy closes the drawer."""
+def measure(options: Options, checkpoint: Path) -> dict[str, float]:
+    """Return the share of episodes in which a policy closes the drawer, and how far it moves it on average, in cm."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     command = [str(options.lerobot), "-c", SERVE, str(checkpoint)]
-    task = find_task(TASK)
-    env = prefenvs.make(TASK)
-    won = []
+    task, env = find_task(TASK), prefenvs.make(TASK)
+    won, moved = [], []
     with (
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server,
         Renderer(task, SIDE, SIDE) as renderer,
@@ -194,39 +199,40 @@ def measure(options: Options, checkpoint: Path) -> float:
         assert server.stdout is not None
         for episode in range(options.episodes):
             observation, info = env.reset(seed=10_000 + episode)
-            success = 0.0
+            closed, begun = 0.0, observation[DRAWER]
             for step in range(100):
-                scene = info.get("scene")
-                picture = renderer.frames(info["state"][None], scene)[0]
-                state = np.asarray(observation[:HAND], np.float32)
-                server.stdin.write((b"1" if step == 0 else b"0") + state.tobytes() + picture.tobytes())
-                server.stdin.flush()
-                action = np.clip(np.frombuffer(server.stdout.read(16), np.float32), -1, 1)
-                observation, _, _, truncated, info = env.step(action)
-                success = max(success, float(info[task.success_key or ""]))
-                if success or truncated:
+                if step % ACTED == 0:
+                    picture = renderer.frames(info["state"][None], info.get("scene"))[0]
+                    server.stdin.write(observation[:HAND].astype(np.float32).tobytes() + picture.tobytes())
+                    server.stdin.flush()
+                    chunk = np.frombuffer(server.stdout.read(ACTED * 16), np.float32).reshape(ACTED, 4)
+                observation, _, _, _, info = env.step(np.clip(chunk[step % ACTED], -1, 1))
+                closed = float(info[task.success_key or ""])
+                if closed:
                     break
-            won.append(success)
-        server.kill()
+            won.append(closed)
+            moved.append(100 * (observation[DRAWER] - begun))
+        server.stdin.close()
     env.close()
-    return float(np.mean(won))
+    return {"success": float(np.mean(won)), "moved": float(np.mean(moved))}
 
 
 def main(options: Options) -> None:
-    """Make what is missing, train, measure, and print a table."""
+    """Make what is missing, train, measure, and print what each training came to."""
     options.folder.mkdir(parents=True, exist_ok=True)
     data = make_dataset(options)
     successes = load_dataset(data).successes
     print("success of the data's episodes", None if successes is None else float(successes.mean()))
-    progress = {rater: learn_reward(options, data, rater) for rater in ("oracle", "coin")}
+    arms: dict[str, Path | None] = {"plain": None}
+    arms |= {rater: learn_reward(options, data, rater) for rater in ("oracle", "coin")}
     kept = options.folder / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    for seed in options.seeds:
-        for name, weights in (("plain", None), *progress.items()):
-            if f"{name}-{seed}" not in results:
-                results[f"{name}-{seed}"] = measure(options, train(options, data, seed, weights))
-                kept.write_text(json.dumps(results, indent=2) + "\n")
-            print(name, seed, results[f"{name}-{seed}"], flush=True)
+    for name, seed in itertools.product(options.arms, options.seeds):
+        found = results.get(f"{name}-{seed}")
+        if found is None:
+            found = results[f"{name}-{seed}"] = measure(options, train(options, data, seed, arms[name]))
+            kept.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"{name} {seed}: closed in {found['success']:.0%}, moved by {found['moved']:.1f} cm", flush=True)
 
 
 if __name__ == "__main__":

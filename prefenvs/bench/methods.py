@@ -82,12 +82,16 @@ class Method:
 
 
 def words(options: Mapping[str, Option], data: Path | None = None) -> list[str]:
-    """Write options as words of a command line: --name value, --name or --no-name; {data} becomes the data's folder."""
+    """Write options as words of a command line: --name value, --name, --no-name or --group.no-name.
+
+    {data} becomes the data's folder.
+    """
     line = []
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            line.append(f"--{flag}" if value else f"--no-{flag}")
+            group, dot, last = flag.rpartition(".")
+            line.append(f"--{flag}" if value else f"--{group}{dot}no-{last}")
         else:
             text = str(value)
             line += [f"--{flag}", text if data is None else text.replace("{data}", str(data))]

@@ -6,6 +6,7 @@ import errno
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ class Runnable(Protocol):
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one line and status 2, trouble of the machine status 1, Ctrl-C and SIGTERM 130."""
     words = sys.argv[1:] if arguments is None else arguments
+    warnings.formatwarning = _format_warning
     if words == ["--version"]:
         print(f"prefenvs {prefenvs.__version__}")
         return
@@ -191,6 +193,10 @@ def _import_modules(words: list[str]) -> list[str]:
     return [
         flag + equals + names.get(value, value) if equals else names.get(flag, flag) for flag, equals, value in pairs
     ]
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *place: object) -> str:
+    return f"{category.__name__}: {' '.join(str(message).split())}\n"
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -71,11 +71,12 @@ class Ask:
             added = self._choose(store, run, data, length, model)
             store.add_queries(added, run=run)
             waiting = store.count_pending(run)
+        acts = data.actions.size > 0
         if len(added) < self.count:
             print(f"the data hold no more: {len(added)} of {self.count} questions are new")
         print(f"{len(added)} questions about {length} steps each are new in {self.store}, run {run!r}; {waiting} wait")
         print(f"people answer them: prefenvs label --store {self.store}")
-        print(f"learn from the answers: {learning(self.dataset, self.task, self.store)}")
+        print(f"learn from the answers: {learning(self.dataset, self.task, self.store, acts=acts)}")
 
     def _choose(
         self, store: Store, run: str, data: Trajectories, length: int, model: RewardModel | None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tqdm import tqdm
 
+from prefenvs.cli.data.store import learning
 from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
@@ -108,8 +109,9 @@ class Rate:
             if not store.count_pending(name):
                 print(f"all {len(queries)} pairs have their answers already")
             self._label_run(store, name)
-        print(f"labels are in {location}, run {name!r}; learn from them: "
-              f"prefenvs train iql --dataset {self.dataset} --preferences {location}")  # fmt: skip
+        acts = queries[0].segments[0].actions.size > 0
+        command = learning(self.dataset, self.task, location, acts=acts)
+        print(f"labels are in {location}, run {name!r}; learn from them: {command}")
 
     def _label_run(self, store: Store, run: str) -> None:
         """Answer the pending queries of one run."""

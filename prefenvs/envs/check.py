@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import HiddenReward
-from prefenvs.envs.spaces import is_picture
+from prefenvs.envs.spaces import is_picture, name_entries
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 
@@ -152,7 +152,8 @@ def check_spaces(task: Task, first: HiddenReward, second: HiddenReward, seed: in
     rollout = _roll(first, _actions(first, STEPS, seed), *first.reset(seed=seed))
     for step, observation in enumerate(rollout.observations):
         _require(box.contains(observation), f"observation {step} is outside its space")
-    return f"observations {box.shape} {box.dtype}, actions {action}"
+    entries = name_entries(first.unwrapped.observation_space)
+    return f"observations {box.shape} {box.dtype}{' of ' * bool(entries)}{entries}, actions {action}"
 
 
 def check_seed(task: Task, first: HiddenReward, second: HiddenReward, seed: int) -> str:

@@ -70,6 +70,18 @@ def channels_first(picture: Any, shape: tuple[int, int, int]) -> Array:
     return np.array(array.reshape(shape))
 
 
+def name_entries(space: spaces.Space[Any]) -> str:
+    """Return which entries of the flat vector hold what of a dictionary, "gear [0:3], place [3:5]"; else nothing."""
+    if not isinstance(space, spaces.Dict):
+        return ""
+    found, start = [], 0
+    for name, inner in space.spaces.items():
+        end = start + int(spaces.flatdim(inner))
+        found.append(f"{name} [{start}:{end}]")
+        start = end
+    return ", ".join(found)
+
+
 def find_outside(space: spaces.Space[Any], observation: Any) -> str:
     """Return in words where an observation leaves its space, beyond rounding; an empty string where it is within."""
     if isinstance(space, spaces.Dict | spaces.Tuple):

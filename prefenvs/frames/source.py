@@ -113,7 +113,8 @@ class SegmentFrames(Closing):
             box = self._box(segment.recording, camera)
             return [fit(frame, box) for frame in read_frames(segment.recording, steps, camera)]
         except PrefenvsError as error:
-            raise PrefenvsError(f"episode {segment.episode} of {segment.source!r} cannot be shown: {error}") from error
+            name = f"episode {segment.episode} of {segment.source!r}"
+            raise PrefenvsError(f"{name} cannot be shown: {error}; --skip-damaged leaves it out") from error
 
     def _chosen(self, recording: Recording) -> list[Camera]:
         return [recording.camera(name) for name in self.cameras] or list(recording.cameras)

@@ -281,8 +281,11 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def check_recording(recording: Recording) -> None:
-    """Raise a PrefenvsError where a camera has no picture of some step; nothing is decoded."""
+def check_recording(recording: Recording, *, look: bool = False) -> None:
+    """Raise a PrefenvsError where a camera has no picture of some step.
+
+    Nothing is decoded but, to `look`, pictures in folders: any one of them can be damaged, or of another size.
+    """
     for camera in recording.cameras:
         path = recording.path(camera)
         if is_timed(path):
@@ -292,3 +295,6 @@ def check_recording(recording: Recording) -> None:
         last = round(camera.start) + recording.first + len(recording) - 1
         if last >= count:
             raise PrefenvsError(f"{path} holds {count} pictures, but its episode goes on to number {last}")
+        if look and path.is_dir():
+            for _ in read_frames(recording, np.arange(len(recording)), camera):
+                pass

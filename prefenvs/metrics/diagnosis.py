@@ -14,6 +14,7 @@ from prefenvs.metrics.agreement import Correlation, preference_accuracy, return_
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
 from prefenvs.segments import Array, SegmentBatch
+from prefenvs.tasks import has_reward
 from prefenvs.trajectories import Trajectories
 
 CHANCE = 0.5
@@ -31,7 +32,8 @@ class Diagnosis:
     policy's own segments that it orders as the true return does; on_mixed: of pairs of one such segment and one
     labelled. correlation: of learned and true returns of the policy's segments. near: [N] share of each labelled
     segment's steps that lie where the final policy's own steps do, in the order of the labels. saturated: share of
-    the policy's steps whose reward all but reaches the model's bound. learned, true: [S] returns of the segments.
+    the policy's steps whose reward all but reaches the model's bound. learned, true: [S] returns of the segments; the
+    true ones are left out, [0], where the task has no true reward.
     """
 
     on_labels: Share
@@ -48,7 +50,9 @@ class Diagnosis:
         found = []
         reach = float(self.near.mean()) if len(self.near) else 0.0
         low, high = self.on_policy.interval
-        if not self.on_policy.count:
+        if not len(self.true):
+            pass
+        elif not self.on_policy.count:
             found.append("All of the final policy's segments have the same true return: it does one thing only.")
         elif low <= CHANCE:
             found.append(
@@ -124,7 +128,7 @@ def diagnose(
         _nearness(answered, episodes, rng),
         float((rewards > 0.98).mean()),
         learned[0],
-        true[0],
+        true[0] if has_reward(episodes.task) else true[0][:0],
     )
 
 

@@ -53,6 +53,11 @@ class ListBuilder:
         # Which way a list of seqrank goes, 1 to the better; 0 while it has one segment or equal ones only.
         self._direction = 0
 
+    @property
+    def begins(self) -> bool:
+        """Whether the next segment begins a list, and needs no question."""
+        return not self.lists or (self.method == "lire" and self._of_list >= self.questions)
+
     def add(self, segment: Segment) -> Query | None:
         """Take a new segment; return the first question about it, None where it begins a list and needs none.
 
@@ -60,8 +65,7 @@ class ListBuilder:
         """
         if self._new is not None:
             raise PrefenvsError("a ranked list waits for the answer to its last question before it takes a new segment")
-        full = self.method == "lire" and self._of_list >= self.questions
-        if full or not self.lists:
+        if self.begins:
             self.lists.append([[segment]])
             self._of_list = 0
             return None
@@ -137,7 +141,7 @@ def rank_segments(
     for segment in segments:
         query = builder.add(segment)
         while query is not None:
-            answer = _answer(oracle, query)
+            answer = ask_at_once(oracle, query)
             if builder.asked >= questions:
                 builder.answer(answer.probabilities)
                 return [one for groups in builder.lists for one in pairs_of(groups, answer, builder.rng)]
@@ -145,10 +149,13 @@ def rank_segments(
     raise PrefenvsError(f"the segments lasted for {builder.asked} of {questions} questions: give more of them")
 
 
-def pairs_of(groups: Sequence[Sequence[Segment]], like: Preference, rng: np.random.Generator) -> list[Preference]:
+def pairs_of(
+    groups: Sequence[Sequence[Segment]], like: Preference, rng: np.random.Generator | None
+) -> list[Preference]:
     """Return every pair of a ranked list, worst group first, as a preference: 0 and 1 across groups, equal within one.
 
-    like: an answer whose annotator and oracle the pairs are of; rng: puts either segment first.
+    like: an answer whose annotator and oracle the pairs are of; rng: puts either segment first; None: the hash of their
+    contents does, the same for a pair whatever the list becomes.
     """
     flat = [(rank, segment) for rank, group in enumerate(groups) for segment in group]
     made = []
@@ -156,13 +163,14 @@ def pairs_of(groups: Sequence[Sequence[Segment]], like: Preference, rng: np.rand
         for high, better in flat[i + 1 :]:
             chances = np.array([0.5, 0.5]) if low == high else np.array([0.0, 1.0])
             pair = (worse, better)
-            if rng.integers(2):
+            if worse.hash > better.hash if rng is None else rng.integers(2):
                 pair, chances = pair[::-1], chances[::-1]
             made.append(Preference(Query(pair), chances, like.annotator, like.oracle))
     return made
 
 
-def _answer(oracle: Oracle, query: Query) -> Preference:
+def ask_at_once(oracle: Oracle, query: Query) -> Preference:
+    """Return a rater's answer to one query; raises PrefenvsError for a rater that does not answer at once."""
     oracle.ask([query])
     answers = oracle.collect()
     if len(answers) != 1 or oracle.pending:

@@ -190,8 +190,8 @@ def _registered_maker(name: str) -> Make:
 def _remember(task: Task, make: Make) -> Task:
     _loaded[task.id], _makers[task.id] = task, make
     print(
-        f"task {task.id}: episodes of {task.horizon} steps, segments of {task.segment_length}, {task.fps} steps per "
-        f"second, shown to raters as {task.sentence!r}",
+        f"task {task.id}: episodes of {task.horizon} steps, segments of {task.segment_length} by default, "
+        f"{task.fps} steps per second, shown to raters as {task.sentence!r}",
         file=sys.stderr,
     )
     return task
@@ -233,7 +233,7 @@ def _takes(parameters: Any, name: str) -> bool:
 def _describe(
     name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
 ) -> Task:
-    """Infer a row: time limit, frame rate, sentence, camera, key of success, and the model arrays that a reset sets."""
+    """Infer a row: time limit, frame rate, sentence, camera, key of success, reward, arrays that a reset sets."""
     from prefenvs.envs.states import mujoco_model
 
     horizon = horizon or _horizon(env)
@@ -260,6 +260,7 @@ def _describe(
         camera=Camera() if model is None else _camera(env, model),
         scene=scene,
         success_key=next((key for key in ("is_success", "success") if key in info), None),
+        has_reward=bool(getattr(env.unwrapped, "has_reward", True)),
     )
 
 

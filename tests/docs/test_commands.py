@@ -45,7 +45,7 @@ KINDS = kinds(cli.Command) | {"label render": cli.LabelRender}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder with the parts that the pages take for the reader's own, and a trainer that stops after parsing."""
     forget_own_modules()
-    for path in (*(ROOT / "docs" / "tutorials").glob("*.py"), ROOT / "examples" / "own_environment.py"):
+    for path in (*(ROOT / "docs" / "tutorials" / "code").glob("*.py"), ROOT / "examples" / "own_environment.py"):
         shutil.copy(path, tmp_path)
     for name in ("my_robots", "my_module"):
         shutil.copy(ROOT / "examples" / "own_environment.py", tmp_path / f"{name}.py")

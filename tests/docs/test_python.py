@@ -103,6 +103,7 @@ def test_the_python_of_a_page_runs(page: Path, world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", WITH_SLOW, ids=name_of)
 def test_the_python_of_a_page_runs_with_what_is_slow(page: Path, world: World) -> None:

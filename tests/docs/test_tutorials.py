@@ -12,7 +12,7 @@ import pytest
 
 from prefenvs.videos import decode
 
-TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
+TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "code"
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from prefenvs.oracles.labelling import Access, Clips, Form, create_app
 from prefenvs.preferences import Query
 from prefenvs.store import AssignmentPlan, Event, Store
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
+from prefenvs.videos import ClipCache, Look
 
 FLAGS = [
     "--headless",
@@ -67,9 +68,14 @@ class Page:
 
     def clips(self) -> tuple[str, ...]:
         """Hashes of the clips on show, from left to right, as soon as they can be judged."""
-        self.wait(lambda: self.run("return document.querySelector('.clips.shown.seen') !== null"))
-        urls = self.run(f"return [...{SHOWN}.querySelectorAll('video')].map(v => v.src)")
-        return tuple(url.rsplit("/", 1)[1].removesuffix(".mp4") for url in urls)
+        return self.question()[1]
+
+    def question(self) -> tuple[Any, tuple[str, ...]]:
+        """Element of the question on show, as soon as it can be judged, and the hashes of its clips, at one time."""
+        script = "const e = document.querySelector('.clips.shown.seen');"
+        script += "return e && [e, [...e.querySelectorAll('video')].map(v => v.src)]"
+        element, urls = self.wait(lambda: self.run(script))
+        return element, tuple(url.rsplit("/", 1)[1].removesuffix(".mp4") for url in urls)
 
     def press(self, key: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
@@ -78,8 +84,7 @@ class Page:
 
     def answer(self, key: str) -> tuple[str, ...]:
         """Answer by a key, wait for what comes next, and return the hashes of the clips that were answered."""
-        clips = self.clips()
-        before = self.run(f"return {SHOWN}")
+        before, clips = self.question()
         self.press(key)
         self.wait(lambda: self.run(f"return {SHOWN}") != before)
         return clips
@@ -162,8 +167,8 @@ def cheetahs() -> Trajectories:
 
 
 @pytest.fixture
-def make_queries(cheetahs: Trajectories) -> Callable[..., list[Query]]:
-    """Return `count` different questions about clips of these lengths in steps."""
+def make_queries(cheetahs: Trajectories, clips: ClipCache) -> Callable[..., list[Query]]:
+    """Return `count` different questions about clips of these lengths in steps, with the clips made."""
 
     def make(count: int, *lengths: int) -> list[Query]:
         rng = np.random.default_rng(count)
@@ -171,6 +176,7 @@ def make_queries(cheetahs: Trajectories) -> Callable[..., list[Query]]:
         for number in range(count):
             cut = [cheetahs.cut(rng.integers(4, size=1), np.array([number]), n)[0] for n in lengths or (16, 16)]
             queries.append(Query(tuple(cut)))
+        clips.render(segment for query in queries for segment in query.segments)
         return queries
 
     return make
@@ -186,6 +192,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the clips of all tests lie: most show the same ones, which need not be rendered again each time."""
     return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def clips(clip_folder: Path) -> Iterator[ClipCache]:
+    """Clips as the servers show them: on a busy machine, a page waits long for a process that renders."""
+    with ClipCache(clip_folder, Look(size=64)) as cache:
+        yield cache
 
 
 @pytest.fixture

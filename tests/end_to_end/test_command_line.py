@@ -83,15 +83,15 @@ def test_the_demo_shows_labels_beside_coin_flips_and_the_true_reward(
 ) -> None:
     """On a smaller task; the same folder again trains nothing twice."""
     demo = find_suite("demo")
-    options = {"steps": 700, "per_session": 10, "interact": 100, "learning_starts": 100, "evaluate_every": 350}
-    options |= {"preset": "reliable", "unsupervised_steps": 200, "segment_length": 5, "episodes": 1}
+    options = {"steps": 300, "per_session": 10, "interact": 60, "learning_starts": 60, "evaluate_every": 150}
+    options |= {"preset": "reliable", "unsupervised_steps": 60, "segment_length": 5, "episodes": 1}
     grid = replace(demo.grids[0], tasks=("InvertedPendulum-v5",), labels=(20,), options=options)
     monkeypatch.setattr("prefenvs.bench.find_suite", lambda name: replace(demo, grids=(grid,)))
     main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["steps", "labels", "labels", "coin", "flips", "true", "reward"]
     rows = [line.split() for line in lines[3:6]]
-    assert [row[0] for row in rows] == ["0", "350", "700"]
+    assert [row[0] for row in rows] == ["0", "150", "300"]
     assert len(set(rows[0][2:])) == 1, "before training all are one policy"
     video = tmp_path / "demo" / "side_by_side.mp4"
     assert f"video: {video}" in lines
@@ -197,7 +197,9 @@ def test_no_gl_backend_is_one_line_and_status_2(run_folder: Path) -> None:
     assert "MUJOCO_GL" in result.stderr
 
 
-@pytest.mark.parametrize("moment", ["evaluation", "session", pytest.param("any", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "moment", ["session", *(pytest.param(one, marks=pytest.mark.slow) for one in ("evaluation", "any"))]
+)
 def test_ctrl_c_keeps_what_is_done_and_resume_finishes_it(tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "prefenvs", "train", "pebble"]

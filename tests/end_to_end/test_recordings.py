@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,17 @@ def test_a_rater_labels_recordings_and_a_reward_is_learned(videos: Path, capsys:
 
 def test_a_policy_cannot_learn_without_actions(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no actions" in fails(capsys, "train", "bc", "--dataset", "robot", "--steps", "10")
+
+
+def test_what_is_left_out_is_told_in_one_line(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (videos / "shots1" / "3.png").write_bytes(b"no picture")
+    with pytest.warns(
+        UserWarning, match="1 of 6 episodes of robot are left out: episode 1: robot/shots1/3.png"
+    ) as told:
+        main(["ask", "robot", "--store", "labels.sqlite", "--count", "3", "--segment-length", "8", "--skip-damaged"])
+    said = capsys.readouterr().out
+    assert "3 questions about 8 steps each are new" in said
+    assert "learn from the answers: prefenvs reward robot --preferences labels.sqlite" in said
+    (line,) = [warnings.formatwarning(one.message, one.category, one.filename, one.lineno) for one in told]
+    assert line.startswith("UserWarning: 1 of 6")
+    assert line.count("\n") == 1

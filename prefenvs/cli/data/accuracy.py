@@ -32,16 +32,16 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelsAccuracy:
-    """Measure by k folds how well reward models predict people's answers, beside the true return.
+    """Measure by k folds how well reward models predict answers, people's or others', beside the true return.
 
     Folds are of episodes; where labels tell none, pairs that share a step are held out together. Only answers that
     prefer one segment count, a predicted tie as half a hit. The same command goes on where it stopped.
     """
 
     labels: Annotated[Path, Positional]
-    """A label file (.csv, .jsonl, .parquet, .npz), or published labels by folder or name (uni-rlhf/door-human-v1)."""
+    """A store (.sqlite), a label file (.csv, .jsonl, .parquet, .npz), or published labels by folder or name."""
     dataset: str = ""
-    """The data that the labels are about; files that hold their segments need none."""
+    """The data that the labels are about; stores and files that hold their segments need none."""
     task: str = ""
     """Task of segments in a file: Hopper-v5, Walker2d-v5 and HalfCheetah-v5 get a return by their observed velocity."""
     name: str = ""
@@ -95,10 +95,14 @@ class LabelsAccuracy:
         from prefenvs.datasets.labels.rows import is_table
         from prefenvs.datasets.labels.table import read_label_table
         from prefenvs.datasets.load import load_dataset
+        from prefenvs.store import Store
 
         dataset = load_dataset(self.dataset, self.task or None, max_gib=self.max_gib) if self.dataset else None
         path = find_labels(self.labels)
-        if is_table(path):
+        if path.suffix in (".sqlite", ".db"):
+            with Store(path, create=False) as store:
+                preferences = store.preferences(with_true_rewards=True)
+        elif is_table(path):
             found = read_label_table(path, dataset, task=self.task)
             found.check()
             preferences = found.preferences

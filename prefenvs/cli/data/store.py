@@ -189,10 +189,10 @@ def filling(location: str) -> Iterator[Store]:
         raise
 
 
-def learning(dataset: str, task: str | None, store: str) -> str:
-    """Return the command line that learns from a store's answers about a data set."""
-    words = ["--dataset", dataset, *(["--task", task] if task else []), "--preferences", store]
-    return shlex.join(["prefenvs", "train", "iql", *words])
+def learning(dataset: str, task: str | None, store: str, *, acts: bool = True) -> str:
+    """Return the command line that learns from a store's answers about a data set: a policy, if it holds actions."""
+    words = ["train", "iql", "--dataset", dataset] if acts else ["reward", dataset]
+    return shlex.join(["prefenvs", *words, *(["--task", task] if task else []), "--preferences", store])
 
 
 def _print_agreement(agreement: Agreement) -> None:

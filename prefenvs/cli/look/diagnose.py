@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
@@ -33,21 +33,19 @@ class Diagnose:
     def run(self) -> None:
         """Print the figures and what follows from them, and draw the picture.
 
-        Raises PrefenvsError for a run without a learned reward, a true one or a label.
+        Raises PrefenvsError for a run without a learned reward or a label.
         """
         from prefenvs.agents.rewards.ensemble import RewardEnsemble
         from prefenvs.cli.look.evaluate import evaluate_run
         from prefenvs.metrics.diagnosis import diagnose
         from prefenvs.store import Store
-        from prefenvs.tasks import find_task, has_reward
+        from prefenvs.tasks import find_task
 
         run = Run.open(self.run_folder)
         places = run.checkpoint / "reward.pt", run.path("reward.pt")
         saved = next((path for path in places if path.exists()), None)
         if saved is None:
             raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
-        if not has_reward(run.task):
-            raise PrefenvsError(f"task {run.task!r} has no true reward to compare with: look at the video")
         answers = run.path("preferences.sqlite")
         preferences: list[Preference] = []
         if answers.is_file():
@@ -61,7 +59,10 @@ class Diagnose:
         model = RewardEnsemble.load(saved, device="cpu")
         diagnosis = diagnose(model, preferences, result.trajectories, int(length), seed=self.seed)
         print(f"{config['task']}, {len(preferences)} answers, {self.episodes} new episodes of the final policy")
-        print(f"true return: {result.mean_return:.1f} +- {float(result.returns.std()):.1f}")
+        if len(diagnosis.true):
+            print(f"true return: {result.mean_return:.1f} +- {float(result.returns.std()):.1f}")
+        else:
+            print("this task has no true reward: the labels alone say what is right")
         for name, share in (
             ("labels", diagnosis.on_labels),
             ("pairs of the final policy's segments", diagnosis.on_policy),
@@ -71,20 +72,41 @@ class Diagnose:
             if share.count:
                 rightly = f"orders {share.value:.0%} of {share.count} {name} rightly"
                 print(f"the learned reward {rightly} (95% interval {low:.0%} to {high:.0%})")
-        print(f"learned and true returns of its segments: Spearman {diagnosis.correlation.spearman:.2f}")
+        if len(diagnosis.true):
+            print(f"learned and true returns of its segments: Spearman {diagnosis.correlation.spearman:.2f}")
         print(f"labelled steps that lie where the policy ended: {diagnosis.near.mean():.0%}")
         print(*diagnosis.findings(), sep="\n")
         print(f"picture: {draw(diagnosis, run, self.out or run.path('diagnosis.png'))}")
 
 
 def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:
-    """Draw learned against true returns, the nearness of labels in their order, and both returns over training."""
+    """Draw both returns over training, learned against true ones, and the nearness of labels in their order.
+
+    Where the task has no true reward, only the last.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    known = len(diagnosis.true) > 0
+    figure = Figure(figsize=(13 if known else 5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    curve, scatter, reach = figure.subplots(1, 3)
+    *returns, reach = figure.subplots(1, 3 if known else 1, squeeze=False)[0]
+    if known:
+        _draw_returns(*returns, diagnosis, run)
+    order = range(len(diagnosis.near))
+    reach.scatter(order, diagnosis.near, s=6, alpha=0.4)
+    reach.set(
+        xlabel="labelled segment, oldest first", ylabel="share of steps near the final policy's", ylim=(-0.02, 1.02)
+    )
+    reach.set_title("where the labels are")
+    for axes in (*returns, reach):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _draw_returns(curve: Any, scatter: Any, diagnosis: Diagnosis, run: Run) -> None:
+    """Draw both returns over training, and learned against true ones of the final policy's segments."""
     rows = run.rows("evaluations")
     curve.plot([row["steps"] for row in rows], [row["mean_return"] for row in rows], marker="o", label="true return")
     learned = [row for row in rows if isinstance(row.get("learned_return"), float)]
@@ -96,13 +118,3 @@ def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:
     curve.set(xlabel="steps", ylabel="true return", title="over training (learned return in orange)")
     scatter.scatter(diagnosis.true, diagnosis.learned, s=6, alpha=0.4)
     scatter.set(xlabel="true return", ylabel="learned return", title="the final policy's segments")
-    order = range(len(diagnosis.near))
-    reach.scatter(order, diagnosis.near, s=6, alpha=0.4)
-    reach.set(
-        xlabel="labelled segment, oldest first", ylabel="share of steps near the final policy's", ylim=(-0.02, 1.02)
-    )
-    reach.set_title("where the labels are")
-    for axes in (curve, scatter, reach):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -40,14 +41,12 @@ class Doctor:
 
         print(f"python {platform.python_version()}, {os.cpu_count()} processors")
         for package in PACKAGES:
-            try:
+            with contextlib.suppress(metadata.PackageNotFoundError):  # of an extra, see below
                 print(f"ok     {package} {metadata.version(package)}")
-            except metadata.PackageNotFoundError:
-                print(f"-      {package} is not installed")
         for extra in dict.fromkeys(EXTRAS.values()):
             missing = [name for name in EXTRAS if EXTRAS[name] == extra and importlib.util.find_spec(name) is None]
             if missing:
-                print(f"-      no {', '.join(missing)}: what needs it comes with `{install_command(extra)}`")
+                print(f"-      extra {extra}: no {', '.join(missing)}; {install_command(extra)}")
         try:
             print(f"ok     rendering: {gl_backend()}")
         except PrefenvsError as error:

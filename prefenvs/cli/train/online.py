@@ -61,6 +61,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     folders = [_folder(one, task, algorithm, signal) for one in each]
     oracle = None
     if rater is not None:
+        _check_lists(getattr(settings.config, "lists", None), words)
         oracle = make_rater(rater.oracle, rater, task.id, each[0].seed)
     reward = groups["clip"].make(task, device=training.device) if algorithm.signal == "states" else None
     film = rater is not None and looks_at_pictures(dict(words)) and draws_live(task.id)
@@ -126,6 +127,15 @@ def _words_of(config: Mapping[str, Any]) -> dict[str, str]:
         for name, value in config.items()
         if value is not None and not isinstance(value, dict | list)
     }
+
+
+def _check_lists(lists: str | None, words: Mapping[str, str]) -> None:
+    """Raise a PrefenvsError for ranked lists by a rater whose answers are late."""
+    from prefenvs.oracles.make import read_spec
+
+    spec, _ = rater_on(words)
+    if lists is not None and read_spec(spec).rater.late:
+        raise PrefenvsError(f"--lists {lists} needs a rater that answers at once, and {spec} does not: leave it out")
 
 
 def _check_seeds(words: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -262,7 +263,9 @@ class _Parser:
             word = _word(row.cells["choice"])
             meaning = self.meanings.get(word)
             if meaning is None and not names:
-                raise _Refused(f"the choice {word!r} is unknown: say what it means by --choices {word}=first")
+                raise _Refused(
+                    f"the choice {word!r} is unknown: say what it means by --choices {shlex.quote(f'{word}=first')}"
+                )
         if not names:
             if meaning is None:
                 raise _Refused("there is neither a choice nor a probability")

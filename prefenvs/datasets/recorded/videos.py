@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,13 @@ def read_videos(folder: str | Path, task: str | None = None, skip_damaged: bool 
     """Read a folder of videos and its episodes.csv; observations and actions have no entries.
 
     task: sentence of the task whose episodes are read, where there are several. skip_damaged: leave out episodes whose
-    videos are missing, damaged or too short. Raises PrefenvsError naming table, row and file.
+    videos are missing, damaged or too short, or whose pictures are. Raises PrefenvsError naming table, row and file.
     """
     folder = Path(folder)
     rows = _read_table(folder / TABLE)
     task_id, chosen = choose_task([row.get("task") or folder.name for row in rows], task, str(folder))
     faults = Faults(str(folder), skip_damaged)
-    made = {number: faults.attempt(number, lambda n=number: _recording(folder, rows[n], n)) for number in chosen}  # type: ignore[misc]
+    made = {n: faults.attempt(n, partial(_recording, folder, rows[n], n, look=skip_damaged)) for n in chosen}
     faults.warn(len(chosen))
     recordings = {number: recording for number, recording in made.items() if recording is not None}
     lengths = [len(recording) for recording in recordings.values()]
@@ -82,7 +83,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _recording(folder: Path, row: Mapping[str, str], number: int) -> Recording:
+def _recording(folder: Path, row: Mapping[str, str], number: int, *, look: bool) -> Recording:
     table = folder / TABLE
     start = _number(row, "start", number, table, 0.0)
     fps = _number(row, "fps", number, table, math.nan)
@@ -104,7 +105,7 @@ def _recording(folder: Path, row: Mapping[str, str], number: int) -> Recording:
 
     cameras = tuple(Camera(name, file, start=begin(file)) for name, file in files.items())
     recording = Recording(cameras, times, str(folder))
-    check_recording(recording)
+    check_recording(recording, look=look)
     return recording
 
 

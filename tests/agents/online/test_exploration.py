@@ -80,3 +80,14 @@ def test_a_subset_of_states_gives_rewards_of_the_same_order() -> None:
     seen = torch.randn(5_000, 3)
     full, part = nearest_distances(seen[:200], seen, 5).mean(), nearest_distances(seen[:200], seen[:2_500], 5).mean()
     assert 1.0 < part / full < 2.0
+
+
+def test_what_a_bounded_reward_is_warm_started_with_is_rime_s() -> None:
+    states, entropy = torch.randn(50, 3), StateEntropy(k=3, bounded=True)
+    distances = torch.cdist(states, states).kthvalue(4, dim=1).values
+    rewards = entropy(states, states)
+    torch.testing.assert_close(
+        rewards, ((distances - distances.mean()) / (3 * distances.std(correction=0))).clamp(-1, 1)
+    )
+    centred = distances - distances.mean()
+    torch.testing.assert_close(entropy.predictable(states, states), centred / centred.abs().max())

@@ -1,5 +1,6 @@
 """PEBBLE's timeline, its budget, what it may know, and how it stops and goes on."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.rime import RimeConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 
 from ..worlds import SENTINEL, Point, Rater
@@ -175,6 +177,29 @@ def test_rune_and_surf_run_and_surf_asks_about_the_centre_only() -> None:
     assert 0 < agent.replay_buffer.bonus < 0.05
 
 
+@pytest.mark.parametrize(("rime", "resets"), [(RimeConfig(), 0), (RimeConfig(intrinsic_steps=0), 1), (None, 1)])
+def test_rime_s_reward_predicts_the_intrinsic_one_and_the_critics_go_on(
+    rime: RimeConfig | None, resets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(Rater(), config=make_config(reward=dataclasses.replace(SMALL, rime=rime, learning_rate=3e-3)))
+    calls: list[float] = []
+    errors: list[float] = []
+    monkeypatch.setattr(agent.policy, "reset_critic", calls.append)
+
+    def look(model: PEBBLE) -> None:
+        if model.num_timesteps == 99:
+            held = torch.from_numpy(model.replay_buffer.observations[:98, 0])
+            actions = model.replay_buffer.task_actions(model.replay_buffer.actions[:98, 0])
+            intrinsic = model.state_entropy.predictable(held, held).numpy()
+            predicted = model.reward_model.predict(held.numpy(), actions)
+            errors.append(np.square(predicted - intrinsic).mean() / intrinsic.var())
+
+    agent.learn(110, callback=Every(look))
+    assert agent.reward_learned
+    assert len(calls) == resets
+    assert (errors[0] < 0.9) == (resets == 0), errors
+
+
 def test_log_likelihood_is_the_density_of_the_actions_taken() -> None:
     """It integrates to 1 over the actions of the task, in the units of the scaled ones."""
     agent = make_agent(Rater())
@@ -226,6 +251,35 @@ def test_critics_with_layer_norm_are_saved_and_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     huge = agent.critic(1e6 * observations, actions)[0]
     assert huge.abs().max() < 1e3, "normalised layers do not extrapolate"
+
+
+@pytest.mark.parametrize("body", ["simba", "bro"])
+def test_residual_bodies_see_what_the_agent_sees_and_are_saved_with_it(body: str, tmp_path: Path) -> None:
+    agent = make_agent(Rater(), policy_kwargs={"net_arch": [16, 16], "body": body})
+    agent.learn(150)
+    norm = agent.actor.features_extractor
+    seen = agent.replay_buffer.observations[:150, 0]
+    np.testing.assert_allclose(norm.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.variance, seen.var(0), rtol=1e-5)
+    assert agent.critic_target.features_extractor is agent.critic.features_extractor is norm
+    assert (len(agent.actor.latent_pi[0].blocks), len(agent.critic.q_networks[0].blocks)) == (1, 2)
+    assert isinstance(agent.critic.optimizer, torch.optim.AdamW)
+    agent.save(tmp_path / "model.zip")
+    loaded = PEBBLE.load(tmp_path / "model.zip", device="cpu")
+    observations, actions = torch.randn(10, 2), torch.rand(10, 1)
+    for one, other in zip(agent.critic(observations, actions), loaded.critic(observations, actions), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    rows = observations.numpy()
+    np.testing.assert_array_equal(
+        agent.predict(rows, deterministic=True)[0], loaded.predict(rows, deterministic=True)[0]
+    )
+
+
+def test_residual_bodies_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(PrefenvsError, match="choose mlp, simba, bro"):
+        make_agent(Rater(), policy_kwargs={"net_arch": [16], "body": "cnn"})
+    with pytest.raises(PrefenvsError, match="bfloat16 is for plain layers"):
+        make_agent(Rater(), config=make_config(precision="bfloat16"), policy_kwargs={"net_arch": [16], "body": "simba"})
 
 
 def test_a_saved_model_predicts_the_same_without_environment_or_oracle(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents import PrefPPO, PrefPPOConfig, RewardConfig
-from prefenvs.agents.online.ppo import NormalisedObservations
+from prefenvs.agents.nets.residual import NormalisedObservations
 
 from ..worlds import Point, Rater
 

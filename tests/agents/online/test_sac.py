@@ -16,7 +16,15 @@ from torch import nn
 from prefenvs.agents.nets import kernels
 from prefenvs.agents.nets.kernels import products, round_rows
 from prefenvs.agents.nets.mlp import BatchedLinear
-from prefenvs.agents.online.sac import LOG_STD_MAX, LOG_STD_MIN, PebblePolicy, squashed_sample, update
+from prefenvs.agents.online.sac import (
+    LOG_STD_MAX,
+    LOG_STD_MIN,
+    QUANTILES,
+    PebblePolicy,
+    quantile_loss,
+    squashed_sample,
+    update,
+)
 
 
 def filled(agent: SAC) -> SAC:
@@ -149,6 +157,48 @@ def test_many_updates_equal_those_of_a_plain_statement(layer_norm: bool) -> None
             assert (p - q).abs().median() < 1e-5
             assert (p - q).abs().max() < 5e-3
     torch.testing.assert_close(agent.log_ent_coef.detach(), plain.log_alpha.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_quantile_loss_is_qr_dqn_s() -> None:
+    torch.manual_seed(0)
+    quantiles, targets = torch.randn(5, 4), 3.0 * torch.randn(5, 6)
+    total = 0.0
+    for b in range(5):
+        for i in range(4):
+            level = (2 * i + 1) / 8
+            for j in range(6):
+                error = float(targets[b, j] - quantiles[b, i])
+                huber = 0.5 * error**2 if abs(error) <= 1 else abs(error) - 0.5
+                total += abs(level - (error < 0)) * huber / 6 / 5
+    assert float(quantile_loss(quantiles, targets)) == pytest.approx(total, rel=1e-5)
+
+
+def test_a_pessimistic_critic_s_target_is_lowered_by_its_spread_and_the_actor_climbs_its_mean() -> None:
+    kwargs = {"learning_rate": 1e-3, "policy_kwargs": {"pessimism": 0.7}}
+    agent = filled(SAC(PebblePolicy, gym.make("Pendulum-v1"), seed=0, device="cpu", **kwargs))
+    assert agent.critic.n_critics == 1
+    plain, batch = PlainSAC(agent), agent.replay_buffer.sample(64)
+    critic, goal_critic = plain.critics[0], plain.targets[0]
+    torch.manual_seed(1)
+    alpha = plain.log_alpha.detach().exp()
+    with torch.no_grad():
+        actions, log_prob = plain.sample(batch.next_observations)
+        quantiles = goal_critic(torch.cat([batch.next_observations, actions], 1))
+        assert quantiles.shape == (64, QUANTILES)
+        centred = quantiles - quantiles.mean(1, keepdim=True)
+        lowered = quantiles - 0.7 * (centred**2).mean(1, keepdim=True).sqrt() - alpha * log_prob
+        goal = batch.rewards + plain.gamma * (1 - batch.dones) * lowered
+    plain.step(plain.optimizers[1], quantile_loss(critic(torch.cat([batch.observations, batch.actions], 1)), goal))
+    actions, log_prob = plain.sample(batch.observations)
+    values = critic(torch.cat([batch.observations, actions], 1)).mean(1, keepdim=True)
+    plain.step(plain.optimizers[0], (alpha * log_prob - values).mean())
+    torch.manual_seed(1)
+    update(agent, batch)
+    for one, other in [(critic, separate(agent.critic)[0]), (plain.actor, agent.actor)]:
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            # As above, of Adam's first step.
+            assert (p - q).abs().median() < 1e-5
+            assert ((p - q).abs() > 1e-5).float().mean() < 0.02
 
 
 @pytest.mark.parametrize("kernels_are_exact", [None, False])

@@ -9,7 +9,7 @@ import torch
 
 from prefenvs.agents.nets.mlp import stacked_linear
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Query
 from prefenvs.protocols import RewardModel

@@ -12,6 +12,7 @@ import torch
 
 from prefenvs.agents.rewards.ensemble import RewardEnsemble, SurfConfig, fit_ensembles
 from prefenvs.agents.rewards.fit import FitJob
+from prefenvs.agents.rewards.options.rime import RimeConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 
@@ -39,6 +40,7 @@ def assert_same_metrics(one: dict[str, float], other: dict[str, float]) -> None:
         {"normalise": True, "stop": "never"},
         {"validation_share": 0.2, "stop": "validation", "patience": 2, "epochs": 60},
         {"surf": SurfConfig(margin=2)},
+        {"rime": RimeConfig(warm_up=5, beta_passes=10)},
         {"precision": "bfloat16"},
     ],
     ids=lambda change: "-".join(change) or "plain",

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss, score_returns
-from prefenvs.agents.rewards.surf import SurfConfig, centre_query, crop_returns, pseudo_label_loss
+from prefenvs.agents.rewards.options.surf import SurfConfig, centre_query, crop_returns, pseudo_label_loss
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
 

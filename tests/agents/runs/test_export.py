@@ -17,9 +17,9 @@ from gymnasium import spaces
 
 import prefenvs
 from prefenvs.agents import BC, CPL, IQL, OPPO, BCConfig, CPLConfig, GaussianReward, IQLConfig, OPPOConfig
+from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig
-from prefenvs.agents.online.ppo import NormalisedObservations
 from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig

@@ -1,5 +1,6 @@
 """The labelling page under a person's hands, in headless Chromium: keys, buttons, kinds of questions, layout."""
 
+import time
 from collections import Counter
 from concurrent.futures import Future
 
@@ -26,6 +27,11 @@ def chosen(event, store):
 def test_a_page_opened_before_anything_is_asked_goes_on_by_itself(store, serve, visit, make_queries, wait_for_events):
     page = visit(serve())
     page.wait(lambda: "No question yet" in page.text)
+    # It asks now and then; fifty pages that wait are no load.
+    asked = "return performance.getEntriesByType('resource').filter(e => e.name.includes('/api/next')).length"
+    before = page.run(asked)
+    time.sleep(1)
+    assert page.run(asked) - before <= 1
     store.add_queries(make_queries(1))
     page.answer(LEFT)
     page.wait(lambda: "All done" in page.text)
@@ -207,8 +213,7 @@ def test_clips_run_on_one_clock_and_the_shorter_one_says_when_it_is_over(store, 
     page = visit(serve())
     page.clips()
     marks = f"[...{SHOWN}.querySelectorAll('.ended')].map(mark => !mark.hidden)"
-    page.wait(lambda: any(page.run(f"return {marks}")))
-    ended = page.run(f"return {marks}")
+    ended = page.wait(lambda: any(found := page.run(f"return {marks}")) and found)
     assert sorted(ended) == [False, True]
     # Paused, both stand on the same frame of the clock; the short one on its last.
     page.press(" ")

@@ -1,9 +1,11 @@
 """What a lab asks for beside the choice, in headless Chromium: strength, reasons, ranked lists, practice, a manager."""
 
+from concurrent.futures import Future
+
 import pytest
 
 from prefenvs.oracles import HumanOracle
-from prefenvs.oracles.labelling import Form
+from prefenvs.oracles.labelling import Clips, Form
 from prefenvs.oracles.people.gold import list_gold, make_gold
 from prefenvs.oracles.people.ranking import list_rankings
 from prefenvs.store import issue_manager_token, issue_token
@@ -37,8 +39,7 @@ def click_row(page, action: str) -> None:
 def test_much_better_both_bad_and_reasons(store, serve, visit, make_queries, wait_for_events):
     store.add_queries(make_queries(5))
     page = visit(serve(form=Form(strength=True, tags=("falls", "too slow"))))
-    first = page.clips()
-    before = page.run(f"return {SHOWN}")
+    before, first = page.question()
     page.press("7")
     press_with_shift(page, RIGHT)
     page.wait(lambda: page.run(f"return {SHOWN}") != before)
@@ -80,8 +81,7 @@ def test_a_list_is_ranked_by_what_the_page_asks(store, serve, visit, make_querie
     ):
         if "All done" in page.text:
             break
-        clips = page.clips()
-        before = page.run(f"return {SHOWN}")
+        before, clips = page.question()
         page.press(LEFT if clips[0] > clips[1] else RIGHT)
         page.wait(lambda before=before: page.run(f"return {SHOWN}") != before)
     (ranked,) = list_rankings(store, "r", store.events_after(run="r"))
@@ -111,6 +111,38 @@ def test_practice_says_what_is_right(store, serve, visit, make_queries, wait_for
     page.answer(LEFT)
     assert page.run("return document.getElementById('feedback').hidden")
     assert {event.run for event in wait_for_events(5)} == {"gold", "tutorial", ""}
+
+
+def test_practice_comes_first_even_where_its_clips_are_made_later(store, serve, visit, make_queries, monkeypatch):
+    store.add_queries(make_queries(8))
+    make_gold(store, 2)
+    practice = {segment.hash for query in store.find_queries(list_gold(store)).values() for segment in query.segments}
+    asked, free, path = [], set(), Clips.path
+
+    def stall(clips, key, look):
+        found = path(clips, key, look)
+        if key not in practice - free:
+            return found
+        asked.append((key, found, Future()))
+        return asked[-1][2]
+
+    def hand_out(keys):
+        free.update(keys)
+        for key, found, promised in asked:
+            if key in keys and not promised.done():
+                promised.set_result(found.result())
+
+    monkeypatch.setattr(Clips, "path", stall)
+    page = visit(serve(tutorial=2))
+    page.wait(lambda: len(asked) == 4)
+    sources = page.run(f"return [...{SHOWN}.querySelectorAll('video')].map(v => v.src)")
+    hand_out({key for key in practice if any(key in source for source in sources)})
+    loaded = "e => [...e.querySelectorAll('video')].every(v => v.readyState > 2)"
+    page.wait(lambda: page.run(f"return [...document.querySelectorAll('.clips:not(.shown)')].some({loaded})"))
+    page.answer(LEFT)
+    assert page.run(f"return {SHOWN}.querySelectorAll('.loading').length") == 2
+    hand_out(practice)
+    assert set(page.clips()) < practice
 
 
 def test_a_manager_pauses_discards_and_restores(store, serve, visit, make_browser, make_queries):

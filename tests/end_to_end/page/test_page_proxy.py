@@ -1,4 +1,4 @@
-"""The page behind nginx that speaks TLS, configured as the docs say, in headless Chromium."""
+"""The page behind nginx or Caddy that speak TLS, configured as the docs say, in headless Chromium."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,41 +22,74 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture
-def proxied(tmp_path: Path, clip_folder: Path) -> Iterator[str]:
-    """A server for ann behind a proxy; returns ann's link."""
+def wait_until_heard(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def configure_nginx(folder: Path, block: str, changes: dict[str, str]) -> list[str]:
+    """Write what nginx needs beside the block of the docs, and return the command."""
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None or shutil.which("openssl") is None:
         pytest.skip("nginx and openssl are not installed (apt-get install nginx-light openssl)")
-    secure, plain = free_port(), free_port()
     request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    request += ["-subj", "/CN=localhost", "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "pem")]
+    request += ["-subj", "/CN=localhost", "-keyout", str(folder / "key"), "-out", str(folder / "pem")]
     subprocess.run(request, check=True, capture_output=True)
-    (block,) = re.findall(r"```nginx\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    for before, after in {
-        "443": f"127.0.0.1:{secure}",
-        "labels.example.org": "localhost",
-        "/etc/ssl/labels.pem": str(tmp_path / "pem"),
-        "/etc/ssl/labels.key": str(tmp_path / "key"),
-        "8765": str(plain),
-    }.items():
+    changes |= {"/etc/ssl/labels.pem": str(folder / "pem"), "/etc/ssl/labels.key": str(folder / "key")}
+    folders = "".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    block = change(block, changes | {"443": f"127.0.0.1:{changes['443']}"})
+    config.write_text(f"daemon off; pid {folder}/pid; events {{}} http {{ access_log off; {folders} {block} }}")
+    errors = str(folder / "errors")
+    return [nginx, "-p", str(folder), "-c", str(config), "-e", errors, "-g", "error_log stderr;"]
+
+
+def configure_caddy(folder: Path, block: str, changes: dict[str, str]) -> list[str]:
+    """The same for Caddy, with certificates of its own instead of those that it fetches for a name of the Internet."""
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("caddy is not installed (apt-get install caddy)")
+    local = f"localhost:{changes['443']} {{\n    bind 127.0.0.1\n    tls internal"
+    block = change(block, {"labels.example.org {": local, "8765": changes["8765"]})
+    options = f"admin off\nauto_https disable_redirects\nskip_install_trust\nstorage file_system {folder}/caddy"
+    config = folder / "Caddyfile"
+    config.write_text(f"{{\n{options}\n}}\n{block}")
+    return [caddy, "run", "--config", str(config), "--adapter", "caddyfile"]
+
+
+def change(block: str, changes: dict[str, str]) -> str:
+    for before, after in changes.items():
         assert before in block
         block = block.replace(before, after)
-    folders = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    config = tmp_path / "nginx.conf"
-    config.write_text(f"daemon off; pid {tmp_path}/pid; events {{}} http {{ access_log off; {folders} {block} }}")
+    return block
+
+
+@pytest.fixture(params=[configure_nginx, configure_caddy], ids=["nginx", "caddy"])
+def proxied(request: pytest.FixtureRequest, tmp_path: Path, clip_folder: Path) -> Iterator[str]:
+    """A server for ann behind a proxy; returns ann's link."""
+    secure, plain = free_port(), free_port()
+    name = request.param.__name__.removeprefix("configure_")
+    (block,) = re.findall(rf"```{name}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    changes = {"443": str(secure), "labels.example.org": "localhost", "8765": str(plain)}
+    command = request.param(tmp_path, block, changes)
     label = [sys.executable, "-m", "prefenvs", "label", "--store", str(tmp_path / "labels.sqlite"), "--size", "64"]
     label += ["--port", str(plain), "--annotators", "ann", "--proxy", "127.0.0.1", "--clips", str(clip_folder)]
     label += ["--url", f"https://localhost:{secure}", "--repeats", "0"]
-    errors = str(tmp_path / "errors")
     server = subprocess.Popen(label, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    proxy = subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(config), "-e", errors, "-g", "error_log stderr;"])
+    proxy = subprocess.Popen(command, env=os.environ | {"HOME": str(tmp_path)})
     try:
         assert server.stdout is not None
         links = (re.search(r"ann labels at (\S+)", line) for line in server.stdout)
-        yield next(found[1] for found in links if found)
+        link = next(found[1] for found in links if found)
+        wait_until_heard(secure)
+        yield link
     finally:
         for process in (proxy, server):
             process.terminate()

@@ -8,7 +8,7 @@ import pytest
 
 import prefenvs
 from prefenvs import PrefenvsError, Query, Segment
-from prefenvs.agents.rewards.surf import CroppingOracle
+from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
 from prefenvs.oracles import HindsightOracle, HybridOracle, PartialReturnOracle, make_rater

@@ -106,6 +106,8 @@ def test_options_become_words() -> None:
     assert "--surf" in line
     assert "--no-progress" in line
     assert "--wait" in line
+    raw = find_method("pebble-raw-inputs").commands(cell, "F", None)[0]
+    assert "--reward.no-normalise" in raw
 
 
 @pytest.mark.parametrize(

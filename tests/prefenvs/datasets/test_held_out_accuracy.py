@@ -68,6 +68,10 @@ def test_a_model_predicts_answers_that_it_was_not_fitted_to(answers: Path, tmp_p
     main(words)
     assert out.stat().st_mtime_ns == before  # nothing is measured twice
     assert "| made | reward ensemble | 40 | 60 |" in capsys.readouterr().out
+    store = tmp_path / "kept.sqlite"
+    main(["labels", "import", str(answers), "--store", str(store)])
+    main(["labels", "accuracy", str(store), *words[3:5], "--models", "ensemble", "--out", str(out)])
+    assert "| kept | reward ensemble | 40 | 60 |" in capsys.readouterr().out
 
 
 def test_the_table_adds_folds_up() -> None:

@@ -232,6 +232,23 @@ def test_a_bad_row_is_named_or_left_out(line: str, message: str, tmp_path: Path)
         assert len(load_dataset(folder, skip_damaged=True)) == 3
 
 
+def test_a_folder_of_pictures_of_several_sizes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for episode in range(2):
+        (tmp_path / f"shots{episode}").mkdir()
+        for step in range(4):
+            size = (64, 32) if (episode, step) == (1, 2) else (48, 32)
+            Image.new("RGB", size).save(tmp_path / f"shots{episode}" / f"{step}.png")
+    (tmp_path / "episodes.csv").write_text("video,fps\nshots0,10\nshots1,10\n")
+    with pytest.raises(
+        PrefenvsError, match=r"episode 1 .* picture 2 of .*shots1 is 64 x 32, others are 48 x 32; --skip"
+    ):
+        seen(load_dataset(tmp_path).trajectories.episode(1))
+    with pytest.warns(UserWarning, match="1 of 2 episodes .* episode 1: picture 2 of"):
+        assert load_dataset(tmp_path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0]
+
+
 @pytest.mark.parametrize("jpeg", [False, True])
 def test_minari_with_pictures(jpeg: bool, tmp_path: Path) -> None:
     minari = pytest.importorskip("minari")

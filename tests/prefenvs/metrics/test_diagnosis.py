@@ -118,3 +118,11 @@ def test_labels_of_another_length_are_compared_by_steps() -> None:
 
 def two(rng: np.random.Generator, steps: int) -> tuple[Array, Array]:
     return rng.normal(size=(steps, 2)).astype(np.float32), np.zeros((steps, 1), np.float32)
+
+
+def test_without_a_true_reward_labels_alone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefenvs.metrics.diagnosis.has_reward", lambda _: False)
+    found = check(Linear(1.0, 0.0))
+    assert found.on_labels.value > 0.95
+    assert not len(found.true)
+    assert not any("rightly" in finding or "true return" in finding for finding in found.findings())

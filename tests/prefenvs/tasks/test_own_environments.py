@@ -67,6 +67,10 @@ class Lasting(Reach):
     max_episode_steps = 24
 
 
+class Unpaid(Lasting):
+    has_reward = False
+
+
 def make_it():
     """A point, made by a function."""
     return gymnasium.wrappers.TimeLimit(Reach(), 16)
@@ -130,6 +134,8 @@ def test_what_is_inferred(own: Any) -> None:
     assert (task.fps, task.segment_length, task.success_key) == (12, 15, "is_success")
     assert task.sentence == "A point moves to the middle of a square."
     assert task.file_name == "own_environments-OwnReach-v0"
+    assert task.has_reward
+    assert not prefenvs.find_task("own_environments:Unpaid").has_reward
     assert prefenvs.find_task("Pusher-v5").fps == 20
     assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
 
@@ -194,6 +200,7 @@ def test_the_doctor_checks_it(own: Any) -> None:
     results = check_task("own_environments:Lasting", rendering=False)
     assert [result.name for result in results if not result.passed] == []
     assert "state" in [result.name for result in results]
+    assert any("of goal [0:3], place [3:5]" in result.detail for result in results), "which entry is what"
 
 
 def test_without_states_the_episode_cannot_be_put_back(own: Any) -> None:

@@ -113,11 +113,11 @@ export class Answers {
     const group = byId("answers");
     const options = this.choices(question);
     const key = (option) => (option.much ? `⇧${this.keys().face(option.choice ? "right" : "left")}` : this.keys().face(option.actions[0]));
+    this.first = Math.max(RATINGS, question.clips.length);
+    this.renderTags();
     const faces = JSON.stringify(options.map((option) => [option.name, key(option)]));
     if (faces === this.faces) return;
     this.faces = faces;
-    this.first = Math.max(RATINGS, question.clips.length);
-    this.renderTags();
     const focused = group.contains(document.activeElement) ? document.activeElement.dataset.answer : null;
     const kind = question.kind === "rating" ? "ratings" : question.clips.length > 4 ? "choices-many" : `choices-${question.clips.length}`;
     group.className = `answers ${kind} ${this.strength ? "graded" : ""}`;
@@ -128,8 +128,8 @@ export class Answers {
       button.type = "button";
       button.className = option.side ? "side" : option.much ? "main much" : "main";
       button.dataset.answer = option.id;
-      button.setAttribute("aria-keyshortcuts", option.much ? `Shift+${this.keys().face(option.choice ? "right" : "left")}`
-        : option.actions.map((action) => this.keys().face(action)).join(" "));
+      button.setAttribute("aria-keyshortcuts", option.much ? `Shift+${this.keys().shortcut(option.choice ? "right" : "left")}`
+        : option.actions.map((action) => this.keys().shortcut(action)).join(" "));
       button.append(face, option.much && !narrow.matches ? ` ${say("much")}` : ` ${option.name}`);
       if (option.much) button.setAttribute("aria-label", option.name);
       button.addEventListener("click", (event) => {

@@ -59,7 +59,13 @@ export class Keys {
     return event.repeat || (last !== undefined && event.timeStamp - last < HELD);
   }
 
-  face(action) { return this.own[action] ? face(this.own[action].key) : face(ACTIONS[action]); }
+  face(action) { return face(this.own[action]?.key ?? ACTIONS[action]); }
+
+  // The same for `aria-keyshortcuts`, where keys have the names that browsers give them.
+  shortcut(action) {
+    const key = this.own[action]?.key ?? ACTIONS[action];
+    return key === " " ? "Space" : key.length === 1 ? key.toUpperCase() : key;
+  }
 
   // Take a key for the action that waits for one; tells whether one did.
   take(event) {
@@ -104,9 +110,9 @@ export class Keys {
       return row;
     }));
     for (const node of document.querySelectorAll("kbd[data-key]")) {
-      const button = node.closest("button");
       node.textContent = this.face(node.dataset.key);
-      button?.setAttribute("aria-keyshortcuts", node.dataset.key === "pause" && !this.own.pause ? "Space" : this.face(node.dataset.key));
+      const used = node.closest("button") ?? byId(node.closest("label").htmlFor);
+      used.setAttribute("aria-keyshortcuts", this.shortcut(node.dataset.key));
     }
   }
 }

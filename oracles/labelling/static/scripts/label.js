@@ -9,7 +9,7 @@ import { BreakReminder, showFigures } from "./figures.js";
 import { Kept } from "./kept.js";
 import { Keys } from "./keys.js";
 import { Moment } from "./moment.js";
-import { Outbox, makeUuid } from "./outbox.js";
+import { Outbox, describe, makeUuid } from "./outbox.js";
 import { say } from "./texts.js";
 
 const AHEAD = 5; // questions loaded and decoded beyond the one on show
@@ -46,9 +46,13 @@ const keys = new Keys(() => { if (page.current) renderQuestion(); });
 // ------------------------------------------------------------------ questions
 
 function prepare(question) {
-  const item = { question, player: new Player(question, answers.names(question)) };
+  const item = { question, player: new Player(question, answers.names(question), describeFailure()) };
   byId("stage").append(item.player.root);
   return item;
+}
+
+function describeFailure() {
+  return say("does_not_load", { replay: say("replay"), again: keys.face("replay"), skip: say("skip"), on: keys.face("skip") });
 }
 
 function knows(id) {
@@ -61,10 +65,11 @@ async function fill() {
   page.filling = true;
   clearTimeout(page.timers.fill);
   let again = (page.lease / 3) * 1000;
+  let unsent = [];
   try {
     forgetStale();
     const held = [...(page.current ? [page.current] : []), ...page.queue].map((item) => item.question.id);
-    const unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
+    unsent = page.outbox.answers.filter((answer) => !answer.undo).map((answer) => answer.question);
     const asked = Math.max(0, AHEAD + (page.current ? 0 : 1) - page.queue.length);
     const holding = [...new Set([...held, ...unsent])].slice(0, MOST_HELD);
     const { questions, waiting, closed, problem, paused } = await page.api.next(asked, holding, stage.pixels);
@@ -79,13 +84,17 @@ async function fill() {
       if (!knows(question.id)) page.queue.push(prepare(question));
     }
     drop(closed ?? []);
-    if (page.queue.length < AHEAD) again = Math.min(again, page.waiting ? 1500 : 5000);
+    if (page.queue.length < AHEAD) again = Math.min(again, page.waiting ? 1500 : 3000);
   } catch {
     again = 2000;
   }
   page.filling = false;
+  // The server was told of answers on their way that it has by now.
+  if (unsent.length > 0 && !page.current && page.outbox.count === 0) again = 0;
   if (!isSignedOut()) page.timers.fill = setTimeout(fill, again);
-  if (!page.current) advance();
+  // With nothing to show, the next look comes in its time.
+  if (!page.current && page.queue.length > 0) advance();
+  else render();
 }
 
 // After a long sleep, what waits unseen may have been answered by somebody else: give it back.
@@ -115,9 +124,12 @@ function drop(closed) {
 function advance(since = performance.now()) {
   if (page.current) page.current.player.close();
   page.current = null;
-  const ready = page.queue.findIndex((item) => item.player.ready);
-  const loading = page.queue.findIndex((item) => !item.player.failed);
-  const next = page.queue.splice(Math.max(0, ready >= 0 ? ready : loading), 1)[0];
+  const usable = page.queue.filter((item) => !item.player.failed);
+  // Practice comes before what counts, even where its clips are made later.
+  const practice = usable.filter((item) => typeof item.question.tutorial === "number");
+  const among = practice.length ? practice : usable.length ? usable : page.queue;
+  const next = among.find((item) => item.player.ready) ?? among[0];
+  page.queue = page.queue.filter((item) => item !== next);
   if (next) show(next, since);
   else render();
   if (page.queue.length < AHEAD) fill();
@@ -217,9 +229,10 @@ function undo(event) {
   byId("announce").textContent = say("undone", { answer: entry.name });
 }
 
-// What an answer is about, for whoever has nothing but an export of it.
-function describe(question, name) {
-  return { name, query: question.query, task: question.task, kind: question.kind, clips: question.clips.map((clip) => clip.hash) };
+// Once the server has every answer, it can tell whether they were the last.
+function onOutbox() {
+  if (page.outbox.count === 0 && !page.current) fill();
+  render();
 }
 
 // The server rejected an answer: there is nothing to undo, and the question may come again.
@@ -242,7 +255,7 @@ function renderQuestion() {
   text("task", question.task.startsWith("recorded:") ? "" : question.task);
   const prompt = say(`ask_${question.kind}`);
   text("prompt", typeof question.tutorial === "number" ? say("practice", { question: prompt }) : prompt);
-  page.current.player.rename(answers.names(question));
+  page.current.player.rename(answers.names(question), describeFailure());
   answers.render(question);
 }
 
@@ -458,7 +471,7 @@ async function start() {
     byId("manage").hidden = !session.manager;
     page.prefix = `prefenvs/${session.store ?? ""}/${session.annotator}/`;
     page.history = memory.get(`${page.prefix}history`, []);
-    page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), render, onRefused);
+    page.outbox = new Outbox(page.prefix, (answers) => page.api.post(answers), onOutbox, onRefused);
     kept.readOthers();
     for (const answer of page.outbox.answers) {
       if (answer.undo) page.answered.delete(answer.question);

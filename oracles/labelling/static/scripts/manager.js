@@ -5,7 +5,10 @@ import { fine, number, percent, say } from "./texts.js";
 
 const EVERY = 5000; // milliseconds between two looks
 
-let shown = "";
+let asked = 0; // looks so far
+let drawn = 0; // the last of them that is on the screen, or that something done here has outdated
+let acting = 0; // what a press asked for and the server has not done yet
+const rows = new Map(); // by person: what their row says, as `text`, and the row
 
 const byId = (id) => document.getElementById(id);
 const api = new Api((error) => {
@@ -29,12 +32,15 @@ function button(what, name, action) {
 }
 
 async function act(body, words) {
+  acting += 1;
   try {
     const done = await api.manage(body);
     byId("said").textContent = words(done);
   } catch (error) {
     byId("said").textContent = error.message;
   }
+  acting -= 1;
+  drawn = asked;
   await look();
 }
 
@@ -100,27 +106,48 @@ function describeProgress({ asked, open, kind, kinds }) {
 
 function render(about) {
   byId("about").textContent = about.store;
-  byId("pause").textContent = say(about.controls.paused ? "resume" : "pause");
-  byId("pause").setAttribute("aria-pressed", about.controls.paused);
+  renderPause(about.controls.paused);
   if (document.activeElement !== byId("overlap")) byId("overlap").value = Math.round(100 * about.controls.overlap);
   byId("progress").textContent = describeProgress(about);
   const { alpha, shared, percent: same } = about.agreement;
   byId("agreement").textContent = shared ? say("agreement", { alpha: fine(alpha), count: shared, share: percent(same) }) : say("no_agreement");
-  // Rows that say the same stay as they are: a button that is being pressed must not go away.
-  const people = JSON.stringify(about.people);
-  if (people === shown) return;
-  shown = people;
+  renderPeople(about.people);
+}
+
+// Rows that say the same stay as they are, and all do while one of their buttons is held down: it must not go away.
+function renderPeople(people) {
+  if (byId("people").querySelector("button:active")) return;
   const focused = document.activeElement?.dataset?.act;
-  byId("people").replaceChildren(...about.people.map(person));
+  const wanted = people.map((about) => {
+    const text = JSON.stringify(about);
+    if (rows.get(about.name)?.text !== text) rows.set(about.name, { text, row: person(about) });
+    return rows.get(about.name).row;
+  });
+  const there = [...byId("people").children];
+  if (wanted.length !== there.length) byId("people").replaceChildren(...wanted);
+  else wanted.forEach((row, i) => { if (row !== there[i]) there[i].replaceWith(row); });
   if (focused) [...document.querySelectorAll("[data-act]")].find((node) => node.dataset.act === focused)?.focus();
 }
 
+// What was asked before a press, or before what is on the screen, is out of date.
 async function look() {
-  try { render(await api.overview()); } catch { /* the banner says so */ }
+  const turn = ++asked;
+  try {
+    const about = await api.overview();
+    if (acting > 0 || turn <= drawn) return;
+    drawn = turn;
+    render(about);
+  } catch { /* the banner says so */ }
+}
+
+function renderPause(paused) {
+  byId("pause").textContent = say(paused ? "resume" : "pause");
+  byId("pause").setAttribute("aria-pressed", paused);
 }
 
 byId("pause").addEventListener("click", () => {
   const pause = byId("pause").getAttribute("aria-pressed") !== "true";
+  renderPause(pause); // at once: a second press is the opposite
   act({ pause }, () => say(pause ? "paused" : "resumed"));
 });
 byId("overlap").addEventListener("change", () => {

@@ -12,6 +12,11 @@ export function makeUuid() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
+// What an answer is about, for whoever has nothing but an export of it.
+export function describe(question, name) {
+  return { name, query: question.query, task: question.task, kind: question.kind, clips: question.clips.map((clip) => clip.hash) };
+}
+
 export class Outbox {
   // `post(answers)` returns {accepted, rejected}, or throws an error whose `status` is the HTTP status, if there was one.
   // `changed()` is called whenever the number of unsent answers or `error` changes; `refused(answer, reason)` once for

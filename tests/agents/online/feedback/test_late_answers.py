@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.oracles import HumanOracle
 from prefenvs.preferences import Preference, Query
 from prefenvs.store import Store

@@ -24,7 +24,7 @@ from prefenvs.agents import (
     RewardConfig,
 )
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.preferences import Preference

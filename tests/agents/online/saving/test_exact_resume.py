@@ -13,7 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig, StateRewardSAC
-from prefenvs.agents.rewards.surf import SurfConfig
+from prefenvs.agents.online.sac import CerConfig
+from prefenvs.agents.rewards.options.reed import ReedConfig
+from prefenvs.agents.rewards.options.rime import RimeConfig
+from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.envs.vectors import IndependentEnvs
 
 from ...worlds import Point, Rater
@@ -21,8 +24,9 @@ from ...worlds import Point, Rater
 STEPS = 260
 
 
-def make_agent(env: Any, surf: SurfConfig | None = None, **control: bool) -> PEBBLE:
-    reward = RewardConfig(width=8, layers=1, epochs=2, surf=surf)
+def make_agent(env: Any, surf: SurfConfig | None = None, body: str = "mlp", **given: Any) -> PEBBLE:
+    reward = given.pop("reward", RewardConfig(width=8, layers=1, epochs=2, surf=surf))
+    control = {"true_reward", "exploration_only"} & {*given}
     config = PebbleConfig(
         labels=60,
         per_session=5,
@@ -31,7 +35,7 @@ def make_agent(env: Any, surf: SurfConfig | None = None, **control: bool) -> PEB
         unsupervised_steps=120,
         reset_updates=2,
         reward=reward,
-        **control,
+        **given,
     )
     sizes: dict[str, Any] = {"learning_starts": 100, "batch_size": 8, "buffer_size": 5_000}
     return PEBBLE(
@@ -39,11 +43,20 @@ def make_agent(env: Any, surf: SurfConfig | None = None, **control: bool) -> PEB
         env,
         None if control else Rater(),
         config,
-        policy_kwargs={"net_arch": [8]},
+        policy_kwargs={"net_arch": [8], "body": body},
         seed=0,
         device="cpu",
         **sizes,
     )
+
+
+OPTIONS: dict[str, Any] = {
+    "body": "simba",
+    "reward": RewardConfig(width=8, layers=1, epochs=2, normalise=True, rime=RimeConfig(), reed=ReedConfig(epochs=1)),
+    "cer": CerConfig(threshold=0.01, rise=0.001),
+    "lists": "lire",
+}
+"""All that has a state of its own."""
 
 
 def two(task: str) -> IndependentEnvs:
@@ -107,12 +120,16 @@ class CheckpointAt(BaseCallback):
         return True
 
 
-@pytest.mark.parametrize("steps", [50, 150, 235])
-def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [(50, {}), (150, {}), (235, {}), (150, OPTIONS), (235, OPTIONS)],
+    ids=lambda value: value if isinstance(value, int) else "options" if value else "plain",
+)
+def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, steps: int, options: dict[str, Any]) -> None:
     """In the random steps, while exploring, and after the first session; in the middle of an episode each time."""
-    unbroken = make_agent(prefenvs.make("Pendulum-v1"))
+    unbroken = make_agent(prefenvs.make("Pendulum-v1"), **options)
     unbroken.learn(STEPS, callback=CheckpointAt(steps, tmp_path / "checkpoint"))
-    resumed = make_agent(prefenvs.make("Pendulum-v1"))
+    resumed = make_agent(prefenvs.make("Pendulum-v1"), **options)
     resumed.resume(tmp_path / "checkpoint")
     resumed.learn(STEPS - steps, reset_num_timesteps=False)
     for name in ("observations", "actions", "next_observations", "dones", "rewards"):

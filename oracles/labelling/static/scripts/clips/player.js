@@ -6,6 +6,8 @@ import { LONG, makeStrip } from "./strip.js";
 
 const HOLD = 0.5; // seconds at the end before the clips begin anew
 const SEEK = 0.25; // seconds off the clock from which a video jumps instead of hurrying or waiting
+const LAG = 0.12; // seconds by which the clock may be before the slowest video
+const LEAD = 0.08; // seconds before the clock from which a video stands still
 const still = window.matchMedia("(prefers-reduced-motion: reduce)"); // whoever asks for it sees clips play once
 
 function element(tag, className, text) {
@@ -16,12 +18,13 @@ function element(tag, className, text) {
 }
 
 export class Player {
-  // Builds the clips of a question, out of sight, to be loaded and decoded in turn; `names` are the clips' labels.
-  constructor(question, names) {
+  // Builds the clips of a question, out of sight, to be loaded and decoded in turn; `names` are the clips' labels, and
+  // `failure` is said of one that does not load.
+  constructor(question, names, failure) {
     this.root = element("div", `clips clips-${question.clips.length}`);
     this.root.inert = true;
     this.long = question.clips.some((clip) => clip.frames / clip.fps >= LONG);
-    this.clips = question.clips.map((clip, i) => this.build(clip, names[i], names.length > 2));
+    this.clips = question.clips.map((clip, i) => this.build(clip, names[i], names.length > 2, failure));
     this.longest = Math.max(...this.clips.map((clip) => clip.length));
     this.shortest = Math.min(...this.clips.map((clip) => clip.length));
     this.fps = Math.max(...question.clips.map((clip) => clip.fps));
@@ -32,7 +35,7 @@ export class Player {
     this.visible = false;
   }
 
-  build(clip, name, named) {
+  build(clip, name, named, failure) {
     const figure = element("figure", "clip loading");
     const frame = element("div", "frame");
     const picture = element("div", "picture");
@@ -44,7 +47,7 @@ export class Player {
     video.height = clip.height;
     frame.style.setProperty("--shape", clip.width / clip.height);
     const ended = element("span", "ended", say("ended"));
-    const failed = element("p", "failed", say("does_not_load"));
+    const failed = element("p", "failed", failure);
     ended.hidden = failed.hidden = true;
     const made = { video, ended, failed, figure, picture, url: clip.url, fps: clip.fps, length: clip.frames / clip.fps };
     video.addEventListener("error", () => {
@@ -71,9 +74,10 @@ export class Player {
 
   get ready() { return this.clips.every(({ video }) => video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA); }
 
-  // Whoever cannot see the clips hears which is which; names change when the window is turned.
-  rename(names) {
-    this.clips.forEach(({ video, figure }, i) => {
+  // Whoever cannot see the clips hears which is which; names change when the window is turned, keys as somebody likes.
+  rename(names, failure) {
+    this.clips.forEach(({ video, figure, failed }, i) => {
+      failed.textContent = failure;
       video.setAttribute("aria-label", say("clip_named", { name: names[i] }));
       const caption = figure.querySelector(".caption");
       if (caption) caption.textContent = names[i];
@@ -180,10 +184,11 @@ export class Player {
     const passed = Math.min((now - this.last) / 1000, 0.25) * this.speed;
     this.last = now;
     const running = this.clips.filter((clip) => this.time < clip.length && !clip.video.error);
-    // The clock waits for the slowest video: when one stalls, no other runs ahead of it.
+    // The clock waits for the slowest video: when one stalls, no other runs ahead of it. Where the browser was busy for
+    // a while and all videos went on, the clock goes with them.
     const slowest = Math.min(...running.map(({ video }) => video.currentTime));
-    const limit = slowest + 0.15 * Math.max(1, this.speed);
-    this.time = running.length ? Math.max(this.time, Math.min(this.time + passed, limit)) : this.time + passed;
+    if (running.length) this.time = Math.max(this.time, slowest, Math.min(this.time + passed, slowest + LAG));
+    else this.time += passed;
     if (still.matches && this.time >= this.longest) {
       this.pause();
       this.mark();
@@ -210,6 +215,10 @@ export class Player {
     }
     const ahead = video.currentTime - this.time;
     if (Math.abs(ahead) > SEEK * Math.max(1, this.speed) && !video.seeking) video.currentTime = this.time;
+    if (ahead > (video.paused ? 0.02 : LEAD)) {
+      video.pause();
+      return;
+    }
     const rate = this.speed * (1 - Math.max(-0.2, Math.min(0.2, ahead * 2)));
     if (Math.abs(video.playbackRate - rate) > 0.03 * this.speed) video.playbackRate = rate;
     if (video.paused) video.play().catch(() => {}); // refused while the tab is hidden; the next tick asks again

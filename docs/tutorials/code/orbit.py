@@ -24,6 +24,7 @@ class Orbit(gymnasium.Env[Array, Array]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     max_episode_steps = 60
+    has_reward = False  # what it gives means nothing
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     post = 0.3

@@ -23,7 +23,7 @@ from prefenvs.frames.rewards import StateReward
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
-from ..worlds import label_swings, swings
+from ...worlds import label_swings, swings
 
 pytest.importorskip("pygame", reason='Pendulum draws itself with pygame: pip install "prefenvs[classic]"')
 

@@ -1,0 +1,1 @@
+"""Options of the reward ensemble: how published descendants of PEBBLE learn it."""
