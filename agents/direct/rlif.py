@@ -196,8 +196,8 @@ class RLIF(DirectLearner, SAC):
         if c.trigger == "random":
             return draws < c.rate
         if c.trigger == "value":
-            assert isinstance(self.expert, Advantage)
-            fault = -self.expert.advantage(observations, actions)
+            expert: Any = self.expert
+            fault = -np.asarray(expert.advantage(observations, actions))
         else:
             own = self.policy.scale_action(self._expert_actions(observations))
             fault = np.sqrt(np.square(own - self.policy.scale_action(actions)).reshape(count, -1).mean(1))
