@@ -245,8 +245,8 @@ class PreferenceLearner(SavedAgent):
         c, share = self.config, self.config.reward.validation_share
         if c.reward.stop == "validation" and not round(share * c.per_session):
             warnings.warn(
-                f"validation_share={share} holds out none of the first session's {c.per_session} labels, by which its fit "
-                "is to end: raise per_session or the share",
+                f"validation_share={share} holds out none of the first session's {c.per_session} labels, by which its "
+                "fit is to end: raise per_session or the share",
                 stacklevel=4,
             )
         most = self.feedback.count_most() if self.feedback is not None else self.config.labels
