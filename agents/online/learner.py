@@ -62,6 +62,8 @@ class LearnerConfig(FeedbackConfig):
     """Which nearest neighbour measures the novelty of a state."""
     entropy_states: PositiveInt | None = None
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
+    entropy_normalised: bool = False
+    """Measure novelty between states of mean 0 and deviation 1, clipped to 5: else what moves fast drowns the rest."""
     true_reward: bool = False
     """Learn from the true reward instead: the upper bound, labelled as such wherever it appears."""
     exploration_only: bool = False
@@ -172,7 +174,10 @@ class PreferenceLearner(SavedAgent):
             self.reward_model = PixelReward(self.observation_space.shape or (), settings, seed, self.device)
         else:
             self.reward_model = RewardEnsemble(*sizes, config=self.config.reward, seed=seed, device=self.device)
-        self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
+        c = self.config
+        self.state_entropy = StateEntropy(
+            c.neighbour, c.entropy_states, self.seed or 0, normalised=c.entropy_normalised
+        )
 
     @property
     def learns_from(self) -> str:
