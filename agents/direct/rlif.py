@@ -25,9 +25,8 @@ from prefenvs.agents.experts import LearnedAdvantage
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
-from prefenvs.agents.online.pebble import SACConfig
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebblePolicy, update
+from prefenvs.agents.online.sac import PebblePolicy, SACConfig, update
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.datasets.sources import ScriptedPolicy
 from prefenvs.envs.vectors import make_envs

@@ -87,7 +87,8 @@ class Belief:
     """
 
     def __init__(self) -> None:
-        self.shift = self.scale = self.mean = self.covariance = np.zeros(0)
+        self.mean: Array = np.zeros(0)
+        self.shift = self.scale = self.covariance = self.mean
         self.seen: list[list[float]] = []
 
     def features(self, segments: Sequence[Segment]) -> Array:
