@@ -87,8 +87,8 @@ class Belief:
     """
 
     def __init__(self) -> None:
-        self.mean: Array = np.zeros(0)
-        self.shift = self.scale = self.covariance = self.mean
+        nothing: Array = np.zeros(0)
+        self.shift = self.scale = self.mean = self.covariance = nothing
         self.seen: list[list[float]] = []
 
     def features(self, segments: Sequence[Segment]) -> Array:
