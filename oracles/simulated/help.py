@@ -87,7 +87,8 @@ class Belief:
     """
 
     def __init__(self) -> None:
-        self.shift = self.scale = self.mean = self.covariance = np.zeros(0)
+        self.shift: Array = np.zeros(0)
+        self.scale = self.mean = self.covariance = self.shift
         self.seen: list[list[float]] = []
 
     def features(self, segments: Sequence[Segment]) -> Array:
