@@ -88,7 +88,9 @@ class Belief:
 
     def __init__(self) -> None:
         self.shift: Array = np.zeros(0)
-        self.scale = self.mean = self.covariance = self.shift
+        self.scale: Array = np.zeros(0)
+        self.mean: Array = np.zeros(0)
+        self.covariance: Array = np.zeros(0)
         self.seen: list[list[float]] = []
 
     def features(self, segments: Sequence[Segment]) -> Array:
