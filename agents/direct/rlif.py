@@ -80,7 +80,7 @@ class RLIF(DirectLearner, SAC):
     steps, and r(s, a) = -1; the expert's steps go into the same replay buffer. So the agent learns to act such that
     nobody takes over, which may be better than the expert acts (Luo et al. 2024, algorithm 1).
 
-    expert_steps: steps that the expert has acted for; labels: its interventions. Nobody is asked anything.
+    expert_steps: steps that the expert has acted for; interventions: how often it began to. Nobody is asked anything.
     """
 
     name = "rlif"
@@ -107,7 +107,7 @@ class RLIF(DirectLearner, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.expert_steps = 0
+        self.expert_steps = self.interventions = 0
         self._left = np.zeros(self.n_envs, np.int64)
         self._own = np.zeros(self.n_envs, bool)
         if self.log_ent_coef is not None:
@@ -164,7 +164,7 @@ class RLIF(DirectLearner, SAC):
         self._own = ~taken
         self.expert_steps += int(taken.sum())
         self.logger.record("interventions/expert_steps", self.expert_steps)
-        self.logger.record("interventions/count", self.labels)
+        self.logger.record("interventions/count", self.interventions)
         return actions, scaled
 
     def _take_over(self) -> Array:
@@ -182,7 +182,7 @@ class RLIF(DirectLearner, SAC):
             begins[begins] = self._is_triggered(seen, done)
             buffer.rewards[last, begins] = -1.0
             self._left[begins] = self.config.takeover
-            self.labels += int(begins.sum())
+            self.interventions += int(begins.sum())
         taken = self._left > 0
         self._left[taken] -= 1
         return taken
@@ -235,11 +235,12 @@ class RLIF(DirectLearner, SAC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return who acts in each environment, for how long, and how often the expert did."""
-        return {"expert_steps": self.expert_steps, "left": self._left.tolist(), "own": self._own.tolist()}
+        counts = {"expert_steps": self.expert_steps, "interventions": self.interventions}
+        return counts | {"left": self._left.tolist(), "own": self._own.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self.expert_steps = int(state["expert_steps"])
+        self.expert_steps, self.interventions = int(state["expert_steps"]), int(state["interventions"])
         self._left, self._own = np.array(state["left"], np.int64), np.array(state["own"], bool)
 
     def save_memory(self, folder: Path) -> None:

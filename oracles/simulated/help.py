@@ -87,8 +87,10 @@ class Belief:
     """
 
     def __init__(self) -> None:
-        nothing: Array = np.zeros(0)
-        self.shift = self.scale = self.mean = self.covariance = nothing
+        self.shift: Array = np.zeros(0)
+        self.scale: Array = np.zeros(0)
+        self.mean: Array = np.zeros(0)
+        self.covariance: Array = np.zeros(0)
         self.seen: list[list[float]] = []
 
     def features(self, segments: Sequence[Segment]) -> Array:

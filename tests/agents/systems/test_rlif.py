@@ -61,7 +61,7 @@ def test_a_bad_step_is_punished_and_the_expert_acts_for_the_next_ones(trigger: A
         left = 0 if done[step] else left
     np.testing.assert_array_equal(rewards, expected)
     assert agent.expert_steps == expert_steps > 30
-    assert agent.labels == -expected.sum()
+    assert agent.interventions == -expected.sum()
     # Recorded flags give the same rewards.
     pool = agent.recorder.buffer.trajectories()
     flags = np.zeros(400, bool)
@@ -87,7 +87,7 @@ def test_demonstrations_come_first_and_learning_ends_with_the_experts_steps() ->
 def test_chance_takes_over_at_its_rate_whatever_is_done() -> None:
     agent = learn(RLIFConfig(trigger="random", rate=0.25, takeover=1), 1_000)
     own = 1_000 - agent.expert_steps
-    assert agent.labels / own == pytest.approx(0.25, abs=0.05)
+    assert agent.interventions / own == pytest.approx(0.25, abs=0.05)
 
 
 def test_what_cannot_be_is_refused_in_a_line() -> None:
