@@ -195,7 +195,9 @@ def _import_modules(words: list[str]) -> list[str]:
     ]
 
 
-def _format_warning(message: Warning | str, category: type[Warning], *place: object) -> str:
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     return f"{category.__name__}: {' '.join(str(message).split())}\n"
 
 

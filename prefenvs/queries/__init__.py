@@ -352,7 +352,8 @@ def _differ(pool: Trajectories, pairs: Array, length: int) -> Array:
     Where there are neither, as in videos, segments of different steps differ.
     """
     if not pool.observations[:1].size and not pool.actions[:1].size:
-        return np.any(pairs[:, 0] != pairs[:, 1], axis=-1)
+        differ: Array = np.any(pairs[:, 0] != pairs[:, 1], axis=-1)
+        return differ
     differ = np.zeros(len(pairs), bool)
     # Most pairs differ in their first step; only the others are worth a look at the rest.
     for steps in (1, length):
