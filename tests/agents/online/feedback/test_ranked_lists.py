@@ -31,7 +31,7 @@ def test_all_pairs_of_the_lists_are_learned_from_and_questions_count(lists: List
     rater, learned = Rater(), []
     agent = make_agent(rater, lists)
     fit = agent.reward_model.fit
-    agent.reward_model.fit = lambda labels, **kwargs: learned.append(labels) or fit(labels, **kwargs)
+    agent.reward_model.fit = lambda labels, *args: learned.append(labels) or fit(labels, *args)
     agent.learn(230)
     assert len(asked(rater)) == agent.feedback.asked == agent.feedback.labels == 25
     assert len({*asked(rater)}) == 25
