@@ -156,23 +156,25 @@ class Browser:
         self.driver.get(link)
         self.driver.execute_script(PERSON, 1000 * REACTION)
 
-    def leave(self) -> tuple[int, float, list[float]]:
-        """Return how many labels were given, seconds to the first pair, and seconds of each change of questions."""
-        found = self.driver.execute_script(
-            "return [window.given, window.first, performance.getEntriesByName('swap').map((entry) => entry.duration)]"
+    def leave(self) -> tuple[float, float, list[float]]:
+        """Return labels an hour since the first pair, seconds to that pair, and seconds of each change of questions."""
+        given, first, now, swaps = self.driver.execute_script(
+            "return [window.given, window.first, performance.now(),"
+            " performance.getEntriesByName('swap').map((entry) => entry.duration)]"
         )
-        self.driver.quit()
-        return found[0], (found[1] or float("nan")) / 1000, [milliseconds / 1000 for milliseconds in found[2]]
+        first = float("nan") if first is None else first
+        return 3.6e6 * given / (now - first), first / 1000, [milliseconds / 1000 for milliseconds in swaps]
 
 
-def report_browsers(found: list[tuple[int, float, list[float]]], seconds: float) -> None:
+def report_browsers(found: list[tuple[float, float, list[float]]]) -> None:
     """Print what people at browsers got done."""
-    rates = [3600 * given / seconds for given, _, _ in found]
+    rates = [rate for rate, _, _ in found]
     print(
         f"  {len(found)} browsers: {np.mean(rates):,.0f} labels an hour each ({min(rates):,.0f} to {max(rates):,.0f})"
     )
     print(f"  first pair after {np.median([first for _, first, _ in found]):.2f} s (median)")
-    print(f"  key to new frames  {percentiles([swap for _, _, swaps in found for swap in swaps[1:]])}")
+    if changes := [swap for _, _, swaps in found for swap in swaps[1:]]:
+        print(f"  key to new frames  {percentiles(changes)}")
 
 
 def serve(path: Path, folder: Path, annotators: int, size: int = 64) -> tuple[subprocess.Popen[str], list[str]]:
@@ -228,16 +230,16 @@ def run(annotators: int = 50, seconds: float = 10.0, browsers: int = 0) -> None:
             try:
                 for person, link in zip(people, links, strict=False):
                     person.enter(link)
-                begun = time.perf_counter()
                 taken = asyncio.run(label(links[len(people) :], seconds, pause, record))
-                passed = time.perf_counter() - begun
                 found = [person.leave() for person in people]
             finally:
+                for person in people:
+                    person.driver.quit()
                 process.send_signal(signal.SIGINT)
                 process.wait()
             report(name, record, taken, path)
             if found:
-                report_browsers(found, passed)
+                report_browsers(found)
 
 
 if __name__ == "__main__":

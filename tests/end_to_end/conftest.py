@@ -256,7 +256,7 @@ def wait_for_events(store: Store) -> Callable[[int], list[Event]]:
     """Wait until the store's log has so many events, and return them."""
 
     def wait(count: int) -> list[Event]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(events := store.events_after()) < count:
             assert time.monotonic() < deadline, events
             time.sleep(0.02)
