@@ -135,14 +135,21 @@ def smoke(folder: Path, bin_folder: Path, wheel: Path) -> None:
     assert f'pip install "{wheel}[metaworld]"' in missing.stderr, missing.stderr
 
 
+def find_interpreter(minor: int) -> str | None:
+    """Return Python 3.minor with pip, from the path or among those of pyenv; None where there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = [shutil.which(f"python3.{minor}"), *map(str, pyenv.glob(f"versions/3.{minor}.*/bin/python3.{minor}"))]
+    for python in filter(None, found):
+        if subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
+
+
 def check_interpreters(folder: Path, wheel: Path) -> None:
     """Let pip say which interpreters at hand the metadata take; those have to compile every file."""
     for minor in range(9, 16):
-        python = shutil.which(f"python3.{minor}")
-        works = (
-            python and subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode == 0
-        )
-        if not works:
+        python = find_interpreter(minor)
+        if python is None:
             continue
         pip = [python, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
         taken = subprocess.run([*pip, wheel], cwd=folder, capture_output=True, text=True, check=False)

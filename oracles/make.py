@@ -18,6 +18,7 @@ from prefenvs.limits import limits_of
 from prefenvs.oracles.clip.options import ClipRaterOptions
 from prefenvs.oracles.hybrid.config import HybridOptions
 from prefenvs.oracles.people.human import HumanOptions
+from prefenvs.oracles.simulated.help import HelpOptions
 from prefenvs.oracles.simulated.heron import HeronOptions
 from prefenvs.oracles.simulated.hindsight import HindsightOptions
 from prefenvs.oracles.simulated.options import RegretOptions, TeacherOptions
@@ -329,6 +330,19 @@ def _make_hindsight(options: HindsightOptions, context: RaterContext) -> Oracle:
     return HindsightOracle(make_rater(options.rater, context), context.task, options.steps, policy, seed)
 
 
+def _make_help(options: HelpOptions, context: RaterContext) -> Oracle:
+    """Return a simulated person whose kind of help is chosen; raises PrefenvsError where their expert is missing."""
+    from prefenvs.oracles.simulated.help import HelpOracle, SimulatedHelper
+
+    expert = None
+    if options.expert:
+        if context.load_policy is None:
+            raise PrefenvsError("an expert is loaded by RaterContext(load_policy=...); or make HelpOracle yourself")
+        expert = context.load_policy(Path(options.expert))
+    helper = SimulatedHelper(context.task, options, expert, context.seed)
+    return HelpOracle(helper, options, context.seed)
+
+
 def _random_policy(context: RaterContext) -> Any:
     from prefenvs.envs import make
     from prefenvs.evaluate import random_policy
@@ -401,6 +415,7 @@ RATERS = (
     Rater("regret", "simulated, by regret", _make_regret, RegretOptions, ("task",), in_order=("expert", "teacher")),
     Rater("heron", "simulated, by ranked reward factors", _make_heron, HeronOptions),
     Rater("hindsight", "simulated, sees what follows", _make_hindsight, HindsightOptions, ("task",)),
+    Rater("help", "simulated, asked in the way that is worth its time", _make_help, HelpOptions, ("task",)),
     Rater("coin", "simulated, knows nothing", _make_coin),
     Rater("human", "people who compare clips", _make_human, HumanOptions, ("store",), late=True),
     Rater("ratings", "people who rate single clips", _make_ratings, HumanOptions, ("store",), late=True),

@@ -25,9 +25,8 @@ from prefenvs.agents.experts import LearnedAdvantage
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
-from prefenvs.agents.online.pebble import SACConfig
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.sac import PebblePolicy, update
+from prefenvs.agents.online.sac import PebblePolicy, SACConfig, update
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.datasets.sources import ScriptedPolicy
 from prefenvs.envs.vectors import make_envs
@@ -196,8 +195,8 @@ class RLIF(DirectLearner, SAC):
         if c.trigger == "random":
             return draws < c.rate
         if c.trigger == "value":
-            assert isinstance(self.expert, Advantage)
-            fault = -self.expert.advantage(observations, actions)
+            expert: Any = self.expert
+            fault = -np.asarray(expert.advantage(observations, actions))
         else:
             own = self.policy.scale_action(self._expert_actions(observations))
             fault = np.sqrt(np.square(own - self.policy.scale_action(actions)).reshape(count, -1).mean(1))

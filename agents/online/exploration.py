@@ -16,6 +16,8 @@ from prefenvs.segments import Array
 CHUNK = 4_096
 # The k least of n numbers lie in the k groups with the least minima; groups of 16 make that the fastest way to them.
 GROUP = 16
+# Of normalised states: the largest entries, and the least deviation as a share of the largest.
+LIMIT, FLOOR = 5.0, 1e-2
 # Cells along each side of a picture, and pictures that are made numbers at a time.
 CELLS, PICTURES = 8, 1_024
 
@@ -172,12 +174,20 @@ class RunningStd:
 class StateEntropy:
     """r(s) = the distance from s to its k-th nearest neighbour among the states seen, over its running deviation."""
 
-    def __init__(self, k: int = 5, max_states: int | None = None, seed: int = 0, bounded: bool = False) -> None:
+    def __init__(
+        self,
+        k: int = 5,
+        max_states: int | None = None,
+        seed: int = 0,
+        bounded: bool = False,
+        normalised: bool = False,
+    ) -> None:
         """k: neighbour; max_states: compare with at most so many states, drawn anew each time (None: all of them).
 
-        bounded: rewards are (distance - mean) / (3 deviations), clipped to [-1, 1], as RIME has them.
+        bounded: rewards are (distance - mean) / (3 deviations), clipped to [-1, 1], as RIME has them. normalised:
+        distances are between states of mean 0 and deviation 1 over those compared with, clipped to `LIMIT`.
         """
-        self.k, self.max_states, self.bounded = k, max_states, bounded
+        self.k, self.max_states, self.bounded, self.normalised = k, max_states, bounded, normalised
         self.std, self.seen = RunningStd(), SeenStates()
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -205,6 +215,12 @@ class StateEntropy:
         if self.max_states is not None and seen.size > self.max_states:
             draw = torch.randint(seen.size, (self.max_states,), generator=self._generator)
             seen = seen.select(draw.to(states.device))
+        if self.normalised:
+            others = seen.centred[: seen.size]
+            spread, mean = torch.var_mean(others, 0, correction=0)
+            scale = torch.rsqrt(torch.maximum(spread, FLOOR**2 * spread.amax()) + 1e-12)
+            states, others = (((rows - mean) * scale).clamp(-LIMIT, LIMIT) for rows in (states - seen.centre, others))
+            seen = Candidates.of(others)
         return nearest_distances(states, seen, self.k)
 
     def state_dict(self) -> dict[str, Any]:

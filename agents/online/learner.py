@@ -42,6 +42,7 @@ from prefenvs.tasks import Task, ends_by_time_alone, find_task, has_reward
 from prefenvs.tasks.own import own_task
 from prefenvs.trajectories import Trajectories
 
+FEW_LABELS = 10
 GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
 """A reward model of one's own, what makes one, or either's `module:NAME`."""
 AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
@@ -61,6 +62,8 @@ class LearnerConfig(FeedbackConfig):
     """Which nearest neighbour measures the novelty of a state."""
     entropy_states: PositiveInt | None = None
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
+    entropy_normalised: bool = False
+    """Measure novelty between states of mean 0 and deviation 1, clipped to 5: else what moves fast drowns the rest."""
     true_reward: bool = False
     """Learn from the true reward instead: the upper bound, labelled as such wherever it appears."""
     exploration_only: bool = False
@@ -79,6 +82,12 @@ class LearnerConfig(FeedbackConfig):
         super().__post_init__()
         if self.true_reward and self.exploration_only:
             raise PrefenvsError("true_reward and exploration_only are two controls: choose one")
+        share, first = self.reward.validation_share, self.per_session
+        if round(share * first) == first:
+            raise PrefenvsError(
+                f"validation_share={share} holds out all {first} labels of the first session, which leaves none to "
+                "learn from: raise per_session or lower the share"
+            )
 
 
 class PreferenceLearner(SavedAgent):
@@ -165,7 +174,10 @@ class PreferenceLearner(SavedAgent):
             self.reward_model = PixelReward(self.observation_space.shape or (), settings, seed, self.device)
         else:
             self.reward_model = RewardEnsemble(*sizes, config=self.config.reward, seed=seed, device=self.device)
-        self.state_entropy = StateEntropy(self.config.neighbour, self.config.entropy_states, seed=self.seed or 0)
+        c = self.config
+        self.state_entropy = StateEntropy(
+            c.neighbour, c.entropy_states, self.seed or 0, normalised=c.entropy_normalised
+        )
 
     @property
     def learns_from(self) -> str:
@@ -229,7 +241,20 @@ class PreferenceLearner(SavedAgent):
                 "are asked only if the task ends episodes earlier",
                 stacklevel=4,
             )
-        c, most = self.config, self.feedback.count_most() if self.feedback is not None else self.config.labels
+        if self.config.labels < FEW_LABELS:
+            warnings.warn(
+                f"a budget of {self.config.labels} labels teaches little: the smallest published ones are 50 and 100; "
+                "raise labels",
+                stacklevel=4,
+            )
+        c, share = self.config, self.config.reward.validation_share
+        if c.reward.stop == "validation" and not round(share * c.per_session):
+            warnings.warn(
+                f"validation_share={share} holds out none of the first session's {c.per_session} labels, by which its "
+                "fit is to end: raise per_session or the share",
+                stacklevel=4,
+            )
+        most = self.feedback.count_most() if self.feedback is not None else self.config.labels
         if most < c.labels:
             warnings.warn(
                 f"at most {most} of {c.labels} labels can be asked: {total_steps} steps leave room for sessions of "

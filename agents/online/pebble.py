@@ -475,6 +475,7 @@ ALGORITHM = Algorithm(
                 ("pebble-stac", "one critic, pessimistic by its spread (STAC)", {"pessimism": 0.1}),
                 ("pebble-restart", "rewards learned anew at each session", {"reward.restart": True}),
                 ("pebble-horizon-discount", "the discount by the horizon", {"horizon_discount": True}),
+                ("pebble-normalised-entropy", "novelty of normalised states", {"entropy_normalised": True}),
                 ("pebble-lire", "ranked lists (LiRE)", {"lists": "lire"}),
                 ("pebble-seqrank", "ranked lists (SeqRank)", {"lists": "seqrank"}),
             )

@@ -98,7 +98,8 @@ class EncodedMLP(EnsembleMLP):
 
     def _prepare(self, x: Tensor) -> Tensor:
         x = super()._prepare(x)
-        return torch.cat([self._encode(part, which) for which, part in enumerate(torch.split(x, self.inputs, -1))], -1)
+        parts = torch.split(x, list(self.inputs), -1)
+        return torch.cat([self._encode(part, which) for which, part in enumerate(parts)], -1)
 
 
 class SelfPrediction(nn.Module):

@@ -31,10 +31,16 @@ class Clone:
     def __init__(self, agent: Any) -> None:
         self.agent = agent
 
-    def predict(self, observations: Array, *_: object, **__: object) -> tuple[Array, None]:
+    def predict(
+        self,
+        observation: Array,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, None]:
         """Return its mean actions."""
         with torch.no_grad():
-            mean = self.agent.clone.get_action_dist_params(torch.as_tensor(observations))[0].tanh()
+            mean = self.agent.clone.get_action_dist_params(torch.as_tensor(observation))[0].tanh()
         return self.agent.policy.unscale_action(mean.numpy()), None
 
 

@@ -41,9 +41,15 @@ class Swinger:
         self.torques = np.linspace(-2.0, 2.0, TORQUES)
         self.values = _optimal_values()
 
-    def predict(self, observations: Array, *_: object, **__: object) -> tuple[Array, None]:
+    def predict(
+        self,
+        observation: Array,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, None]:
         """Return torques [N, 1] for observations [N, 3]."""
-        angle, speed = np.arctan2(observations[:, 1], observations[:, 0]), observations[:, 2]
+        angle, speed = np.arctan2(observation[:, 1], observation[:, 0]), observation[:, 2]
         best = self.torques[_action_values(self.values, angle, speed, self.torques).argmax(1)]
         return np.clip(best + self.bias, -2.0, 2.0).astype(np.float32)[:, None], None
 

@@ -17,7 +17,7 @@ PARTS = (
 """`reliable` with one of its parts as the preset `small` has it."""
 OPTIONS = (
     *("pebble-simba", "pebble-bro", "pebble-rime", "pebble-reed", "pebble-lire", "pebble-seqrank"),
-    *("pebble-cer", "pebble-stac", "pebble-restart", "pebble-horizon-discount"),
+    *("pebble-cer", "pebble-stac", "pebble-restart", "pebble-horizon-discount", "pebble-normalised-entropy"),
 )
 """`reliable` with one option more."""
 WRONG = "mistake:mistake=0.2"

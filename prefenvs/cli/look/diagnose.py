@@ -90,17 +90,18 @@ def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:
     known = len(diagnosis.true) > 0
     figure = Figure(figsize=(13 if known else 5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    *returns, reach = figure.subplots(1, 3 if known else 1, squeeze=False)[0]
+    axes = figure.subplots(1, 3 if known else 1, squeeze=False)[0]
+    reach = axes[-1]
     if known:
-        _draw_returns(*returns, diagnosis, run)
+        _draw_returns(axes[0], axes[1], diagnosis, run)
     order = range(len(diagnosis.near))
     reach.scatter(order, diagnosis.near, s=6, alpha=0.4)
     reach.set(
         xlabel="labelled segment, oldest first", ylabel="share of steps near the final policy's", ylim=(-0.02, 1.02)
     )
     reach.set_title("where the labels are")
-    for axes in (*returns, reach):
-        axes.grid(alpha=0.3)
+    for one in axes:
+        one.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     return path
 

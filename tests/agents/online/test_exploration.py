@@ -91,3 +91,21 @@ def test_what_a_bounded_reward_is_warm_started_with_is_rime_s() -> None:
     )
     centred = distances - distances.mean()
     torch.testing.assert_close(entropy.predictable(states, states), centred / centred.abs().max())
+
+
+def test_normalised_states_are_compared_in_deviations_up_to_five() -> None:
+    torch.manual_seed(0)
+    seen = torch.randn(300, 4) * torch.tensor([100.0, 1.0, 1e-6, 3.0]) + torch.tensor([5.0, 0.0, 1.0, -2.0])
+    seen[0, 1] = 40.0
+    deviations = seen.std(0, correction=0).clamp_min(0.01 * seen.std(0, correction=0).max())
+    scaled = ((seen - seen.mean(0)) / deviations).clamp(-5.0, 5.0)
+    expected = torch.cdist(scaled[:20], scaled).kthvalue(6, dim=1).values
+    entropy = StateEntropy(k=5, normalised=True)
+    torch.testing.assert_close(entropy(seen[:20], seen), expected / expected.std(correction=0), rtol=1e-3, atol=1e-3)
+    # The same from a ring with rows that are not states yet.
+    ring, states = SeenStates(), np.zeros((1_000, 4), np.float32)
+    states[:300] = seen.numpy()
+    ring.update(states, 200, torch.device("cpu"))
+    candidates = ring.update(states, 300, torch.device("cpu"))
+    found = StateEntropy(k=5, normalised=True)(seen[:20], candidates)
+    torch.testing.assert_close(found, expected / expected.std(correction=0), rtol=1e-3, atol=1e-3)

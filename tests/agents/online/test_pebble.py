@@ -342,6 +342,7 @@ def test_a_checkpoint_survives_a_kill_between_its_two_renames(tmp_path: Path) ->
         ({"labels": 5}, "smaller than one session"),
         ({"selector": "disagrement"}, "Did you mean disagreement"),
         ({"interact": 0}, "interact must be at least 1"),
+        ({"per_session": 2, "reward": RewardConfig(validation_share=0.9)}, r"0\.9 holds out all 2 labels of the first"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, Any], message: str) -> None:
@@ -390,6 +391,16 @@ def test_a_budget_that_the_run_has_no_room_for_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_agent(Rater()).start_feedback(250)
+
+
+def test_a_budget_that_can_hardly_teach_is_warned_of() -> None:
+    agent = make_agent(Rater(), config=make_config(labels=3, per_session=3))
+    with pytest.warns(UserWarning, match="a budget of 3 labels teaches little"):
+        agent.start_feedback(250)
+    reward = RewardConfig(validation_share=0.1, stop="validation")
+    agent = make_agent(Rater(), config=make_config(per_session=4, interact=10, reward=reward))
+    with pytest.warns(UserWarning, match=r"validation_share=0\.1 holds out none of the first session's 4 labels"):
+        agent.start_feedback(250)
 
 
 def test_a_reward_that_is_not_hidden_is_refused() -> None:

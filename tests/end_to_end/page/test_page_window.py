@@ -2,6 +2,8 @@
 
 import pytest
 
+from prefenvs.oracles.labelling import Form
+
 from ..conftest import SHOWN
 
 LEFT, RIGHT, TAB, ENTER, ESCAPE = "\ue012", "\ue014", "\ue004", "\ue007", "\ue00c"
@@ -49,6 +51,21 @@ def test_clips_are_as_large_as_the_window_allows(store, serve, visit, make_queri
     page.clips()
     assert min(box[2] for box in page.run(BOXES)) >= least
     assert page.run("return document.documentElement.scrollHeight") <= height
+
+
+def test_at_200_percent_nothing_covers_an_answer(store, serve, visit, make_queries):
+    store.add_queries(make_queries(1))
+    page = visit(serve(form=Form(strength=True, tags=("falls", "too slow"))))
+    page.resize(683, 384)  # 1366 x 768
+    page.clips()
+    page.press("t")
+    inside = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
+    bar, foot, wide = page.run(
+        f"{inside} return [box('.bar').bottom, box('footer').top, document.documentElement.scrollWidth]"
+    )
+    assert bar <= foot
+    assert wide <= 683
+    assert min(box[2] for box in page.run(BOXES)) >= 120
 
 
 def test_clips_are_stacked_in_portrait_and_named_so(store, serve, visit, make_queries, wait_for_events):
