@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import numpy as np
 from PIL import Image
@@ -46,15 +47,17 @@ class Page:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": min(size) < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # clips play once, which spares a busy machine
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
         self.driver.get(url)
 
-    def wait(self, script: str, seconds: float = 180.0) -> Any:
+    def wait(self, script: str, seconds: float = 600.0) -> Any:
         """Wait until a script returns something true."""
         until = time.monotonic() + seconds
         while not (value := self.driver.execute_script(f"return {script}")):
             if time.monotonic() > until:
-                raise SystemExit(f"{script}: not within {seconds:.0f} s")
+                text = self.driver.execute_script("return document.body.innerText")
+                raise SystemExit(f"{script}: not within {seconds:.0f} s\n{text}")
             time.sleep(0.05)
         return value
 
@@ -65,24 +68,28 @@ class Page:
         for key in keys:
             ActionChains(self.driver, duration=0).send_keys(key).perform()
 
-    def stand(self, frames: int) -> None:
-        """Pause the clips on a frame of theirs."""
+    def stand(self, share: float) -> None:
+        """Pause the clips at a share of their time."""
         self.wait(SHOWN)
-        self.press("r", " ", *200 * ",", *frames * ".")
-        self.wait(f"[...{SHOWN}.querySelectorAll('video')].every(v => !v.seeking)")
+        self.driver.execute_script(
+            "const line = document.getElementById('timeline'); line.value = 1000 * arguments[0];"
+            "line.dispatchEvent(new Event('input', { bubbles: true }));",
+            share,
+        )
+        self.wait(f"[...{SHOWN}.querySelectorAll('video')].every(v => !v.seeking && v.readyState > 1)")
         time.sleep(0.5)
 
     def save(self, name: str) -> None:
         """Write what is on the screen, in few colours."""
         picture = Image.open(BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
         path = IMAGES / f"label-{name}.png"
-        picture.quantize(96, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
         print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} KB")
 
 
 @contextlib.contextmanager
 def serve(*arguments: str) -> Iterator[str]:
-    """Serve a page by a command of prefenvs, and return the last link that it prints."""
+    """Serve a page by a command of prefenvs, and return the link of whoever manages it."""
     command = [sys.executable, "-m", "prefenvs", *arguments, "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -132,40 +139,41 @@ def answer(store: Store) -> None:
 
 def take_labelling(page: Page, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Take the pictures of the labelling page."""
-    clips = ["--clips", str(folder / "clips"), "--size", "768"]
+    clips = ["--clips", str(folder / "clips"), "--workers", "1"]
     pairs, fours = str(folder / "pairs.sqlite"), str(folder / "fours.sqlite")
     with Store(pairs) as store, Store(fours) as other:
-        fill_demo(store, 12)
-        segments = [s for q in store.pending_queries("demo", limit=12) for s in q.segments]
-        other.add_queries([Query(tuple(segments[i : i + 4])) for i in (0, 4)], run="demo")
-    with serve("label", "--store", pairs, *clips) as url:
+        fill_demo(store, 3)
+        segments = [s for q in store.pending_queries("demo", limit=2) for s in q.segments]
+        other.add_queries([Query(tuple(segments))], run="demo")
+    with serve("label", "--store", pairs, *clips) as link:
+        url = urljoin(link, "/")
         for name, size in {"comparison": WINDOW, "1080p": SCREEN, "phone": UPRIGHT, "phone-across": ACROSS}.items():
             if wanted(name):
                 page.open(url, size, dark=name == "phone")
-                page.stand(22)
+                page.stand(0.4)
                 page.save(name)
         if wanted("help"):
             page.open(url, WINDOW)
-            page.stand(22)
+            page.stand(0.4)
             page.press("?")
             page.wait("document.getElementById('help').open")
             page.save("help")
     if wanted("best-of-four"):
-        with serve("label", "--store", fours, *clips) as url:
-            page.open(url, WINDOW)
-            page.stand(22)
+        with serve("label", "--store", fours, *clips) as link:
+            page.open(urljoin(link, "/"), WINDOW)
+            page.stand(0.4)
             page.save("best-of-four")
     if wanted("strength"):
-        with serve("label", "--store", pairs, *clips, *LAB) as url:
-            page.open(url, WINDOW)
+        with serve("label", "--store", pairs, *clips, *LAB) as link:
+            page.open(urljoin(link, "/"), WINDOW)
             page.wait(SHOWN)
             page.press("\ue014")
             page.wait("document.getElementById('last').textContent")
             page.press("t")
-            page.stand(12)
-            page.press("m", *14 * ".", "m", "6")
-            page.wait(f"[...{SHOWN}.querySelectorAll('video')].every(v => !v.seeking)")
-            time.sleep(0.5)
+            page.stand(0.3)
+            page.press("m")
+            page.stand(0.55)
+            page.press("m", "6")
             page.save("strength")
 
 
@@ -184,7 +192,7 @@ def take_lab(page: Page, folder: Path, wanted: Callable[[str], bool]) -> None:
         if wanted("manager"):
             page.save("manager")
         if wanted("report"):
-            page.open(f"{link.split('?')[0]}report", WINDOW)
+            page.open(urljoin(link, "/report"), WINDOW)
             page.save("report")
 
 
@@ -200,7 +208,7 @@ def take_judging(page: Page, folder: Path) -> None:
     options = ["--folder", judging, "--episodes", "8", "--seconds", "2"]
     main(["judge", *runs, *options, "--matches", "40", "--oracle", "noisy", "--stop", "0.99"])
     with serve("judge", "--folder", judging, "--matches", "46", "--stop", "0.99", "--label") as link:
-        page.open(f"{link.split('?')[0]}judging", WINDOW)
+        page.open(urljoin(link, "/judging"), WINDOW)
         page.wait("document.querySelectorAll('#agents video').length === 3")
         page.wait("[...document.querySelectorAll('video')].every(v => v.readyState > 1)")
         page.save("judging")
