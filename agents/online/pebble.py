@@ -58,7 +58,7 @@ class PebbleConfig(LearnerConfig):
     of QPA (Hu et al. 2024), which has 0.5 and 10 episodes; 0: uniform, as PEBBLE."""
     recent_steps: PositiveInt = 10_000
     """How many steps are recent, over all environments."""
-    cer: CerConfig | None = None
+    value_resets: CerConfig | None = None
     """Start reward and critics anew where values overestimate (PoLiCER, 2026); None never does."""
     bonus: NonNegativeFloat = 0.0
     """RUNE's weight beta_0 of the ensemble's standard deviation in the reward (0.05 in its paper; 0: plain PEBBLE)."""
@@ -67,8 +67,8 @@ class PebbleConfig(LearnerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cer is not None and self.reward.output not in ("tanh", "sigmoid"):
-            raise PrefenvsError(f"cer compares values of bounded rewards; output={self.reward.output!r} has no bounds")
+        if self.value_resets is not None and self.reward.output not in ("tanh", "sigmoid"):
+            raise PrefenvsError(f"value_resets need bounded rewards; output={self.reward.output!r} has no bounds")
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -118,7 +118,7 @@ class PEBBLE(PreferenceLearner, SAC):
         self.ent_coef_learning_rate = ent_coef_learning_rate
         self.feedback = None
         self.reward_learned = False
-        self._resets = None if self.config.cer is None else ValueResets(self.config.cer)
+        self._resets = None if self.config.value_resets is None else ValueResets(self.config.value_resets)
         super().__init__(
             policy,
             env,
@@ -203,7 +203,7 @@ class PEBBLE(PreferenceLearner, SAC):
         """As every learner; raises PrefenvsError too where the true reward would come after the run's end."""
         super().check_run(total_steps)
         if self._resets is not None and not isinstance(self.reward_model, RewardEnsemble):
-            raise PrefenvsError("cer starts the reward ensemble anew: leave reward_model=... or cer away")
+            raise PrefenvsError("value_resets start the reward ensemble anew: leave reward_model=... or cer away")
         if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:
             raise PrefenvsError(
                 f"the true reward comes after {self.first_session} steps of exploration, but the run ends after "
@@ -339,7 +339,7 @@ class PebbleOptions(SACConfig):
     reed: bool = False
     """Let the reward network predict the next state too (REED); --reward.reed... then has its settings."""
     cer: bool = False
-    """Start reward and critics anew where values overestimate (PoLiCER); --cer.... then has its settings."""
+    """Start reward and critics anew where values overestimate (PoLiCER); --value-resets... then has its settings."""
     horizon_discount: bool = False
     """Discount by the task's horizon T in the place of gamma: 1 - 5 / T within [0.95, 0.995] (SimBa)."""
 
@@ -394,7 +394,7 @@ def preset(
             reed=ReedConfig() if reed else None,
         ),
         bonus=0.05 if rune else 0.0,
-        cer=CerConfig(rise=7.5 if manipulation else 5.0) if cer else None,
+        value_resets=CerConfig(rise=7.5 if manipulation else 5.0) if cer else None,
     )
     total = budget.steps if steps is None else steps
     if total < budget.steps:

@@ -58,7 +58,7 @@ def test_values_seen_before_count_until_a_reset() -> None:
 
 
 def test_overestimation_begins_reward_and_critics_anew_and_updates_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = make_agent(Rater(), cer=CerConfig(threshold=10.0, rise=5.0))
+    agent = make_agent(Rater(), value_resets=CerConfig(threshold=10.0, rise=5.0))
     restarts: list[int] = []
     resets: list[float] = []
     actor = agent.actor.optimizer
@@ -82,7 +82,7 @@ def test_overestimation_begins_reward_and_critics_anew_and_updates_more(monkeypa
 def test_values_below_the_threshold_change_nothing() -> None:
     agents = [
         make_agent(Rater(), **given).learn(180)
-        for given in ({}, {"cer": CerConfig(threshold=1_000.0, highest=1_000.0)})
+        for given in ({}, {"value_resets": CerConfig(threshold=1_000.0, highest=1_000.0)})
     ]
     for one, other in zip(agents[0].policy.parameters(), agents[1].policy.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -104,7 +104,7 @@ def test_a_restarted_fit_begins_with_new_weights_and_moments() -> None:
 
 def test_what_cannot_be_reset_is_refused() -> None:
     with pytest.raises(PrefenvsError, match="output='identity'"):
-        PebbleConfig(cer=CerConfig(), reward=RewardConfig(output="identity"))
+        PebbleConfig(value_resets=CerConfig(), reward=RewardConfig(output="identity"))
 
     class Own:
         def __init__(self, **_: Any) -> None: ...
@@ -118,9 +118,9 @@ def test_what_cannot_be_reset_is_refused() -> None:
         @classmethod
         def load(cls, path: Any) -> Any: ...
 
-    config = PebbleConfig(cer=CerConfig(), selector="uniform")
+    config = PebbleConfig(value_resets=CerConfig(), selector="uniform")
     agent = PEBBLE("MlpPolicy", Point(), Rater(), config, reward_model=Own, policy_kwargs={"net_arch": [8]})
-    with pytest.raises(PrefenvsError, match="cer starts the reward ensemble anew"):
+    with pytest.raises(PrefenvsError, match="value_resets start the reward ensemble anew"):
         agent.check_run(50_000)
 
 

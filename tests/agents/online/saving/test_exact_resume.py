@@ -53,7 +53,7 @@ def make_agent(env: Any, surf: SurfConfig | None = None, body: str = "mlp", **gi
 OPTIONS: dict[str, Any] = {
     "body": "simba",
     "reward": RewardConfig(width=8, layers=1, epochs=2, normalise=True, rime=RimeConfig(), reed=ReedConfig(epochs=1)),
-    "cer": CerConfig(threshold=0.01, rise=0.001),
+    "value_resets": CerConfig(threshold=0.01, rise=0.001),
     "lists": "lire",
 }
 """All that has a state of its own."""
