@@ -13,6 +13,7 @@ PARTS = (
     "pebble-disagreement",
     "pebble-uniform",
     "pebble-raw-inputs",
+    "pebble-mean",
 )
 """`reliable` with one of its parts as the preset `small` has it."""
 OPTIONS = (
@@ -48,5 +49,5 @@ ABLATION = Suite(
         _grid(OPTIONS, 1),
         _grid(("random", *CONTROLS), 2),
     ),
-    reduced="15,000 environment steps, networks of 2x128, one task.",
+    reduced="12,000 environment steps, networks of 2x128, one task.",
 )

@@ -18,7 +18,7 @@ PEBBLE_SMALL: dict[str, Option] = {
 REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10, "unsupervised_steps": 1_500}
 RUNNING: dict[str, Option] = {
     "preset": "reliable",
-    "steps": 15_000,
+    "steps": 12_000,
     "per_session": 50,
     "interact": 600,
     "segment_length": 25,
@@ -26,7 +26,7 @@ RUNNING: dict[str, Option] = {
     "evaluate_every": 3_000,
     "episodes": 5,
 }
-"""As the suite `demo` on HalfCheetah-v5, with 700 labels."""
+"""Those of the suite `demo` on HalfCheetah-v5, with 700 labels."""
 MANIPULATION = RUNNING | {
     "steps": 30_000,
     "interact": 1_000,
