@@ -11,7 +11,7 @@ PARTS = (
     "pebble-large-batches",
     "pebble-uniform-replay",
     "pebble-disagreement",
-    "pebble-uniform",
+    "pebble-likelihood",
     "pebble-raw-inputs",
     "pebble-mean",
 )
@@ -49,5 +49,5 @@ ABLATION = Suite(
         _grid(OPTIONS, 1),
         _grid(("random", *CONTROLS), 2),
     ),
-    reduced="12,000 environment steps, networks of 2x128, one task.",
+    reduced="15,000 environment steps, networks of 2x128, one task.",
 )

@@ -21,7 +21,7 @@ from prefenvs.bench.suites.settings import (
 ONLINE: dict[str, tuple[int, dict[str, Option]]] = {
     "HalfCheetah-v5": (700, RUNNING),
     "metaworld-faucet-open-v3": (1_000, MANIPULATION),
-    "Reacher-v5": (500, RUNNING | {"steps": 15_000, "segment_length": 10, "unsupervised_steps": 1_500}),
+    "Reacher-v5": (500, RUNNING | {"segment_length": 10, "unsupervised_steps": 1_500}),
     "dmc-walker-walk-v0": (500, MANIPULATION),
     "metaworld-handle-press-v3": (1_000, MANIPULATION),
     "metaworld-window-open-v3": (1_000, MANIPULATION),
@@ -91,7 +91,7 @@ CPU = Suite(
         ]
     ),
     reduced=(
-        "12,000 to 30,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 100,000 "
+        "15,000 to 30,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 100,000 "
         "to a million, networks of 2x128 or 2x256."
     ),
 )

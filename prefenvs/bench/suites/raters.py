@@ -60,5 +60,5 @@ RATERS = Suite(
         _online("HalfCheetah-v5", 700, RUNNING, 2),
         _online("metaworld-faucet-open-v3", 1_000, MANIPULATION, 3),
     ),
-    reduced="12,000 to 30,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
+    reduced="15,000 to 30,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
 )

@@ -18,7 +18,7 @@ PEBBLE_SMALL: dict[str, Option] = {
 REACHER = PEBBLE_SMALL | {"steps": 15_000, "per_session": 40, "segment_length": 10, "unsupervised_steps": 1_500}
 RUNNING: dict[str, Option] = {
     "preset": "reliable",
-    "steps": 12_000,
+    "steps": 15_000,
     "per_session": 50,
     "interact": 600,
     "segment_length": 25,
