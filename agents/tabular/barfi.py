@@ -33,7 +33,7 @@ from prefenvs.agents.tabular.board import (
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_object
-from prefenvs.limits import NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
+from prefenvs.limits import NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
@@ -58,6 +58,9 @@ class BARFIConfig(OfflineConfig):
     """Discount, of the policy's objective and of the primary return."""
     ridge: PositiveFloat = 1e-3
     """Weight of the squared reward weights in the fit to preferences."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 class Tables(nn.Module):

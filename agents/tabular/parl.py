@@ -48,9 +48,9 @@ class PARLConfig:
 
     labels: PositiveInt = 100
     """Label budget: pairs of episodes that may be asked about; learning ends with it."""
-    per_session: PositiveInt = 5
+    per_session: PositiveInt = 10
     """Pairs of the present policy's episodes that are asked about together."""
-    policy_weight: NonNegativeFloat = 1.0
+    policy_weight: NonNegativeFloat = 0.1
     """Weight of the gradient through the policy; 0 leaves plain reward learning, for comparison."""
     explore: NonNegativeInt = 5_000
     """Random moves at first, by which the board becomes known; moves never made are not taken later."""
@@ -58,11 +58,11 @@ class PARLConfig:
     """Weight of the policy's entropy in what it maximises."""
     gamma: OpenFraction = 0.95
     """Discount of the policy's objective."""
-    ridge: PositiveFloat = 1e-2
+    ridge: PositiveFloat = 1e-3
     """Weight of the squared reward weights in the loss."""
     rate: PositiveFloat = 0.05
     """Adam's step of the reward weights."""
-    updates: PositiveInt = 100
+    updates: PositiveInt = 50
     """Steps on the reward weights in each session."""
     sweeps: PositiveInt = 20
     """Sweeps of soft value iteration before each of them."""
@@ -106,9 +106,19 @@ class BoardPolicy(BasePolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self.forward(observation, deterministic)
 
+    def shifted_features(self) -> Tensor:
+        """Return features [C, 4, 6] less those of the best known move that ends nothing, which is so worth 0.
+
+        Labels about episodes of nearly one length hardly tell what a step costs, on which it depends whether an end is
+        worth reaching.
+        """
+        going = self.known & (self.following < CELLS)
+        worth = torch.where(going, self.features @ self.weights, -torch.inf)
+        return self.features - self.features.flatten(0, 1)[worth.argmax()] * going.any()
+
     def solve(self, gamma: float, temperature: float, sweeps: int) -> None:
         """Move values and policy towards the soft optimum of the reward weights."""
-        rewards = self.features @ self.weights
+        rewards = self.shifted_features() @ self.weights
         for _ in range(sweeps):
             after = torch.cat([self.values, self.values.new_zeros(1)])[self.following]
             action_values = rewards + gamma * after
@@ -147,7 +157,7 @@ class PARL(DirectLearner, BaseAlgorithm):
         **kwargs: Any,
     ) -> None:
         """As every `DirectLearner`; raises PrefenvsError for a task that is no single delivery board."""
-        super().__init__(policy, env, oracle, config, **{"learning_rate": 0.0} | kwargs)
+        super().__init__(policy, env, oracle, config, **{"learning_rate": 0.0, "support_multi_env": True} | kwargs)
         if _init_setup_model:
             self._setup_model()
 
@@ -260,13 +270,13 @@ class PARL(DirectLearner, BaseAlgorithm):
             loss.backward()  # type: ignore[no-untyped-call]
             assert weights.grad is not None
             if c.policy_weight:
-                weights.grad += c.policy_weight * self._gradient(losses.detach()[-len(newest) :], visited)
+                weights.grad += c.policy_weight * self.policy_gradient(losses.detach()[-len(newest) :], visited)
             adam.step()
         policy.weights.copy_(weights.detach())
         policy.solve(c.gamma, c.temperature, c.sweeps)
         return float(loss.detach())
 
-    def _gradient(self, losses: Tensor, visited: Sequence[Sequence[tuple[Array, Array]]]) -> Tensor:
+    def policy_gradient(self, losses: Tensor, visited: Sequence[Sequence[tuple[Array, Array]]]) -> Tensor:
         """Return the gradient [6] of the mean loss [N] of pairs in the reward weights through the policy."""
         scores = policy_scores(self.policy, self.config.gamma, self.config.temperature)
         totals = torch.stack(
@@ -290,7 +300,7 @@ class PARL(DirectLearner, BaseAlgorithm):
 def policy_scores(policy: BoardPolicy, gamma: float, temperature: float) -> Tensor:
     """Return d log pi(a | s) / dw_k [6, C, 4] of the soft optimum for the reward weights w: A_k(s, a) / temperature."""
     chances = torch.where(policy.known, policy.chances, 0.0)
-    rewards = policy.features.permute(2, 0, 1)
+    rewards = policy.shifted_features().permute(2, 0, 1)
     _, advantages, _ = evaluate_policy(chances, rewards, policy.following, gamma)
     return advantages / temperature
 

@@ -56,7 +56,9 @@ def test_a_data_set_is_collected_labelled_and_learned_from(simulated_model, tmp_
 
 
 @pytest.mark.parametrize("lists", ["lire", "seqrank"])
-def test_ranked_lists_of_a_data_set_go_on_and_ask_nothing_twice(lists: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_ranked_lists_of_a_data_set_go_on_and_ask_nothing_twice(
+    lists: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
     monkeypatch.chdir(tmp_path)
     main(["collect", TASK, "--episodes", "4", "--format", "npz", "--out", "data", "--no-progress"])
     rate = ["rate", "--dataset", "data", "--segment-length", "10", "--oracle", "oracle", "--lists", lists]
