@@ -115,8 +115,9 @@ class StepTransformer(nn.Module):
         numbers: [B, T] the steps' numbers; 0, 1, ... by default. inside: [B, T] bool, False for padding; a causal
         transformer needs it not. Raises PrefenvsError for more steps than positions.
         """
-        hidden: Tensor = self.transformer(*self._tokens(inputs, numbers, inside))
-        return hidden.unflatten(1, (-1, 2))
+        hidden = self.transformer(*self._tokens(inputs, numbers, inside))
+        split: Tensor = hidden.view(len(inputs), -1, 2, hidden.shape[-1])
+        return split
 
     def of_actions(self, inputs: Tensor, inside: Tensor | None = None, last: bool = False) -> Tensor:
         """Return `forward`'s hidden states of the action tokens alone, [B, T, width], or [B, 1, width] of the `last`.
