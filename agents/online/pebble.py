@@ -191,7 +191,8 @@ class PEBBLE(PreferenceLearner, SAC):
                 self.logger.record("train/reset_threshold", self._resets.threshold)
         if self.config.true_reward:
             self.replay_buffer.keep_rewards()
-            if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < self.n_envs:
+            steps = self.n_envs * self.train_freq.frequency  # type: ignore[union-attr]
+            if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < steps:
                 self._start_afresh(batch_size)
         elif self.reward_learned:
             self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
@@ -354,6 +355,7 @@ def preset(
     interact: int | None = None,
     unsupervised_steps: int | None = None,
     learning_starts: int = SACConfig.learning_starts,
+    gamma: float | None = None,
     surf: bool = False,
     rune: bool = False,
     rime: bool = False,
@@ -374,8 +376,10 @@ def preset(
     networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
-    steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
+    steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
     """
+    if horizon_discount and gamma is not None:
+        raise PrefenvsError(f"horizon_discount and gamma={gamma} are two discounts: leave one of them out")
     budget, manipulation = task.budget(labels), task.family == "metaworld"
     size = min(budget.per_session, budget.labels)
     if name == "reliable":
