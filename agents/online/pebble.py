@@ -369,11 +369,9 @@ def preset(
 
     small: smaller networks and batches. reliable: what was found since, for runs of up to some 100,000 steps: critics
     with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps
-    (QPA); uniform queries in at least 25 small sessions; normalised reward inputs; the members' mean less their
-    deviation as reward.
-
-    Of a budget that comes from another paper's scripts (`LabelBudget.source`) the numbers in it are taken, and
-    networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
+    (QPA); uniform queries in at least 25 small sessions; normalised reward inputs; members' mean less their deviation.
+    Of another paper's budget (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has
+    walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
