@@ -31,6 +31,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,6 @@ from prefenvs.store import Store
 SEGMENTS, COLD_PAIRS = 150, 200
 PACE = 3.6
 NICE = 10
-WINDOW = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
 PERSON = """
 window.given = 0;
 window.first = null;
@@ -164,7 +164,6 @@ class Browser:
             options.add_argument(flag)
         service = Service(shutil.which("chromedriver"), popen_kw={"preexec_fn": lambda: os.nice(NICE)})
         self.driver = webdriver.Chrome(options=options, service=service)
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", WINDOW)
 
     def enter(self, link: str, reaction: float) -> None:
         """Open the link and label from then on, each pair so many seconds after it is there."""
@@ -247,12 +246,13 @@ def run(
         with tempfile.TemporaryDirectory() as folder:
             path, clips = Path(folder) / "labels.sqlite", Path(folder) / "clips"
             fill(path, clips, cold)
-            people = [Browser() for _ in range(browsers)]
+            with ThreadPoolExecutor() as threads:
+                people = list(threads.map(lambda _: Browser(), range(browsers)))
             process, links = serve(path, clips, annotators + len(people), 256 if cold else 64)
             record = Record()
             try:
-                for person, link in zip(people, links, strict=False):
-                    person.enter(link, reaction)
+                with ThreadPoolExecutor() as threads:
+                    list(threads.map(lambda pair: pair[0].enter(pair[1], reaction), zip(people, links, strict=False)))
                 work = label(links[len(people) :], seconds, pause, record) if annotators else wait(seconds)
                 taken = asyncio.run(work)
                 found = [person.leave() for person in people]
