@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import signal
@@ -184,8 +183,7 @@ def take_labelling(page: Page, folder: Path, wanted: Callable[[str], bool]) -> N
 
 def take_lab(page: Page, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Take the pictures of the manager's page and of the report."""
-    os.chdir(folder)  # the page names the store as it was given
-    path = "people.sqlite"
+    path = str(folder / "people.sqlite")
     with Store(path) as store:
         fill_demo(store, 100)
         make_gold(store, 15)
