@@ -4,10 +4,10 @@
 
 The server is `prefenvs label` in a process of its own; the annotators share another one with the measurement. Each acts
 as the page does: it keeps five questions, posts an answer, asks for the next question, and fetches that one's clips
-(made beforehand: `rendering` measures that). Two runs: "pace" with a label every 3.6 s each,
-which is the thousand an hour that a practised person gives, and "flat out" without a pause. Latencies are those of
-answers, which are on the disk when the reply comes, and of questions. Afterwards the log is compared with what was
-accepted, and the questions with each other.
+(made beforehand: `rendering` measures that). Two runs, timed once everybody has the first five: "pace" with a label
+every 3.6 s each, which is the thousand an hour that a practised person gives, and "flat out" without a pause. Latencies
+are those of answers, which are on the disk when the reply comes, and of questions. Afterwards the log is compared with
+what was accepted, and the questions with each other.
 
 With --browsers so many real headless Chromiums label beside them at that pace, in a run without a second one, and at a
 lower priority, since people bring computers of their own: each presses a key `--reaction` seconds after both clips are
@@ -31,6 +31,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ from prefenvs.store import Store
 SEGMENTS, COLD_PAIRS = 150, 200
 PACE = 3.6
 NICE = 10
-WINDOW = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+FLAGS += ("--force-prefers-reduced-motion",)  # clips play once, so that one computer can play those of several people
 PERSON = """
 window.given = 0;
 window.first = null;
@@ -108,41 +110,43 @@ class Annotator:
         # No certificates to load: it is plain HTTP on this computer.
         self.http = httpx.AsyncClient(follow_redirects=True, timeout=60, verify=False, trust_env=False)
         self.headers: dict[str, str] = {}
+        self.held: list[dict[str, Any]] = []
 
     async def enter(self) -> None:
         """Open the link and read the session."""
         await self.http.get(self.link)
         self.headers = {"X-CSRF": (await self.http.get(f"{self.url}api/session")).json()["csrf"]}
 
+    async def take(self, record: Record, until: float = float("inf")) -> None:
+        """Have five questions at hand, with their clips."""
+        wanted = {"count": str(5 - len(self.held)), "holding": ",".join(question["id"] for question in self.held)}
+        reply = await timed(record.questions, self.http.get(f"{self.url}api/next", params=wanted))
+        for question in reply.json()["questions"]:
+            record.given[question["id"]] = question["query"]
+            self.held.append(question)
+            for clip in question["clips"]:
+                if time.perf_counter() < until:
+                    await timed(record.clips, self.http.get(self.url + clip["url"][1:]))
+
     async def label(self, seconds: float, pause: float, record: Record) -> None:
         """Answer until the time is up."""
         until = time.perf_counter() + seconds
-        held: list[dict[str, Any]] = []
         await asyncio.sleep(random.random() * pause)
-        while (begun := time.perf_counter()) < until:
-            wanted = {"count": str(5 - len(held)), "holding": ",".join(question["id"] for question in held)}
-            reply = await timed(record.questions, self.http.get(f"{self.url}api/next", params=wanted))
-            new = reply.json()["questions"]
-            for question in new:
-                record.given[question["id"]] = question["query"]
-                for clip in question["clips"]:
-                    if time.perf_counter() > until:
-                        return
-                    await timed(record.clips, self.http.get(self.url + clip["url"][1:]))
-            held += new
-            if not held:
-                return
-            answer = {"uuid": str(uuid.uuid4()), "question": held.pop(0)["id"], "choice": 0, "seconds": 1.0}
+        while self.held and (begun := time.perf_counter()) < until:
+            answer = {"uuid": str(uuid.uuid4()), "question": self.held.pop(0)["id"], "choice": 0, "seconds": 1.0}
             post = self.http.post(f"{self.url}api/answers", json={"answers": [answer]}, headers=self.headers)
             record.accepted += (await timed(record.answers, post)).json()["accepted"]
+            await self.take(record, until)
             await asyncio.sleep(max(0.0, pause - (time.perf_counter() - begun)))
 
 
 async def label(links: list[str], seconds: float, pause: float, record: Record) -> float:
-    """Let everybody in, then label; return how long the labelling took in seconds."""
+    """Let everybody in, with five questions each, then label; return how long the labelling took in seconds."""
     people = [Annotator(link) for link in links]
+    before = Record(given=record.given)
     for person in people:
         await person.enter()
+        await person.take(before)
     begun = time.perf_counter()
     await asyncio.gather(*(person.label(seconds, pause, record) for person in people))
     taken = time.perf_counter() - begun
@@ -160,11 +164,10 @@ class Browser:
 
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or "chromium"
-        for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        for flag in FLAGS:
             options.add_argument(flag)
         service = Service(shutil.which("chromedriver"), popen_kw={"preexec_fn": lambda: os.nice(NICE)})
         self.driver = webdriver.Chrome(options=options, service=service)
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", WINDOW)
 
     def enter(self, link: str, reaction: float) -> None:
         """Open the link and label from then on, each pair so many seconds after it is there."""
@@ -205,6 +208,8 @@ def serve(path: Path, folder: Path, annotators: int, size: int = 64) -> tuple[su
 
 
 def percentiles(times: list[float]) -> str:
+    if not times:
+        return "none"
     low, high = np.percentile(times, [50, 99]) * 1000
     return f"median {low:6.1f} ms, 99th percentile {high:6.1f} ms"
 
@@ -247,12 +252,13 @@ def run(
         with tempfile.TemporaryDirectory() as folder:
             path, clips = Path(folder) / "labels.sqlite", Path(folder) / "clips"
             fill(path, clips, cold)
-            people = [Browser() for _ in range(browsers)]
+            with ThreadPoolExecutor() as threads:
+                people = list(threads.map(lambda _: Browser(), range(browsers)))
             process, links = serve(path, clips, annotators + len(people), 256 if cold else 64)
             record = Record()
             try:
-                for person, link in zip(people, links, strict=False):
-                    person.enter(link, reaction)
+                with ThreadPoolExecutor() as threads:
+                    list(threads.map(lambda pair: pair[0].enter(pair[1], reaction), zip(people, links, strict=False)))
                 work = label(links[len(people) :], seconds, pause, record) if annotators else wait(seconds)
                 taken = asyncio.run(work)
                 found = [person.leave() for person in people]

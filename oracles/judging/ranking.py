@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -138,7 +139,10 @@ def fit_strengths(wins: Array, start: Array | None = None) -> Array:
         import choix
     except ModuleNotFoundError:
         raise PrefenvsError(f"a ranking of agents needs choix: {install_command('human')}") from None
-    strengths: Array = choix.ilsr_pairwise_dense(wins, initial_params=start, max_iter=10_000, tol=1e-6)
+    with warnings.catch_warnings():
+        # choix factorises the matrix of a Markov chain, which is singular by its nature; SciPy warns when it notices.
+        warnings.filterwarnings("ignore", "Diagonal number")
+        strengths: Array = choix.ilsr_pairwise_dense(wins, initial_params=start, max_iter=10_000, tol=1e-6)
     centred: Array = strengths - strengths.mean()
     return centred
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import time as clock
 from collections.abc import Collection, Iterable
@@ -24,7 +25,8 @@ SIZES = (256, 512, 768)
 MOST_WORKERS = 4
 """Default at most: a person looks at two clips in a few seconds, and a worker makes that many in one."""
 
-
+SPREAD = 8
+"""Times its workers, the missing clips among which a machine draws those that it renders next."""
 LOOKS = "clips"
 """Name of the store's note of how large pages show clips, for machines that render them."""
 
@@ -163,14 +165,21 @@ def render_ahead(
     made = 0
     for side in read_note(store, LOOKS).get("sizes") or [size]:
         with ClipCache(folder, Look(size=side, quality=quality)) as cache, ClipPool(cache, workers) as pool:
-            missing = set(wanted) - find_rendered(store, cache.look.name, wanted)
-            segments = store.find_segments([key for key in wanted if key in missing])
-            futures = {pool.submit(segment): key for key, segment in segments.items()}
-            for future in as_completed(futures):
-                if future.exception() is not None:
-                    continue
-                row = {"look": cache.look.name, "segment": futures[future], "created": clock.time()}
-                with writing(store.engine) as connection:
-                    rows.insert_new(connection, table, [{**row, "data": future.result().read_bytes()}])
-                made += 1
+            waiting = wanted
+            while waiting := _without(waiting, find_rendered(store, cache.look.name, waiting)):
+                # Other machines take from the same list: few at a time, drawn from its beginning, are seldom the same.
+                taken = random.sample(waiting[: SPREAD * workers], min(workers, len(waiting)))
+                waiting = _without(waiting, taken)
+                futures = {pool.submit(segment): key for key, segment in store.find_segments(taken).items()}
+                for future in as_completed(futures):
+                    if future.exception() is not None:
+                        continue
+                    row = {"look": cache.look.name, "segment": futures[future], "created": clock.time()}
+                    with writing(store.engine) as connection:
+                        rows.insert_new(connection, table, [{**row, "data": future.result().read_bytes()}])
+                    made += 1
     return made
+
+
+def _without(hashes: Iterable[str], others: Collection[str]) -> list[str]:
+    return [key for key in hashes if key not in others]

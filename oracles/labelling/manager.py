@@ -141,9 +141,11 @@ def restore_answers(store: Store, annotator: str, manager: str) -> int:
 def describe(desk: Desk) -> dict[str, Any]:
     """Return what the manager's page shows."""
     store, plan = desk.store, desk.assignments.plan
-    log = store.events_after(run=plan.run)
+    log = store.events_after()
     undos = {event.target: event for event in log if event.kind == "undo"}
-    standing = [e for e in log if e.kind in ANSWERS and e.id not in undos and not is_moment(e)]
+    given = [e for e in log if e.kind in ANSWERS and e.id not in undos and not is_moment(e)]
+    standing = [event for event in given if plan.run in (None, event.run)]
+    answers = Counter(event.annotator for event in given)
     agreement = measure_agreement(store, plan.run)
     people = {person.name: person for person in agreement.annotators}
     tokens, leases = count_tokens(store), _count_leases(store)
@@ -165,6 +167,7 @@ def describe(desk: Desk) -> dict[str, Any]:
                 "on": clock.time() - desk.seen.get(name, 0.0) < ON,
                 "leases": leases.get(name, 0),
                 "tokens": tokens.get(name, 0),
+                "answers": answers[name],
                 "discarded": gone[name],
                 "labels_per_hour": labels_per_hour([e.time for e in standing if e.annotator == name]),
                 "gold": scores.get(name),

@@ -168,7 +168,9 @@ def test_a_manager_pauses_discards_and_restores(store, serve, visit, make_browse
     assert len(store.preferences()) == 1
     click_row(lab, "revoke ann")
     page.wait(lambda: "not signed in" in page.banner)
-    # Nobody else gets in.
+    # Whoever is new gets a link here too, and nobody else gets in.
+    lab.driver.find_element("id", "newcomer").send_keys("dora\n")
+    lab.wait(lambda: f"dora labels at {url}?token=" in lab.text)
     other = visit(f"{url}?token={issue_token(store, 'bob')}")
     other.driver.get(f"{url}manager")
     assert "Not for you" in other.text

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from prefenvs.oracles.labelling.clips import note_size, render_ahead
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 from prefenvs.store import AssignmentPlan, Store
-from prefenvs.videos import ClipCache, Look, decode
+from prefenvs.videos import ClipCache, ClipPool, Look, decode
 
 
 def swing(seed: int, length: int = 8) -> Segment:
@@ -116,6 +117,22 @@ def test_another_machine_renders_for_the_server(store: Store, tmp_path: Path, mo
         here = clips.path(good[3].hash).result(0)
         assert here.read_bytes() == next((tmp_path / "there").glob(f"*64x64*/{good[3].hash}.mp4")).read_bytes()
         assert [path.name for path in here.parent.iterdir()] == [here.name]
+
+
+def test_what_another_machine_rendered_meanwhile_is_not_rendered_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_queries([Query((swing(2 * i), swing(2 * i + 1))) for i in range(6)], run="r")
+    submit, begun = ClipPool.submit, []
+
+    def submit_beside_another(pool: ClipPool, *segment: Any, **options: Any) -> Any:
+        begun.append(segment)
+        if len(begun) == 1:
+            assert render_ahead(store, tmp_path / "there", AssignmentPlan("r"), 6, 48) == 12
+        return submit(pool, *segment, **options)
+
+    monkeypatch.setattr(ClipPool, "submit", submit_beside_another)
+    assert render_ahead(store, tmp_path / "here", AssignmentPlan("r"), 6, 48) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and their signals")

@@ -276,7 +276,8 @@ function render() {
     text("message-title", say(none ? "nothing_asked" : over ? "done" : title));
     text("message-text", none ? say("nothing_asked_text") : over ? say("done_text") : page.problem ? page.problem
       : page.paused ? say("paused_text") : page.filled > 0 ? say("no_question_text") : "");
-    if (page.api.session?.sentence || page.problem) text("sentence", page.api.session?.sentence ?? "");
+    if (isSignedOut()) text("sentence", say("title"));
+    else if (page.api.session?.sentence || page.problem) text("sentence", page.api.session?.sentence ?? "");
   }
   if (!shown && byId("answers").contains(document.activeElement)) {
     page.focused = document.activeElement.dataset.answer;

@@ -64,6 +64,8 @@ function drawTens(shares) {
   return made;
 }
 
+function renew(name) { act({ renew: name }, ({ link }) => say("new_link", { name, link: `${location.origin}${link}` })); }
+
 function person(about) {
   const row = document.createElement("tr");
   const { name } = about;
@@ -82,9 +84,9 @@ function person(about) {
   cell(row, percent(about.left_share));
   cell(row, about.signs.map((sign) => say(`sign_${sign}`)).join("; "));
   const answers = [];
-  if (about.labels) {
+  if (about.answers) {
     answers.push(button("discard", name, () => {
-      if (!confirm(say("sure", { count: about.labels, name }))) return;
+      if (!confirm(say("sure", { count: about.answers, name }))) return;
       act({ discard: name }, ({ discarded }) => say("discarded", { count: discarded, name }));
     }));
   }
@@ -92,7 +94,7 @@ function person(about) {
     answers.push(button("restore", name, () => act({ restore: name }, ({ restored }) => say("restored", { count: restored, name }))));
   }
   cell(row, answers);
-  const links = [button("renew", name, () => act({ renew: name }, ({ link }) => say("new_link", { name, link: `${location.origin}${link}` })))];
+  const links = [button("renew", name, () => renew(name))];
   if (about.tokens) links.push(button("revoke", name, () => act({ revoke: name }, () => say("revoked", { name }))));
   cell(row, links);
   return row;
@@ -154,6 +156,13 @@ byId("overlap").addEventListener("change", () => {
   const share = Math.min(100, Math.max(0, Number(byId("overlap").value) || 0)) / 100;
   act({ overlap: share }, () => say("overlap_set", { share: percent(share) }));
 });
+
+byId("admit").addEventListener("click", () => {
+  const name = byId("newcomer").value.trim();
+  byId("newcomer").value = "";
+  if (name) renew(name);
+});
+byId("newcomer").addEventListener("keydown", (event) => { if (event.key === "Enter") byId("admit").click(); });
 
 async function start() {
   try { await api.open(); } catch { setTimeout(start, 2000); return; }
