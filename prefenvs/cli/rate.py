@@ -109,7 +109,8 @@ class Rate:
             if not store.count_pending(name):
                 print(f"all {len(queries)} pairs have their answers already")
             self._label_run(store, name)
-        acts = queries[0].segments[0].actions.size > 0
+        segment = queries[0].segments[0]
+        acts = segment.actions.size > 0 and segment.recording is None
         command = learning(self.dataset, self.task, location, acts=acts)
         print(f"labels are in {location}, run {name!r}; learn from them: {command}")
 
