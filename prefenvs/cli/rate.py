@@ -413,7 +413,7 @@ def print_calibration(found: Calibration, name: str) -> None:
     table = Table("true difference", Column("queries", justify="right"), "accuracy", box=SIMPLE_HEAD)
     for part in found.bins:
         table.add_row(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _close(oracle: Oracle) -> None:

@@ -58,6 +58,8 @@ def test_policies_of_a_data_set_are_judged(videos: Path, capsys: pytest.CaptureF
             shown = [frames(segment, size=32)[0, 16, 24, 0] for segment in query.segments]
             answers.append(Preference(query, np.eye(2)[int(np.argmax(shown))], annotator="person"))
         store.add_preferences(answers, run="judge")
+    main(["judge", "--report"])
+    assert "recorded:wave: 3 answers" in capsys.readouterr().out
     main(["judge", "--report", "--json"])
     ranking = json.loads(capsys.readouterr().out)
     assert [agent["name"] for agent in ranking["agents"]] == ["b", "a"]

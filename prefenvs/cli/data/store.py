@@ -67,7 +67,7 @@ class StoreStats:
                 table.add_row(
                     f"{title} {escape(name) or '(no name)'}", f"{count:,}", f"{count / stats.labels:.1%} of labels"
                 )
-        Console().print(table)
+        Console(emoji=False).print(table)
         if agreement is not None:
             _print_agreement(agreement)
 

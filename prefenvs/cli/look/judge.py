@@ -360,4 +360,4 @@ def _print(result: dict[str, Any]) -> None:
             str(agent["answers"]),
             "-" if agent["true_return"] is None else f"{agent['true_return']:.1f}",
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
