@@ -74,7 +74,7 @@ class Options:
     """Updates of a policy, of 8 samples."""
     arms: tuple[Literal["plain", "oracle", "coin"], ...] = ("plain", "oracle", "coin")
     """Weights of the trainings: none, by a reward of labels of the true return, by one of labels of a coin."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the trainings."""
     episodes: int = 20
     """Episodes in which a policy is measured."""

@@ -35,6 +35,8 @@ class ClipOptions:
     """Side of the rendered frames; the model's own size by default."""
     hide_robot: Annotated[bool, arg(name="clip-hide-robot")] = False
     """Draw the objects only."""
+    cameras: Annotated[tuple[str, ...], arg(name="clip-cameras")] = ()
+    """Recorded views, of which the mean reward counts; by default the first of each recording."""
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> ClipOptions:
@@ -65,6 +67,7 @@ class ClipOptions:
             self.pixels,
             self.hide_robot,
             capacity,
+            self.cameras,
             device,
         )
 

@@ -71,7 +71,7 @@ class Ask:
             added = self._choose(store, run, data, length, model)
             store.add_queries(added, run=run)
             waiting = store.count_pending(run)
-        acts = data.actions.size > 0
+        acts = data.actions.size > 0 and data.recordings is None
         if len(added) < self.count:
             print(f"the data hold no more: {len(added)} of {self.count} questions are new")
         print(f"{len(added)} questions about {length} steps each are new in {self.store}, run {run!r}; {waiting} wait")

@@ -154,7 +154,9 @@ class Rate:
     def _tell(self, location: str, name: str, query: Query) -> None:
         """Say where the labels are, and how they are learned from."""
         assert self.dataset is not None
-        command = learning(self.dataset, self.task, location, acts=query.segments[0].actions.size > 0)
+        segment = query.segments[0]
+        acts = segment.actions.size > 0 and segment.recording is None
+        command = learning(self.dataset, self.task, location, acts=acts)
         print(f"labels are in {location}, run {name!r}; learn from them: {command}")
 
     def _label_run(self, store: Store, run: str) -> None:
@@ -411,7 +413,7 @@ def print_calibration(found: Calibration, name: str) -> None:
     table = Table("true difference", Column("queries", justify="right"), "accuracy", box=SIMPLE_HEAD)
     for part in found.bins:
         table.add_row(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _close(oracle: Oracle) -> None:

@@ -73,8 +73,11 @@ class Reward:
         dataset = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
         data = dataset.trajectories
         labels = LabelSource(self.preferences, None, None, self.held_out, self.seed).read(dataset)
+        labels = labels_at_hand(labels, data) if self.skip_damaged else labels
         if not labels.train:
-            raise PrefenvsError(f"{self.preferences} holds no label outside the held-out episodes: label more pairs")
+            raise PrefenvsError(
+                f"{self.preferences} holds no label of undamaged episodes outside the held-out ones: label more pairs"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_folder()
         model = self._fit(dataset, labels.train)
@@ -159,6 +162,23 @@ class Reward:
         return figures
 
 
+def labels_at_hand(labels: Labels, data: Trajectories) -> Labels:
+    """Return the labels but those of episodes that the data were read without, as they may be damaged."""
+    known = {*data.episode_numbers.tolist()}
+
+    def at_hand(preferences: list[Preference]) -> list[Preference]:
+        return [
+            preference
+            for preference in preferences
+            if all(one.source != data.source or one.episode in known for one in preference.query.segments)
+        ]
+
+    train, held_out = at_hand(labels.train or []), at_hand(labels.held_out)
+    gone = len(labels.train or []) + len(labels.held_out) - len(train) - len(held_out)
+    left_out = labels.left_out | ({"of damaged episodes": gone} if gone else {})
+    return labels._replace(train=train, held_out=held_out, left_out=left_out)
+
+
 def best_episodes(rewards: Array, trajectories: Trajectories, share: float) -> list[int]:
     """Return the numbers of a share of the episodes, at least one: those of the largest mean reward."""
     means = np.add.reduceat(rewards, trajectories.begins) / trajectories.lengths
@@ -172,4 +192,5 @@ def _describe(figures: dict[str, Any]) -> str:
         count = figures[f"{name}_labels"]
         return f"{figures[f'{name}_accuracy']:.1%} of {count}" if count else "none"
 
-    return f"labels predicted: {share('training')} in training, {share('held_out')} of held-out episodes"
+    left_out = "".join(f"; left out: {count} {reason}" for reason, count in figures["left_out"].items())
+    return f"labels predicted: {share('training')} in training, {share('held_out')} of held-out episodes{left_out}"

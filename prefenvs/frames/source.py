@@ -116,7 +116,9 @@ class SegmentFrames(Closing):
             return [fit(frame, box) for frame in read_frames(segment.recording, steps, camera)]
         except PrefenvsError as error:
             name = f"episode {segment.episode} of {segment.source!r}"
-            raise PrefenvsError(f"{name} cannot be shown: {error}; --skip-damaged leaves it out") from error
+            raise PrefenvsError(
+                f"{name} cannot be shown: {error}; where data are read, --skip-damaged leaves it out"
+            ) from error
 
     def _chosen(self, recording: Recording) -> list[Camera]:
         return [recording.camera(name) for name in self.cameras] or list(recording.cameras)

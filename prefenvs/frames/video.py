@@ -70,7 +70,8 @@ def _index(path: Path, changed: int, bytes_: int) -> VideoIndex:
                     stamps.append(packet.pts)
                     keys.append(packet.is_keyframe)
     except (av.FFmpegError, IndexError) as error:
-        raise PrefenvsError(f"{path} cannot be read as a video, or was cut off: {_line(error)}") from error
+        why = "it holds no video" if isinstance(error, IndexError) else _line(error)
+        raise PrefenvsError(f"{path} cannot be read as a video, or was cut off: {why}") from error
     if not stamps or unit is None:
         raise PrefenvsError(f"{path} holds no frame of video")
     order = np.argsort(stamps, kind="stable")

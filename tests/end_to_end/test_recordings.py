@@ -58,6 +58,8 @@ def test_policies_of_a_data_set_are_judged(videos: Path, capsys: pytest.CaptureF
             shown = [frames(segment, size=32)[0, 16, 24, 0] for segment in query.segments]
             answers.append(Preference(query, np.eye(2)[int(np.argmax(shown))], annotator="person"))
         store.add_preferences(answers, run="judge")
+    main(["judge", "--report"])
+    assert "recorded:wave: 3 answers" in capsys.readouterr().out
     main(["judge", "--report", "--json"])
     ranking = json.loads(capsys.readouterr().out)
     assert [agent["name"] for agent in ranking["agents"]] == ["b", "a"]
@@ -65,10 +67,28 @@ def test_policies_of_a_data_set_are_judged(videos: Path, capsys: pytest.CaptureF
     assert "does not judge other" in fails(capsys, "judge", "--dataset", "other")
 
 
+def test_data_sets_of_a_policy_each_are_judged(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As LeRobot records evaluations: a data set for each policy."""
+    import shutil
+
+    shutil.copytree(videos, "before/robot")
+    shutil.copytree(videos, "after")
+    (Path("after") / "shots1" / "3.png").write_bytes(b"no picture")
+    words = ["judge", "--dataset", "before/robot", "after", "--matches", "4", "--oracle", "coin"]
+    with pytest.warns(UserWarning, match="1 of 6 episodes of after are left out"):
+        main([*words, "--skip-damaged"])
+    main(["judge", "--report", "--json"])
+    ranking = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert sorted(agent["name"] for agent in ranking["agents"]) == ["after", "robot"]
+    assert ranking["answers"] == 4
+
+
 def test_data_without_policies_cannot_be_judged(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = (videos / "episodes.csv").read_text().replace(",a\n", ",b\n").replace(",a\r\n", ",b\r\n")
     (videos / "episodes.csv").write_text(table)
-    assert "tells of 1 policies" in fails(capsys, "judge", "--dataset", "robot")
+    assert "tells of 1 policies, and a judging compares at least 2: name a data set of each" in fails(
+        capsys, "judge", "--dataset", "robot"
+    )
 
 
 def test_a_rater_labels_recordings_and_a_reward_is_learned(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:

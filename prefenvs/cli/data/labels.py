@@ -85,7 +85,7 @@ def _print(reports: list[LabelReport]) -> None:
             "-" if report.crossing is None else f"{report.crossing:.1%}",
             "-" if report.agreement is None else f"{report.agreement:.1%}",
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
     for report in reports:
         for kind, lines in (("FAULT", report.faults), ("remark", report.remarks)):
             for line in lines:

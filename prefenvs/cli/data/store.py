@@ -67,7 +67,7 @@ class StoreStats:
                 table.add_row(
                     f"{title} {escape(name) or '(no name)'}", f"{count:,}", f"{count / stats.labels:.1%} of labels"
                 )
-        Console().print(table)
+        Console(emoji=False).print(table)
         if agreement is not None:
             _print_agreement(agreement)
 
@@ -190,7 +190,7 @@ def filling(location: str) -> Iterator[Store]:
 
 
 def learning(dataset: str, task: str | None, store: str, *, acts: bool = True) -> str:
-    """Return the command line that learns from a store's answers about a data set: a policy, if it holds actions."""
+    """Return the command line that learns from a store's answers about a data set: a policy, or else a reward."""
     words = ["train", "iql", "--dataset", dataset] if acts else ["reward", dataset]
     return shlex.join(["prefenvs", *words, *(["--task", task] if task else []), "--preferences", store])
 

@@ -40,8 +40,13 @@ class Judge:
 
     runs: Annotated[tuple[Path, ...], Positional] = ()
     """Folders that `prefenvs train` wrote, two or more of one task; none continues the judging in --folder."""
-    dataset: str | None = None
-    """Instead of runs: a data set whose episodes tell the policy that acted, such as a folder of videos."""
+    dataset: tuple[str, ...] = ()
+    """Instead of runs: a data set whose episodes tell the policy that acted, such as a folder of videos, or a data set
+    of each policy."""
+    task: str | None = None
+    """With data sets: their task, where they have several or tell none."""
+    skip_damaged: bool = False
+    """With data sets: leave out damaged episodes of recordings."""
     folder: Path = Path("judging")
     """Where episodes, questions, answers and the ranking are kept."""
     matches: PositiveInt = 100
@@ -100,12 +105,13 @@ class Judge:
                 raise PrefenvsError(
                     f"{self.folder} holds no judging yet: prefenvs judge RUN RUN --folder {self.folder}"
                 )
-            if self.dataset is not None:
+            if self.dataset:
                 if self.runs:
                     raise PrefenvsError("name runs to judge, or a --dataset, not both")
-                task, names, _ = read_policies(self.dataset)
-                config = {"task": task, "dataset": self.dataset, "runs": [], "names": names, "seed": self.seed}
-                return Run.create(self.folder, "judge", config | {"seconds": self.seconds})
+                how = {"chosen_task": self.task, "skip_damaged": self.skip_damaged, "seconds": self.seconds}
+                task, names, _ = read_policies(self.dataset, self.task, self.skip_damaged)
+                config = {"task": task, "dataset": list(self.dataset), "runs": [], "names": names, "seed": self.seed}
+                return Run.create(self.folder, "judge", config | how)
             tasks = {find_task(Run.open(folder).task).id for folder in self.runs}
             if len(self.runs) < 2:
                 raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
@@ -125,8 +131,8 @@ class Judge:
             raise PrefenvsError(
                 f"{self.folder} is a run of `prefenvs {run.record['command']}`; choose another --folder"
             )
-        if self.dataset is not None and self.dataset != run.config.get("dataset"):
-            raise PrefenvsError(f"{self.folder} does not judge {self.dataset}; choose another --folder")
+        if self.dataset and [*self.dataset] != _datasets(run):
+            raise PrefenvsError(f"{self.folder} does not judge {', '.join(self.dataset)}; choose another --folder")
         given = [str(folder.resolve()) for folder in self.runs]
         if given and given != run.config["runs"]:
             raise PrefenvsError(
@@ -138,8 +144,8 @@ class Judge:
         from prefenvs.oracles.judging.tournament import Tournament
 
         config = run.config
-        if config.get("dataset"):
-            episodes = read_policies(config["dataset"])[2]
+        if datasets := _datasets(run):
+            episodes = read_policies(datasets, config.get("chosen_task"), config.get("skip_damaged", False))[2]
         else:
             runs = tqdm(range(len(config["runs"])), desc="agents", leave=False, disable=None)
             episodes = [_episodes(run, number) for number in runs]
@@ -218,7 +224,7 @@ class Judge:
         from prefenvs.oracles.judging.tournament import report
 
         returns = None
-        if not run.config.get("dataset"):
+        if not _datasets(run):
             returns = [float(np.load(_path(run, number))["returns"].mean()) for number in range(len(tournament.names))]
         return {"task": run.config["task"], **report(tournament, returns)}
 
@@ -254,6 +260,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
     return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+def _datasets(run: Run) -> list[str]:
+    """The data sets that are judged; once there could be only one."""
+    held = run.config.get("dataset") or []
+    return [held] if isinstance(held, str) else held
 
 
 def _path(run: Run, number: int) -> Path:
@@ -292,22 +304,40 @@ def _cut(episode: Segment, seconds: float) -> Segment:
     return episode.cut(0, max(1, round(seconds * rate)))
 
 
-def read_policies(name: str) -> tuple[str, list[str], list[list[Segment]]]:
-    """Return the task of a data set, the names of its policies, and so many episodes of each as all of them have.
+def read_policies(
+    names: Sequence[str], task: str | None = None, skip_damaged: bool = False
+) -> tuple[str, list[str], list[list[Segment]]]:
+    """Return the task of data sets, the names of their policies, and so many episodes of each as all of them have.
 
-    Raises PrefenvsError for data that do not tell two policies, or show nothing.
+    names: of one data set that tells its policies, or of one for each policy, which is then called as it is. Raises
+    PrefenvsError for data that do not tell two policies of one task, or show nothing.
     """
     from prefenvs.datasets.load import load_dataset
 
-    dataset = load_dataset(name)
-    known = [] if dataset.policies is None else sorted(set(dataset.policies.tolist()) - {""})
-    if len(known) < 2 or dataset.policies is None:
-        raise PrefenvsError(f"data set {name} tells of {len(known)} policies, and a judging compares at least 2")
-    if not dataset.trajectories.episode(0).visible:
-        raise PrefenvsError(f"data set {name} holds no simulator states and no recordings, so nobody can judge it")
-    places = [np.flatnonzero(dataset.policies == policy) for policy in known]
-    count = min(len(place) for place in places)
-    return dataset.task, known, [[dataset.trajectories.episode(int(i)) for i in place[:count]] for place in places]
+    sets = [load_dataset(name, task, skip_damaged=skip_damaged) for name in names]
+    for name, dataset in zip(names, sets, strict=True):
+        if not dataset.trajectories.episode(0).visible:
+            raise PrefenvsError(f"data set {name} holds no simulator states and no recordings, so nobody can judge it")
+    found: dict[str, list[Segment]] = {}
+    if len(sets) > 1:
+        tasks = sorted({dataset.task for dataset in sets})
+        if len(tasks) > 1:
+            raise PrefenvsError(f"policies are compared on one task, these data sets have {', '.join(tasks)}")
+        short = [Path(name).name for name in names]
+        for name, dataset in zip(short if len({*short}) == len(short) else names, sets, strict=True):
+            found[name] = [dataset.trajectories.episode(i) for i in range(len(dataset))]
+    elif sets[0].policies is not None:
+        for i, policy in enumerate(sets[0].policies.tolist()):
+            if policy:
+                found.setdefault(policy, []).append(sets[0].trajectories.episode(i))
+        found = dict(sorted(found.items()))
+    if len(found) < 2:
+        raise PrefenvsError(
+            f"data set {names[0]} tells of {len(found)} policies, and a judging compares at least 2: name a data set "
+            "of each, --dataset A B"
+        )
+    count = min(map(len, found.values()))
+    return sets[0].task, [*found], [episodes[:count] for episodes in found.values()]
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -330,4 +360,4 @@ def _print(result: dict[str, Any]) -> None:
             str(agent["answers"]),
             "-" if agent["true_return"] is None else f"{agent['true_return']:.1f}",
         )
-    Console().print(table)
+    Console(emoji=False).print(table)

@@ -285,6 +285,41 @@ def test_the_rater_keeps_the_contract_and_prefers_the_larger_sum(clip: Path) -> 
     assert reward.frames.rendered == 36, "each state was rendered once"
 
 
+@pytest.mark.parametrize("cameras", [(), ("top", "wrist")])
+def test_the_rater_sees_what_cameras_recorded(
+    cameras: tuple[str, ...], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from prefenvs.frames import frames
+    from prefenvs.store import Store
+
+    monkeypatch.chdir(tmp_path)
+    rows = ["video_top,video_wrist,fps,task"]
+    for episode in range(3):
+        for view in ("top", "wrist"):
+            (Path("robot") / f"{view}{episode}").mkdir(parents=True)
+            for step in range(8):
+                colour = (80 * episode, 30 * step, 0 if view == "top" else 200)
+                Image.new("RGB", (32, 32), colour).save(f"robot/{view}{episode}/{step}.png")
+        rows.append(f"top{episode},wrist{episode},10,wave")
+    Path("robot/episodes.csv").write_text("\n".join(rows) + "\n")
+    words = ["rate", "--dataset", "robot", "--pairs", "6", "--segment-length", "4", "--no-progress", "--oracle", "clip"]
+    words += ["--clip-model", str(clip), "--clip-goal", "a bright picture", "--store", "labels.sqlite"]
+    main([*words, *(["--clip-cameras", *cameras] if cameras else [])])
+    reward = CLIPReward("recorded:wave", clip, ["a bright picture"], device="cpu")
+    with Store("labels.sqlite") as store:
+        answers = store.preferences()
+    assert len(answers) == 6
+    for answer in answers:
+        sums = []
+        for segment in answer.query.segments:
+            both = frames(segment, size=32)
+            views = [both[:, :, :32], both[:, :, 32:]][: max(1, len(cameras))]
+            sums.append(sum(float(reward.score_frames(view).sum()) for view in views))
+        assert answer.best == int(np.argmax(sums))
+
+
 def test_the_rater_s_bad_input() -> None:
     oracle = CLIPOracle(Brightness())
     bare = SegmentBatch(np.zeros((2, 3, 4)), np.zeros((2, 3, 1)), task=TASK)

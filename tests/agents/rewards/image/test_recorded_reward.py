@@ -187,6 +187,23 @@ def test_the_command_learns_reports_and_exports(
     assert "holds a reward with cameras=[], not ['wrist']" in capsys.readouterr().err
 
 
+def test_labels_of_episodes_that_are_damaged_since(
+    data: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prefenvs.cli import main
+
+    write_labelled(data, tmp_path, monkeypatch)
+    path = Path("set/data/chunk-000/file-000.parquet")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(path).take([1, 0, *range(2, len(data.observations))]), path)
+    command = ["reward", "set", "--preferences", "labels.sqlite", "--encoder", "own_encoder:net", "--held-out", "0"]
+    with pytest.warns(UserWarning, match="1 of 12 episodes of set are left out: episode 0: .* rows out of order"):
+        main([*command, "--skip-damaged"])
+    gone = sum(any(one.episode == 0 for one in label.query.segments) for label in labels(data))
+    assert f"in training, none of held-out episodes; left out: {gone} of damaged episodes" in capsys.readouterr().out
+
+
 def test_pictures_become_observations_with_their_labels(
     data: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
