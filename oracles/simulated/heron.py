@@ -43,7 +43,7 @@ class HeronOptions:
 
     def __post_init__(self) -> None:
         if not self.factor:
-            raise PrefenvsError(f"heron needs its factors, most important first: factor=-effort, of {', '.join(KNOWN)}")
+            raise PrefenvsError(f"heron needs its factors, most important first, such as factor=-effort: {', '.join(KNOWN)}")
         if len(self.margin) not in (1, len(self.factor)):
             raise PrefenvsError(
                 f"heron has {len(self.factor)} factors and {len(self.margin)} margins: give one, or each"

@@ -109,6 +109,7 @@ CLAIMS = (
         "accuracy of the learned reward on 2,000 new pairs",
         "independent pairs",
         f"{HERE}.raters:lire",
+        tried="(one seed loses by .003; tried: random segments of Reacher-v5, .56 to .65 against .67 to .74)",
     ),
     Claim(
         "seqrank",
@@ -117,6 +118,7 @@ CLAIMS = (
         "accuracy of the learned reward on 2,000 new pairs",
         "independent pairs",
         f"{HERE}.raters:seqrank",
+        tried="(tried: random segments of Reacher-v5, 100 questions, .63 to .75 against .67 to .74)",
     ),
     Claim(
         "lire-linear",
@@ -134,6 +136,7 @@ CLAIMS = (
         "correlation of learned and true returns of 4,000 new segments",
         "exponential score",
         f"{HERE}.raters:lire_scale",
+        tried="(tried: 1,000 gradient steps in the place of 300, one seed: .972 against .888)",
     ),
     Claim(
         "safety",
@@ -289,6 +292,7 @@ CLAIMS = (
         "exact return, 0 as random moves and 1 as the optimum",
         "reward learning alone",
         f"{HERE}.tabular:parl",
+        tried="(one seed draws, near the optimum by both)",
     ),
     Claim(
         "parl-labels",

@@ -180,7 +180,7 @@ def report(
     about = summary["task"] or "no task"
     print(f"{about}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
     if dataset is None:
-        print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
+        print(f"labels: {summary['labels']} from {summary['queries']} queries; {summary['steps']} environment steps")
     else:
         print(f"{summary['dataset']}: {len(dataset)} episodes; labels: {summary['labels']}; "
               f"{summary['updates']} gradient steps")  # fmt: skip
