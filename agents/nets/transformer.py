@@ -33,21 +33,21 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, causal: bool, mask: Tensor | None = None, last: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, causal: bool, mask: Tensor | None = None, keep: slice | None = None) -> Tensor:
         """Return [B, T, width]; `mask` [B, T] is True for tokens that may be looked at.
 
-        `last`: compute that many final tokens only, [B, last, width], which is enough in a last layer.
+        `keep`: compute these tokens only, which is enough in a last layer.
         """
         normed = self.attention_norm(x)
-        if last is not None and last < x.shape[1]:
-            x = x[:, -last:]
-        query = self._split(self.query(normed[:, -x.shape[1] :]))
+        kept, whole = normed, keep is None
+        if keep is not None:
+            x, kept = x[:, keep], normed[:, keep]
+        query = self._split(self.query(kept))
         key, value = (self._split(part) for part in self.key_value(normed).chunk(2, -1))
-        whole = query.shape[2] == key.shape[2]
         allowed = None if mask is None else mask[:, None, None, :]
         if causal and not (whole and mask is None):
             steps = torch.arange(key.shape[2], device=x.device)
-            seen = steps <= steps[-x.shape[1] :, None]
+            seen = steps <= (steps if keep is None else steps[keep])[:, None]
             allowed = seen if allowed is None else seen & allowed
         attended = functional.scaled_dot_product_attention(
             query,
@@ -75,11 +75,11 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList([Block(width, heads, dropout) for _ in range(layers)])
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
-        """Return [B, T, width] of tokens [B, T, width], or [B, last, width]; see `Block.forward`."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, keep: slice | None = None) -> Tensor:
+        """Return [B, T, width] of tokens [B, T, width], or of those to `keep` alone; see `Block.forward`."""
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, self.causal, mask, last if i == len(self.blocks) - 1 else None)
+            x = block(x, self.causal, mask, keep if i == len(self.blocks) - 1 else None)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -109,15 +109,27 @@ class StepTransformer(nn.Module):
         self.transformer = Transformer(width, layers, heads, dropout, causal)
         initialise(self)
 
-    def forward(
-        self, inputs: Tensor, numbers: Tensor | None = None, inside: Tensor | None = None, last: bool = False
-    ) -> Tensor:
+    def forward(self, inputs: Tensor, numbers: Tensor | None = None, inside: Tensor | None = None) -> Tensor:
         """Return hidden states [B, T, 2, width] of steps [B, T, obs + act]: of the observation and the action token.
 
         numbers: [B, T] the steps' numbers; 0, 1, ... by default. inside: [B, T] bool, False for padding; a causal
-        transformer needs it not. last: return the last step alone, [B, 1, 2, width].
-        Raises PrefenvsError for more steps than positions.
+        transformer needs it not. Raises PrefenvsError for more steps than positions.
         """
+        hidden = self.transformer(*self._tokens(inputs, numbers, inside))
+        split: Tensor = hidden.view(len(inputs), -1, 2, hidden.shape[-1])
+        return split
+
+    def of_actions(self, inputs: Tensor, inside: Tensor | None = None, last: bool = False) -> Tensor:
+        """Return `forward`'s hidden states of the action tokens alone, [B, T, width], or [B, 1, width] of the `last`.
+
+        The last layer then computes half of the tokens, or one.
+        """
+        keep = slice(2 * inputs.shape[1] - 1, None) if last else slice(1, None, 2)
+        hidden: Tensor = self.transformer(*self._tokens(inputs, None, inside), keep)
+        return hidden
+
+    def _tokens(self, inputs: Tensor, numbers: Tensor | None, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return tokens [B, 2 T, width], and which of them may be looked at; None: all."""
         if inputs.shape[1] > self.positions and numbers is None:
             raise PrefenvsError(f"{inputs.shape[1]} steps are more than the transformer's {self.positions} positions")
         if numbers is None:
@@ -126,9 +138,7 @@ class StepTransformer(nn.Module):
         action = self.action(inputs[..., self.observation_size :])
         tokens = torch.stack([observation, action], 2) + self.position(numbers).unsqueeze(-2)
         mask = None if inside is None or self.transformer.causal else inside.repeat_interleave(2, 1)
-        hidden = self.transformer(self.norm(tokens).flatten(1, 2), mask, 2 if last else None)
-        split: Tensor = hidden.view(hidden.shape[0], -1, 2, hidden.shape[-1])
-        return split
+        return self.norm(tokens).flatten(1, 2), mask
 
 
 def initialise(module: nn.Module) -> None:

@@ -93,7 +93,7 @@ class SegmentScore(SegmentReward[SegmentScoreConfig]):
     def score_segments(self, inputs: Tensor, inside: Tensor | None) -> Tensor:
         """Return each segment's score [B] for steps [B, T, obs + act], of which those `inside` [B, T] exist."""
         network = cast(nn.ModuleDict, self.network)
-        hidden = network["steps"](inputs, inside=inside)[:, :, 1]
+        hidden = cast(StepTransformer, network["steps"]).of_actions(inputs, inside)
         return self.aggregate(network["head"](hidden).squeeze(-1), inside)
 
     def losses(self, inputs: Tensor, inside: Tensor | None, present: Tensor | None, targets: Tensor) -> Tensor:

@@ -353,11 +353,10 @@ class PreferenceLearner(SavedAgent):
         """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
         model, members = self.reward_model, self.config.reward.members
         if not isinstance(model, RewardEnsemble):
-            for name in ("surf", "rime", "reed"):
-                if getattr(self.config.reward, name) is not None:
-                    raise PrefenvsError(
-                        f"{name.upper()} trains the reward ensemble: leave reward_model=... or {name} away"
-                    )
+            for name in ("surf", "rime", "reed", "restart", "bootstrap", "flip_rate", "agent_weight"):
+                if getattr(self.config.reward, name) != getattr(RewardConfig, name):
+                    other = "a reward of pictures" if isinstance(model, PixelReward) else "reward_model=..."
+                    raise PrefenvsError(f"{name} is about the reward ensemble, {other} has none of it: leave one away")
             seen, size = self.observation_space, spaces.flatdim(self.action_space)
             observations = np.zeros((2, *(seen.shape or ())), seen.dtype)
             members = len(predict_rewards(model, observations, np.zeros((2, size), np.float32)))

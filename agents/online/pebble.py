@@ -191,7 +191,8 @@ class PEBBLE(PreferenceLearner, SAC):
                 self.logger.record("train/reset_threshold", self._resets.threshold)
         if self.config.true_reward:
             self.replay_buffer.keep_rewards()
-            if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < self.n_envs:
+            steps = self.n_envs * self.train_freq.frequency  # type: ignore[union-attr]
+            if self.config.explore_first and 0 <= self.num_timesteps - self.first_session < steps:
                 self._start_afresh(batch_size)
         elif self.reward_learned:
             self.replay_buffer.bonus = self.config.bonus * (1.0 - self.config.bonus_decay) ** self.num_timesteps
@@ -354,6 +355,7 @@ def preset(
     interact: int | None = None,
     unsupervised_steps: int | None = None,
     learning_starts: int = SACConfig.learning_starts,
+    gamma: float | None = None,
     surf: bool = False,
     rune: bool = False,
     rime: bool = False,
@@ -367,14 +369,15 @@ def preset(
 
     small: smaller networks and batches. reliable: what was found since, for runs of up to some 100,000 steps: critics
     with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps
-    (QPA); queries by the policy's likelihood (PoLiCER), in at least 25 small sessions; normalised reward inputs.
-
-    Of a budget that comes from another paper's scripts (`LabelBudget.source`) the numbers in it are taken, and
-    networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
+    (QPA); uniform queries in at least 25 small sessions; normalised reward inputs; members' mean less their deviation.
+    Of another paper's budget (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has
+    walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
-    steps: environment steps, if not the published ones; a shorter run gets a schedule that fits into it.
+    steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
     """
+    if horizon_discount and gamma is not None:
+        raise PrefenvsError(f"horizon_discount and gamma={gamma} are two discounts: leave one of them out")
     budget, manipulation = task.budget(labels), task.family == "metaworld"
     size = min(budget.per_session, budget.labels)
     if name == "reliable":
@@ -429,7 +432,7 @@ def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
         options = replace(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
-        config = replace(config, selector="policy-likelihood", policy_delay=2, recent_share=0.5)
+        config = replace(config, selector="uniform", aggregate="mean-std", policy_delay=2, recent_share=0.5)
     return replace(settings, config=config, options=options)
 
 
@@ -454,6 +457,7 @@ ALGORITHM = Algorithm(
                 ("pebble-surf", "PEBBLE + SURF", {"surf": True}),
                 ("pebble-rune", "PEBBLE + RUNE", {"rune": True}),
                 ("pebble-min", "PEBBLE, worst case of the ensemble", {"aggregate": "min"}),
+                ("pebble-mean", "PEBBLE, mean of the ensemble", {"aggregate": "mean"}),
                 ("pebble-mean-std", "PEBBLE, mean less one standard deviation", {"aggregate": "mean-std"}),
             )
         ),
@@ -465,7 +469,7 @@ ALGORITHM = Algorithm(
                 ("pebble-large-batches", "larger batches and steps", {"batch_size": 256, "learning_rate": 1e-3}),
                 ("pebble-uniform-replay", "uniform replay", {"recent_share": 0.0}),
                 ("pebble-disagreement", "queries by disagreement", {"selector": "disagreement"}),
-                ("pebble-uniform", "queries drawn uniformly", {"selector": "uniform"}),
+                ("pebble-likelihood", "likely actions asked about (PoLiCER)", {"selector": "policy-likelihood"}),
                 ("pebble-raw-inputs", "raw reward inputs", {"reward.normalise": False}),
                 ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
                 ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),

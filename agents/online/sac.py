@@ -54,7 +54,8 @@ class SACConfig:
     hidden: tuple[PositiveInt, ...] = (1024, 1024)
     """Widths of the ReLU layers of actor and critics."""
     layer_norm: bool = False
-    """Normalise the critics' hidden layers, so that they bear more updates than steps (Ball et al. 2023)."""
+    """Normalise the critics' hidden layers, so that they bear more updates than steps (Ball et al. 2023); of body mlp,
+    the others normalise in any case."""
     body: Body = "mlp"
     """What actor and critics are made of: mlp, plain layers; simba (Lee et al. 2025) or bro (Nauman et al. 2024),
     residual blocks on normalised observations, a block of the critics for each number in `hidden` and one of the actor,

@@ -166,14 +166,15 @@ class RewardTrainer:
         if self.config.restart and learned:
             self.restart()
         if self._prediction is not None and self.transitions is not None:
-            if self._fits % self._prediction.config.every == 0 or self.config.restart:
+            if self._fits % self._prediction.config.every == 0:
                 metrics["self_prediction"] = self._prediction.learn(self.transitions, self.generator)
             self._fits += 1
         held_out, train = (index.nonzero().squeeze(1) for index in (labels.held_out, ~labels.held_out))
         return FitJob(self, labels, self._draw(train), held_out, pool, metrics)
 
     def restart(self) -> None:
-        """Forget what was learned: new weights, and an optimiser without moments."""
+        """Forget what was learned: new weights, an optimiser without moments, and self-prediction at the next fit."""
+        self._fits = 0
         self.network.reset_parameters(self.generator)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
 

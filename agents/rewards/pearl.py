@@ -68,7 +68,7 @@ class GaussianNetwork(nn.Module):
     def forward(self, inputs: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
         """Return means and standard deviations [B, T] for steps [B, T, obs + act], or [B, 1] of the last alone."""
         if isinstance(self.steps, StepTransformer):
-            hidden = self.steps(inputs, last=last)[:, :, 1]
+            hidden = self.steps.of_actions(inputs, last=last)
         else:
             hidden = self.steps(inputs[:, -1:] if last else inputs)
         mean, log_std = self.head(hidden).unbind(-1)

@@ -54,7 +54,7 @@ class PreferenceNetwork(nn.Module):
 
     def forward(self, inputs: Tensor, last: bool = False) -> Tensor:
         """Return [B, T, 2 width + 1], or [B, T, 1] without attention layer; the last number is the reward."""
-        head: Tensor = self.head(self.steps(inputs, last=last)[:, :, 1])
+        head: Tensor = self.head(self.steps.of_actions(inputs, last=last))
         return head
 
     def weigh(self, outputs: Tensor, inside: Tensor | None) -> Tensor:

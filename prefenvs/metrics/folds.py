@@ -42,7 +42,10 @@ def write_folds(path: Path, rows: Sequence[Sequence[str]]) -> None:
 
 def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = None) -> str:
     """Return accuracies over all folds as a Markdown table; names: of the labels to show, all by default."""
-    lines = ["| labels | model | trained on | held out | predicted | 95% |", "|---|---|---:|---:|---:|---|"]
+    lines = [
+        "| labels | model | seeds | trained on | held out | predicted | 95% |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
     about = list(dict.fromkeys(row[0] for row in rows))
     for key in sorted(dict.fromkeys(tuple(row[:3]) for row in rows), key=lambda key: about.index(key[0])):
         labels, model, crossing = key
@@ -56,5 +59,5 @@ def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = 
         title = TITLES.get(model, model) + (", crossing pairs too" if crossing == "straight" else "")
         share = f"{count / seeds:.0f} | {hits / count:.1%}"
         told = names[labels] if names and names[labels] else labels
-        lines.append(f"| {told} | {title} | {trained / len(mine):.0f} | {share} | {low:.0%} to {high:.0%} |")
+        lines.append(f"| {told} | {title} | {seeds} | {trained / len(mine):.0f} | {share} | {low:.0%} to {high:.0%} |")
     return "\n".join(lines)

@@ -131,3 +131,5 @@ def test_a_discount_by_the_horizon_is_simba_s(task: str, discount: float) -> Non
     assert min(max((fifth - 1) / fifth, 0.95), 0.995) == pytest.approx(discount)
     assert preset(row, horizon_discount=True).options.gamma == pytest.approx(discount)
     assert preset(row).options.gamma == 0.99
+    with pytest.raises(PrefenvsError, match=r"horizon_discount and gamma=0\.9 are two discounts"):
+        preset(row, horizon_discount=True, gamma=0.9)

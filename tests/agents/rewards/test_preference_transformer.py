@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from prefenvs.agents.nets.transformer import StepTransformer
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
 from prefenvs.agents.rewards.relabel import relabel
@@ -78,6 +79,16 @@ def test_a_reward_depends_on_the_past_alone() -> None:
 def test_the_last_step_alone_is_the_last_of_all(layers: int) -> None:
     model, inputs = make_model(replace(SMALL, layers=layers)), torch.randn(5, 6, 5)
     torch.testing.assert_close(model.step_rewards(inputs, last=True), model.step_rewards(inputs)[:, -1:])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_action_tokens_alone_are_those_of_all_tokens(causal: bool) -> None:
+    steps = StepTransformer(3, 2, width=16, layers=2, heads=2, dropout=0.1, positions=10, causal=causal).eval()
+    inputs, inside = torch.randn(4, 7, 5), torch.arange(7) < torch.tensor([[7], [3], [5], [1]])
+    for mask in (None, inside):
+        whole = steps(inputs, inside=mask)[:, :, 1]
+        torch.testing.assert_close(steps.of_actions(inputs, mask), whole)
+        torch.testing.assert_close(steps.of_actions(inputs, mask, last=True), whole[:, -1:])
 
 
 def test_relabelling_is_a_loop_over_windows() -> None:

@@ -45,6 +45,13 @@ def test_the_true_reward_after_exploration_starts_with_a_fresh_critic() -> None:
     assert agent.replay_buffer.rewards[:300].any()
 
 
+def test_the_critic_starts_afresh_too_where_updates_come_less_often() -> None:
+    # Exploration ends after 100 steps, between the updates after 98 and 105.
+    agent = make_agent(None, config=make_config(true_reward=True, explore_first=True), train_freq=7)
+    agent.learn(300)
+    assert agent._n_updates == 7 * len(range(42, 302, 7)) + 3
+
+
 def test_the_true_reward_without_it_never_explores() -> None:
     agent = make_agent(None, config=make_config(true_reward=True))
     agent.learn(60)

@@ -221,8 +221,9 @@ def test_what_one_member_cannot_do_is_refused_before_training() -> None:
     for settings in ({"selector": "disagreement"}, {"aggregate": "mean-std"}, {"bonus": 0.05}):
         with pytest.raises(PrefenvsError, match="compares a reward model's members, and PreferenceTransformer has one"):
             make_pebble(TRANSFORMER, **settings).learn(STEPS)
-    with pytest.raises(PrefenvsError, match="SURF trains the reward ensemble"):
-        make_pebble(Linear, reward=RewardConfig(surf=SurfConfig(margin=2))).learn(STEPS)
+    for settings in ({"surf": SurfConfig(margin=2)}, {"restart": True}, {"agent_weight": 0.1}):
+        with pytest.raises(PrefenvsError, match=f"{next(iter(settings))} is about the reward ensemble"):
+            make_pebble(Linear, reward=RewardConfig(**settings)).learn(STEPS)
 
 
 def test_a_selector_sees_sequences_as_the_model_scores_them() -> None:

@@ -126,6 +126,13 @@ def test_it_comes_before_every_second_fit_and_goes_on_after_loading(tmp_path: Pa
         assert torch.equal(first, second)
 
 
+def test_it_comes_before_a_fit_of_new_weights() -> None:
+    model, labels = make_model(), make_preferences(20)
+    model.fit(labels, transitions=walk(40))
+    model.trainer.restart()
+    assert "self_prediction" in model.fit(labels, transitions=walk(40))
+
+
 def test_without_steps_of_an_agent_it_is_refused() -> None:
     with pytest.raises(PrefenvsError, match="reed learns from the steps of an agent"):
         make_model().fit(make_preferences(10))
