@@ -18,7 +18,7 @@ from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 MINUTES, LENGTH, ROUND = 3.0, 25, 5
 """Of the person; steps of a clip; questions that are asked together."""
 BETA = 0.07
-"""Inverse temperature of the person's choices: a quarter of the spread of clips' returns, 58, as the belief takes it."""
+"""Inverse temperature of the person's choices: a quarter of the spread of clips' returns, as the belief has it."""
 KINDS: tuple[Kind, ...] = ("pair", "best", "rating", "takeover")
 
 
