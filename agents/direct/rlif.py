@@ -6,7 +6,6 @@ paper's RLPD of ten critics, and the person judges the action that was taken rat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -30,7 +29,7 @@ from prefenvs.agents.online.sac import PebblePolicy, SACConfig, update
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.datasets.sources import ScriptedPolicy
 from prefenvs.envs.vectors import make_envs
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_settings
 from prefenvs.protocols import Advantage, Policy
@@ -266,8 +265,11 @@ def load_expert_named(name: str, task: Task, device: str = "auto") -> Policy:
     if ":" not in name or Path(name).exists():
         return LearnedExpert(LearnedAdvantage.load(name, device))
     found: Any = import_object(name, "expert")
-    if isinstance(found, type) or (isinstance(found, Callable) and not hasattr(found, "predict")):  # type: ignore[arg-type]
-        found = found()
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "predict")):
+        try:
+            found = found()
+        except Exception as error:  # whatever a user's code raises
+            raise PrefenvsError(f"the expert {name!r} cannot be made: {one_line(error)}") from error
     if not callable(getattr(found, "predict", None)):
         raise PrefenvsError(f"the expert {name!r} has no predict(observations): see prefenvs.protocols.Policy")
     policy: Policy = found

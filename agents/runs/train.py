@@ -191,14 +191,15 @@ def summarise(learner: Learner, run: Run) -> dict[str, Any]:
     measure = "mean_return" if not rows or math.isnan(rows[-1]["success"]) else "success"
     horizon = getattr(learner, "horizon", None)
     labels = getattr(learner, "labels", 0) if feedback is None else feedback.labels
-    return {
+    watched = {name: getattr(learner, name) for name in ("interventions", "expert_steps") if hasattr(learner, name)}
+    return watched | {
         "task": learner.task,
         "algorithm": learner.name,
         "learns_from": learner.learns_from,
         "seed": learner.seed,
         unit_of(learner): learner.num_timesteps,
         "labels": labels,
-        "queries": labels if feedback is None else feedback.asked,
+        "queries": getattr(learner, "asked", labels) if feedback is None else feedback.asked,
         "evaluation_horizon": horizon or (find_task(learner.task).horizon if has_environment(learner.task) else None),
         "first": rows[0] if rows else None,
         "last": rows[-1] if rows else None,

@@ -50,12 +50,12 @@ class PARLConfig:
     """Label budget: pairs of episodes that may be asked about; learning ends with it."""
     per_session: PositiveInt = 10
     """Pairs of the present policy's episodes that are asked about together."""
-    policy_weight: NonNegativeFloat = 0.1
+    policy_weight: NonNegativeFloat = 0.02
     """Weight of the gradient through the policy; 0 leaves plain reward learning, for comparison."""
     explore: NonNegativeInt = 5_000
     """Random moves at first, by which the board becomes known; moves never made are not taken later."""
-    temperature: PositiveFloat = 0.1
-    """Weight of the policy's entropy in what it maximises."""
+    temperature: PositiveFloat = 0.02
+    """Weight of the policy's entropy in what it maximises; where it is large, lasting pays more than arriving."""
     gamma: OpenFraction = 0.95
     """Discount of the policy's objective."""
     ridge: PositiveFloat = 1e-3

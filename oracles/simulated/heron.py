@@ -43,7 +43,9 @@ class HeronOptions:
 
     def __post_init__(self) -> None:
         if not self.factor:
-            raise PrefenvsError(f"heron needs its factors, most important first: factor=-effort, of {', '.join(KNOWN)}")
+            raise PrefenvsError(
+                f"heron needs its factors, most important first, such as factor=-effort: {', '.join(KNOWN)}"
+            )
         if len(self.margin) not in (1, len(self.factor)):
             raise PrefenvsError(
                 f"heron has {len(self.factor)} factors and {len(self.margin)} margins: give one, or each"
@@ -129,7 +131,7 @@ def find_factor(text: str) -> Callable[[Segment], float]:
         if not callable(found):
             raise PrefenvsError(f"heron: the factor {name} is no function of a segment")
     else:
-        raise PrefenvsError(f"heron: unknown factor {name!r}: choose {', '.join(KNOWN)}.{near_matches(name, NAMED)}")
+        raise PrefenvsError(f"unknown factor {name!r}: choose {', '.join(KNOWN)}.{near_matches(name, NAMED)}")
     return lambda segment: sign * float(found(segment))
 
 

@@ -30,7 +30,8 @@ class HindsightOptions:
     """A rater who is shown a simulated continuation of each segment."""
 
     rater: Annotated[str, arg(name="hindsight-rater")] = "oracle"
-    """Who judges segment and continuation together: a simulated rater, in brackets if it has options."""
+    """Who judges segment and continuation together: a simulated rater, in square brackets if it has options, such as
+    [noisy:beta=0.1]."""
     steps: Annotated[PositiveInt, arg(name="hindsight-steps")] = 10
     """Steps of the continuation; it ends earlier with the episode."""
     policy: Annotated[str, arg(name="hindsight-policy")] = "current"

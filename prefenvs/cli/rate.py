@@ -143,8 +143,8 @@ class Rate:
             store.add_preferences(new, run=name)
         ranked = sum(len(group) for groups in builder.lists for group in groups)
         print(
-            f"{name}: {self.pairs} questions, {oracle.asked} of them asked now; {len(builder.lists)} lists of {ranked} "
-            f"segments, {len(pairs)} pairs, {len(new)} of which no answer told"
+            f"{name}: {self.pairs} questions, {oracle.asked} of them asked now; {len(pairs)} pairs of {ranked} "
+            f"segments, {len(new)} of them new without a question; lists: {len(builder.lists)}"
         )
         self._tell(location, name, queries[0])
 

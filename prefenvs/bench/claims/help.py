@@ -17,6 +17,8 @@ from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
 MINUTES, LENGTH, ROUND = 3.0, 25, 5
 """Of the person; steps of a clip; questions that are asked together."""
+BETA = 0.07
+"""Inverse temperature of the person's choices: a quarter of the spread of clips' returns, as the belief has it."""
 KINDS: tuple[Kind, ...] = ("pair", "best", "rating", "takeover")
 
 
@@ -44,7 +46,7 @@ def _accuracy(seed: int, kinds: tuple[Kind, ...], minutes: float = MINUTES) -> f
     """Return how many of 2,000 new pairs a reward orders as their returns that was learned from a person's minutes."""
     rng = np.random.default_rng(seed)
     pool, fresh = record_swings(40, seed), record_swings(40, seed + 500).sample(4_000, LENGTH, rng)
-    options = HelpOptions(kinds=kinds)
+    options = HelpOptions(kinds=kinds, beta=BETA)
     oracle = HelpOracle(SimulatedHelper(TASK, options, Swinger(0.0), seed), options, seed)
     told: list[Preference] = []
     while oracle.seconds < 60.0 * minutes:

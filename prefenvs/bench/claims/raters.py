@@ -96,7 +96,8 @@ def heron_both(seed: int) -> Measured:
 
 def heron_order(seed: int) -> Measured:
     """Distance's percentile after labels by (distance, effort), and by (effort, distance)."""
-    first, last = (_liked(HeronOracle(ranked, (0.5, 0.1)), seed)[0] for ranked in (REACHER, REACHER[::-1]))
+    # With a margin of .5 the second factor decides more than a quarter of the pairs.
+    first, last = (_liked(HeronOracle(ranked, (0.1, 0.1)), seed)[0] for ranked in (REACHER, REACHER[::-1]))
     return Measured(first, last)
 
 

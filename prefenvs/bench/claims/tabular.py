@@ -126,7 +126,7 @@ def _align(seed: int, policy_weight: float, coin: bool = False) -> float:
     """Return A-PARL's exact return on board 0 after its labels."""
     algorithm, task = find_algorithm("parl"), find_task("Delivery-v0")
     settings = algorithm.settings(task)
-    config = replace(settings.config, labels=40, policy_weight=policy_weight)
+    config = replace(settings.config, labels=20, policy_weight=policy_weight)
     rater = CoinOracle(seed=seed) if coin else PartialReturnOracle(Teacher(beta=1.0), seed=seed)
     agent = algorithm.make_online(replace(settings, config=config), Online(task, rater, seed, "cpu"))
     agent.learn(settings.steps)

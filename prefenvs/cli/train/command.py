@@ -26,6 +26,8 @@ def train(arguments: Sequence[str]) -> None:
     algorithm, given = find_algorithm(name), given_flags(rest)
     resumed = None
     if "resume" in given and not {"-h", "--help"} & {*rest}:
+        if given["resume"] == "true":
+            raise PrefenvsError("--resume needs the folder of the run that is to go on: --resume FOLDER")
         resumed = Run.resume(Path(given["resume"]), f"train {name}")
         if not algorithm.resumes:
             raise PrefenvsError(f"`prefenvs train {name}` cannot be resumed: start anew in another --folder")

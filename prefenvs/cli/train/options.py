@@ -179,8 +179,11 @@ def report(
     first, last, best = summary["first"], summary["last"], summary["best"]
     about = summary["task"] or "no task"
     print(f"{about}, {summary['algorithm']} on {summary['learns_from']}, a single seed ({summary['seed']})")
-    if dataset is None:
-        print(f"labels: {summary['labels']} of {summary['queries']} queries; {summary['steps']} environment steps")
+    if "expert_steps" in summary:
+        print(f"interventions: {summary['interventions']}; {summary['expert_steps']} of {summary['steps']} environment "
+              "steps were the expert's")  # fmt: skip
+    elif dataset is None:
+        print(f"labels: {summary['labels']} from {summary['queries']} queries; {summary['steps']} environment steps")
     else:
         print(f"{summary['dataset']}: {len(dataset)} episodes; labels: {summary['labels']}; "
               f"{summary['updates']} gradient steps")  # fmt: skip

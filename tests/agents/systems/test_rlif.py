@@ -106,6 +106,8 @@ def test_what_cannot_be_is_refused_in_a_line() -> None:
         load_expert_named("scripted", find_task("Pendulum-v1"))
     with pytest.raises(PrefenvsError, match="has no predict"):
         load_expert_named("math:pi", find_task("Pendulum-v1"))
+    with pytest.raises(PrefenvsError, match="cannot be made: TypeError"):
+        load_expert_named("math:cos", find_task("Pendulum-v1"))
     assert isinstance(load_expert_named(f"{__name__}:Still", find_task("Pendulum-v1")), Still)
 
 

@@ -11,6 +11,7 @@ import pytest
 from prefenvs import PrefenvsError
 from prefenvs.bench.claims import claim as claims
 from prefenvs.bench.claims.claim import Claim, Measured, find_claims, make_table, run_claims
+from prefenvs.bench.claims.groups import rand_index
 from prefenvs.cli import main
 
 CALLS: list[int] = []
@@ -71,3 +72,9 @@ def test_the_command_names_claims(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "run", "claims", "--methods", "unsur"])
     assert "there is no claim 'unsur'" in capsys.readouterr().err
+
+
+def test_two_groupings_agree_on_pairs() -> None:
+    # Of six pairs, (a, b) is together in both, (a, d), (b, d) and (c, d) are apart in both.
+    assert rand_index([0, 0, 0, 1], [1, 1, 0, 2]) == pytest.approx(4 / 6)
+    assert rand_index([0, 1, 1], [5, 2, 2]) == 1.0

@@ -19,6 +19,8 @@ def test_bounds_are_those_of_the_books() -> None:
     assert check_safety(costs, 10.0).upper == pytest.approx(3.0 + np.sqrt(10 / 3) * 2.3534 / 2, abs=1e-3)
     assert found.passed
     assert not check_safety(costs, 3.1).passed
+    # A length of 1 in float32.
+    assert check_safety(np.full(50, 1.0 + 1e-7), 2.0, 0.1, "hoeffding", (0.0, 1.0)).passed
 
 
 def test_false_passes_stay_below_delta() -> None:
