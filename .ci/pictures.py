@@ -79,8 +79,12 @@ class Page:
         self.wait(f"[...{SHOWN}.querySelectorAll('video')].every(v => !v.seeking && v.readyState > 1)")
         time.sleep(0.5)
 
-    def save(self, name: str) -> None:
-        """Write what is on the screen, in few colours."""
+    def save(self, name: str, whole: bool = False) -> None:
+        """Write what is on the screen, or the whole page with what lies below, in few colours."""
+        if whole:
+            height = int(self.driver.execute_script("return document.documentElement.scrollHeight"))
+            metrics = {"width": WINDOW[0], "height": height, "deviceScaleFactor": 1, "mobile": False}
+            self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         picture = Image.open(BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
         path = IMAGES / f"label-{name}.png"
         picture.quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -99,7 +103,7 @@ def serve(*arguments: str) -> Iterator[str]:
             if not line:
                 raise SystemExit(f"{' '.join(command)}: ended with {process.wait()}")
             text += line
-        yield re.findall(r"(?:label|manage)s? at (http://\S+)", text)[-1]
+        yield re.findall(r"manages? at (http://\S+)", text)[0]
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
@@ -190,10 +194,10 @@ def take_lab(page: Page, folder: Path, wanted: Callable[[str], bool]) -> None:
         page.open(link, WINDOW)
         page.wait("document.querySelector('#people tr')")
         if wanted("manager"):
-            page.save("manager")
+            page.save("manager", whole=True)
         if wanted("report"):
             page.open(urljoin(link, "/report"), WINDOW)
-            page.save("report")
+            page.save("report", whole=True)
 
 
 def take_judging(page: Page, folder: Path) -> None:
@@ -211,7 +215,7 @@ def take_judging(page: Page, folder: Path) -> None:
         page.open(urljoin(link, "/judging"), WINDOW)
         page.wait("document.querySelectorAll('#agents video').length === 3")
         page.wait("[...document.querySelectorAll('video')].every(v => v.readyState > 1)")
-        page.save("judging")
+        page.save("judging", whole=True)
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ ALGORITHMS = {
     "ipl": "prefenvs.agents.offline.ipl:ALGORITHM",
     "dcppo": "prefenvs.agents.tabular.dcppo:ALGORITHM",
     "barfi": "prefenvs.agents.tabular.barfi:ALGORITHM",
+    "parl": "prefenvs.agents.tabular.parl:ALGORITHM",
     "dppo": "prefenvs.agents.offline.dppo:ALGORITHM",
 }
 GROUP = "prefenvs.algorithms"

@@ -26,7 +26,7 @@ ALLOWED = {
     # An intervening expert may be a trained one.
     "direct": REWARDS | {"online", "experts", "direct"},
     "offline": REWARDS | {"offline"},
-    "tabular": REWARDS | {"offline", "tabular"},
+    "tabular": REWARDS | {"online", "offline", "direct", "tabular"},
     "variants": REWARDS | {"online", "variants"},
     "baselines": REWARDS | {"baselines"},
     "experts": REWARDS | {"online", "runs", "experts"},

@@ -20,7 +20,7 @@ from prefenvs.segments import Segment
 from prefenvs.videos.recorder import Recorder
 
 # Raised whenever the same segment and look give another picture than before, so that old clips are not taken for new.
-PICTURE = 2
+PICTURE = 3
 FORMATS = ("mp4", "webp", "gif", "png")
 # Seconds after which a half-written file belongs to nobody who still writes.
 STALE = 3600.0
@@ -58,9 +58,13 @@ class Look:
         return "-".join(parts)
 
     def recorder(self, segment: Segment, progress: bool = False) -> Recorder:
-        """Return a new recorder that draws this segment and others like it; without pictures it draws curves."""
+        """Return a new recorder that draws this segment and others like it; without pictures it draws curves.
+
+        A video of small recorded pictures stays small, as whoever plays it scales it.
+        """
         options = {name: value for name, value in asdict(self).items() if name not in ("format", "strip")}
-        return Recorder(segment.task, **options, plot=not segment.visible, progress=progress)
+        plot, enlarge = not segment.visible, self.format == "png"
+        return Recorder(segment.task, **options, plot=plot, enlarge=enlarge, progress=progress)
 
 
 DEFAULT_LOOK = Look()

@@ -47,6 +47,7 @@ class Recorder(Closing):
         *,
         speed: float = 1.0,
         plot: bool = False,
+        enlarge: bool = True,
         progress: bool = True,
     ) -> None:
         """Choose the picture.
@@ -55,7 +56,7 @@ class Recorder(Closing):
         (width, height). fps: frames per second of the file, steps dropped or repeated to fit; None: as the task's own
         rate allows. speed: 1 is real time, 0.5 half of it. quality: shadows, reflections and smooth edges, ten times
         slower. plot: draw segments without pictures as curves of their observations, which otherwise raise
-        PrefenvsError. progress: show a bar for what takes more than a second.
+        PrefenvsError. enlarge: see `SegmentFrames`. progress: show a bar for what takes more than a second.
         """
         self.task = find_task(task) if isinstance(task, str) else task
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
@@ -65,7 +66,7 @@ class Recorder(Closing):
             raise PrefenvsError(f"speed={speed} cannot be shown: 1 is real time, 0.5 half of it")
         self.quality, self.plot, self.progress = quality, plot, progress
         self._fps, self._speed = fps, speed
-        self._source = SegmentFrames(size, quality, task=self.task)
+        self._source = SegmentFrames(size, quality, task=self.task, enlarge=enlarge)
 
     def shape(self, segment: Segment) -> tuple[int, int]:
         """Return the (width, height) of a segment's frames; nothing is drawn or decoded."""

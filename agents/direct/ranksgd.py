@@ -138,7 +138,10 @@ class RankSGD(DirectLearner, BaseAlgorithm):
             env,
             oracle,
             config,
-            **{"learning_rate": 0.0, "policy_kwargs": {"net_arch": hidden} | (policy_kwargs or {})} | kwargs,
+            learning_rate=0.0,
+            support_multi_env=True,
+            policy_kwargs={"net_arch": hidden} | (policy_kwargs or {}),
+            **kwargs,
         )
         if _init_setup_model:
             self._setup_model()

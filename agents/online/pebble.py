@@ -369,10 +369,9 @@ def preset(
 
     small: smaller networks and batches. reliable: what was found since, for runs of up to some 100,000 steps: critics
     with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps
-    (QPA); queries by the policy's likelihood (PoLiCER), in at least 25 small sessions; normalised reward inputs.
-
-    Of a budget that comes from another paper's scripts (`LabelBudget.source`) the numbers in it are taken, and
-    networks, batches and all else from B-Pref. Tasks without a published budget have walker-walk's.
+    (QPA); uniform queries in at least 25 small sessions; normalised reward inputs; members' mean less their deviation.
+    Of another paper's budget (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has
+    walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
@@ -433,7 +432,7 @@ def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
         options = replace(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
-        config = replace(config, selector="policy-likelihood", policy_delay=2, recent_share=0.5)
+        config = replace(config, selector="uniform", aggregate="mean-std", policy_delay=2, recent_share=0.5)
     return replace(settings, config=config, options=options)
 
 
@@ -458,6 +457,7 @@ ALGORITHM = Algorithm(
                 ("pebble-surf", "PEBBLE + SURF", {"surf": True}),
                 ("pebble-rune", "PEBBLE + RUNE", {"rune": True}),
                 ("pebble-min", "PEBBLE, worst case of the ensemble", {"aggregate": "min"}),
+                ("pebble-mean", "PEBBLE, mean of the ensemble", {"aggregate": "mean"}),
                 ("pebble-mean-std", "PEBBLE, mean less one standard deviation", {"aggregate": "mean-std"}),
             )
         ),
@@ -469,7 +469,7 @@ ALGORITHM = Algorithm(
                 ("pebble-large-batches", "larger batches and steps", {"batch_size": 256, "learning_rate": 1e-3}),
                 ("pebble-uniform-replay", "uniform replay", {"recent_share": 0.0}),
                 ("pebble-disagreement", "queries by disagreement", {"selector": "disagreement"}),
-                ("pebble-uniform", "queries drawn uniformly", {"selector": "uniform"}),
+                ("pebble-likelihood", "likely actions asked about (PoLiCER)", {"selector": "policy-likelihood"}),
                 ("pebble-raw-inputs", "raw reward inputs", {"reward.normalise": False}),
                 ("pebble-simba", "SimBa's residual blocks", {"body": "simba"}),
                 ("pebble-bro", "BRO's residual blocks", {"body": "bro"}),

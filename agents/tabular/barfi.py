@@ -24,14 +24,18 @@ from prefenvs.agents.tabular.board import (
     BoardLearner,
     BoardOptions,
     cells_of,
+    evaluate_policy,
     read_board,
+    soft_policy,
+    soft_values,
+    sum_features,
 )
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_object
-from prefenvs.limits import NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
+from prefenvs.limits import NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference
-from prefenvs.segments import Array, Segment
+from prefenvs.segments import Array
 from prefenvs.tasks import Task
 
 Heuristic = Callable[[Array, Array], Array]
@@ -54,6 +58,9 @@ class BARFIConfig(OfflineConfig):
     """Discount, of the policy's objective and of the primary return."""
     ridge: PositiveFloat = 1e-3
     """Weight of the squared reward weights in the fit to preferences."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 class Tables(nn.Module):
@@ -181,18 +188,6 @@ class BARFI(BoardLearner[BARFIConfig]):
         return {"adam": self.adam}
 
 
-def soft_values(action_values: Tensor, temperature: float, known: Tensor) -> Tensor:
-    """Return V = t log sum_a exp(Q / t) [C] over known moves, 0 where none is."""
-    masked = torch.where(known, action_values / temperature, -torch.inf)
-    return torch.where(known.any(1), temperature * masked.logsumexp(1), 0.0)
-
-
-def soft_policy(action_values: Tensor, temperature: float, known: Tensor) -> Tensor:
-    """Return pi = exp((Q - V) / t) [C, 4] over known moves, zeros where none is."""
-    masked = torch.where(known, action_values / temperature, -torch.inf)
-    return torch.where(known, masked.softmax(1), 0.0)
-
-
 def mixing_gradient(
     policy: Tensor, rewards: Tensor, following: Tensor, starts: Tensor, gamma: float, temperature: float
 ) -> tuple[Tensor, Tensor]:
@@ -206,12 +201,7 @@ def mixing_gradient(
     This is the implicit gradient -dJ_p/dtheta H^-1 d2J/dtheta dm (Gupta et al. 2023, section 4) at the optimum of the
     lower level, where the envelope theorem gives dV/dm_k = V_k, so that no Hessian is needed.
     """
-    cells = len(policy)
-    moves = policy.new_zeros(cells, cells + 1).scatter_add_(1, following, policy)[:, :cells]
-    system = torch.eye(cells, dtype=policy.dtype, device=policy.device) - gamma * moves
-    values = torch.linalg.solve(system, (policy * rewards).sum(2).T).T
-    after = torch.cat([values, values.new_zeros(len(values), 1)], 1)[:, following]
-    advantages = rewards + gamma * after - values[:, :, None]
+    values, advantages, system = evaluate_policy(policy, rewards, following, gamma)
     visits = torch.linalg.solve(system.T, starts)
     weighted = visits[:, None] * policy * advantages[0]
     return (weighted * advantages).sum((1, 2)) / temperature, (starts * values[0]).sum()
@@ -239,15 +229,9 @@ def fit_weights(preferences: Sequence[Preference], ridge: float) -> tuple[Array,
 def _differences(preferences: Sequence[Preference]) -> tuple[Array, Array]:
     """Return F_1 - F_2 [N, 6] of the answered pairs, and the chance that the first is better [N]."""
     pairs = [answer for answer in preferences if answer.probabilities is not None and len(answer.query.segments) == 2]
-    rows = [_sum_features(pair.query.segments[0]) - _sum_features(pair.query.segments[1]) for pair in pairs]
+    rows = [sum_features(pair.query.segments[0]) - sum_features(pair.query.segments[1]) for pair in pairs]
     shares = [0.0 if pair.probabilities is None else float(pair.probabilities[0]) for pair in pairs]
     return np.array(rows).reshape(-1, FEATURES), np.array(shares)
-
-
-def _sum_features(segment: Segment) -> Array:
-    features = segment.observations[:, CELLS:].reshape(-1, MOVES, FEATURES)
-    total: Array = features[np.arange(len(segment)), segment.actions.argmax(1)].sum(0, dtype=np.float64)
-    return total
 
 
 def _scale(rewards: Array) -> Array:

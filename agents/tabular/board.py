@@ -17,7 +17,7 @@ from prefenvs.agents.registry import OfflineOptions
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference
-from prefenvs.segments import Array
+from prefenvs.segments import Array, Segment
 
 Config = TypeVar("Config", bound=OfflineConfig)
 
@@ -58,6 +58,38 @@ def cells_of(observations: Array) -> Array:
     """Return the cells [N] of observations [N, 124]."""
     cells: Array = observations[:, :CELLS].argmax(1)
     return cells
+
+
+def sum_features(segment: Segment) -> Array:
+    """Return the sums [6] of the features of the moves that a segment makes."""
+    features = segment.observations[:, CELLS:].reshape(-1, MOVES, FEATURES)
+    total: Array = features[np.arange(len(segment)), segment.actions.argmax(1)].sum(0, dtype=np.float64)
+    return total
+
+
+def soft_values(action_values: Tensor, temperature: float, known: Tensor) -> Tensor:
+    """Return V = t log sum_a exp(Q / t) [C] over known moves, 0 where none is."""
+    masked = torch.where(known, action_values / temperature, -torch.inf)
+    return torch.where(known.any(1), temperature * masked.logsumexp(1), 0.0)
+
+
+def soft_policy(action_values: Tensor, temperature: float, known: Tensor) -> Tensor:
+    """Return pi = exp((Q - V) / t) [C, 4] over known moves, zeros where none is."""
+    masked = torch.where(known, action_values / temperature, -torch.inf)
+    return torch.where(known, masked.softmax(1), 0.0)
+
+
+def evaluate_policy(policy: Tensor, rewards: Tensor, following: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the values [K, C] and advantages [K, C, 4] of a policy [C, 4] by each of the rewards [K, C, 4].
+
+    Third, the matrix 1 - gamma P [C, C] with P the policy's chances of the next cell; cell C is the end, worth 0.
+    """
+    cells = len(policy)
+    moves = policy.new_zeros(cells, cells + 1).scatter_add_(1, following, policy)[:, :cells]
+    system = torch.eye(cells, dtype=policy.dtype, device=policy.device) - gamma * moves
+    values = torch.linalg.solve(system, (policy * rewards).sum(2).T).T
+    after = torch.cat([values, values.new_zeros(len(values), 1)], 1)[:, following]
+    return values, rewards + gamma * after - values[:, :, None], system
 
 
 class BoardLearner(OfflineLearner[Config]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ from prefenvs.agents.offline.learner import OfflineConfig
 from prefenvs.agents.registry import Algorithm, Settings
 from prefenvs.agents.tabular.board import CELLS, FEATURES, MOVES, BoardLearner, BoardOptions, read_board
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat
+from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, check_settings
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
@@ -43,13 +42,12 @@ class DCPPOConfig(OfflineConfig):
     """Weight beta of the bonus 1 / sqrt(count + prior) that is taken off each reward."""
     prior: PositiveFloat = 1.0
     """Added to the counts in the bonus."""
-    stage: str = "reward"
+    stage: Literal["reward", "choices"] = "reward"
     """reward: all stages; choices: the person's log-probabilities as they are, in the reward's place (the naive
     inversion), for comparison."""
 
     def __post_init__(self) -> None:
-        if self.stage not in ("reward", "choices"):
-            raise PrefenvsError(f"stage must be reward or choices, got {self.stage!r}")
+        check_settings(self)
 
 
 class Tables(nn.Module):

@@ -1,6 +1,9 @@
-"""Recordings: opening a LeRobot data set of 1,000 episodes, frames and clips of its segments, and labels of them.
+"""Recordings: opening LeRobot data sets of several sizes, frames and clips of their segments, and labels of them.
 
     python -m benchmarks.data.recordings
+
+Opening is measured in a process of its own: seconds, and how far memory ever rose above what it was before. What the
+numbers take is told beside it, as the rest should not grow with the data set.
 
 References, in the same run: a plain loop that decodes a video from its beginning to the segment, clips of the same
 length that are drawn from simulator states, and labels of such clips, all by one annotator who answers without a pause
@@ -10,6 +13,8 @@ through the server of `prefenvs label`, which makes the clips meanwhile.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,8 +27,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-import psutil
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import tyro
 
@@ -35,17 +40,18 @@ from prefenvs.frames import Camera, Recording, SegmentFrames, frames
 from prefenvs.preferences import make_pairs
 from prefenvs.store import Store
 from prefenvs.tasks import find_task
-from prefenvs.videos import ClipCache
+from prefenvs.videos import ClipCache, write_clip
 
-PER_FILE = 100
+PER_FILE = 50
+VIEWS = "observation.images.top", "observation.images.wrist"
 
 
 @dataclass(frozen=True)
 class Options:
     """What is measured."""
 
-    episodes: int = 1000
-    """Episodes of the data set, a multiple of 100."""
+    episodes: tuple[int, ...] = (250, 1000, 4000)
+    """Episodes of the data sets, rising multiples of 50; clips and labels are of the largest."""
     steps: int = 60
     """Steps of an episode."""
     side: int = 128
@@ -55,11 +61,11 @@ class Options:
     seconds: float = 30.0
     """For which labels are given, of recorded clips and of drawn ones each."""
     open: str = ""
-    """Open this data set and print seconds and growth of memory; used by the script itself."""
+    """Open this data set and print seconds and memory; used by the script itself."""
 
 
 def make_dataset(folder: Path, options: Options) -> Path:
-    """Write one file of 100 episodes by the package's own writer, and the others as copies with their own numbers."""
+    """Write a data set of version 3.0 with one file of 50 episodes, by the package's own writer."""
     rng = np.random.default_rng(0)
     shots = folder / "shots.npy"
     count = PER_FILE * options.steps
@@ -77,14 +83,11 @@ def make_dataset(folder: Path, options: Options) -> Path:
     observations = rng.standard_normal((count, 14)).astype(np.float32)
     ends = options.steps * np.arange(1, PER_FILE + 1)
     data = Trajectories(observations, observations, ends, task="recorded:move", recordings=recordings)
-    small = write_lerobot(OfflineDataset("move", data), folder / "set", size=options.side, progress=False)
-    _multiply(small, options.episodes // PER_FILE)
-    return small
+    return write_lerobot(OfflineDataset("move", data), folder / "v3.0", size=options.side, progress=False)
 
 
-def _multiply(folder: Path, files: int) -> None:
-    import json
-
+def extend(folder: Path, files: int) -> None:
+    """Give a data set of version 3.0 so many files, the others like the first but for the numbers of episodes."""
     data, video, meta = (
         folder / "data/chunk-000/file-000.parquet",
         folder / "videos/observation.images.top/chunk-000/file-000.mp4",
@@ -92,7 +95,9 @@ def _multiply(folder: Path, files: int) -> None:
     )
     rows, about = pq.read_table(data), pq.read_table(meta)
     for file in range(1, files):
-        shutil.copy(video, video.with_name(f"file-{file:03d}.mp4"))
+        if (copy := video.with_name(f"file-{file:03d}.mp4")).exists():
+            continue
+        shutil.copy(video, copy)
         for table, path in ((rows, data), (about, meta)):
             changed = {"episode_index": table["episode_index"].to_numpy() + PER_FILE * file}
             changed |= {name: np.full(len(table), file) for name in table.column_names if name.endswith("file_index")}
@@ -104,16 +109,61 @@ def _multiply(folder: Path, files: int) -> None:
     path.write_text(json.dumps(info | {"total_episodes": PER_FILE * files, "total_frames": len(rows) * files}))
 
 
+def make_older(folder: Path, small: Path, episodes: int) -> Path:
+    """Write a data set of version 2.1, where each episode has files of its own: the first one's, many times."""
+    rows = pq.read_table(small / "data/chunk-000/file-000.parquet")
+    rows = rows.filter(pa.compute.equal(rows["episode_index"], 0))
+    video = folder / "episode.mp4"
+    write_clip(load_frames(small, len(rows)), video, 30)
+    info = json.loads((small / "meta/info.json").read_text())
+    info["features"] |= dict.fromkeys(VIEWS, info["features"][VIEWS[0]])
+    info |= {
+        "codebase_version": "v2.1",
+        "chunks_size": 1000,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    made, lines = folder / "v2.1", []
+    for episode in range(episodes):
+        place = {"episode_chunk": episode // 1000, "episode_index": episode}
+        own = rows.set_column(
+            rows.column_names.index("episode_index"), "episode_index", pa.array(np.full(len(rows), episode))
+        )
+        path = made / info["data_path"].format(**place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(own, path)
+        for view in VIEWS:
+            path = made / info["video_path"].format(video_key=view, **place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(video, path)
+        lines.append(json.dumps({"episode_index": episode, "tasks": ["move"], "length": len(rows)}))
+    (made / "meta").mkdir()
+    (made / "meta/info.json").write_text(json.dumps(info))
+    (made / "meta/episodes.jsonl").write_text("\n".join(lines))
+    return made
+
+
+def load_frames(small: Path, steps: int) -> np.ndarray:
+    """Return what the first episode of a data set shows."""
+    return frames(load_dataset(small).trajectories.cut(np.array([0]), np.array([0]), steps)[0], size=128)
+
+
 def open_once(name: str) -> None:
-    """Print what opening takes: seconds, those of the CPU, the numbers held, and growth of the resident memory."""
-    process = psutil.Process()
-    before = process.memory_info().rss
+    """Print what opening takes: seconds, those of the processor, MiB of numbers, and MiB by which memory ever rose."""
+    import pyarrow.parquet  # noqa: F401  its libraries take memory whatever is read
+
+    before = peak()
     start, busy = time.perf_counter(), time.process_time()
     data = load_dataset(name).trajectories
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy
-    held = data.observations.nbytes + data.actions.nbytes
-    grown = process.memory_info().rss - before
-    print(f"{len(data)} {seconds:.3f} {cpu:.3f} {held / 2**20:.1f} {grown / 2**20:.1f}")
+    held = data.observations.nbytes + data.actions.nbytes + sum(each.times.nbytes for each in data.recordings or ())
+    print(f"{Path(name).name} {len(data)} {seconds:.2f} {cpu:.2f} {held / 2**20:.1f} {(peak() - before) / 2**20:.1f}")
+
+
+def peak() -> int:
+    """Return the most bytes that this process has held so far, without those of the one that started it."""
+    status = Path("/proc/self/status").read_text().split()
+    return 1024 * int(status[status.index("VmHWM:") + 1])
 
 
 def timed(make: Callable[[Segment], object], segments: list[Segment]) -> float:
@@ -174,11 +224,12 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="prefenvs-") as temporary:
         folder = Path(temporary)
         made = make_dataset(folder, options)
-        print(
-            "episodes, seconds to open, of them on the CPU, MiB of numbers held, MiB by which memory grew", flush=True
-        )
-        for _ in range(3):
-            subprocess.run([sys.executable, "-m", "benchmarks.data.recordings", "--open", str(made)], check=True)
+        command = [sys.executable, "-m", "benchmarks.data.recordings", "--open"]
+        print("version, episodes, seconds to open, of them the processor's, MiB of numbers, MiB at most", flush=True)
+        subprocess.run([*command, str(make_older(folder, made, 1000))], check=True)
+        for episodes in options.episodes:
+            extend(made, episodes // PER_FILE)
+            subprocess.run([*command, str(made)], check=True)
         data = load_dataset(made).trajectories
         segments = list(data.sample(options.clips, 30, np.random.default_rng(0)))
         for segment in segments[:3]:

@@ -1,6 +1,6 @@
 """What one labelling server bears: 50 annotators at once, over HTTP on this computer, on a SQLite file.
 
-    python -m benchmarks.raters.labelling [--annotators 50] [--seconds 10] [--browsers 5]
+    python -m benchmarks.raters.labelling [--annotators 50] [--seconds 10] [--browsers 5] [--reaction 1.0] [--cold]
 
 The server is `prefenvs label` in a process of its own; the annotators share another one with the measurement. Each acts
 as the page does: it keeps five questions, posts an answer, asks for the next question, and fetches that one's clips
@@ -9,15 +9,18 @@ which is the thousand an hour that a practised person gives, and "flat out" with
 answers, which are on the disk when the reply comes, and of questions. Afterwards the log is compared with what was
 accepted, and the questions with each other.
 
-With --browsers so many real headless Chromiums label beside them in the first run: each presses a key a second after it
-may, which is fast for a person. Printed are their labels an hour, the time from opening the link to the first pair that
-could be judged, and from a key to the first new frames on the screen.
+With --browsers so many real headless Chromiums label beside them at that pace, in a run without a second one, and at a
+lower priority, since people bring computers of their own: each presses a key `--reaction` seconds after both clips are
+there, again until the page takes it. Printed are their labels an hour since the first pair, the time from opening the
+link to that pair, and from a key to the first new frames on the screen. `--annotators 0` leaves them alone. `--cold`
+asks about clips of 2.5 s, 256 pixels wide, none of which is made beforehand.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import platform
 import random
 import shutil
@@ -36,25 +39,30 @@ import httpx
 import numpy as np
 import tyro
 
-from prefenvs.oracles.labelling import Clips
+from prefenvs.oracles.labelling import Clips, fill_demo
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 from prefenvs.store import Store
 
-SEGMENTS = 300
+SEGMENTS, COLD_PAIRS = 150, 200
 PACE = 3.6
-REACTION = 1.0
+NICE = 10
+WINDOW = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
 PERSON = """
 window.given = 0;
 window.first = null;
-let judged = null;
 const press = (type) => document.body.dispatchEvent(new KeyboardEvent(type, { key: "ArrowLeft", bubbles: true }));
+let judged = null, since = null;
 setInterval(() => {
-  const shown = document.querySelector(".clips.shown.seen");
-  if (!shown || shown === judged) return;
-  judged = shown;
+  const shown = document.querySelector(".clips.shown");
+  if (shown !== judged) {
+    if (judged && since !== null) window.given += 1;
+    [judged, since] = [shown, null];
+  }
+  if (!shown || [...shown.querySelectorAll("video")].some((video) => video.readyState < 2)) return;
   window.first ??= performance.now();
-  setTimeout(() => { press("keydown"); press("keyup"); window.given += 1; }, arguments[0]);
+  since ??= performance.now();
+  if (performance.now() - since >= arguments[0]) { press("keydown"); press("keyup"); }
 }, 10);
 """
 
@@ -70,15 +78,18 @@ class Record:
     given: dict[str, str] = field(default_factory=dict)
 
 
-def fill(path: Path, folder: Path) -> None:
-    """Ask every pair of 300 short segments, and make their clips."""
-    rng = np.random.default_rng(0)
-    task = "HalfCheetah-v5"
-    segments = [Segment(rng.random((8, 17)), rng.random((8, 6)), task=task) for _ in range(SEGMENTS)]
-    with Store(path) as store, Clips(store, folder, size=64) as clips:
+def fill(path: Path, folder: Path, cold: bool) -> None:
+    """Ask every pair of short segments and make their clips, or ask what `label --demo` does, with none made."""
+    with Store(path) as store:
+        if cold:
+            fill_demo(store, COLD_PAIRS)
+            return
+        rng = np.random.default_rng(0)
+        segments = [Segment(rng.random((8, 17)), rng.random((8, 6)), task="HalfCheetah-v5") for _ in range(SEGMENTS)]
         store.add_queries(Query(pair) for pair in itertools.combinations(segments, 2))
-        for future in [clips.path(segment.hash) for segment in segments]:
-            future.result()
+        with Clips(store, folder, size=64) as clips:
+            for future in [clips.path(segment.hash) for segment in segments]:
+                future.result()
 
 
 async def timed(times: list[float], call: Any) -> httpx.Response:
@@ -115,6 +126,8 @@ class Annotator:
             for question in new:
                 record.given[question["id"]] = question["query"]
                 for clip in question["clips"]:
+                    if time.perf_counter() > until:
+                        return
                     await timed(record.clips, self.http.get(self.url + clip["url"][1:]))
             held += new
             if not held:
@@ -149,12 +162,14 @@ class Browser:
         options.binary_location = shutil.which("chromium") or "chromium"
         for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
             options.add_argument(flag)
-        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        service = Service(shutil.which("chromedriver"), popen_kw={"preexec_fn": lambda: os.nice(NICE)})
+        self.driver = webdriver.Chrome(options=options, service=service)
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", WINDOW)
 
-    def enter(self, link: str) -> None:
-        """Open the link and label from then on."""
+    def enter(self, link: str, reaction: float) -> None:
+        """Open the link and label from then on, each pair so many seconds after it is there."""
         self.driver.get(link)
-        self.driver.execute_script(PERSON, 1000 * REACTION)
+        self.driver.execute_script(PERSON, 1000 * reaction)
 
     def leave(self) -> tuple[float, float, list[float]]:
         """Return labels an hour since the first pair, seconds to that pair, and seconds of each change of questions."""
@@ -209,35 +224,45 @@ def report(name: str, record: Record, seconds: float, path: Path) -> None:
         raise SystemExit(1)
 
 
-def run(annotators: int = 50, seconds: float = 10.0, browsers: int = 0) -> None:
+async def wait(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+def run(
+    annotators: int = 50, seconds: float = 10.0, browsers: int = 0, reaction: float = 1.0, cold: bool = False
+) -> None:
     """Measure.
 
     Args:
         annotators: People at once.
         seconds: Length of each of the two runs.
-        browsers: Real browsers beside them in the first run.
+        browsers: Real browsers beside them, in one run at their pace.
+        reaction: Seconds that those look at a pair.
+        cold: Make no clip beforehand.
     """
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}; {annotators} annotators, {seconds:.0f} s each run"
-    )
-    for name, pause in (("pace", PACE), ("flat out", 0.0)):
+    load, machine = os.getloadavg()[0], f"{platform.machine()}, Python {platform.python_version()}"
+    print(f"{machine}, load {load:.1f}; {annotators} annotators, {browsers} browsers, {seconds:.0f} s each run")
+    for name, pause in (("pace", PACE), ("flat out", 0.0))[: 1 if browsers else 2]:
         with tempfile.TemporaryDirectory() as folder:
             path, clips = Path(folder) / "labels.sqlite", Path(folder) / "clips"
-            fill(path, clips)
-            people = [Browser() for _ in range(browsers if pause else 0)]
-            process, links = serve(path, clips, annotators + len(people))
+            fill(path, clips, cold)
+            people = [Browser() for _ in range(browsers)]
+            process, links = serve(path, clips, annotators + len(people), 256 if cold else 64)
             record = Record()
             try:
                 for person, link in zip(people, links, strict=False):
-                    person.enter(link)
-                taken = asyncio.run(label(links[len(people) :], seconds, pause, record))
+                    person.enter(link, reaction)
+                work = label(links[len(people) :], seconds, pause, record) if annotators else wait(seconds)
+                taken = asyncio.run(work)
                 found = [person.leave() for person in people]
             finally:
                 for person in people:
                     person.driver.quit()
                 process.send_signal(signal.SIGINT)
                 process.wait()
-            report(name, record, taken, path)
+            if annotators:
+                report(name, record, taken, path)
             if found:
                 report_browsers(found)
 

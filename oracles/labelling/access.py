@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -21,6 +22,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.store import Store, check_annotator, find_annotator, find_manager
 
 BODY_LIMIT = 64 * 1024
+TOO_LONG = f"a body has at most {BODY_LIMIT} bytes"
 WRONG_TOKENS, WINDOW = 20, 60.0
 """Different wrong tokens that one address may show within this many seconds; each counts once, however often shown."""
 MOST_ADDRESSES = 10_000
@@ -206,12 +208,14 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received, refused, begun = 0, False, clock.monotonic()
+        received, refused, answered, begun = 0, False, False, clock.monotonic()
 
         async def guarded_send(message: Message) -> None:
+            nonlocal answered
             if refused:
                 return
             if message["type"] == "http.response.start":
+                answered = True
                 _note_request(scope, int(message["status"]), clock.monotonic() - begun)
                 taken = {name.lower() for name, _ in message["headers"]}
                 new = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
@@ -223,7 +227,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > BODY_LIMIT:
-                await _refuse(guarded_send)
+                await _reply(guarded_send, 413, TOO_LONG)
                 refused = True
                 return {"type": "http.disconnect"}
             return message
@@ -231,9 +235,14 @@ class Guard:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         # Python refuses to read numbers of thousands of digits.
         if not declared.isdigit() or len(declared) > 18 or int(declared) > BODY_LIMIT:
-            await _refuse(guarded_send)
+            await _reply(guarded_send, 413, TOO_LONG)
             return
-        await self.app(scope, counted_receive, guarded_send)
+        try:
+            await self.app(scope, counted_receive, guarded_send)
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough: the page asks again, and the log needs no traceback.
+            if not answered:
+                await _reply(guarded_send, 503, "the server is being stopped")
 
 
 def _note_request(scope: Scope, status: int, seconds: float) -> None:
@@ -245,8 +254,8 @@ def _note_request(scope: Scope, status: int, seconds: float) -> None:
     )
 
 
-async def _refuse(send: Send) -> None:
-    body = json.dumps({"error": f"a body has at most {BODY_LIMIT} bytes"}).encode()
+async def _reply(send: Send, status: int, reason: str) -> None:
+    body = json.dumps({"error": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body})

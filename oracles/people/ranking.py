@@ -76,6 +76,12 @@ def list_rankings(store: Store, run: str, log: Sequence[Event], length: int = LE
     return [rank(clips[first : first + length], verdicts) for first in range(0, len(clips), length)]
 
 
+def list_ranked_runs(store: Store) -> list[str]:
+    """Return the runs whose clips people put into ranked lists."""
+    with reading(store.engine) as connection:
+        return sorted(connection.scalars(sa.select(requests.c.run).where(requests.c.policy == RANKING).distinct()))
+
+
 def newest(store: Store) -> tuple[int, int]:
     """Return the numbers of the last answer and the last question of a store: while they stay, so do its lists."""
     with reading(store.engine) as connection:

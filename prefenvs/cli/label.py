@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from prefenvs.oracles.labelling.server import Standing
     from prefenvs.store import AssignmentPlan, Store
 
+KEEP_ALIVE = 75
+"""Seconds for which a connection stays open between two requests: a person may look at a pair for longer than 5."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -128,6 +131,7 @@ class Label:
                 log_config=None if self.log == "json" else uvicorn.config.LOGGING_CONFIG,
                 access_log=False,
                 timeout_graceful_shutdown=2,
+                timeout_keep_alive=KEEP_ALIVE,
                 server_header=False,
                 proxy_headers=bool(self.proxy),
                 forwarded_allow_ips=list(self.proxy),

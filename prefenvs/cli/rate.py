@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,8 @@ from prefenvs.cli.data.store import learning
 from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
-from prefenvs.preferences import Oracle, Query, make_pairs
+from prefenvs.preferences import Oracle, Preference, Query, make_pairs
+from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
@@ -50,6 +52,10 @@ class Rate:
     """Memory in GiB that the data set may take; by default 4."""
     pairs: PositiveInt = 1_000
     """With --dataset: pairs to sample, in all."""
+    lists: ListMethod | None = None
+    """With --dataset: ask --pairs questions one after the other, and store every pair of the ranked lists they make."""
+    list_questions: PositiveInt = 100
+    """Questions of a list by lire, after which the next one begins."""
     task: str | None = None
     """Task of a --check without data, or of a data set that does not tell it."""
     segment_length: PositiveInt | None = None
@@ -89,6 +95,9 @@ class Rate:
             self._label()
 
     def _label(self) -> None:
+        if self.lists is not None:
+            self._rank(self.lists)
+            return
         if self.dataset is None:
             with self._open_store(create=False) as store:
                 self._check_rater()
@@ -103,14 +112,49 @@ class Rate:
         self._check_rater()
         queries = self._sample_dataset(self.pairs)
         name = f"rate {self.dataset}"
-        location = self.store or f"{Path(self.dataset).name}-labels.sqlite"
+        location = self._location()
         with Store(location) as store:
             store.add_queries(queries, run=name)
             if not store.count_pending(name):
                 print(f"all {len(queries)} pairs have their answers already")
             self._label_run(store, name)
-        acts = queries[0].segments[0].actions.size > 0
-        command = learning(self.dataset, self.task, location, acts=acts)
+        self._tell(location, name, queries[0])
+
+    def _rank(self, lists: ListMethod) -> None:
+        """Let ranked lists be made of a data set's segments; raises PrefenvsError without a data set."""
+        from prefenvs.store import Store
+
+        if self.dataset is None:
+            raise PrefenvsError(f"--lists {lists} chooses its questions from a data set's segments: name a --dataset")
+        self._check_rater()
+        queries = self._sample_dataset(self.pairs)
+        name, location = f"rate {self.dataset} {lists}", self._location()
+        segments = [segment for query in queries for segment in query.segments]
+        builder = ListBuilder(lists, self.list_questions, np.random.default_rng([self.seed, 3]))
+        with Store(location) as store:
+            inner = self._make_oracle(segments[0].task, store, name)
+            oracle = _OneByOne(inner, store, name, self.pairs, self.progress)
+            try:
+                pairs = rank_segments(segments, oracle, self.pairs, builder)
+            finally:
+                oracle.close()
+            held = {_clips(answer) for answer in store.preferences(run=name)}
+            new = [pair for pair in pairs if _clips(pair) not in held]
+            store.add_preferences(new, run=name)
+        ranked = sum(len(group) for groups in builder.lists for group in groups)
+        print(
+            f"{name}: {self.pairs} questions, {oracle.asked} of them asked now; {len(builder.lists)} lists of {ranked} "
+            f"segments, {len(pairs)} pairs, {len(new)} of which no answer told"
+        )
+        self._tell(location, name, queries[0])
+
+    def _location(self) -> str:
+        return self.store or f"{Path(self.dataset or '').name}-labels.sqlite"
+
+    def _tell(self, location: str, name: str, query: Query) -> None:
+        """Say where the labels are, and how they are learned from."""
+        assert self.dataset is not None
+        command = learning(self.dataset, self.task, location, acts=query.segments[0].actions.size > 0)
         print(f"labels are in {location}, run {name!r}; learn from them: {command}")
 
     def _label_run(self, store: Store, run: str) -> None:
@@ -290,6 +334,56 @@ class _Labelling:
         used = ", ".join(f"{value} {name}" for name, value in self._costs().items())
         about = f"{self.labelled} labels, {self.skipped} skips{f' ({why})' if why else ''}"
         print(f"{self.run or 'queries'}: {about}{f'; {used}' if used else ''}")
+
+
+class _OneByOne(Oracle):
+    """A rater that is asked one question after the other, whose answers are in a store as soon as they are given."""
+
+    def __init__(self, inner: Oracle, store: Store, run: str, questions: int, progress: bool) -> None:
+        self.inner, self.store, self.run, self.name, self.asked = inner, store, run, inner.name, 0
+        self._known = {answer.query.id: answer for answer in store.preferences(run=run)}
+        self._answers: list[Preference] = []
+        self._bar = tqdm(total=questions, desc=run, unit="question", disable=None if progress else True)
+
+    def ask(self, queries: Sequence[Query]) -> None:
+        """Wait for the answers; raises PrefenvsError where a model gives none."""
+        for query in queries:
+            answers = [self._known[query.id]] if query.id in self._known else self._wait(query)
+            self._answers += answers
+            self._bar.update()
+
+    def _wait(self, query: Query) -> list[Preference]:
+        self.inner.ask([query])
+        answers = self.inner.collect()
+        while not answers:
+            trouble = getattr(self.inner, "trouble", None)
+            if trouble is not None or not self.inner.pending:
+                why = "it gave no answer" if trouble is None else trouble.message
+                raise PrefenvsError(f"{self.name}: {why}; the same command goes on from {self._bar.n} answers")
+            time.sleep(SLEEP)
+            answers = self.inner.collect()
+        self.store.add_preferences(answers, run=self.run)
+        self.asked += 1
+        return answers
+
+    def collect(self) -> list[Preference]:
+        """Return the answers since the last call."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    @property
+    def pending(self) -> int:
+        """Always 0: `ask` waits."""
+        return 0
+
+    def close(self) -> None:
+        """End the bar, and what the rater has under way."""
+        self._bar.close()
+        _close(self.inner)
+
+
+def _clips(answer: Preference) -> frozenset[str]:
+    return frozenset(segment.hash for segment in answer.query.segments)
 
 
 def print_calibration(found: Calibration, name: str) -> None:

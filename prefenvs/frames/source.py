@@ -35,15 +35,17 @@ class SegmentFrames(Closing):
         hide_robot: bool = False,
         cameras: Sequence[str] = (),
         task: Task | None = None,
+        enlarge: bool = True,
     ) -> None:
         """Choose the picture.
 
         size: height in pixels, of a square where states are drawn, of the camera's own shape where it recorded; or
         (width, height), into which recorded pictures are fitted without distortion. cameras: which recorded views are
         shown, by default all, side by side. quality, hide_robot: of what is drawn, see `Renderer`. task: whose states
-        are drawn, by default the task that each segment names.
+        are drawn, by default the task that each segment names. enlarge: scale recorded pictures up to a height that is
+        above their own; without it the tallest camera's own is the most.
         """
-        self.task = task
+        self.task, self.enlarge = task, enlarge
         self.size, self.quality, self.hide_robot, self.cameras = size, quality, hide_robot, tuple(cameras)
         self._renderers: dict[str, Renderer] = {}
 
@@ -125,8 +127,11 @@ class SegmentFrames(Closing):
         if recording is None or camera is None:
             return self.size, self.size
         width, height = frame_size(recording, camera)
+        side = self.size
+        if not self.enlarge:
+            side = min(side, max(frame_size(recording, one)[1] for one in self._chosen(recording)))
         # Even, as videos are.
-        return max(2, 2 * round(self.size * width / height / 2)), self.size
+        return max(2, 2 * round(side * width / height / 2)), side
 
 
 def as_colours(picture: Array) -> Array:

@@ -22,6 +22,8 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # Part of the time between frames by which a step may come before one and still see it: clocks and containers round.
 EARLY = 0.25
+LOOK_EVERY = 0.5
+"""Seconds of a video of which one frame is decoded when data sets are looked through for damage."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,17 +286,35 @@ def _line(error: Exception) -> str:
 def check_recording(recording: Recording, *, look: bool = False) -> None:
     """Raise a PrefenvsError where a camera has no picture of some step.
 
-    Nothing is decoded but, to `look`, pictures in folders: any one of them can be damaged, or of another size.
+    look: decode pictures too, as any of them can be damaged or of another size: of a video the first, the last and some
+    key frames between, of other files all but those of arrays.
     """
     for camera in recording.cameras:
         path = recording.path(camera)
         if is_timed(path):
-            frame_numbers(index_camera(path, camera), camera.start + recording.times, path)
+            index = index_camera(path, camera)
+            numbers = frame_numbers(index, camera.start + recording.times, path)
+            if look and is_bag(path):
+                for _ in read_pictures(path, camera.key, index.stamps[np.unique(numbers)]):
+                    pass
+            elif look:
+                for _ in decode_frames(path, _samples(index, int(numbers[0]), int(numbers[-1]))):
+                    pass
             continue
         count, _ = _open_pictures(path, camera.key)
         last = round(camera.start) + recording.first + len(recording) - 1
         if last >= count:
             raise PrefenvsError(f"{path} holds {count} pictures, but its episode goes on to number {last}")
-        if look and path.is_dir():
+        if look and (path.is_dir() or path.suffix.lower() == ".parquet"):
             for _ in read_frames(recording, np.arange(len(recording)), camera):
                 pass
+
+
+def _samples(index: VideoIndex, first: int, last: int) -> list[int]:
+    """Numbers of frames between which a video can hardly change unseen: its size changes at key frames only."""
+    keys = (first + np.flatnonzero(index.keys[first : last + 1])).tolist()
+    chosen = [first]
+    for key in keys:
+        if index.times[key] - index.times[chosen[-1]] >= LOOK_EVERY:
+            chosen.append(key)
+    return sorted({*chosen, *keys[-1:], last})

@@ -96,5 +96,5 @@ def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator, 
 
 def table_of(agent: Any, board: Board) -> Array:
     """Return the moves of an agent as a policy [C, 4] of probabilities."""
-    policy: Array = np.eye(4)[agent.predict(board.observations)[0]]
+    policy: Array = np.eye(4)[agent.predict(board.observations, deterministic=True)[0]]
     return policy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from prefenvs.oracles import RegretOracle, Teacher
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
 
+Head = Literal["em", "pal", "vpl"]
 PEOPLE, LABELS = 20, 100
 """Annotators, and labels of each; the last fifth of them is the minority."""
 
@@ -57,23 +60,45 @@ def _served(board: Board, values: BoardValues, rewards: Array) -> float:
     return float((means[0] - means[1]) / (means[2] - means[1]))
 
 
-def _minority(head: Literal["em", "pal", "vpl"], seed: int) -> Measured:
-    """How the minority is served by its own group's reward, and by the reward of a plain model of all labels.
+@cache
+def _fit(seed: int, head: Head | None, shuffled: bool = False) -> GroupReward:
+    """Return a reward of two groups, or for no head of all alike; shuffled: whose answer is whose is not known.
 
     Labels are by regret, so that rewards learned from them are advantages: the best move has the largest.
     """
     board = find_board(1)
-    worlds = _worlds(board)
-    labels = _labels(board, worlds, seed)
+    labels = _labels(board, _worlds(board), seed)
+    if shuffled:
+        order = np.random.default_rng(seed).permutation(len(labels))
+        labels = [replace(one, annotator=labels[i].annotator) for one, i in zip(labels, order, strict=True)]
+    config = GroupRewardConfig(width=64, epochs=30, restarts=2, learning_rate=3e-3)
+    config = replace(config, groups=1, restarts=1) if head is None else replace(config, head=head, serve="person-19")
+    model = GroupReward(board.observations.shape[1], 4, config, seed, "cpu")
+    model.fit(labels)
+    return model
+
+
+def _minority(head: Head, seed: int) -> Measured:
+    """How the minority is served by its own group's reward, and by the reward of a plain model of all labels."""
+    board = find_board(1)
     cells = len(board.glyphs)
     seen, moves = np.repeat(board.observations, 4, axis=0), np.tile(np.eye(4, dtype=np.float32), (cells, 1))
-    figures = []
-    small = GroupRewardConfig(width=64, epochs=30, restarts=2, learning_rate=3e-3)
-    for config in (replace(small, head=head, serve="person-19"), replace(small, groups=1, restarts=1)):
-        model = GroupReward(seen.shape[1], 4, config, seed, "cpu")
-        model.fit(labels)
-        figures.append(_served(board, worlds[1], model.predict(seen, moves)[0].reshape(cells, 4)))
-    return Measured(*figures)
+    rewards = [_fit(seed, kind).predict(seen, moves)[0].reshape(cells, 4) for kind in (head, None)]
+    return Measured(*(_served(board, _worlds(board)[1], one) for one in rewards))
+
+
+def rand_index(found: Sequence[int], wanted: Sequence[int]) -> float:
+    """Return the share of pairs that two groupings agree on: together in both, or apart in both."""
+    one, other = (np.equal.outer(groups, groups)[np.triu_indices(len(groups), 1)] for groups in (found, wanted))
+    return float(np.mean(one == other))
+
+
+def _told_apart(head: Head, seed: int) -> Measured:
+    """How well annotators are grouped, and how well where whose answer is whose was shuffled."""
+    wanted = [int(person >= 0.8 * PEOPLE) for person in range(PEOPLE)]
+    models = [_fit(seed, head, shuffled) for shuffled in (False, True)]
+    found = [[model.group_of(f"person-{person:02d}") for person in range(PEOPLE)] for model in models]
+    return Measured(*(rand_index(groups, wanted) for groups in found))
 
 
 def maxmin(seed: int) -> Measured:
@@ -89,3 +114,18 @@ def pal(seed: int) -> Measured:
 def vpl(seed: int) -> Measured:
     """VPL's latent vectors."""
     return _minority("vpl", seed)
+
+
+def maxmin_groups(seed: int) -> Measured:
+    """MaxMin-RLHF's clusters of annotators."""
+    return _told_apart("em", seed)
+
+
+def pal_groups(seed: int) -> Measured:
+    """PAL's annotators by their largest prototype."""
+    return _told_apart("pal", seed)
+
+
+def vpl_groups(seed: int) -> Measured:
+    """VPL's annotators by clusters of their latent vectors."""
+    return _told_apart("vpl", seed)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -10,9 +13,12 @@ import numpy as np
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.bench.claims.claim import Measured
 from prefenvs.bench.claims.delivery import TASK, Driver, random_segment
+from prefenvs.datasets.collecting import CollectionPlan, collect
+from prefenvs.datasets.sources import parse_mix
 from prefenvs.envs import make
 from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
+from prefenvs.metrics.preference_models import fit_scores
 from prefenvs.oracles import CoinOracle, HeronOracle, HindsightOracle, PartialReturnOracle, RegretOracle, Teacher
 from prefenvs.oracles.simulated.partial_return import true_rewards
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
@@ -111,39 +117,80 @@ def hindsight(seed: int) -> Measured:
     return Measured(agreement(shown), agreement(PartialReturnOracle()))
 
 
-QUESTIONS = 100
+def _explained(seed: int, by_regret: bool) -> Measured:
+    """Agreement of regret and of partial return with 1,000 answers, on the study's board, of people who go by one."""
+    board, rng = find_board(4), np.random.default_rng(seed)
+    values = BoardValues(board)
+    starts = rng.choice(board.starts, (1_000, 2))
+    pairs = [Query((random_segment(board, s, 3, rng), random_segment(board, t, 3, rng))) for s, t in starts]
+    teacher = Teacher(beta=0.5)
+    found = answers(RegretOracle(values, teacher, seed) if by_regret else PartialReturnOracle(teacher, seed), pairs)
+    first = np.array([one.probabilities[0] for one in found if one.probabilities is not None])
+    shares = []
+    for model in (RegretOracle(values), PartialReturnOracle()):
+        scores = [[float(model.step_values([one]).sum()) for one in pair.segments] for pair in pairs]
+        shares.append(fit_scores(np.array(scores), first).agreement)
+    return Measured(*(shares if by_regret else shares[::-1]))
 
 
-def _list_accuracy(method: ListMethod, questions: int, score: Literal["exponential", "linear"], seed: int) -> float:
-    """Return how many of 2,000 new pairs a reward learned from the lists of 100 questions orders as their returns."""
-    rng = np.random.default_rng(seed)
-    episodes = record_random("Reacher-v5", 100, seed)
-    segments, fresh = episodes.sample(3 * QUESTIONS, 10, rng), make_pairs(episodes.sample(4_000, 10, rng))
+def models_regret(seed: int) -> Measured:
+    """Regret and partial return as explanations of people who answer by regret."""
+    return _explained(seed, True)
+
+
+def models_return(seed: int) -> Measured:
+    """Partial return and regret as explanations of people who answer by partial return."""
+    return _explained(seed, False)
+
+
+Score = Literal["exponential", "linear"]
+QUESTIONS, STEPS, LENGTH = 200, 300, 25
+
+
+@cache
+def _record_drawer(seed: int) -> Trajectories:
+    """Record a drawer that is opened well, with noise of three sizes, and hardly: six episodes of each."""
+    mix = parse_mix(("scripted:0.2:0.2=6", "scripted:0.5:0.5=6", "scripted:1:0.8=6", "random=6"))
+    with TemporaryDirectory() as folder:
+        return collect(CollectionPlan("metaworld-drawer-open-v3", mix, seed), Path(folder)).trajectories
+
+
+@cache
+def _learn_lists(method: ListMethod, questions: int, score: Score, seed: int) -> tuple[float, float]:
+    """Ask 200 questions in lists of so many, and return what the reward learned from them is worth.
+
+    That is the share of 2,000 new pairs that it orders as their true returns, and its correlation with these.
+    """
+    rng, episodes = np.random.default_rng(seed), _record_drawer(seed)
+    segments, fresh = episodes.sample(3 * QUESTIONS, LENGTH, rng), episodes.sample(4_000, LENGTH, rng)
     labels = rank_segments(segments, PartialReturnOracle(), QUESTIONS, ListBuilder(method, questions, rng))
     # As many gradient steps whatever the number of pairs.
-    epochs = 300 // -(-len(labels) // 128)
+    epochs = STEPS // -(-len(labels) // 128)
     config = RewardConfig(members=1, layers=2, width=64, epochs=epochs, stop="never", normalise=True, score=score)
     model = RewardEnsemble(segments.observations.shape[-1], segments.actions.shape[-1], config, seed, "cpu")
     model.fit(labels)
-    rewards = [[float(model.predict(one.observations, one.actions).sum()) for one in pair.segments] for pair in fresh]
-    returns = [[float(np.sum(true_rewards([one]))) for one in pair.segments] for pair in fresh]
-    return float(np.mean(np.argmax(rewards, axis=1) == np.argmax(returns, axis=1)))
+    found = model.predict(fresh.observations, fresh.actions)[0].sum(1)
+    assert fresh.true_rewards is not None
+    returns = fresh.true_rewards.sum(1)
+    right = (found[::2] > found[1::2]) == (returns[::2] > returns[1::2])
+    return float(right.mean()), float(np.corrcoef(found, returns)[0, 1])
 
 
 def lire(seed: int) -> Measured:
-    """Lists of 100 questions by binary insertion, and lists of one."""
-    return Measured(*(_list_accuracy("lire", questions, "exponential", seed) for questions in (QUESTIONS, 1)))
+    """Accuracy by lists of 100 questions by binary insertion, and by lists of one."""
+    return Measured(*(_learn_lists("lire", questions, "exponential", seed)[0] for questions in (100, 1)))
 
 
 def seqrank(seed: int) -> Measured:
-    """Lists by sequential pairwise comparison, and lists of one question."""
-    return Measured(
-        _list_accuracy("seqrank", QUESTIONS, "exponential", seed), _list_accuracy("lire", 1, "exponential", seed)
-    )
+    """Accuracy by lists by sequential pairwise comparison, and by lists of one question."""
+    return Measured(*(_learn_lists(*how, "exponential", seed)[0] for how in (("seqrank", 100), ("lire", 1))))
 
 
 def lire_linear(seed: int) -> Measured:
-    """Both scores on the same lists."""
-    return Measured(
-        _list_accuracy("lire", QUESTIONS, "linear", seed), _list_accuracy("lire", QUESTIONS, "exponential", seed)
-    )
+    """Accuracy by both scores on the same lists."""
+    return Measured(*(_learn_lists("lire", 100, score, seed)[0] for score in ("linear", "exponential")))
+
+
+def lire_scale(seed: int) -> Measured:
+    """Correlation with true returns by both scores on the same lists."""
+    return Measured(*(_learn_lists("lire", 100, score, seed)[1] for score in ("linear", "exponential")))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
+from prefenvs.agents.registry import Online, find_algorithm
 from prefenvs.agents.tabular.barfi import BARFI, BARFIConfig, Heuristic
 from prefenvs.agents.tabular.dcppo import DCPPO, DCPPOConfig
+from prefenvs.agents.tabular.parl import PARLConfig
 from prefenvs.bench.claims.claim import Measured
 from prefenvs.bench.claims.delivery import drive, make_segment, soft_policy, table_of
 from prefenvs.datasets.offline import OfflineDataset
@@ -16,6 +19,7 @@ from prefenvs.envs.delivery.values import scaled_return
 from prefenvs.oracles import CoinOracle, PartialReturnOracle, Teacher
 from prefenvs.preferences import Query
 from prefenvs.segments import Array, Segment
+from prefenvs.tasks import find_task
 from prefenvs.trajectories import Trajectories
 
 BOARD, TEMPERATURE, EPISODES = 4, 2.5, 50
@@ -115,3 +119,25 @@ def barfi_weight(seed: int) -> Measured:
 def barfi_labels(seed: int) -> Measured:
     """BARFI on labels, and on a coin's."""
     return Measured(_mix(seed)[0], _mix(seed, coin=True)[0])
+
+
+@cache
+def _align(seed: int, policy_weight: float, coin: bool = False) -> float:
+    """Return A-PARL's exact return on board 0 after its labels."""
+    algorithm, task = find_algorithm("parl"), find_task("Delivery-v0")
+    settings = algorithm.settings(task)
+    config = replace(settings.config, labels=40, policy_weight=policy_weight)
+    rater = CoinOracle(seed=seed) if coin else PartialReturnOracle(Teacher(beta=1.0), seed=seed)
+    agent = algorithm.make_online(replace(settings, config=config), Online(task, rater, seed, "cpu"))
+    agent.learn(settings.steps)
+    return scaled_return(find_board(0), table_of(agent, find_board(0)))
+
+
+def parl(seed: int) -> Measured:
+    """A-PARL, and the same without the gradient through the policy."""
+    return Measured(_align(seed, PARLConfig.policy_weight), _align(seed, 0.0))
+
+
+def parl_labels(seed: int) -> Measured:
+    """A-PARL on labels, and on a coin's."""
+    return Measured(_align(seed, PARLConfig.policy_weight), _align(seed, PARLConfig.policy_weight, True))

@@ -9,7 +9,7 @@ from prefenvs.bench.suites.cpu import CPU, GUARD
 from prefenvs.bench.suites.people import PEOPLE
 from prefenvs.bench.suites.published import BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM
 from prefenvs.bench.suites.raters import RATERS
-from prefenvs.bench.suites.settings import CONTROLS, HOUR, REACHER, TEN
+from prefenvs.bench.suites.settings import CONTROLS, HOUR, REACHER, RUNNING, TEN
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import entry_points, load_object
 
@@ -39,16 +39,7 @@ DEMO = Suite(
             tasks=("HalfCheetah-v5",),
             labels=(700,),
             seeds=TEN,
-            options={
-                "preset": "reliable",
-                "steps": 15_000,
-                "per_session": 50,
-                "interact": 600,
-                "segment_length": 25,
-                "unsupervised_steps": 2_000,
-                "evaluate_every": 3_000,
-                "episodes": 5,
-            },
+            options=RUNNING,
             # Coin flips are never predicted, so that their fits never stop before the last pass.
             method_options={name: {"reward.epochs": 15} for name in ("pebble", "pebble-coin")},
             limits=HOUR,
@@ -76,14 +67,8 @@ def _learning(task: str, labels: int, steps: int, options: Options = NONE, learn
 
 
 REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500}
-# Goals differ by episode, so questions are drawn from all of them; effort costs up to 2 a step and distance 0.4, so
-# that tanh would flatten what the distance says.
-REACHING_REWARD: dict[str, Option] = {
-    "selector": "uniform",
-    "aggregate": "mean-std",
-    "reward.output": "identity",
-    "reward.learning_rate": 1e-3,
-}
+# Effort costs up to 2 a step and distance 0.4, so that tanh would flatten what the distance says.
+REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
 MANIPULATION: dict[str, Option] = {
     "per_session": 50,
     "interact": 1_000,

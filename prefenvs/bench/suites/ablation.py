@@ -11,8 +11,9 @@ PARTS = (
     "pebble-large-batches",
     "pebble-uniform-replay",
     "pebble-disagreement",
-    "pebble-uniform",
+    "pebble-likelihood",
     "pebble-raw-inputs",
+    "pebble-mean",
 )
 """`reliable` with one of its parts as the preset `small` has it."""
 OPTIONS = (

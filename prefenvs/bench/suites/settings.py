@@ -26,7 +26,7 @@ RUNNING: dict[str, Option] = {
     "evaluate_every": 3_000,
     "episodes": 5,
 }
-"""As the suite `demo` on HalfCheetah-v5, with 700 labels."""
+"""Those of the suite `demo` on HalfCheetah-v5, with 700 labels."""
 MANIPULATION = RUNNING | {
     "steps": 30_000,
     "interact": 1_000,

@@ -21,6 +21,7 @@ from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.preferences import Oracle
+    from prefenvs.store import Store
 
 RegretForm = Literal["advantage", "deterministic", "visited"]
 
@@ -166,7 +167,7 @@ class LabelSource:
             from prefenvs.store import Store
 
             with Store(self.preferences, create=False) as store:
-                return store.preferences(), 0
+                return read_answers(store), 0
         from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
 
         path = find_labels(self.preferences)
@@ -186,6 +187,18 @@ class LabelSource:
         labels = read_labels(path)
         preferences = label_preferences(labels, dataset)
         return preferences, len(labels) - len(preferences)
+
+
+def read_answers(store: Store) -> list[Preference]:
+    """Return what a store's answers say of pairs: those asked, and those that follow from ranked lists and ratings."""
+    from prefenvs.oracles.people.ranking import list_ranked_runs, rankings_as_preferences
+    from prefenvs.store import ratings_as_preferences
+
+    answers = store.preferences()
+    ranked = [one for run in list_ranked_runs(store) for one in rankings_as_preferences(store, run).values()]
+    asked = {frozenset(segment.hash for segment in one.query.segments) for one in answers}
+    new = [one for one in ranked if frozenset(segment.hash for segment in one.query.segments) not in asked]
+    return [*answers, *new, *ratings_as_preferences(store)]
 
 
 def ask(oracle: Oracle, segments: SegmentBatch) -> list[Preference]:

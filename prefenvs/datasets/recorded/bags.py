@@ -56,7 +56,8 @@ def read_bags(folder: str | Path, task: str | None = None, skip_damaged: bool = 
     """Read a folder of ROS bags and its bags.toml; pictures are read when they are looked at.
 
     task: the sentence of the task whose episodes are read, where there are several, or a task of the suite that all of
-    them are of. skip_damaged: leave damaged episodes out. Raises PrefenvsError naming table, bag and topic.
+    them are of. skip_damaged: leave damaged episodes out, for which
+    all pictures are looked at. Raises PrefenvsError naming table, bag and topic.
     """
     folder = Path(folder)
     topics, episodes = _read_table(folder)
@@ -68,6 +69,9 @@ def read_bags(folder: str | Path, task: str | None = None, skip_damaged: bool = 
         for number in chosen
         if (columns := faults.attempt(number, lambda n=number: _read(folder, episodes[n], topics)))  # type: ignore[misc]
     }
+    if topics.cameras:
+        faults.check({number: columns["recording"] for number, columns in read.items()})
+    read = {number: columns for number, columns in read.items() if number not in faults.found}
     faults.warn(len(chosen))
     widths = {(columns["observations"].shape[1], columns["actions"].shape[1]) for columns in read.values()}
     if len(widths) > 1:

@@ -47,14 +47,14 @@ class Faults:
             return None
 
     def check(self, recordings: Mapping[int, Recording]) -> None:
-        """Look through the videos of these episodes for frames that are missing, where damaged ones are left out.
+        """Look through the videos of these episodes for what cannot be shown, where damaged ones are left out.
 
-        Without that they are found when an episode is shown, since looking takes seconds for a thousand videos.
+        Without that they are found when an episode is shown, since looking takes a second for a few episodes.
         """
         if not self.skip:
             return
         for episode, recording in tqdm(recordings.items(), desc="checking videos", unit="episode", disable=None):
-            self.attempt(episode, lambda recording=recording: check_recording(recording))  # type: ignore[misc]
+            self.attempt(episode, lambda recording=recording: check_recording(recording, look=True))  # type: ignore[misc]
 
     def warn(self, episodes: int) -> None:
         """Tell which of so many episodes are left out; raises PrefenvsError where none is left."""

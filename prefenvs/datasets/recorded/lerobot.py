@@ -82,7 +82,7 @@ def read_lerobot(folder: str | Path, task: str | None = None, skip_damaged: bool
     episodes = [episodes[i] for i in chosen]
     for episode in episodes:
         _check_files(folder, episode, faults)
-    rows = _read_rows(folder, [e for e in episodes if e.number not in faults.found], layout, faults)
+    rows, whole = _read_rows(folder, [e for e in episodes if e.number not in faults.found], layout, faults)
     recordings = {
         episode.number: recording
         for episode in episodes
@@ -93,13 +93,15 @@ def read_lerobot(folder: str | Path, task: str | None = None, skip_damaged: bool
     kept = [rows[episode.number] for episode in episodes if episode.number not in faults.found]
     shown = tuple(recordings[e.number] for e in episodes if e.number in recordings and e.number not in faults.found)
 
+    ends = np.cumsum([len(columns["actions"]) for columns in kept])
+
     def joined(name: str) -> Array:
-        return np.concatenate([columns[name] for columns in kept])
+        return np.concatenate([columns[name] for columns in kept]) if faults.found else whole[name]
 
     trajectories = Trajectories(
         joined("observations"),
         joined("actions"),
-        np.cumsum([len(columns["actions"]) for columns in kept]),
+        ends,
         true_rewards=joined("rewards") if layout.reward else None,
         task=task_id,
         source=folder.name,
@@ -230,10 +232,18 @@ def _check_files(folder: Path, episode: Episode, faults: Faults) -> None:
             faults.note(episode.number, f"camera {name!r} has no file {file}")
 
 
-def _read_rows(folder: Path, episodes: list[Episode], layout: Layout, faults: Faults) -> dict[int, dict[str, Array]]:
-    """Return the columns of each episode: a file at a time, so that only what is kept takes memory."""
+def _read_rows(
+    folder: Path, episodes: list[Episode], layout: Layout, faults: Faults
+) -> tuple[dict[int, dict[str, Array]], dict[str, Array]]:
+    """Return the columns of each episode, and those of all episodes, of which they are parts.
+
+    A file is read at a time, into its place, so that no number is held twice.
+    """
     width = sum(layout.observations.values()) + sum(layout.actions.values()) + 3
-    check_size(8.0 * width * sum(episode.length for episode in episodes), folder)
+    ends = np.cumsum([episode.length for episode in episodes])
+    check_size(8.0 * width * sum(ends[-1:]), folder)
+    places = {e.number: slice(end - e.length, end) for e, end in zip(episodes, ends.tolist(), strict=True)}
+    whole: dict[str, Array] = {}
     found: dict[int, dict[str, Array]] = {}
     by_file: dict[str, list[Episode]] = {}
     for episode in episodes:
@@ -246,14 +256,18 @@ def _read_rows(folder: Path, episodes: list[Episode], layout: Layout, faults: Fa
                 faults.note(episode.number, str(error))
             continue
         columns = _columns(table, layout, folder / file)
+        for name in columns.keys() - whole.keys() - {*ORDER}:
+            whole[name] = np.empty((ends[-1], *columns[name].shape[1:]), columns[name].dtype)
         for episode in members:
             own = {name: column[episode.begin : episode.begin + episode.length] for name, column in columns.items()}
             why = _disorder(own, episode)
             if why:
                 faults.note(episode.number, f"{file} {why}")
-            else:
-                found[episode.number] = own
-    return found
+                continue
+            found[episode.number] = {name: column[places[episode.number]] for name, column in whole.items()}
+            for name, place in found[episode.number].items():
+                place[...] = own[name]
+    return found, whole
 
 
 def _columns(table: Any, layout: Layout, path: Path) -> dict[str, Array]:
@@ -280,13 +294,19 @@ def _columns(table: Any, layout: Layout, path: Path) -> dict[str, Array]:
 
 def _numbers(column: Any, width: int, what: str, kind: Any = np.float32) -> Array:
     """Return a column of numbers, or of lists of `width` numbers, as [rows, width]."""
+    import pyarrow
+
     joined = column.combine_chunks()
-    if joined.null_count:
-        raise PrefenvsError(f"{what} has rows without a value")
     flat = joined.flatten() if hasattr(joined, "flatten") and joined.type.num_fields else joined
-    values = np.asarray(flat.to_numpy(zero_copy_only=False)).astype(kind)
-    if values.size != len(joined) * width:
-        raise PrefenvsError(f"{what} has {values.size / max(len(joined), 1):g} numbers a row, not {width}")
+    if joined.null_count or flat.null_count:
+        raise PrefenvsError(f"{what} has rows without a value")
+    if len(flat) != len(joined) * width:
+        raise PrefenvsError(f"{what} has {len(flat) / max(len(joined), 1):g} numbers a row, not {width}")
+    try:
+        # Not by to_numpy, which loads pandas.
+        values: Array = np.from_dlpack(flat.cast(pyarrow.from_numpy_dtype(kind), safe=False))
+    except pyarrow.ArrowException as error:
+        raise PrefenvsError(f"{what} holds no numbers, but {flat.type}") from error
     return values.reshape(len(joined), width)
 
 

@@ -60,6 +60,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "spo": {"labels": 8, "queue": 4, "opponents": 1},
     "ranksgd": {"labels": 8, "candidates": 2, "top": 2, "steps_tried": 1},
+    "parl": {"labels": 8, "per_session": 2, "explore": 60, "updates": 2, "sweeps": 2},
     "rlif": {"expert": f"{__name__}:Still", "trigger": "action", "threshold": 0.5},
     "barfi": {"heuristic": "prefenvs.bench.claims.tabular:coins", "sweeps": 2},
     "bc": NETS,
@@ -80,7 +81,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prefppo": {"use_sde": False, "n_steps": 40, "envs": 1, "n_epochs": 1, "batch_size": 20, "hidden": (16,)},
 }
 # These make rollouts and rounds of whole episodes, between which alone there are checkpoints.
-STEPS = {"spo": 200, "ranksgd": 800}
+STEPS = {"spo": 200, "ranksgd": 800, "parl": 400}
 PARTS: dict[str, dict[str, Any]] = {
     "reward": {"width": 16, "layers": 1, "epochs": 2},
     "predictor": {"width": 8, "heads": 2, "epochs": 1},
@@ -146,7 +147,8 @@ def given(algorithm: Algorithm) -> Any:
             labels = prefer_by_length(driven) if algorithm.name == "barfi" else None
             return Offline(OfflineDataset("person", driven), labels, device="cpu")
         return Offline(dataset, prefer_by_return(dataset, 20), device="cpu")
-    task = find_task("CartPole-v1" if algorithm.signal == "true" else "Pendulum-v1")
+    others = {"dqn": "CartPole-v1", "parl": "Delivery-v0"}
+    task = find_task(others.get(algorithm.name, "Pendulum-v1"))
     oracle = algorithm.signal == "labels"
     reward: Any = Height() if algorithm.signal == "states" else None
     return lambda: Online(task, PartialReturnOracle(seed=0) if oracle else None, device="cpu", reward=reward)

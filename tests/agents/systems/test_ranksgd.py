@@ -12,6 +12,7 @@ from torch.nn.utils import parameters_to_vector
 
 import prefenvs
 from prefenvs.agents.direct.ranksgd import RankSGD, RankSGDConfig, ranking_direction, ranking_weights
+from prefenvs.envs.vectors import make_envs
 from prefenvs.errors import PrefenvsError
 from prefenvs.raters import FunctionOracle
 
@@ -75,3 +76,9 @@ def test_a_rater_who_skips_moves_nothing_and_is_named() -> None:
 def test_settings_that_rank_nothing_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(PrefenvsError):
         RankSGDConfig(**wrong)
+
+
+def test_several_environments_are_refused_in_a_line() -> None:
+    agent = RankSGD("MlpPolicy", make_envs("CartPole-v1", 2, 0), FunctionOracle(lambda *_: None), device="cpu")
+    with pytest.raises(PrefenvsError, match="not in 2 environments"):
+        agent.learn(100)

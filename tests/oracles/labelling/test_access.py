@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from starlette.testclient import TestClient
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.labelling import Access, Clips, create_app
-from prefenvs.oracles.labelling.access import BODY_LIMIT, WRONG_TOKENS, check_binding
+from prefenvs.oracles.labelling.access import BODY_LIMIT, WRONG_TOKENS, Guard, check_binding
 from prefenvs.store import Store, issue_token, revoke_tokens
 
 HOST = "http://127.0.0.1:8765"
@@ -164,3 +166,25 @@ def test_a_busy_port_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert f"port {port}" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x.sqlite").exists()
+
+
+def test_a_request_that_the_servers_end_cuts_short_is_answered():
+    """The page asks again later, and whoever stopped the server sees no traceback."""
+    sent = []
+
+    async def stop() -> None:
+        async def wait_forever(scope, receive, send):
+            await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/clips", "headers": []}
+        request = asyncio.create_task(Guard(wait_forever)(scope, None, send))
+        await asyncio.sleep(0)
+        request.cancel()
+        await request
+
+    asyncio.run(stop())
+    assert [message.get("status") for message in sent] == [503, None]
+    assert json.loads(sent[1]["body"]) == {"error": "the server is being stopped"}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
+from prefenvs.cli.train.labels import read_answers
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import HumanOracle, RankingOracle
 from prefenvs.oracles.people.ranking import LENGTH, ask_next, list_rankings, rank, rankings_as_preferences
@@ -100,6 +101,9 @@ def test_binary_insertion_sorts_with_two_questions_a_clip(store: Store) -> None:
     assert len(answers) == 2 * math.comb(LENGTH, 2)
     assert all(value(a.query.segments[a.best].hash) == max(value(s.hash) for s in a.query.segments) for a in answers)
     assert (oracle.collect(), oracle.pending) == ([], 0)
+    # Who learns from the store later learns from every pair of the lists, once.
+    learned = [frozenset(segment.hash for segment in a.query.segments) for a in read_answers(store)]
+    assert len(set(learned)) == len(learned) == len(answers)
 
 
 def test_ties_share_a_place_and_what_nobody_can_tell_stays_out() -> None:

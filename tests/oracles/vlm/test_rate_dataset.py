@@ -55,6 +55,33 @@ def test_a_data_set_is_collected_labelled_and_learned_from(simulated_model, tmp_
     assert (summary["labels"], summary["updates"], summary["signal"]) == (32, 60, "data-labels")
 
 
+@pytest.mark.parametrize("lists", ["lire", "seqrank"])
+def test_ranked_lists_of_a_data_set_go_on_and_ask_nothing_twice(
+    lists: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["collect", TASK, "--episodes", "4", "--format", "npz", "--out", "data", "--no-progress"])
+    rate = ["rate", "--dataset", "data", "--segment-length", "10", "--oracle", "oracle", "--lists", lists]
+    rate += ["--list-questions", "20", "--no-progress"]
+    for pairs, new in (("24", 24), ("24", 0), ("40", 16)):
+        main([*rate, "--pairs", pairs])
+        assert f"{pairs} questions, {new} of them asked now" in capsys.readouterr().out
+    with Store("data-labels.sqlite") as store:
+        answers = store.preferences(with_true_rewards=True)
+    # Every pair of a list is there once, and in order.
+    clips = [frozenset(segment.hash for segment in answer.query.segments) for answer in answers]
+    assert len(set(clips)) == len(clips) > 40
+    for answer in answers:
+        returns = [float(segment.true_rewards.sum()) for segment in answer.query.segments]
+        assert answer.best == int(returns[1] > returns[0])
+
+
+def test_ranked_lists_need_a_data_set(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["rate", "--store", "labels.sqlite", "--lists", "lire", "--oracle", "oracle"])
+    assert "name a --dataset" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_server_teaches_iql_a_task(simulated_model, tmp_path: Path) -> None:

@@ -165,3 +165,5 @@ def test_pictures_of_several_sizes(folder: Path, tmp_path: Path) -> None:
     (write(tmp_path / "odd", said) / "odd.mcap").rename(folder / "first.mcap")
     with pytest.raises(PrefenvsError, match=r"at 0\.5 s in .*first\.mcap is 32 x 32, others are 16 x 16"):
         frames(load_dataset(folder).trajectories.episode(0), size=16)
+    with pytest.warns(UserWarning, match=r"1 of 2 episodes of .* are left out: episode 0: .* is 32 x 32"):
+        assert load_dataset(folder, skip_damaged=True).trajectories.episode_numbers.tolist() == [1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -16,11 +19,13 @@ from prefenvs import PrefenvsError
 from prefenvs.datasets import load_dataset
 
 from .recorded import (
+    FPS,
     LENGTHS,
     features,
     grey,
     numbers,
     seen,
+    shots,
     write_robomimic,
     write_v21,
     write_v30,
@@ -65,11 +70,7 @@ def test_several_tasks_are_not_mixed(tmp_path: Path) -> None:
 
 def test_pictures_in_the_rows_of_lerobot(tmp_path: Path) -> None:
     """Features of the type image lie in the Parquet files themselves."""
-    import io
-
     from PIL import Image
-
-    from .recorded import shots
 
     folder = write_v30(tmp_path / "set", features=features("image"))
     path = folder / "data" / "chunk-000" / "file-000.parquet"
@@ -91,6 +92,28 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def _change_size(path: Path) -> None:
+    """Make a video of 4 frames as its first say, and of 5 twice as large: a camera that was started anew."""
+    parts = shots(1, 9)[:4], np.repeat(np.repeat(shots(1, 9)[4:], 2, 1), 2, 2)
+    both = io.BytesIO()
+    for part in parts:
+        raw = io.BytesIO()
+        with av.open(raw, "w", format="h264") as out:
+            stream = out.add_stream("libx264", rate=FPS, options={"bf": "0"})
+            stream.height, stream.width, stream.pix_fmt = *part.shape[1:3], "yuv420p"
+            for shot in part:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(shot), format="rgb24")))
+            out.mux(stream.encode())
+        both.write(raw.getvalue())
+    both.seek(0)
+    with av.open(both, format="h264") as raw, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(raw.streams.video[0])
+        for number, packet in enumerate(packet for packet in raw.demux(video=0) if packet.size):
+            packet.pts = packet.dts = number
+            packet.duration, packet.time_base, packet.stream = 1, Fraction(1, FPS), stream
+            out.mux(packet)
+
+
 def _shuffle(path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.take([1, 0, *range(2, len(table))]), path)
@@ -100,6 +123,10 @@ FAULTS = {
     "a truncated video": (
         lambda folder: _truncate(folder / "videos/chunk-000/observation.images.top/episode_000001.mp4"),
         r"episode 1 .*episode_000001.mp4 shows 0 to 0.3 s, .* the video is shorter than its episode",
+    ),
+    "pictures of two sizes in a video": (
+        lambda folder: _change_size(folder / "videos/chunk-000/observation.images.top/episode_000001.mp4"),
+        r"episode 1 of 'set' cannot be shown: frame 4 of .*episode_000001.mp4 is 96 x 64, others are 48 x 32",
     ),
     "a missing camera": (
         lambda folder: (folder / "videos/chunk-000/observation.images.wrist/episode_000001.mp4").unlink(),
@@ -131,8 +158,6 @@ def test_a_damaged_episode_is_named_or_left_out(fault: str, tmp_path: Path) -> N
 
 def test_a_video_shorter_than_its_episode(tmp_path: Path) -> None:
     from prefenvs.videos import write_clip
-
-    from .recorded import FPS, shots
 
     folder = write_v21(tmp_path / "set")
     write_clip(shots(0, 4), folder / "videos/chunk-000/observation.images.top/episode_000000.mp4", FPS)

@@ -229,9 +229,9 @@ function undo(event) {
   byId("announce").textContent = say("undone", { answer: entry.name });
 }
 
-// Once the server has every answer, it can tell whether they were the last.
+// Once the server has every answer, it can tell whether they were the last, and how many there are.
 function onOutbox() {
-  if (page.outbox.count === 0 && !page.current) fill();
+  if (page.outbox.count === 0 && !page.current) { fill(); refreshStatus(); }
   render();
 }
 
