@@ -310,11 +310,11 @@ def check_recording(recording: Recording, *, look: bool = False) -> None:
                 pass
 
 
-def _samples(index: VideoIndex, first: int, last: int) -> list[int]:
+def _samples(index: VideoIndex, first: int, last: int) -> Array:
     """Numbers of frames between which a video can hardly change unseen: its size changes at key frames only."""
     keys = (first + np.flatnonzero(index.keys[first : last + 1])).tolist()
     chosen = [first]
     for key in keys:
         if index.times[key] - index.times[chosen[-1]] >= LOOK_EVERY:
             chosen.append(key)
-    return sorted({*chosen, *keys[-1:], last})
+    return np.array(sorted({*chosen, *keys[-1:], last}))
