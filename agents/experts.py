@@ -121,7 +121,8 @@ class LearnedAdvantage:
         if isinstance(self.agent, DQN):
             chosen: torch.Tensor = (self.agent.q_net(states) * actions).sum(1)
             return chosen
-        q = torch.cat(self.agent.critic(states, actions), 1)
+        # A critic of the return's distribution gives its quantiles.
+        q = torch.cat([values.mean(1, keepdim=True) for values in self.agent.critic(states, actions)], 1)
         return q.amin(1) if self.critics == "min" else q.mean(1)
 
     @torch.no_grad()

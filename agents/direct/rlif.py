@@ -153,6 +153,7 @@ class RLIF(DirectLearner, SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[Array, Array]:
         """Return what is done in the environments and, scaled to [-1, 1], what the buffer is told of it."""
+        self.policy.see(self._last_obs)
         actions, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
         taken = self._take_over()
         if taken.any():

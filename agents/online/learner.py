@@ -43,6 +43,8 @@ from prefenvs.tasks.own import own_task
 from prefenvs.trajectories import Trajectories
 
 FEW_LABELS = 10
+ENSEMBLE_ONLY = ("surf", "rime", "reed", "restart", "bootstrap", "flip_rate", "agent_weight", "stop", "score")
+"""Settings of `RewardConfig` that no other reward model has, and no preset changes but the flags of their names."""
 GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
 """A reward model of one's own, what makes one, or either's `module:NAME`."""
 AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
@@ -353,7 +355,7 @@ class PreferenceLearner(SavedAgent):
         """Raise a PrefenvsError where the reward model does not fit this configuration, before anything is learned."""
         model, members = self.reward_model, self.config.reward.members
         if not isinstance(model, RewardEnsemble):
-            for name in ("surf", "rime", "reed", "restart", "bootstrap", "flip_rate", "agent_weight"):
+            for name in ENSEMBLE_ONLY:
                 if getattr(self.config.reward, name) != getattr(RewardConfig, name):
                     other = "a reward of pictures" if isinstance(model, PixelReward) else "reward_model=..."
                     raise PrefenvsError(f"{name} is about the reward ensemble, {other} has none of it: leave one away")

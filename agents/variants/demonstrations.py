@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,9 @@ class DemonstrationPEBBLE(PEBBLE):
             actions = self.policy.scale_action(data.actions.reshape(-1, *(self.action_space.shape or ())))
             states = torch.as_tensor(data.observations, dtype=torch.float32, device=self.device)
             targets = torch.as_tensor(actions, dtype=torch.float32, device=self.device).flatten(1)
+            # A body that normalises observations does so by the demonstrations, before the clone learns from them.
+            self.policy.see(states)
+            self.clone.load_state_dict(self.actor.state_dict())
             clone_actions(self.clone, states, targets, self.config.clone_updates, self.seed or 0)
             self.actor.load_state_dict(self.clone.state_dict())
 
@@ -156,6 +160,7 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_std: fl
     return (float(np.log(other_std)) - log_std + apart - 0.5).sum(1)
 
 
+@functools.wraps(pebble_preset, assigned=("__annotations__",))
 def preset(task: Task, name: str = "published", *, unsupervised_steps: int | None = None, **given: Any) -> Settings:
     """Return PEBBLE's settings for a task, without its exploration, in the place of which the clone acts."""
     settings = pebble_preset(task, name, unsupervised_steps=unsupervised_steps or 0, **given)

@@ -7,6 +7,7 @@ simulator is put into a labelled state. What share of the episodes, and how it f
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -128,8 +129,9 @@ class ResetPEBBLE(PEBBLE):
         self._checked = True
 
 
+@functools.wraps(pebble_preset, assigned=("__annotations__",))
 def preset(task: Task, name: str = "published", **given: Any) -> Settings:
-    """Return PEBBLE's settings for a task."""
+    """Return PEBBLE's settings for a task, of which all keywords are taken."""
     settings = pebble_preset(task, name, **given)
     values = {field.name: getattr(settings.config, field.name) for field in dataclasses.fields(settings.config)}
     return dataclasses.replace(settings, config=ResetsConfig(**values))

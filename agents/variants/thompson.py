@@ -9,6 +9,7 @@ over.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,11 +150,12 @@ class ThompsonPEBBLE(PEBBLE):
         return [*super()._compare_members(), "thompson"]
 
 
+@functools.wraps(pebble_preset, assigned=("__annotations__",))
 def preset(task: Task, name: str = "published", **given: Any) -> Settings:
-    """Return PEBBLE's settings for a task, with pairs proposed uniformly."""
+    """Return PEBBLE's settings for a task, with pairs proposed uniformly and members that are not aggregated."""
     settings = pebble_preset(task, name, **given)
     values = {field.name: getattr(settings.config, field.name) for field in dataclasses.fields(settings.config)}
-    return dataclasses.replace(settings, config=ThompsonConfig(**values | {"selector": "uniform"}))
+    return dataclasses.replace(settings, config=ThompsonConfig(**values | {"selector": "uniform", "aggregate": "mean"}))
 
 
 ALGORITHM = Algorithm(

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from prefenvs.preferences import Oracle
     from prefenvs.store import Store
 
-LABELS = ("labels", "per-session", "interact", "segment-length", "selector", "schedule")
+LABELS = (
+    *("labels", "per-session", "interact", "segment-length", "selector", "schedule", "lists", "list-questions"),
+    *("unlabelled", "surf", "rune", "bonus", "bonus-decay", "rime", "reed", "cer"),
+)
 """Flags that have no effect where no rater is asked."""
 
 
@@ -47,8 +50,8 @@ def check_no_rater(given: Mapping[str, str], control: str) -> None:
     """Raise a PrefenvsError for an option about labels where nobody is asked; control: the flag that says so."""
     check_flags(given, ONLINE, control)
     for flag in given:
-        about = flag in LABELS or flag.startswith("reward.") or flag == "reward-model"
-        if about or (flag == "oracle" and given[flag] != "oracle"):
+        about = flag in LABELS or flag.startswith(("reward.", "value-resets.")) or flag == "reward-model"
+        if (about and given[flag] != "false") or (flag == "oracle" and given[flag] != "oracle"):
             raise PrefenvsError(f"--{flag} is about labels, of which {control} needs none: leave it out")
 
 

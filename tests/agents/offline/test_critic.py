@@ -69,6 +69,25 @@ def test_is_q_minus_the_mean_of_q_over_the_policy(sac, entropy, critics) -> None
     assert isinstance(values, Advantage)
 
 
+def test_a_critic_of_quantiles_values_by_their_mean() -> None:
+    config = PebbleConfig(true_reward=True)
+    agent = PEBBLE(
+        "MlpPolicy",
+        prefenvs.make("Pendulum-v1"),
+        config=config,
+        device="cpu",
+        seed=0,
+        policy_kwargs={"net_arch": [8], "pessimism": 0.1},
+    )
+    observations, actions = batch()
+    flat = torch.as_tensor(observations.reshape(-1, OBS)), torch.as_tensor(actions.reshape(-1, ACT) / 2.0)
+    with torch.no_grad():
+        (quantiles,) = agent.critic(*flat)
+    assert quantiles.shape[1] > 1
+    found = LearnedAdvantage(agent).q(observations, actions)
+    np.testing.assert_allclose(found.reshape(-1), quantiles.mean(1), atol=1e-5)
+
+
 def test_values_do_not_depend_on_order_batches_or_memory(sac) -> None:
     observations, _ = batch(200)
     whole = LearnedAdvantage(sac).value(observations)

@@ -75,6 +75,22 @@ def test_the_agent_begins_as_the_clone_and_a_weight_keeps_it_there() -> None:
     assert apart[100.0] < 0.2 * apart[0.0]
 
 
+def test_a_body_that_normalises_sees_what_the_clone_learned_from() -> None:
+    data = shown()
+    config, small = dataclasses.replace(CONFIG, kl_weight=0.0), SMALL | {"policy_kwargs": {"net_arch": [16]}}
+    small["policy_kwargs"]["body"] = "simba"
+    agent = DemonstrationPEBBLE("MlpPolicy", prefenvs.make("Pendulum-v1"), None, config, demonstrations=data, **small)
+    agent.oracle = PartialReturnOracle(seed=0)
+    agent.learn(211)
+    np.testing.assert_allclose(agent.clone.features_extractor.mean, data.observations.mean(0), atol=1e-5)
+    states = torch.as_tensor(data.observations)
+    with torch.no_grad():
+        kept = agent.clone.get_action_dist_params(states)[0].tanh()
+    # Torques of at most 2 are scaled to 1.
+    assert np.sqrt(np.square(2.0 * kept.numpy() - data.actions).mean()) < 0.15
+    assert int(agent.actor.features_extractor.count) == 400 + 211
+
+
 def test_the_weight_falls_linearly_to_nothing() -> None:
     agent = make(dataclasses.replace(CONFIG, kl_weight=2.0, kl_until=0.5), shown())
     for left, weight in ((1.0, 2.0), (0.75, 1.0), (0.5, 0.0), (0.1, 0.0)):

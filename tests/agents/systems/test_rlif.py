@@ -84,6 +84,13 @@ def test_demonstrations_come_first_and_learning_ends_with_the_experts_steps() ->
     assert (agent.replay_buffer.rewards[:60] == 0).all()
 
 
+def test_a_body_that_normalises_sees_every_observation() -> None:
+    small = SMALL | {"policy_kwargs": {"net_arch": [8], "body": "simba"}}
+    agent = RLIF("MlpPolicy", prefenvs.make("Pendulum-v1"), Still(), RLIFConfig(trigger="action"), **small)
+    agent.learn(120)
+    assert int(agent.actor.features_extractor.count) == 120
+
+
 def test_chance_takes_over_at_its_rate_whatever_is_done() -> None:
     agent = learn(RLIFConfig(trigger="random", rate=0.25, takeover=1), 1_000)
     own = 1_000 - agent.expert_steps

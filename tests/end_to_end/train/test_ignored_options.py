@@ -13,7 +13,8 @@ VLM = [["--vlm-model", "m"], ["--vlm-url", "http://localhost:1/v1"], ["--vlm-siz
 CLIP = [["--clip-model", "m"], ["--clip-goal", "a pole"], ["--clip-alpha", "0.5"], ["--clip-hide-robot"]]
 LABELS = [
     ["--oracle", "mistake"], ["--labels", "100"], ["--per-session", "10"], ["--interact", "100"],
-    ["--segment-length", "5"], ["--selector", "uniform"], ["--schedule", "decreasing"],
+    ["--segment-length", "5"], ["--selector", "uniform"], ["--schedule", "decreasing"], ["--lists", "lire"],
+    ["--cer"], ["--bonus", "0.1"],
 ]  # fmt: skip
 CASES = [([], option) for option in (*VLM, *CLIP)] + [(["--oracle", "mistake"], option) for option in (*VLM, *CLIP)]
 CASES += [(["--true-reward"], option) for option in (*VLM, *CLIP, *LABELS, ["--expert", "run"])]

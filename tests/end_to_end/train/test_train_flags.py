@@ -36,6 +36,18 @@ def test_defaults_are_the_presets_for_the_task() -> None:
     assert read("cpl", "HalfCheetah-v5", "--variant", "cpl-kl", "--steps", "1000")[1].config.pretrain_updates == 400
 
 
+@pytest.mark.parametrize("name", ["thompson", "resets", "demonstrations"])
+def test_relatives_of_pebble_take_its_switches_and_fit_its_schedule(name: str) -> None:
+    words = ["--preset", "reliable", "--steps", "10000", "--labels", "100", "--rime", "--cer", "--horizon-discount"]
+    config, options = (s := read(name, "Reacher-v5", *words)[1]).config, s.options
+    pebble = read("pebble", "Reacher-v5", *words)[1].config
+    assert (config.labels, config.per_session, options.gamma) == (100, pebble.per_session, 0.95)
+    assert config.reward.rime is not None
+    assert config.value_resets is not None
+    assert config.interact < 10_000
+    assert config.aggregate == ("mean" if name == "thompson" else pebble.aggregate)
+
+
 def test_what_is_given_takes_the_place_of_defaults_however_deep() -> None:
     words = ["--surf", "--reward.surf.margin", "7", "--reward.members", "5", "--gamma=0.9", "--hidden", "8", "9"]
     config, options = (s := read("pebble", "Pendulum-v1", *words, "--no-progress")[1]).config, s.options
