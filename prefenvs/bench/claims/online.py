@@ -14,26 +14,6 @@ from prefenvs.tasks import find_task
 STEPS = 10_000
 
 
-def _pebble(seed: int, agent_weight: float, steps: int) -> float:
-    """Return the mean true return of PEBBLE on Reacher after 100 labels."""
-    algorithm, task = find_algorithm("pebble"), find_task("Reacher-v5")
-    settings = algorithm.settings(task, "small", steps=steps)
-    config = replace(
-        settings.config,
-        labels=100,
-        per_session=20,
-        interact=steps // 10,
-        segment_length=10,
-        unsupervised_steps=steps // 10,
-        selector="uniform",
-        reward=replace(settings.config.reward, agent_weight=agent_weight),
-    )
-    given = Online(task, PartialReturnOracle(seed=seed), seed, "cpu")
-    agent = algorithm.make_online(replace(settings, config=config), given)
-    agent.learn(steps)
-    return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return
-
-
 def swing_settings(name: str, steps: int) -> Settings:
     """Return settings of PEBBLE or a relative for Pendulum, with 100 labels."""
     settings = find_algorithm(name).settings(find_task("Pendulum-v1"), "small", steps=steps)
@@ -54,11 +34,16 @@ def swing_settings(name: str, steps: int) -> Settings:
 
 
 @cache
-def swing(name: str, seed: int, steps: int) -> tuple[float, int]:
-    """Return the mean true return of PEBBLE or a relative on Pendulum, and how many labels it asked for."""
-    task = find_task("Pendulum-v1")
+def swing(name: str, seed: int, steps: int, agent_weight: float = 0.0, bonus: float = 0.0) -> tuple[float, int]:
+    """Return the mean true return of PEBBLE or a relative on Pendulum, and how many labels it asked for.
+
+    agent_weight: REBEL's; bonus: RUNE's.
+    """
+    task, settings = find_task("Pendulum-v1"), swing_settings(name, steps)
+    reward = replace(settings.config.reward, agent_weight=agent_weight)
+    settings = replace(settings, config=replace(settings.config, bonus=bonus, reward=reward))
     given = Online(task, PartialReturnOracle(seed=seed), seed, "cpu")
-    agent = find_algorithm(name).make_online(swing_settings(name, steps), given)
+    agent = find_algorithm(name).make_online(settings, given)
     agent.learn(steps)
     assert agent.feedback is not None
     return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return, agent.feedback.labels
@@ -67,6 +52,11 @@ def swing(name: str, seed: int, steps: int) -> tuple[float, int]:
 def thompson(seed: int, steps: int = STEPS) -> Measured:
     """Return of PEBBLE by Thompson sampling, and of plain PEBBLE."""
     return Measured(swing("thompson", seed, steps)[0], swing("pebble", seed, steps)[0])
+
+
+def thompson_rune(seed: int, steps: int = STEPS) -> Measured:
+    """Return of PEBBLE by Thompson sampling, and of PEBBLE with RUNE's bonus for what the members disagree on."""
+    return Measured(swing("thompson", seed, steps)[0], swing("pebble", seed, steps, bonus=0.05)[0])
 
 
 def thompson_labels(seed: int, steps: int = STEPS) -> Measured:
@@ -81,4 +71,4 @@ def resets(seed: int, steps: int = STEPS) -> Measured:
 
 def rebel(seed: int, steps: int = STEPS) -> Measured:
     """REBEL's term with a weight of 0.1, and without it."""
-    return Measured(_pebble(seed, 0.1, steps), _pebble(seed, 0.0, steps))
+    return Measured(swing("pebble", seed, steps, agent_weight=0.1)[0], swing("pebble", seed, steps)[0])
