@@ -94,7 +94,7 @@ def take_labels(preferences: str, labels_to: str, old: Sequence[Trajectories], n
 def with_features(dataset: OfflineDataset, cache: object, name: str, own: bool = True) -> OfflineDataset:
     """Return a data set with features behind its observations; its episodes are numbered from 0, and it has no task.
 
-    cache: a `FeatureCache`. own: keep the data's own observations. Raises PrefenvsError for episodes without recordings.
+    cache: a `FeatureCache`. own: keep the data's own observations. Raises PrefenvsError where one has no recording.
     """
     from prefenvs.agents.rewards.image.features import FeatureCache
 
