@@ -35,6 +35,8 @@ class Features:
     """Folder of .npz files to write."""
     cameras: tuple[str, ...] = ()
     """The recorded views, whose features stand side by side; by default the first."""
+    features_only: bool = False
+    """Leave out the data's own observations, as beside videos, which have none."""
     cache: Path = Path("features")
     """Where the features of each episode are kept."""
     preferences: str | None = None
@@ -61,9 +63,10 @@ class Features:
         check_folder(self.out)
         dataset = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
         cache = FeatureCache(self.cache, load_encoder(self.encoder, self.device), self.cameras)
-        encoded = with_features(dataset, cache, self.out.name)
+        encoded = with_features(dataset, cache, self.out.name, own=not self.features_only)
         print(write_npz(encoded, self.out))
-        width, own = encoded.trajectories.observations.shape[1], dataset.trajectories.observations.shape[1]
+        width = encoded.trajectories.observations.shape[1]
+        own = 0 if self.features_only else dataset.trajectories.observations.shape[1]
         print(f"{len(encoded)} episodes; observations have {width} entries, {own} of them the data's own")
         if self.preferences is not None and self.labels_to is not None:
             old, new = [dataset.trajectories], encoded.trajectories
@@ -88,10 +91,10 @@ def take_labels(preferences: str, labels_to: str, old: Sequence[Trajectories], n
     print(f"{len(moved)} of {len(answers)} labels are in {labels_to}")
 
 
-def with_features(dataset: OfflineDataset, cache: object, name: str) -> OfflineDataset:
+def with_features(dataset: OfflineDataset, cache: object, name: str, own: bool = True) -> OfflineDataset:
     """Return a data set with features behind its observations; its episodes are numbered from 0, and it has no task.
 
-    cache: a `FeatureCache`. Raises PrefenvsError where an episode has no recording.
+    cache: a `FeatureCache`. own: keep the data's own observations. Raises PrefenvsError where one has no recording.
     """
     from prefenvs.agents.rewards.image.features import FeatureCache
 
@@ -102,7 +105,7 @@ def with_features(dataset: OfflineDataset, cache: object, name: str) -> OfflineD
     features = np.concatenate([cache.rows(episode, np.arange(len(episode))) for episode in episodes])
     encoded = replace(
         data,
-        observations=np.concatenate([data.observations, features], 1).astype(np.float32),
+        observations=np.concatenate([data.observations, features] if own else [features], 1).astype(np.float32),
         final_observations=None,
         states=None,
         scenes=None,

@@ -97,6 +97,10 @@ def test_what_lerobot_writes_we_read(tmp_path: Path) -> None:
 
 
 def test_what_we_write_lerobot_reads(tmp_path: Path) -> None:
+    command = "from importlib.metadata import version; print(version('lerobot'))"
+    version = subprocess.run([PYTHON, "-c", command], capture_output=True, text=True, check=True).stdout.strip()
+    if version.startswith("0.3."):
+        pytest.skip(f"lerobot {version} reads no version 3.0, which is written")
     dataset = load_dataset(write_v21(tmp_path / "old"), TASKS[0])
     write_lerobot(dataset, tmp_path / "new", size=64)
     run(READ, tmp_path / "new", tmp_path / "read.json")
