@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +19,6 @@ from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
-from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
@@ -52,7 +51,7 @@ class Rate:
     """Memory in GiB that the data set may take; by default 4."""
     pairs: PositiveInt = 1_000
     """With --dataset: pairs to sample, in all."""
-    lists: ListMethod | None = None
+    lists: Literal["lire", "seqrank"] | None = None
     """With --dataset: ask --pairs questions one after the other, and store every pair of the ranked lists they make."""
     list_questions: PositiveInt = 100
     """Questions of a list by lire, after which the next one begins."""
@@ -120,8 +119,9 @@ class Rate:
             self._label_run(store, name)
         self._tell(location, name, queries[0])
 
-    def _rank(self, lists: ListMethod) -> None:
+    def _rank(self, lists: Literal["lire", "seqrank"]) -> None:
         """Let ranked lists be made of a data set's segments; raises PrefenvsError without a data set."""
+        from prefenvs.queries.lists import ListBuilder, rank_segments
         from prefenvs.store import Store
 
         if self.dataset is None:

@@ -67,7 +67,7 @@ def test_a_model_predicts_answers_that_it_was_not_fitted_to(answers: Path, tmp_p
     before = out.stat().st_mtime_ns
     main(words)
     assert out.stat().st_mtime_ns == before  # nothing is measured twice
-    assert "| made | reward ensemble | 40 | 60 |" in capsys.readouterr().out
+    assert "| made | reward ensemble | 1 | 40 | 60 |" in capsys.readouterr().out
     store = tmp_path / "kept.sqlite"
     main(["labels", "import", str(answers), "--store", str(store)])
     main(["labels", "accuracy", str(store), *words[3:5], "--models", "ensemble", "--out", str(out)])
@@ -78,7 +78,7 @@ def test_the_table_adds_folds_up() -> None:
     row = ["pen", "return", "drop", "0", "0", "0", "10", "7", "abc"]
     assert len(row) == len(COLUMNS)
     text = fold_table([row, [*row[:4], "1", "0", "20", "8", "abc"]], {"pen": "a pen"})
-    assert "| a pen | true return | 0 | 30 | 50.0% | 33% to 67% |" in text
+    assert "| a pen | true return | 1 | 0 | 30 | 50.0% | 33% to 67% |" in text
     assert "pen" not in fold_table([row], {"door": ""}).replace("| open", "")
 
 

@@ -267,7 +267,7 @@ def test_a_folder_of_pictures_of_several_sizes(tmp_path: Path) -> None:
             Image.new("RGB", size).save(tmp_path / f"shots{episode}" / f"{step}.png")
     (tmp_path / "episodes.csv").write_text("video,fps\nshots0,10\nshots1,10\n")
     with pytest.raises(
-        PrefenvsError, match=r"episode 1 .* picture 2 of .*shots1 is 64 x 32, others are 48 x 32; --skip"
+        PrefenvsError, match=r"episode 1 .* picture 2 of .*shots1 is 64 x 32, others are 48 x 32; .*--skip-damaged"
     ):
         seen(load_dataset(tmp_path).trajectories.episode(1))
     with pytest.warns(UserWarning, match="1 of 2 episodes .* episode 1: picture 2 of"):
