@@ -71,7 +71,7 @@ def test_a_model_predicts_answers_that_it_was_not_fitted_to(answers: Path, tmp_p
     store = tmp_path / "kept.sqlite"
     main(["labels", "import", str(answers), "--store", str(store)])
     main(["labels", "accuracy", str(store), *words[3:5], "--models", "ensemble", "--out", str(out)])
-    assert "| kept | reward ensemble | 40 | 60 |" in capsys.readouterr().out
+    assert "| kept | reward ensemble | 1 | 40 | 60 |" in capsys.readouterr().out
 
 
 def test_the_table_adds_folds_up() -> None:
