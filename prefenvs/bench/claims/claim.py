@@ -189,6 +189,7 @@ CLAIMS = (
         "mean true return of 20 episodes",
         "RUNE, 100 labels",
         f"{HERE}.online:thompson_rune",
+        tried="(nothing else tried)",
     ),
     Claim(
         "thompson-labels",
