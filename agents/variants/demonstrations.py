@@ -7,8 +7,6 @@ PEBBLE's actor has the term in its loss and its critics do not, and its weight f
 from __future__ import annotations
 
 import copy
-import dataclasses
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +17,12 @@ from stable_baselines3.sac.policies import Actor
 from torch import Tensor
 
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig, PebbleOptions
-from prefenvs.agents.online.pebble import preset as pebble_preset
-from prefenvs.agents.registry import Algorithm, Settings
+from prefenvs.agents.registry import Algorithm
+from prefenvs.agents.variants.preset import derive_preset
 from prefenvs.datasets.load import load_dataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from prefenvs.segments import Array
-from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 
 
@@ -160,14 +157,6 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_std: fl
     return (float(np.log(other_std)) - log_std + apart - 0.5).sum(1)
 
 
-@functools.wraps(pebble_preset, assigned=("__annotations__",))
-def preset(task: Task, name: str = "published", *, unsupervised_steps: int | None = None, **given: Any) -> Settings:
-    """Return PEBBLE's settings for a task, without its exploration, in the place of which the clone acts."""
-    settings = pebble_preset(task, name, unsupervised_steps=unsupervised_steps or 0, **given)
-    values = {field.name: getattr(settings.config, field.name) for field in dataclasses.fields(settings.config)}
-    return dataclasses.replace(settings, config=DemonstrationsConfig(**values))
-
-
 ALGORITHM = Algorithm(
     name="demonstrations",
     title="PEBBLE kept close to demonstrations",
@@ -175,6 +164,6 @@ ALGORITHM = Algorithm(
     learner=DemonstrationPEBBLE,
     config=DemonstrationsConfig,
     options=PebbleOptions,
-    preset=preset,
+    preset=derive_preset(DemonstrationsConfig, explores=False),
     presets=("published", "small", "reliable"),
 )

@@ -6,12 +6,9 @@ simulator is put into a labelled state. What share of the episodes, and how it f
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,8 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig, PebbleOptions
-from prefenvs.agents.online.pebble import preset as pebble_preset
-from prefenvs.agents.registry import Algorithm, Row, Settings
+from prefenvs.agents.registry import Algorithm, Row
+from prefenvs.agents.variants.preset import derive_preset
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.states import goes_on
@@ -29,7 +26,6 @@ from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction
 from prefenvs.segments import Segment
-from prefenvs.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -129,14 +125,6 @@ class ResetPEBBLE(PEBBLE):
         self._checked = True
 
 
-@functools.wraps(pebble_preset, assigned=("__annotations__",))
-def preset(task: Task, name: str = "published", **given: Any) -> Settings:
-    """Return PEBBLE's settings for a task, of which all keywords are taken."""
-    settings = pebble_preset(task, name, **given)
-    values = {field.name: getattr(settings.config, field.name) for field in dataclasses.fields(settings.config)}
-    return dataclasses.replace(settings, config=ResetsConfig(**values))
-
-
 ALGORITHM = Algorithm(
     name="resets",
     title="PEBBLE with resets to labelled states (DR-PO)",
@@ -144,7 +132,7 @@ ALGORITHM = Algorithm(
     learner=ResetPEBBLE,
     config=ResetsConfig,
     options=PebbleOptions,
-    preset=preset,
+    preset=derive_preset(ResetsConfig),
     presets=("published", "small", "reliable"),
     rows=(Row("resets", "PEBBLE with resets to labelled states", rewards=True),),
     upper="pebble-true-reward",

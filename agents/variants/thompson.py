@@ -8,8 +8,6 @@ over.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +20,14 @@ from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.online.checkpoint import WAY_OUT
 from prefenvs.agents.online.feedback import Feedback
 from prefenvs.agents.online.pebble import PEBBLE, PebbleConfig, PebbleOptions
-from prefenvs.agents.online.pebble import preset as pebble_preset
-from prefenvs.agents.registry import Algorithm, Row, Settings
+from prefenvs.agents.registry import Algorithm, Row
+from prefenvs.agents.variants.preset import derive_preset
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import Fraction, PositiveInt
 from prefenvs.preferences import Preference, Query
 from prefenvs.protocols import QuerySelector, RewardModel, predict_rewards, predict_segments
 from prefenvs.segments import Array
-from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 
 FILE = "draw.json"
@@ -150,14 +147,6 @@ class ThompsonPEBBLE(PEBBLE):
         return [*super()._compare_members(), "thompson"]
 
 
-@functools.wraps(pebble_preset, assigned=("__annotations__",))
-def preset(task: Task, name: str = "published", **given: Any) -> Settings:
-    """Return PEBBLE's settings for a task, with pairs proposed uniformly and members that are not aggregated."""
-    settings = pebble_preset(task, name, **given)
-    values = {field.name: getattr(settings.config, field.name) for field in dataclasses.fields(settings.config)}
-    return dataclasses.replace(settings, config=ThompsonConfig(**values | {"selector": "uniform", "aggregate": "mean"}))
-
-
 ALGORITHM = Algorithm(
     name="thompson",
     title="PEBBLE by Thompson sampling",
@@ -165,7 +154,8 @@ ALGORITHM = Algorithm(
     learner=ThompsonPEBBLE,
     config=ThompsonConfig,
     options=PebbleOptions,
-    preset=preset,
+    # One member acts at a time, so that there is nothing to aggregate.
+    preset=derive_preset(ThompsonConfig, selector="uniform", aggregate="mean"),
     presets=("published", "small", "reliable"),
     rows=(Row("thompson", "PEBBLE by Thompson sampling", rewards=True),),
     upper="pebble-true-reward",
