@@ -50,6 +50,13 @@ class Claim:
         return bool(measured) and all(sign * (one.figure - one.control) > 0 for one in measured)
 
 
+GROUPS = (
+    ("maxmin", "MaxMin-RLHF", "clusters"),
+    ("pal", "PAL", "prototypes"),
+    ("vpl", "VPL", "latent vectors"),
+)
+"""Models of raters who disagree: name, system, and what serves the minority."""
+
 CLAIMS = (
     Claim(
         "unsure",
@@ -374,11 +381,7 @@ CLAIMS = (
             "one reward for all",
             f"{HERE}.groups:{name}",
         )
-        for name, system, what in (
-            ("maxmin", "MaxMin-RLHF", "clusters"),
-            ("pal", "PAL", "prototypes"),
-            ("vpl", "VPL", "latent vectors"),
-        )
+        for name, system, what in GROUPS
     ),
     *(
         Claim(
@@ -389,11 +392,7 @@ CLAIMS = (
             "the same answers, shuffled over the raters",
             f"{HERE}.groups:{name}_groups",
         )
-        for name, system, what in (
-            ("maxmin", "MaxMin-RLHF", "clusters"),
-            ("pal", "PAL", "prototypes"),
-            ("vpl", "VPL", "latent vectors"),
-        )
+        for name, system, what in GROUPS
     ),
 )
 
