@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-Option = str | int | float | bool
+Option = str | int | float | bool | list[int]
 Options = Mapping[str, Option]
 
 

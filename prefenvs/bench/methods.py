@@ -82,7 +82,7 @@ class Method:
 
 
 def words(options: Mapping[str, Option], data: Path | None = None) -> list[str]:
-    """Write options as words of a command line: --name value, --name, --no-name or --group.no-name.
+    """Write options as words of a command line: --name value, --name value value, --name, --no-name or --group.no-name.
 
     {data} becomes the data's folder.
     """
@@ -92,6 +92,8 @@ def words(options: Mapping[str, Option], data: Path | None = None) -> list[str]:
         if isinstance(value, bool):
             group, dot, last = flag.rpartition(".")
             line.append(f"--{flag}" if value else f"--{group}{dot}no-{last}")
+        elif isinstance(value, list):
+            line += [f"--{flag}", *map(str, value)]
         else:
             text = str(value)
             line += [f"--{flag}", text if data is None else text.replace("{data}", str(data))]

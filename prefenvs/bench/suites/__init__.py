@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefenvs.bench.cells import Limits, Option, Options
 from prefenvs.bench.suite import Grid, Suite
-from prefenvs.bench.suites.ablation import ABLATION
+from prefenvs.bench.suites.ablation import ABLATION, HACKING
 from prefenvs.bench.suites.cpu import CPU, GUARD
 from prefenvs.bench.suites.people import PEOPLE
-from prefenvs.bench.suites.published import BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM
-from prefenvs.bench.suites.raters import RATERS
+from prefenvs.bench.suites.published import BPREF, BPREF_SMALL, CPL, CPL_NIGHT, D4RL, MAZE, VLM
+from prefenvs.bench.suites.raters import HALF_AN_HOUR, RATERS
 from prefenvs.bench.suites.settings import CONTROLS, HOUR, REACHER, RUNNING, TEN
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import entry_points, load_object
@@ -89,7 +89,10 @@ LEARNING = Suite(
     reduced="15,000 to 100,000 environment steps, networks of 2x128, five seeds.",
 )
 
-SUITES = (DEMO, LEARNING, ABLATION, SMOKE, CPU, PEOPLE, RATERS, BPREF, CPL, CPL_NIGHT, D4RL, MAZE, VLM, GUARD)
+SUITES = (
+    *(DEMO, LEARNING, ABLATION, HACKING, SMOKE, CPU, PEOPLE, RATERS, HALF_AN_HOUR),
+    *(BPREF, BPREF_SMALL, CPL, CPL_NIGHT, D4RL, MAZE, VLM, GUARD),
+)
 
 
 def list_suites() -> list[Suite]:

@@ -1,4 +1,4 @@
-"""What each part of the preset `reliable` brings, and what each option beside it would: the suite `ablation`."""
+"""What each part of the preset `reliable` brings, what options beside it would, and what it does when left alone."""
 
 from __future__ import annotations
 
@@ -50,4 +50,19 @@ ABLATION = Suite(
         _grid(("random", *CONTROLS), 2),
     ),
     reduced="15,000 environment steps, networks of 2x128, one task.",
+)
+
+HACKING = Suite(
+    "hacking",
+    "Reward hacking: long training after the last of few answers, by how the members' rewards are joined.",
+    (
+        Grid(
+            ("random", "pebble-mean", "pebble-mean-std", "pebble-min", *CONTROLS),
+            ("HalfCheetah-v5",),
+            labels=(200,),
+            options=RUNNING | {"steps": 50_000, "evaluate_every": 5_000},
+            limits=HOUR,
+        ),
+    ),
+    reduced="50,000 environment steps, all answers in the first 5,000, networks of 2x128, three seeds.",
 )

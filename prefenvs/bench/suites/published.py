@@ -36,6 +36,24 @@ BPREF = Suite(
     published="bpref",
 )
 
+BPREF_SMALL = Suite(
+    "bpref-small",
+    "B-Pref's walker and quadruped at their published steps, sessions and schedule, with small networks.",
+    tuple(
+        Grid(
+            methods=("random", "pebble", "pebble-true-reward", *CONTROLS),
+            tasks=(task,),
+            labels=(labels,),
+            options={"preset": "small", "hidden": [256, 256]},
+            limits=Limits(seconds=24 * 3_600, memory_gb=8),
+            priority=priority,
+        )
+        for priority, (task, labels) in enumerate((("dmc-walker-walk-v0", 500), ("dmc-quadruped-walk-v0", 1_000)))
+    ),
+    reduced="networks of 2x256 instead of 2x1024, rewards of 3x128, batches of 256, three seeds.",
+    published="bpref",
+)
+
 CPL_TASKS = ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")
 DAY = Limits(seconds=24 * 3_600, memory_gb=32)
 

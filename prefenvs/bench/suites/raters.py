@@ -1,8 +1,9 @@
-"""How good must a rater be: label lift against accuracy, ties, and answers like those of crowds."""
+"""How good must a rater be, and how many answers does it take: label lift by accuracy, ties, teachers and crowds."""
 
 from __future__ import annotations
 
 from prefenvs.bench.suite import Grid, Suite
+from prefenvs.bench.suites.published import TEACHERS
 from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, MANIPULATION, RUNNING, WEAK, mixed_data
 
 ACCURACIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -61,4 +62,25 @@ RATERS = Suite(
         _online("metaworld-faucet-open-v3", 1_000, MANIPULATION, 3),
     ),
     reduced="15,000 to 30,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
+)
+
+HALF_AN_HOUR = Suite(
+    "half-an-hour",
+    "As many answers as a person gives in half an hour: B-Pref's six teachers and simulated crowds.",
+    tuple(
+        Grid(
+            ("random", "pebble", *CONTROLS),
+            (task,),
+            (*TEACHERS, *CROWDS),
+            (100, 200),
+            SEEDS,
+            # 200 answers last to the end of the run.
+            MANIPULATION,
+            method_options={name: {"per_session": 8} for name in ("pebble", "pebble-coin")},
+            limits=HOUR,
+            priority=priority,
+        )
+        for priority, task in enumerate(("dmc-walker-walk-v0", "metaworld-faucet-open-v3"))
+    ),
+    reduced="30,000 environment steps, networks of 2x128, three seeds.",
 )
