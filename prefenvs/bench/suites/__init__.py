@@ -71,10 +71,11 @@ REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500
 REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
 MANIPULATION: dict[str, Option] = {
     "per_session": 50,
-    "interact": 1_000,
+    "interact": 1_300,
     "segment_length": 25,
     "unsupervised_steps": 4_000,
 }
+"""The last session comes at step 56,000 of 60,000."""
 LEARNING = Suite(
     "learning",
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
@@ -82,7 +83,7 @@ LEARNING = Suite(
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
         _learning("dmc-walker-walk-v0", 500, 100_000),
         _learning("dmc-cheetah-run-v0", 1_000, 100_000),
-        _learning("metaworld-faucet-open-v3", 1_000, 30_000, MANIPULATION),
+        _learning("metaworld-faucet-open-v3", 2_000, 60_000, MANIPULATION),
         _learning("metaworld-handle-press-v3", 2_000, 60_000, MANIPULATION),
         _learning("metaworld-window-open-v3", 2_000, 60_000, MANIPULATION),
     ),
