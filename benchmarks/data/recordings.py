@@ -1,6 +1,6 @@
 """Recordings: opening LeRobot data sets of several sizes, frames and clips of their segments, and labels of them.
 
-    python -m benchmarks.data.recordings [--out docs/results/measured/recordings]
+    python -m benchmarks.data.recordings
 
 Opening is measured in a process of its own: seconds, and how far memory ever rose above what it was before. What the
 numbers take is told beside it, as the rest should not grow with the data set.
@@ -37,14 +37,12 @@ from prefenvs import Segment, SegmentBatch, Trajectories
 from prefenvs.cli.random_behaviour import collect_random_behaviour
 from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
 from prefenvs.frames import Camera, Recording, SegmentFrames, frames
-from prefenvs.internal.csv_tables import write_table
 from prefenvs.preferences import make_pairs
 from prefenvs.store import Store
 from prefenvs.tasks import find_task
 from prefenvs.videos import ClipCache, write_clip
 
 PER_FILE = 50
-OPENING = ("version", "episodes", "s of the processor", "s of the clock", "MiB of numbers", "MiB at most")
 VIEWS = "observation.images.top", "observation.images.wrist"
 
 
@@ -62,8 +60,6 @@ class Options:
     """Segments that are shown, of 30 steps."""
     seconds: float = 30.0
     """For which labels are given, of recorded clips and of drawn ones each."""
-    out: Path | None = None
-    """Write opening.csv and clips.csv into this folder."""
     open: str = ""
     """Open this data set and print seconds and memory; used by the script itself."""
 
@@ -153,7 +149,7 @@ def load_frames(small: Path, steps: int) -> np.ndarray:
 
 
 def open_once(name: str) -> None:
-    """Print what opening takes, one figure of `OPENING` a line."""
+    """Print what opening takes: seconds, those of the processor, MiB of numbers, and MiB by which memory ever rose."""
     import pyarrow.parquet  # noqa: F401  its libraries take memory whatever is read
 
     before = peak()
@@ -161,16 +157,7 @@ def open_once(name: str) -> None:
     data = load_dataset(name).trajectories
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy
     held = data.observations.nbytes + data.actions.nbytes + sum(each.times.nbytes for each in data.recordings or ())
-    memory = f"{held / 2**20:.1f}", f"{(peak() - before) / 2**20:.0f}"
-    print(Path(name).name, f"{len(data.ends):,}", f"{cpu:.2f}", f"{seconds:.1f}", *memory, sep="\n")
-
-
-def open_apart(path: Path) -> list[str]:
-    """Open a data set in a process of its own; print and return the figures of `OPENING`."""
-    command = [sys.executable, "-m", "benchmarks.data.recordings", "--open", str(path)]
-    row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    print(*row, sep="; ", flush=True)
-    return row
+    print(f"{Path(name).name} {len(data)} {seconds:.2f} {cpu:.2f} {held / 2**20:.1f} {(peak() - before) / 2**20:.1f}")
 
 
 def peak() -> int:
@@ -237,11 +224,12 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="prefenvs-") as temporary:
         folder = Path(temporary)
         made = make_dataset(folder, options)
-        print(*OPENING, sep="; ")
-        opened = [open_apart(make_older(folder, made, 1000))]
+        command = [sys.executable, "-m", "benchmarks.data.recordings", "--open"]
+        print("version, episodes, seconds to open, of them the processor's, MiB of numbers, MiB at most", flush=True)
+        subprocess.run([*command, str(make_older(folder, made, 1000))], check=True)
         for episodes in options.episodes:
             extend(made, episodes // PER_FILE)
-            opened.append(open_apart(made))
+            subprocess.run([*command, str(made)], check=True)
         data = load_dataset(made).trajectories
         segments = list(data.sample(options.clips, 30, np.random.default_rng(0)))
         for segment in segments[:3]:
@@ -249,27 +237,21 @@ def main(options: Options) -> None:
         plain = timed(decode_plainly, segments)
         with SegmentFrames(options.side) as source:
             ours = timed(source.frames, segments)
+        print(
+            f"frames of {options.clips} segments: {ours:.1f} segments/s, a plain loop {plain:.1f}: {ours / plain:.1f} x"
+        )
         task = find_task("HalfCheetah-v5")
         behaviour = collect_random_behaviour(task, 1, 0)
         drawn = list(behaviour.sample(options.clips, 30, np.random.default_rng(0)))
         with ClipCache(folder / "clips") as cache:
             recorded, simulated = timed(cache.make, segments), timed(cache.make, drawn)
+        print(
+            f"clips for the page, 256 pixels: {recorded:.1f} recorded/s, {simulated:.1f} drawn/s: "
+            f"{recorded / simulated:.1f} x"
+        )
         many = [episodes.sample(400, 30, np.random.default_rng(1)) for episodes in (data, behaviour)]
         found = [labels_per_hour(each, folder / f"page{i}", options.seconds) for i, each in enumerate(many)]
-    rates = (
-        ("segments decoded a second, against a loop from the file's beginning", ours, plain),
-        (f"clips a second for the page, against states of {task.id}", recorded, simulated),
-        (f"labels an hour of one who answers at once, against states of {task.id}", *found),
-    )
-    rows = [
-        [what, *(f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" for rate in (one, other)), f"{one / other:.1f}"]
-        for what, one, other in rates
-    ]
-    for row in rows:
-        print(*row, sep="; ")
-    if options.out is not None:
-        write_table(options.out / "opening.csv", OPENING, opened)
-        write_table(options.out / "clips.csv", ("what", "recordings", "reference", "ratio"), rows)
+        print(f"labels without a pause: {found[0]:.0f} recorded/h, {found[1]:.0f} drawn/h: {found[0] / found[1]:.1f} x")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ each      a row for each method, a column for each task: every seed's last retur
 scores    the same with interquartile means and, in brackets, the lowest and highest seed;
 returns   the same with mean returns, and success where it is known;
 above     the same with mean returns above those of the first method, and bootstrap intervals;
-lift      a sentence on the label lift of each method;
-table     the first table of `prefenvs bench table`, whole.
+lift      a sentence on the label lift of each method.
 
 Of a .csv file, or the first table of a .md file, `table` shows the cells as they are: all, or the columns COLUMN=TITLE,
 and the rows where a cell begins with one of `on=TEXT`. `accuracy` shows those of `prefenvs labels accuracy` over folds.
@@ -29,7 +28,7 @@ from typing import NamedTuple
 from prefenvs.bench.report.lift import lift_of
 from prefenvs.bench.report.scores import Entry, Scores
 from prefenvs.bench.report.statistics import interquartile_mean, mean_difference
-from prefenvs.bench.report.tables import MISSING, NOT_ASKED, score_table
+from prefenvs.bench.report.tables import MISSING, NOT_ASKED
 from prefenvs.bench.report.tables import show as show_exactly
 from prefenvs.bench.results import read_results
 from prefenvs.errors import PrefenvsError
@@ -221,11 +220,6 @@ def _lift(shown: Shown) -> str:
     return "\n\n".join(lines)
 
 
-def _report(shown: Shown) -> str:
-    table = score_table(shown.scores)
-    return _table(table.columns, table.rows)
-
-
 VIEWS: dict[str, Callable[[Shown], str]] = {
     "seeds": _seeds,
     "each": _each,
@@ -233,5 +227,4 @@ VIEWS: dict[str, Callable[[Shown], str]] = {
     "returns": _returns,
     "above": _above,
     "lift": _lift,
-    "table": _report,
 }
