@@ -8,7 +8,6 @@ w0, b0, w1, b1, w2, b2 of a tanh network, in_shift, in_scale, out_shift, out_sca
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import tyro
 
 from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.evaluate import evaluate
+from prefenvs.internal.csv_tables import write_table
 from prefenvs.runs import provenance
 from prefenvs.segments import Array
 
@@ -72,9 +72,7 @@ def run(
         rows.append(measure(folder, task, episodes))
         print(*rows[-1], sep="; ", flush=True)
     head = ("task", "episodes", "mean return ± standard error", "D4RL's expert", "normalised score", "success")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    write_table(out, head, rows)
     print(f"{out}, at {provenance()['commit']}")
 
 

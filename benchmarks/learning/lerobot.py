@@ -1,7 +1,8 @@
 """ACT by LeRobot's own trainer, weighed by a reward that was learned from preferences over recordings.
 
     pip install ./examples/lerobot_weighted_act       # in LeRobot's environment
-    python -m benchmarks.learning.lerobot --lerobot lerobot-env/bin/python --folder drawer
+    python -m benchmarks.learning.lerobot --lerobot lerobot-env/bin/python --folder drawer \
+        [--out docs/results/measured/lerobot]
 
 Data: a robot arm closes a drawer, by Meta-World's script, or by the same script that takes the drawer for 0.3 m away.
 The data set holds one camera and the position of the hand, nothing of the drawer. Three trainings a seed differ in
@@ -21,21 +22,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import tyro
 
 import prefenvs
-from prefenvs.datasets import load_dataset, write_lerobot
+from prefenvs.datasets import OfflineDataset, load_dataset, write_lerobot
 from prefenvs.datasets.collecting import CollectionPlan, collect
+from prefenvs.datasets.recorded.progress import KAPPA
 from prefenvs.datasets.sources import ScriptedPolicy, Source
 from prefenvs.envs.rendering.renderer import Renderer
+from prefenvs.internal.csv_tables import write_table
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
+from prefenvs.trajectories import Trajectories
 
 TASK, SIDE, CHUNK, ACTED, HAND = "metaworld-drawer-close-v3", 64, 20, 10, 4
 """`ACTED`: steps of a chunk that are taken; `HAND`: what a robot measures in itself, where its hand is and how open."""
 DRAWER = 5
 """Entry of the observation that tells how far the drawer is open; no policy sees it."""
 AWAY = np.array([0.25, -0.15, 0.1])
+TITLES = {"plain": "none", "coin": "by labels of a coin", "oracle": "by labels of the true return"}
 SERVE = f"""
 import sys, numpy as np, torch
 from lerobot.policies.factory import make_pre_post_processors
@@ -78,6 +84,8 @@ class Options:
     """Seeds of the trainings."""
     episodes: int = 20
     """Episodes in which a policy is measured."""
+    out: Path | None = None
+    """Write weights.csv and policies.csv into this folder."""
 
 
 class MisledScript:
@@ -217,12 +225,49 @@ def measure(options: Options, checkpoint: Path) -> dict[str, float]:
     return {"success": float(np.mean(won)), "moved": float(np.mean(moved))}
 
 
+def weigh(progress: Array, data: Trajectories) -> Array:
+    """Return LeRobot's weights of all steps but the last of each episode, by its reward-aligned behaviour cloning."""
+    first = np.setdiff1d(np.arange(len(progress)), data.ends - 1)
+    last = np.repeat(data.ends - 1, data.lengths - 1)
+    gain = progress[np.minimum(first + CHUNK, last)] - progress[first]
+    low, spread = max(gain.mean(), 0.0) - 2 * gain.std(), gain.std()
+    shares = np.clip((gain - low) / (4 * spread + 1e-6), 0.0, 1.0)
+    return np.where(gain > KAPPA, 1.0, np.where(gain >= 0.0, shares, 0.0))
+
+
+def describe_weights(progress: Array | None, data: Trajectories, good: Array) -> tuple[str, str]:
+    """Return the share of the weight on good episodes, and how many of these lie in the half of more learned reward."""
+    own = np.repeat(good, data.lengths - 1)
+    if progress is None:
+        return f"{own.mean():.0%}", ""
+    weights, rewards = weigh(progress, data), progress[data.ends - 1] / (data.lengths - 1)
+    better = np.argsort(rewards)[len(rewards) // 2 :]
+    return f"{weights[own].sum() / weights.sum():.0%}", str(good[better].sum())
+
+
+def write_tables(folder: Path, options: Options, data: OfflineDataset, arms: dict[str, Path | None],
+                 results: dict[str, dict[str, float]]) -> None:  # fmt: skip
+    """Write what the weights fall on, and what the policies came to."""
+    assert data.successes is not None
+    good, rows, weights = data.successes > 0.0, [], []
+    for arm in [arm for arm in TITLES if arm in options.arms]:
+        path = arms[arm]
+        progress = None if path is None else pq.read_table(path)["progress_sparse"].to_numpy()
+        weights.append((TITLES[arm], *describe_weights(progress, data.trajectories, good)))
+        found = [results[f"{arm}-{seed}"] for seed in options.seeds]
+        pairs = np.array([[one["success"], one["moved"]] for one in found])
+        rows.append([TITLES[arm], *(f"{won:.0%}, {moved:.1f} cm" for won, moved in [*pairs, pairs.mean(0)])])
+    heads = "share on the script that succeeds", f"of its {good.sum()} episodes among the better {len(good) // 2}"
+    write_table(folder / "weights.csv", ("weights", *heads), weights)
+    write_table(folder / "policies.csv", ("weights", *(f"seed {seed}" for seed in options.seeds), "mean"), rows)
+
+
 def main(options: Options) -> None:
     """Make what is missing, train, measure, and print what each training came to."""
     options.folder.mkdir(parents=True, exist_ok=True)
     data = make_dataset(options)
-    successes = load_dataset(data).successes
-    print("success of the data's episodes", None if successes is None else float(successes.mean()))
+    loaded = load_dataset(data)
+    print("success of the data's episodes", None if loaded.successes is None else float(loaded.successes.mean()))
     arms: dict[str, Path | None] = {"plain": None}
     arms |= {rater: learn_reward(options, data, rater) for rater in ("oracle", "coin")}
     kept = options.folder / "results.json"
@@ -233,6 +278,8 @@ def main(options: Options) -> None:
             found = results[f"{name}-{seed}"] = measure(options, train(options, data, seed, arms[name]))
             kept.write_text(json.dumps(results, indent=2) + "\n")
         print(f"{name} {seed}: closed in {found['success']:.0%}, moved by {found['moved']:.1f} cm", flush=True)
+    if options.out is not None:
+        write_tables(options.out, options, loaded, arms, results)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ whatever is shown first, of a share `unsure` it says so. Draws are by model and 
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import threading
@@ -23,6 +22,7 @@ import tyro
 from PIL import Image
 
 from benchmarks.raters.vlm import TASK, make_queries
+from prefenvs.internal.csv_tables import write_table
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles import VLMOracle
@@ -141,9 +141,7 @@ def run(queries: int = 400, out: Path = Path("docs/results/measured/calibration.
         row, inside = measure(model, pairs)
         rows.append(row)
         print("as known" if inside else "NOT as known", *row, sep="; ", flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    write_table(out, COLUMNS, rows)
     print(f"{out}, of {queries} queries each, at {provenance()['commit']}")
 
 

@@ -11,7 +11,7 @@ new noise-free answers of the same rater, ties left out, that the learned reward
 the preferences but drives badly from one that does not fit.
 
 Run: python -m benchmarks.rewards.regret_vs_partial_return
-    [--boards 40] [--counts 10 30 100 300 1000] [--size 6] [--length 3]
+    [--boards 40] [--counts 10 30 100 300 1000] [--size 6] [--length 3] [--out docs/results/measured/regret/small.csv]
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from prefenvs import Query, Segment
 from prefenvs.envs.delivery.board import FEATURES, Board, random_board
 from prefenvs.envs.delivery.values import BoardValues, scaled_return
+from prefenvs.internal.csv_tables import write_table
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.oracles import PartialReturnOracle, RegretOracle, Teacher
 
@@ -215,21 +217,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=6)
     parser.add_argument("--length", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None, help="write the table to this .csv file")
     options = parser.parse_args()
     boards = random_boards(options.boards, options.size, options.seed)
     print(f"{options.boards} boards of {options.size} x {options.size}, segments of {options.length} moves")
-    print("successes (answers predicted) by number of preferences\n")
-    print("| segments | answers | model | " + " | ".join(map(str, options.counts)) + " |")
-    print("|" + "---|" * (3 + len(options.counts)))
+    print("successes (answers predicted) by number of preferences")
+    rows = []
     for inside, beta in ((True, -1.0), (True, 1.0), (False, -1.0), (False, 1.0)):
         settings = Settings(options.size, options.length, inside=inside, beta=beta)
         for model in ("regret", "partial return"):
-            cells = []
+            cells = ["inside" if inside else "past the end", "certain" if beta < 0 else "logistic", model]
             for count in options.counts:
                 returns, right = learn(boards, count, model, settings, options.seed)
                 cells.append(f"{int((returns > ENOUGH).sum())}/{len(boards)} ({right:.0%})")
-            setting = "inside" if inside else "past the end", "certain" if beta < 0 else "logistic"
-            print(f"| {' | '.join(setting)} | {model} | {' | '.join(cells)} |", flush=True)
+            rows.append(cells)
+            print(*cells, sep="; ", flush=True)
+    if options.out:
+        write_table(options.out, ("segments", "answers", "model", *map(str, options.counts)), rows)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ from tqdm import tqdm
 from prefenvs.cli.data.store import learning
 from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.csv_tables import write_table
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
 from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
+    from prefenvs.metrics.accuracy import Share
     from prefenvs.oracles.calibration import Calibration
     from prefenvs.store import Store
 
@@ -31,6 +33,7 @@ CHUNK, FEW = 256, 64
 SLEEP = 0.05
 # Pairs of a data set that are sampled together.
 BLOCK = 100
+BINS = ("true difference", "queries", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Rate:
     """Leave out damaged episodes of recordings."""
     check: Annotated[int, Range(2, LARGE)] | None = None
     """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
+    out: Path | None = None
+    """With --check: write the accuracy by size of the true difference to this .csv file too."""
     oracle: str = "vlm"
     """vlm, or another rater as in `prefenvs train pebble --oracle`; --help shows the options of the one named."""
     seed: Seed = 0
@@ -78,6 +83,8 @@ class Rate:
 
     def run(self) -> None:
         """Copy prompts, list calls, measure, or label."""
+        if self.out is not None and self.check is None:
+            raise PrefenvsError(f"--out {self.out} is for the table of --check N: give both")
         if self.copy_prompts is not None:
             from prefenvs.oracles.vlm import copy_prompts
 
@@ -196,6 +203,8 @@ class Rate:
             trouble = getattr(oracle, "trouble", None)
             print(f"only {found.queries} of {len(queries)} were answered{f': {trouble.message}' if trouble else ''}")
         print_calibration(found, oracle.name)
+        if self.out is not None:
+            write_table(self.out, BINS, bin_rows(found))
 
     def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
         return make_rater(self.oracle, self.rater, task or self.task or "", self.seed, store, run)
@@ -388,15 +397,22 @@ def _clips(answer: Preference) -> frozenset[str]:
     return frozenset(segment.hash for segment in answer.query.segments)
 
 
+def percent(share: Share) -> str:
+    """Return a share with its 95% interval, or a dash if it is of nothing."""
+    low, high = share.interval
+    return "-" if share.value != share.value else f"{share.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def bin_rows(found: Calibration) -> list[tuple[str, str, str]]:
+    """Return the rows of the table by true difference, under `BINS`."""
+    return [(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right)) for part in found.bins]
+
+
 def print_calibration(found: Calibration, name: str) -> None:
     """Print what a rater was found to be."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
-
-    def percent(share: object) -> str:
-        value, (low, high) = share.value, share.interval  # type: ignore[attr-defined]
-        return "-" if value != value else f"{value:.1%} ({low:.1%} to {high:.1%})"
 
     skipped = sum(found.skips.values())
     why = ", ".join(f"{reason} {count}" for reason, count in found.skips.most_common())
@@ -410,9 +426,9 @@ def print_calibration(found: Calibration, name: str) -> None:
     if found.tokens:
         print(f"cost: {found.cost:.4f}, {found.tokens:,} tokens; per useful label: {found.cost_per_label:.6f}, "
               f"{found.tokens / max(found.useful, 1):,.0f} tokens")  # fmt: skip
-    table = Table("true difference", Column("queries", justify="right"), "accuracy", box=SIMPLE_HEAD)
-    for part in found.bins:
-        table.add_row(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right))
+    table = Table(BINS[0], Column(BINS[1], justify="right"), BINS[2], box=SIMPLE_HEAD)
+    for row in bin_rows(found):
+        table.add_row(*row)
     Console(emoji=False).print(table)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share
 
 COLUMNS = ("labels", "model", "crossing", "seed", "fold", "training", "held_out", "hits", "commit")
@@ -18,26 +15,6 @@ TITLES = {
     "gaussian": "PEARL's robust reward",
     "segment": "DPPO's score of segments",
 }
-
-
-def read_folds(path: Path) -> list[list[str]]:
-    """Return the rows of a file of results, none if there is no file; raises PrefenvsError for another file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        header, *rows = [*csv.reader(file)] or [[]]
-    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise PrefenvsError(f"{path} is no file of `prefenvs labels accuracy`: choose another --out")
-    return rows
-
-
-def write_folds(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write a file of results, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    with new.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    new.replace(path)
 
 
 def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = None) -> str:

@@ -11,6 +11,8 @@ import prefenvs
 from prefenvs import PrefenvsError, Segment
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO
 from prefenvs.cli import main
+from prefenvs.cli.rate import BINS
+from prefenvs.internal.csv_tables import read_table
 from prefenvs.store import Store
 
 TASK = "Pendulum-v1"
@@ -36,8 +38,13 @@ def test_a_function_rates_on_the_command_line(
     assert {answer.oracle for answer in answers} == {"least_torque:rate"}
     for answer in answers:
         assert answer.best == np.argmin([np.abs(segment.actions).sum() for segment in answer.query.segments])
-    main(["rate", "--oracle", "least_torque:rate", "--task", TASK, "--segment-length", "10", "--check", "20"])
+    rate = ["rate", "--oracle", "least_torque:rate", "--task", TASK, "--segment-length", "10", "--out", "rater.csv"]
+    main([*rate, "--check", "20"])
     assert "least_torque:rate: 20 queries" in capsys.readouterr().out
+    assert [row[1] for row in read_table(Path("rater.csv"), BINS)] == ["5"] * 4
+    with pytest.raises(SystemExit):
+        main(rate)
+    assert "--out rater.csv is for the table of --check N" in capsys.readouterr().err
 
 
 def test_a_function_that_fails_ends_training_in_one_line() -> None:

@@ -1,8 +1,8 @@
 """Results in prose: marked blocks of Markdown files are filled from committed results, so that no figure is copied.
 
 A block begins with `<!-- results: SOURCE VIEW ... -->` and ends with `<!-- end of results -->`. SOURCE is a folder with
-a results.parquet, or a .csv file, below the folder of results. Views of a folder take METHOD=TITLE, METHOD@RATER=TITLE
-where a method had several raters, and `on=TASK`, each more than once:
+a results.parquet, or a .csv or .md file, by its path from the folder of results. Views of a folder take METHOD=TITLE,
+METHOD@RATER=TITLE where a method had several raters, and `on=TASK`, each more than once:
 
 seeds     a row for each method of one task: every seed's last score, and the mean;
 each      a row for each method, a column for each task: every seed's last return, and success where it is known;
@@ -11,7 +11,8 @@ returns   the same with mean returns, and success where it is known;
 above     the same with mean returns above those of the first method, and bootstrap intervals;
 lift      a sentence on the label lift of each method.
 
-Of a .csv file, `table` shows the rows as they are, `accuracy` those of `prefenvs labels accuracy` over all folds.
+Of a .csv file, or the first table of a .md file, `table` shows the cells as they are: all, or the columns COLUMN=TITLE,
+and the rows where a cell begins with one of `on=TEXT`. `accuracy` shows those of `prefenvs labels accuracy` over folds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from prefenvs.bench.report.tables import MISSING, NOT_ASKED
 from prefenvs.bench.report.tables import show as show_exactly
 from prefenvs.bench.results import read_results
 from prefenvs.errors import PrefenvsError
-from prefenvs.metrics.folds import fold_table, read_folds
+from prefenvs.internal.csv_tables import read_table
+from prefenvs.metrics.folds import COLUMNS, fold_table
 
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n)(.*?)(<!-- end of results -->)", re.DOTALL)
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
@@ -63,18 +65,39 @@ def _show(words: str, folder: Path) -> str:
     source, view, *rest = [*shlex.split(words), "", ""]
     rest = [word for word in rest if word]
     path = folder / source
-    if path.suffix == ".csv" and path.is_file():
-        if view == "accuracy":
-            return fold_table(read_folds(path), dict(word.partition("=")[::2] for word in rest))
-        with path.open(newline="") as file:
-            head, *rows = csv.reader(file)
-        return _table(head, rows)
+    if path.suffix == ".csv" and view == "accuracy" and path.is_file():
+        return fold_table(read_table(path, COLUMNS), dict(word.partition("=")[::2] for word in rest))
+    if path.suffix in (".csv", ".md") and view == "table" and path.is_file():
+        return _cut(path, rest)
     if view not in VIEWS or not (path / "results.parquet").is_file():
         raise PrefenvsError(
             f"results: {words}: name a folder with a results.parquet below {folder}, and one of {', '.join(VIEWS)}; or "
-            "a .csv file, and table or accuracy"
+            "a .csv file, and table or accuracy; or a .md file, and table"
         )
     return VIEWS[view](_choose(_read(path / "results.parquet"), rest))
+
+
+def _cut(path: Path, words: Sequence[str]) -> str:
+    """Return columns and rows of a file; raises PrefenvsError for those that it lacks."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        lines = (re.search(r"(?:^\|.*\n?)+", text, re.MULTILINE) or [""])[0].splitlines()
+        head, *rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in lines] or [[]]
+        rows = rows[1:]
+    else:
+        head, *rows = [*csv.reader(text.splitlines())] or [[]]
+    pairs = [word.partition("=")[::2] for word in words]
+    begins = tuple(value for name, value in pairs if name == "on")
+    titles = [(name, title or name) for name, title in pairs if name != "on"]
+    unknown = [name for name, _ in titles if name not in head]
+    unknown += [begin for begin in begins if not any(cell.startswith(begin) for row in rows for cell in row)]
+    if unknown or not rows:
+        raise PrefenvsError(
+            f"results: {path.name} has no {(unknown or ['rows'])[0]}: its columns are {', '.join(head)}"
+        )
+    chosen = [(head.index(name), title) for name, title in titles] or [*enumerate(head)]
+    kept = [row for row in rows if not begins or any(cell.startswith(begins) for cell in row)]
+    return _table([title for _, title in chosen], [[row[place] for place, _ in chosen] for row in kept])
 
 
 def show(value: float, measure: str) -> str:
@@ -110,7 +133,8 @@ def _choose(scores: Scores, words: Sequence[str]) -> Shown:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    figures = (any(re.match(r"\W*\d", row[column]) for row in rows) for column in range(1, len(head)))
+    lines = [head, ["---", *("---:" if numbers else "---" for numbers in figures)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

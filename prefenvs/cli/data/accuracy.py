@@ -64,14 +64,15 @@ class LabelsAccuracy:
     def run(self) -> None:
         """Measure what is missing, write it fold by fold, and print the accuracies of these labels."""
         from prefenvs.datasets.holdout import fold_pairs
-        from prefenvs.metrics.folds import fold_table, read_folds, write_folds
+        from prefenvs.internal.csv_tables import read_table, write_table
+        from prefenvs.metrics.folds import COLUMNS, fold_table
         from prefenvs.runs import provenance
 
         commit = str(provenance()["commit"])
         name = self.name or self.labels.stem
         labelled = self._read()
         decided = np.array([one.best is not None for one in labelled.preferences])
-        kept = read_folds(self.out)
+        kept = read_table(self.out, COLUMNS)
         done = {tuple(row[:5]) for row in kept}
         for model in self.models:
             for seed in self.seeds if model != "return" else self.seeds[:1]:
@@ -86,7 +87,7 @@ class LabelsAccuracy:
                     if hits is not None:
                         counts = 0 if model == "return" else len(fitted)
                         kept.append([*key, str(counts), str(len(tested)), f"{hits:g}", commit])
-                        write_folds(self.out, kept)
+                        write_table(self.out, COLUMNS, kept)
         print(fold_table([row for row in kept if row[0] == name]))
 
     def _read(self) -> Labelled:

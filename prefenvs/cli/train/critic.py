@@ -10,12 +10,16 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.csv_tables import read_table, write_table
 from prefenvs.limits import PositiveInt, Seed
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
     from prefenvs.metrics.critic import CriticError
+
+COLUMNS = ("expert", "segments", "reference", "V: Pearson, error, bias", "regret: Pearson, error, bias",
+           "pairs ordered alike (halves)")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Critic:
     """Seed of segments and roll-outs."""
     json: bool = False
     """Print one JSON object."""
+    out: Path | None = None
+    """Put the figures into a row of this .csv file, with the rows of other experts that it holds."""
     progress: bool = True
     """Show a progress bar with an ETA."""
 
@@ -57,6 +63,8 @@ class Critic:
 
         from prefenvs.metrics.critic import Rollouts, measure_critic
 
+        if self.out is not None:
+            read_table(self.out, COLUMNS)
         agent, critic = load_values(self.expert, self.samples, self.critics, self.entropy)
         task = find_task(self.task or self._task_of_run())
         if hasattr(agent, "exploration_rate"):
@@ -67,6 +75,10 @@ class Critic:
             rollouts = Rollouts(self.rollouts, self.steps, self.seed, torch.manual_seed, bar.update)
             error = measure_critic(critic, agent, task.id, self.states, self.segment_length, rollouts, exact)
         print(to_json(error) if self.json else describe(error))
+        if self.out is not None:
+            row = figures(self.expert.name, error)
+            others = [other for other in read_table(self.out, COLUMNS) if other[:3] != row[:3]]
+            write_table(self.out, COLUMNS, [*others, row])
 
     def _task_of_run(self) -> str:
         if not self.expert.is_dir():
@@ -112,6 +124,13 @@ def exact_values(task: str, gamma: float) -> Any:
     from prefenvs.envs.delivery.values import BoardValues
 
     return BoardValues(find_board(0), gamma).value
+
+
+def figures(expert: str, error: CriticError) -> list[str]:
+    """Return the figures as a row under `COLUMNS`."""
+    fits = [f"{fit.pearson:.3f}, {fit.error:.3f}, {fit.bias:+.3f}" for fit in (error.value, error.regret)]
+    halves = "" if error.ceiling is None else f" ({error.ceiling:.1%})"
+    return [expert, f"{error.segments} of {error.length} steps", error.reference, *fits, f"{error.pairs:.1%}{halves}"]
 
 
 def describe(error: CriticError) -> str:

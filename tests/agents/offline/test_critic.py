@@ -14,8 +14,10 @@ from prefenvs.agents import PEBBLE, PebbleConfig
 from prefenvs.agents.experts import LearnedAdvantage, _Memory, load_expert
 from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.cli import main
+from prefenvs.cli.train.critic import COLUMNS
 from prefenvs.envs.delivery.board import find_board
 from prefenvs.envs.delivery.values import BoardValues
+from prefenvs.internal.csv_tables import read_table
 from prefenvs.metrics.critic import Rollouts, fit, measure_critic, ordered_alike, returns_from, walk
 from prefenvs.oracles import RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle
@@ -324,13 +326,17 @@ def test_command_line_from_expert_to_rater(tmp_path, capsys, sac) -> None:
     small = ["--preset", "small", "--task", "Reacher-v5", *small]
     main(["train", "pebble", *small, "--true-reward", "--folder", expert])
     capsys.readouterr()
-    main(["critic", expert, "--states", "4", "--segment-length", "3", "--rollouts", "2", "--steps", "10", "--json"])
+    measure = ["critic", expert, "--states", "4", "--segment-length", "3", "--rollouts", "2", "--steps", "10"]
+    main([*measure, "--json", "--out", str(tmp_path / "critics.csv")])
     figures = json.loads(capsys.readouterr().out)
     assert figures["task"] == "Reacher-v5"
     assert 0.0 <= figures["pairs"] <= 1.0
     assert np.isfinite(figures["value"]).all()
-    main(["critic", expert, "--states", "4", "--segment-length", "3", "--rollouts", "2", "--steps", "10"])
+    main([*measure, "--out", str(tmp_path / "critics.csv")])
     assert "pairs of segments ordered alike" in capsys.readouterr().out
+    (row,) = read_table(tmp_path / "critics.csv", COLUMNS)
+    assert row[:3] == ["expert", "4 of 3 steps", "2 roll-outs from each end"]
+    assert row[-1].startswith(f"{figures['pairs']:.1%} (")
     sessions = ["--unsupervised-steps", "60", "--labels", "20", "--per-session", "10", "--interact", "20"]
     asked = ["--oracle", "regret", "--expert", expert, "--segment-length", "10", "--folder", run]
     main(["train", "pebble", *small, *sessions, *asked])

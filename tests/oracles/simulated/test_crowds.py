@@ -1,5 +1,8 @@
 """Crowds answer as often alike, and as often equal, as the people they are named after; measured on their answers."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,9 +10,10 @@ from prefenvs import PrefenvsError, Query, Segment
 from prefenvs.oracles import CROWDS, PartialReturnOracle, RegretOracle, Teacher
 from prefenvs.oracles.contract import check_oracle
 from prefenvs.oracles.make import RaterContext, make_rater
-from prefenvs.oracles.simulated.crowds import MEASURED, crowd_rates
+from prefenvs.oracles.simulated.crowds import MEASURED, Measured, crowd_rates
 
 QUERIES, LENGTH = 4000, 5
+FILE = Path(__file__).resolve().parents[3] / "docs" / "results" / "measured" / "crowds.csv"
 
 
 def ask(oracle, rewards: np.ndarray) -> np.ndarray:
@@ -115,3 +119,10 @@ def test_the_command_line_knows_crowds() -> None:
     assert oracle.name == "partial-return-crowd-hopper-medium"
     with pytest.raises(PrefenvsError, match="Did you mean crowd-antmaze"):
         PartialReturnOracle("crowd-antmaz")
+
+
+def test_the_docs_quote_the_figures_that_crowds_imitate() -> None:
+    with FILE.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert tuple(head) == Measured._fields
+    assert rows == [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in MEASURED]

@@ -10,7 +10,8 @@ from prefenvs.cli import main
 from prefenvs.datasets.holdout import fold_pairs, sources_of
 from prefenvs.datasets.labels.files import find_labels
 from prefenvs.errors import PrefenvsError
-from prefenvs.metrics.folds import COLUMNS, fold_table, read_folds
+from prefenvs.internal.csv_tables import read_table
+from prefenvs.metrics.folds import COLUMNS, fold_table
 from prefenvs.preferences import Query
 from prefenvs.segments import Segment
 
@@ -60,7 +61,7 @@ def test_a_model_predicts_answers_that_it_was_not_fitted_to(answers: Path, tmp_p
     out = tmp_path / "accuracy.csv"
     words = ["labels", "accuracy", str(answers), "--folds", "3", "--models", "ensemble", "return", "--out", str(out)]
     main(words)
-    rows = read_folds(out)
+    rows = read_table(out, COLUMNS)
     assert [row[:5] for row in rows] == [["made", "ensemble", "drop", "0", str(fold)] for fold in range(3)]
     assert sum(float(row[6]) for row in rows) == 60
     assert sum(float(row[7]) for row in rows) > 42
@@ -102,7 +103,7 @@ def test_people_s_answers_on_the_door_agree_with_the_return(tmp_path: Path, caps
     door = REAL / "d4rl" / "door-human-v1.hdf5"
     words = ["labels", "accuracy", str(REAL / "labels_uni_rlhf" / "door-human-v1_human_labels"), "--dataset", str(door)]
     main([*words, "--models", "return", "--out", str(tmp_path / "accuracy.csv")])
-    rows = read_folds(tmp_path / "accuracy.csv")
+    rows = read_table(tmp_path / "accuracy.csv", COLUMNS)
     held, hits = (sum(float(row[at]) for row in rows) for at in (6, 7))
     assert held > 150
     assert 0.85 < hits / held < 0.97

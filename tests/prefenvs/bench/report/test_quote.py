@@ -8,6 +8,7 @@ import pytest
 from prefenvs.bench.report.quote import BLOCK, fill_blocks
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.csv_tables import write_table
 
 from ..synthetic import METHODS, full, make_results
 
@@ -30,6 +31,13 @@ def results(tmp_path: Path) -> Path:
 def test_figures_in_the_docs_are_those_of_committed_results(page: Path) -> None:
     text = page.read_text()
     assert fill_blocks(text, ROOT / "docs" / "results") == text, f"prefenvs bench quote {page.relative_to(ROOT)}"
+
+
+def test_every_measured_table_is_quoted() -> None:
+    quoted = set(re.findall(r"<!-- results: (measured/\S+)", "".join(page.read_text() for page in PAGES)))
+    folder = ROOT / "docs" / "results"
+    known = {path.relative_to(folder).as_posix() for path in (folder / "measured").rglob("*.*")}
+    assert known - {"measured/prose.csv"} == quoted
 
 
 def test_a_block_is_filled_and_its_neighbours_stay(results: Path) -> None:
@@ -62,6 +70,29 @@ def test_lift_is_told_in_a_sentence(tmp_path: Path) -> None:
     held.write(tmp_path / "lift" / "results.parquet")
     text = fill_blocks(block("lift lift good=Labels"), tmp_path)
     assert "Labels on walk: above the control on 2 of 2 seeds; label lift at the end 0.75 (0.50, 1.00)" in text
+
+
+def test_files_are_shown_whole_or_by_columns_and_rows(tmp_path: Path) -> None:
+    write_table(
+        tmp_path / "a.csv", ("part", "by", "ms", "ms"), [("fit, all", "us", "1.5", "2"), ("act", "them", "3", "-")]
+    )
+    (tmp_path / "b.md").write_text("# B\n\n| | ms |\n|---|---|\n| fit | **1.5** |\n| | 3 |\n\n| other |\n")
+    whole = (
+        "| part | by | ms | ms |\n| --- | --- | ---: | ---: |\n| fit, all | us | 1.5 | 2 |\n| act | them | 3 | - |\n"
+    )
+    assert whole in fill_blocks(block("a.csv table"), tmp_path)
+    chosen = fill_blocks(block('a.csv table "ms=time, ms" part on=them'), tmp_path)
+    assert "-->\n\n| time, ms | part |\n| --- | --- |\n| 3 | act |\n\n<!--" in chosen
+    assert "-->\n\n|  | ms |\n| --- | ---: |\n| fit | **1.5** |\n|  | 3 |\n\n<!--" in fill_blocks(
+        block("b.md table"), tmp_path
+    )
+    for words, message in {
+        "a.csv table s": "a.csv has no s: its columns are part, by, ms, ms",
+        "a.csv table on=we": "a.csv has no we",
+        "b.md seeds": "a .md file, and table",
+    }.items():
+        with pytest.raises(PrefenvsError, match=message):
+            fill_blocks(block(words), tmp_path)
 
 
 @pytest.mark.parametrize(
