@@ -293,18 +293,17 @@ class BenchMeasure:
 
     def run(self) -> None:
         """Write reward.json and print it; a run that keeps no reward model gets an empty one."""
-        from prefenvs.agents.rewards.ensemble import RewardEnsemble
-        from prefenvs.agents.runs.train import load_policy
+        from prefenvs.agents.runs.train import load_policy, load_reward
         from prefenvs.bench.folder import write_json
         from prefenvs.bench.rewards import judge_reward
         from prefenvs.tasks import find_task
 
         run = Run.open(self.run_folder)
         figures: dict[str, float] = {}
-        if (run.checkpoint / "reward.pt").exists():
+        model = load_reward(run) if (run.checkpoint / "reward.pt").exists() else None
+        if model is not None:
             task = run.task
             length = run.config.get("segment_length") or find_task(task).segment_length
-            model = RewardEnsemble.load(run.checkpoint / "reward.pt", device="cpu")
             figures = judge_reward(model, load_policy(run), task, length, self.episodes, seed=self.seed)
         write_json(run.path("reward.json"), figures)
         print(to_json(figures))

@@ -318,7 +318,7 @@ def test_a_run_folder_is_an_agent(folders: dict[str, Path], tmp_path: Path) -> N
     loaded, by_file = (PEBBLE.load(path, device="cpu") for path in (tmp_path / "run", checkpoint / "model.zip"))
     seen = observations_of(loaded)
     np.testing.assert_array_equal(*(one.predict(seen, deterministic=True)[0] for one in (loaded, by_file)))
-    with pytest.raises(PrefenvsError, match="not a dict: give it gymnasium.spaces.flatten"):
+    with pytest.raises(PrefenvsError, match=r"not a dict: give it gymnasium\.spaces\.flatten"):
         loaded.predict({"place": seen})
     (tmp_path / "run" / "checkpoint" / "model.zip").unlink()
     with pytest.raises(PrefenvsError, match="a folder without a saved agent"):
