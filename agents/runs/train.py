@@ -88,6 +88,7 @@ def train(
             learn(total - made, given, progress_bar=progress, reset_num_timesteps=made == 0)
             # The last evaluation comes after the last of the learner's own writes.
             for learner in learners:
+                learner.logger.record("time/total_timesteps", learner.num_timesteps, exclude="tensorboard")
                 learner.logger.dump(learner.num_timesteps)
     seconds = {"seconds": round(time.time() - begin, 1)}
     ended = list(zip(learners, runs, facts or [{}] * len(runs), strict=True))

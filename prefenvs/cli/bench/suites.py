@@ -111,10 +111,13 @@ class BenchRun:
                 outcomes = run_on_ray(left, plan, self.ray, self.gpus_per_cell, progress)
             else:
                 outcomes = run_local(left, plan, workers, gpus, progress)
-        except BaseException:
+        except BaseException as error:
             # Whatever happened, what has finished is in the table; why it ended matters more than why that failed.
             with contextlib.suppress(PrefenvsError):
                 collect(folder.folder).write()
+            if isinstance(error, KeyboardInterrupt):
+                done = sum(folder.outcome(cell).status == "finished" for cell in cells)
+                progress.say(f"stopped: {done} of {len(cells)} cells have finished; the same command goes on")
             raise
         collect(folder.folder).write()
         failed = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
