@@ -190,8 +190,8 @@ class BenchQuote:
 
     files: Annotated[tuple[Path, ...], Positional]
     """Markdown files."""
-    results: Path = Path("docs/results")
-    """The folder below which results lie."""
+    results: Path | None = None
+    """The folder below which results lie; docs/results by default, or the present folder where there is none."""
     check: bool = False
     """Change nothing; fail where a block is not what the results say."""
 
@@ -199,11 +199,13 @@ class BenchQuote:
         """Write what has changed; raises PrefenvsError for a block that cannot be filled, or with --check is old."""
         from prefenvs.bench.report.quote import fill_blocks
 
-        old = []
+        old, below = [], self.results
+        if below is None:
+            below = Path("docs/results") if Path("docs/results").is_dir() else Path()
         for path in self.files:
             text = path.read_text(encoding="utf-8")
             try:
-                filled = fill_blocks(text, self.results)
+                filled = fill_blocks(text, below)
             except PrefenvsError as error:
                 raise PrefenvsError(f"{path}: {error}") from None
             if filled != text:
