@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,8 @@ class Online:
     """What an online learner is made with: its task, its rater or reward, its seed and its device.
 
     oracle: None on the true reward; reward: of states, for `learns_from="states"`. film: whether its environments draw
-    what they do, for raters that could not see it otherwise.
+    what they do, for raters that could not see it otherwise. reward_model: one of your own in place of the ensemble, as
+    the learner's constructor takes it.
     """
 
     task: Task
@@ -75,6 +77,7 @@ class Online:
     device: str = "auto"
     reward: StateReward | None = None
     film: bool = False
+    reward_model: Any = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,12 @@ class Algorithm:
     rows: tuple[Row, ...] = ()
     upper: str = ""
 
+    @property
+    def takes_reward_model(self) -> bool:
+        """Whether a reward model can be put in the place of the one that the learner would fit to its labels."""
+        own = self.source == "online" and self.signal == "labels" and self.make is None
+        return own and "reward_model" in inspect.signature(self.learner).parameters
+
     def make_online(self, settings: Settings, given: Online) -> Any:
         """Return an online learner; without a `make` of its own the learner's class gets environments and rater."""
         if self.make is not None:
@@ -173,6 +182,7 @@ class Algorithm:
         mode = {"render_mode": "rgb_array"} if given.film else {}
         envs = make_envs(given.task.id, getattr(settings.options, "envs", 1), given.seed, **mode)
         keywords = {} if settings.options is None else settings.options.keywords()
+        keywords |= {} if given.reward_model is None else {"reward_model": given.reward_model}
         # Pictures keep their axes, vectors have one.
         policy = "CnnPolicy" if len(envs.observation_space.shape or ()) > 1 else "MlpPolicy"
         return self.learner(

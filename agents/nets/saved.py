@@ -56,6 +56,24 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+def find_saved(path: str | Path) -> Path:
+    """Return the file that a saved agent is in: `path`, with ".zip" where that is left out, or a run folder's newest.
+
+    Raises PrefenvsError for a folder without one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = (path / "checkpoint" / "model.zip", path / "model.zip")
+        found = next((one for one in inside if one.is_file()), None)
+        if found is None:
+            raise PrefenvsError(
+                f"{path} is a folder without a saved agent: name one that `prefenvs train` wrote, once it has a "
+                "checkpoint, or the file that `save` wrote"
+            )
+        return found
+    return path if path.suffix or path.exists() else path.with_suffix(".zip")
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield the path to write to; the file takes the place of `path` when it is complete.

@@ -35,6 +35,15 @@ def action_kind(space: spaces.Space[Any]) -> str:
     return ""
 
 
+def check_flat(observation: Any, size: int) -> None:
+    """Raise PrefenvsError for the dictionary or tuple that a task observes, in place of its flat vector [size]."""
+    if isinstance(observation, dict | tuple):
+        raise PrefenvsError(
+            f"the policy takes the vector [{size}] that prefenvs.make shows, not a {type(observation).__name__}: give "
+            "it gymnasium.spaces.flatten(env.observation_space, observation)"
+        )
+
+
 def check_spaces(learner: str, takes: tuple[str, ...], env: Any, pictures: bool = False) -> None:
     """Raise PrefenvsError unless a learner that takes these kinds of actions can learn in an environment.
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from prefenvs.agents.nets.kernels import products
-from prefenvs.agents.nets.saved import damage_told, new_file, own_memory, read_config
+from prefenvs.agents.nets.saved import damage_told, find_saved, new_file, own_memory, read_config
+from prefenvs.agents.nets.spaces import check_flat
 from prefenvs.agents.offline.files import FORMAT, WAY_OUT, find_spaces, read_state
 from prefenvs.agents.offline.tables import StepTable, build_step_table
 from prefenvs.datasets.offline import OfflineDataset
@@ -240,6 +241,7 @@ class OfflineLearner(ABC, Generic[Config]):
 
         Raises PrefenvsError for observations of another shape.
         """
+        check_flat(observation, self.observation_size)
         array = np.asarray(observation, np.float32)
         rows = array.reshape(-1, self.observation_size) if array.size % self.observation_size == 0 else array
         if rows.ndim != 2 or rows.shape[-1] != self.observation_size:
@@ -316,12 +318,14 @@ class OfflineLearner(ABC, Generic[Config]):
     ) -> Self:
         """Read what `save` wrote; with a data set the learner can be trained further. Nothing in it is executed.
 
+        path: of a file, or of a run folder, whose newest checkpoint is read.
         preferences, given: what the constructor takes beside the data (IQL's rewards or reward_model, CPL's and BC's
         ranking, BC's returns); a file holds neither data nor labels.
         Raises PrefenvsError for files that are damaged, of another learner, or not there, and for labels without data.
         """
         if dataset is None and (preferences is not None or given):
             raise PrefenvsError("labels and their like belong to a data set: pass dataset=... with them")
+        path = find_saved(path)
         state = read_state(path)
         with damage_told(path, WAY_OUT):
             if state["algorithm"] != cls.name:

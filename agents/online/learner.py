@@ -131,13 +131,15 @@ class PreferenceLearner(SavedAgent):
         steps: int | None = None,
         seed: int = 0,
         device: str = "auto",
+        reward_model: GivenRewardModel = None,
         **given: Any,
     ) -> Self:
         """Return an agent as `prefenvs train` makes it, with a preset's settings for the task.
 
         task: whatever `prefenvs.make` takes. preset: "published" by default, or "small" for a CPU. steps: how many will
-        be trained, to which a preset fits its schedule. given: fields of the configuration and arguments of the
-        constructor in the place of the preset's. Raises PrefenvsError for an unknown preset or name.
+        be trained, to which a preset fits its schedule. reward_model: as the constructor's. given: fields of the
+        configuration and arguments of the constructor in the place of the preset's. Raises PrefenvsError for an unknown
+        preset or name.
         """
         algorithm = dataclasses.replace(find_algorithm(cls.name), learner=cls)
         if preset not in (None, *algorithm.presets):
@@ -157,7 +159,7 @@ class PreferenceLearner(SavedAgent):
         ]
         settings = Settings(made[0], settings.steps, made[1] if len(made) > 1 else None)
         oracle = None if rater is None else as_oracle(rater)
-        agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device))
+        agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
         return agent
 
     @staticmethod

@@ -24,11 +24,13 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from prefenvs.agents.nets.residual import NormalisedObservations
-from prefenvs.agents.nets.saved import damage_told, new_file, read_config
+from prefenvs.agents.nets.saved import damage_told, find_saved, new_file, read_config
+from prefenvs.agents.nets.spaces import check_flat
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
+from prefenvs.segments import Array
 
 FORMAT = "prefenvs-online-1"
 RECORD = "agent.json"
@@ -81,6 +83,11 @@ class SavedAgent(BaseAlgorithm):
         """Id of the task that the agent is trained on."""
         return self.recorder.buffer.task
 
+    def predict(self, observation: Any, *arguments: Any, **keywords: Any) -> tuple[Array, tuple[Array, ...] | None]:
+        """Return actions as Stable-Baselines3's `predict`; raises PrefenvsError for a dictionary or a tuple."""
+        check_flat(observation, spaces.flatdim(self.observation_space))
+        return super().predict(observation, *arguments, **keywords)
+
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """Write the agent to a file, ".zip" added where the name has no ending; complete or not at all.
 
@@ -118,6 +125,7 @@ class SavedAgent(BaseAlgorithm):
     ) -> Self:
         """Read an agent that `save` wrote, to act or to explore on; arguments are Stable-Baselines3's.
 
+        path: of a file, or of a run folder, whose newest checkpoint is read.
         custom_objects, kwargs: arguments of the constructor in place of those in the file, and those that no file can
         hold, such as a policy of your own (`policy_class`), its classes (`policy_kwargs`) or a schedule of your own.
 
@@ -125,7 +133,7 @@ class SavedAgent(BaseAlgorithm):
         """
         given = {**(custom_objects or {}), **kwargs}
         if isinstance(path, str | Path):
-            path = Path(path) if Path(path).suffix or Path(path).exists() else Path(path).with_suffix(".zip")
+            path = find_saved(path)
         with damage_told(path, WAY_OUT):
             record, parameters, variables = read_agent(path, device, print_system_info)
             if record["algorithm"] != cls.name:

@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
+import prefenvs
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.rewards.ensemble import FORMAT as ENSEMBLE
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
@@ -26,6 +27,7 @@ from prefenvs.agents.rewards.pearl import GaussianReward
 from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer
 from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.agents.runs.train import load_policy
+from prefenvs.envs.spaces import name_entries
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.runs import Run
@@ -355,6 +357,8 @@ def _describe(run: Run, parts: Sequence[Part], paths: Sequence[Path], form: Form
         f"Exported by prefenvs {version('prefenvs')} from a run of `prefenvs {run.record['command']}`. Observations go",
         "in and actions come out in the units of the task: normalisation is inside. B is the batch.",
     ]
+    entries = _name_entries(str(run.config.get("task") or ""))
+    lines += [f"An observation is {entries}."] if entries else []
     for part, path in zip(parts, paths, strict=True):
         lines += [
             "",
@@ -378,6 +382,17 @@ def _describe(run: Run, parts: Sequence[Part], paths: Sequence[Path], form: Form
             lines += [f"{part.output} = {part.name}.run(None, {{{fed}}})[0]"]
         lines.append("```")
     return "\n".join(lines) + "\n"
+
+
+def _name_entries(task: str) -> str:
+    """Return which entries of an observation hold what, where the task observes a dictionary and can be made here."""
+    try:
+        env = prefenvs.make(task)
+    except PrefenvsError:
+        return ""
+    entries = name_entries(env.unwrapped.observation_space)
+    env.close()
+    return entries
 
 
 def _axes(space: spaces.Space[Any]) -> str:

@@ -9,13 +9,17 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from gymnasium.spaces import flatdim
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+import prefenvs
+from prefenvs.agents.nets.saved import damage_told
 from prefenvs.agents.offline.files import read_state
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.offline.single_loss import SingleLossLearner
+from prefenvs.agents.online.learner import make_reward_model
 from prefenvs.agents.registry import find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
@@ -25,7 +29,7 @@ from prefenvs.agents.runs.tracking import track
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Env
 from prefenvs.metrics.curves import draw_learning_curve
-from prefenvs.protocols import Policy
+from prefenvs.protocols import Policy, RewardModel
 from prefenvs.runs import Run
 from prefenvs.tasks import find_task, has_environment
 
@@ -84,6 +88,7 @@ def train(
             learn(total - made, given, progress_bar=progress, reset_num_timesteps=made == 0)
             # The last evaluation comes after the last of the learner's own writes.
             for learner in learners:
+                learner.logger.record("time/total_timesteps", learner.num_timesteps, exclude="tensorboard")
                 learner.logger.dump(learner.num_timesteps)
     seconds = {"seconds": round(time.time() - begin, 1)}
     ended = list(zip(learners, runs, facts or [{}] * len(runs), strict=True))
@@ -235,6 +240,23 @@ def load_policy(run: Run) -> Policy:
         return load_offline(path, name=name)
     policy: Policy = algorithm.learner.load(path, device="cpu")
     return policy
+
+
+def load_reward(run: Run) -> RewardModel | None:
+    """Return the reward that a run has learned, an ensemble or a model of the user's own; None if it has none."""
+    places = run.checkpoint / "reward.pt", run.path("reward.pt")
+    path = next((place for place in places if place.is_file()), None)
+    named = str(run.config.get("reward_model") or "")
+    if path is None:
+        return None
+    if ":" not in named:
+        return RewardEnsemble.load(path, device="cpu")
+    env = prefenvs.make(run.task)
+    kind = type(make_reward_model(named, flatdim(env.observation_space), flatdim(env.action_space), seed=0))
+    env.close()
+    with damage_told(path, f"put it back from a copy, or mend {kind.__name__}.load"):
+        model: RewardModel = kind.load(path)
+    return model
 
 
 def load_offline(path: Path, device: str = "cpu", name: str | None = None) -> OfflineLearner[Any]:

@@ -127,11 +127,12 @@ class Purse:
         tokens = total.tokens_in + total.tokens_out
         budget, spent = self.budget, self.spent
         if budget.queries is not None and queries > budget.queries:
-            return f"{spent.queries} of {budget.queries} queries are used up"
+            return f"{spent.queries} of {budget.queries} queries"
         if budget.tokens is not None and tokens > budget.tokens:
-            return f"{spent.tokens_in + spent.tokens_out:,} of {budget.tokens:,} tokens are used up"
+            most = wish[1].tokens_in + wish[1].tokens_out
+            return f"{spent.tokens_in + spent.tokens_out:,} of {budget.tokens:,} tokens, and a query may take {most:,}"
         if budget.cost is not None and total.cost > budget.cost + 1e-12:
-            return f"{spent.cost:.4f} of {budget.cost:g} in money are used up"
+            return f"{spent.cost:.4f} of {budget.cost:g} in money, and a query may take {wish[1].cost:.4f}"
         return None
 
 

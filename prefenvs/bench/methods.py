@@ -35,7 +35,7 @@ class Method:
     a data set; seeded: chance plays a part in training; checkpoints: continues with `<command> --resume FOLDER` where
     the folder holds a checkpoint; rewards: keeps a reward model that `prefenvs bench measure` can judge;
     seeds_together: trains several seeds in one program, by `--seeds 0 1 2` in the place of --seed, with {seed} in
-    --folder; program: what is run.
+    --folder; presets: those that its program knows, where that is known; program: what is run.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Method:
     checkpoints: bool = False
     rewards: bool = False
     seeds_together: bool = False
+    presets: tuple[str, ...] = ()
     program: tuple[str, ...] = OURS
 
     @property
@@ -62,8 +63,14 @@ class Method:
         return self.upper == self.name
 
     def accepted(self, options: Mapping[str, Option]) -> dict[str, Option]:
-        """Return the options of a grid that this method knows."""
+        """Return the options of a grid that this method knows; raises PrefenvsError for a preset that it lacks."""
         known = [name for name in options if name not in self.ignores and (self.only is None or name in self.only)]
+        preset = options.get("preset")
+        if "preset" in known and self.presets and preset not in self.presets:
+            raise PrefenvsError(
+                f"the method {self.name} has no preset {preset!r}, only {', '.join(self.presets)}: name it among the "
+                "presets of its Algorithm, or give each method its own by method_options"
+            )
         return {name: options[name] for name in known}
 
     def commands(self, cell: Cell, folder: Path, data: Path | None, resume: bool = False) -> list[list[str]]:
@@ -146,6 +153,7 @@ def methods_of(algorithm: Algorithm) -> list[Method]:
             checkpoints=algorithm.resumes,
             rewards=row.rewards,
             seeds_together=algorithm.together,
+            presets=algorithm.presets,
         )
         for row in algorithm.rows
     ]
@@ -190,6 +198,8 @@ def _find_row(path: str, name: str) -> Method:
     return replace(
         method,
         name=paths[method.name],
+        # Whoever compares a method of their own wants the preset of the others, or to be told that it has none such.
+        ignores=tuple(option for option in method.ignores if option != "preset"),
         upper=paths.get(method.upper, method.upper),
         controls=tuple(paths.get(control, control) for control in method.controls),
         bound=paths.get(method.bound, method.bound),

@@ -8,6 +8,7 @@ from prefenvs.envs import make
 from prefenvs.evaluate import evaluate, random_policy
 from prefenvs.metrics import Transitions, return_correlation, reward_of, starc_distance
 from prefenvs.metrics.accuracy import credit
+from prefenvs.metrics.agreement import mean_rewards
 from prefenvs.protocols import Policy, RewardModel
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
@@ -60,7 +61,7 @@ def judge_reward_on(
     predicted, true = [], []
     for batch in (first, second):
         assert batch.true_rewards is not None
-        predicted.append(model.predict(batch.observations, batch.actions).mean(axis=0, dtype=np.float64).sum(axis=1))
+        predicted.append(mean_rewards(model, batch.observations, batch.actions).sum(axis=1))
         true.append(batch.true_rewards.sum(axis=1, dtype=np.float64))
     return {
         "accuracy": _accuracy(np.stack(predicted, axis=1), np.stack(true, axis=1)),

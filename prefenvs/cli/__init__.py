@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import threading
@@ -134,6 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
         command = _read(_import_modules(words))
     except PrefenvsError as error:
         _fail(str(error), 2)
+    except BrokenPipeError:
+        _end_quietly()
     try:
         check_limits(command)
         with _terminated_as_interrupted():
@@ -148,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except BrokenPipeError:
-        raise SystemExit(0) from None
+        _end_quietly()
     except OSError as error:
         _fail(_describe(error), 2 if error.errno in WRONG_PATH else 1)
     except MemoryError:
@@ -204,6 +207,12 @@ def _format_warning(
 def _fail(message: str, status: int) -> NoReturn:
     print(f"prefenvs: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(status) from None
+
+
+def _end_quietly() -> NoReturn:
+    """End where the reader, such as `head`, has seen enough; nothing is written at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0) from None
 
 
 def _describe(error: OSError) -> str:

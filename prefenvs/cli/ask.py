@@ -107,11 +107,16 @@ def _orders(query: Query) -> Sequence[str]:
 
 
 def load_reward(path: Path) -> RewardModel:
-    """Return the reward ensemble of a run folder or file; raises PrefenvsError where there is none."""
+    """Return the reward model of a run folder, or an ensemble's file; raises PrefenvsError where there is none."""
     from prefenvs.agents.rewards.ensemble import RewardEnsemble
+    from prefenvs.agents.runs.train import load_reward
+    from prefenvs.runs import Run
 
-    places = path / "checkpoint" / "reward.pt", path / "reward.pt", path
-    saved = next((place for place in places if place.is_file()), None)
-    if saved is None:
+    if (path / "run.json").is_file():
+        model = load_reward(Run.open(path))
+    else:
+        file = path / "reward.pt" if path.is_dir() else path
+        model = RewardEnsemble.load(file, device="cpu") if file.is_file() else None
+    if model is None:
         raise PrefenvsError(f"{path} keeps no reward ensemble: name a run folder that learned one, or its reward.pt")
-    return RewardEnsemble.load(saved, device="cpu")
+    return model

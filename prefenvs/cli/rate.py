@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # Queries loaded at a time, and how few may be left before more are loaded.
 CHUNK, FEW = 256, 64
 SLEEP = 0.05
+# Replies that are no verdict before a model, which has given none yet, is asked no more.
+NONSENSE = 20
 # Pairs of a data set that are sampled together.
 BLOCK = 100
 BINS = ("true difference", "queries", "accuracy")
@@ -124,7 +126,9 @@ class Rate:
             if not store.count_pending(name):
                 print(f"all {len(queries)} pairs have their answers already")
             self._label_run(store, name)
-        self._tell(location, name, queries[0])
+            labels = any(not answer.skipped for answer in store.preferences(run=name))
+        if labels:
+            self._tell(location, name, queries[0])
 
     def _rank(self, lists: Literal["lire", "seqrank"]) -> None:
         """Let ranked lists be made of a data set's segments; raises PrefenvsError without a data set."""
@@ -202,7 +206,7 @@ class Rate:
         if found.queries < len(queries):
             trouble = getattr(oracle, "trouble", None)
             print(f"only {found.queries} of {len(queries)} were answered{f': {trouble.message}' if trouble else ''}")
-        print_calibration(found, oracle.name)
+        print_calibration(found, oracle.name, self.pairs)
         if self.out is not None:
             write_table(self.out, BINS, bin_rows(found))
 
@@ -298,18 +302,21 @@ class _Labelling:
                 warnings.simplefilter("ignore", UserWarning)
                 while self._step():
                     time.sleep(SLEEP if self.oracle.pending else 0.0)
-        except BaseException:
+        except BaseException as error:
             # What is under way has been paid for.
             _close(self.oracle)
             self._store_answers()
             self._report()
+            if isinstance(error, KeyboardInterrupt):
+                print(f"{self.store.count_pending(self.run)} queries are left, which the same command goes on with")
             raise
         _close(self.oracle)
         self._report()
         trouble = getattr(self.oracle, "trouble", None)
         left = self.store.count_pending(self.run)
         if trouble is not None and left:
-            raise PrefenvsError(f"{trouble.message}; {left} queries are left, which the same command goes on with")
+            way = "a larger budget" if trouble.kind == "budget" else "the same command"
+            raise PrefenvsError(f"{trouble.message}; {left} queries are left, which {way} goes on with")
 
     def _step(self) -> bool:
         """Ask what may be asked, store what has been answered; tell whether there is more to come."""
@@ -322,6 +329,11 @@ class _Labelling:
             self._asked |= {query.id for query in new}
             self.oracle.ask(new)
         answered = self._store_answers()
+        if self.skipped >= NONSENSE and self._unread == self.skipped and not self.labelled:
+            raise PrefenvsError(
+                f"none of the first {self.skipped} replies is a verdict{self._last_reply()}: mend the prompts "
+                "(--copy-prompts), raise --vlm-max-tokens, or choose another model"
+            )
         return answered > 0 or (self.oracle.pending > 0 and trouble is None)
 
     def _store_answers(self) -> int:
@@ -333,6 +345,20 @@ class _Labelling:
         self._bar.update(len(answers))
         return len(answers)
 
+    @property
+    def _unread(self) -> int:
+        """How many replies were none that could be read."""
+        from prefenvs.oracles.vlm.verdicts import CUT_OFF, REFUSED, WRONG_FORM
+
+        reasons = Counter[str](getattr(self.oracle, "reasons", ()))
+        return sum(reasons[reason] for reason in (WRONG_FORM, REFUSED, CUT_OFF))
+
+    def _last_reply(self) -> str:
+        from prefenvs.store import list_calls
+
+        replies = [call.reply for call in list_calls(self.store, self.run) if call.reply]
+        return f", the last is {' '.join(replies[-1].split())[:160]!r}" if replies else ""
+
     def _costs(self) -> dict[str, str]:
         if not hasattr(self.oracle, "tokens"):
             return {}
@@ -342,9 +368,11 @@ class _Labelling:
     def _report(self) -> None:
         reasons = Counter[str](getattr(self.oracle, "reasons", ()))
         why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        used = ", ".join(f"{value} {name}" for name, value in self._costs().items())
+        used = ", ".join(f"{name} {value}" for name, value in self._costs().items())
         about = f"{self.labelled} labels, {self.skipped} skips{f' ({why})' if why else ''}"
         print(f"{self.run or 'queries'}: {about}{f'; {used}' if used else ''}")
+        if self._unread > self.labelled:
+            print(f"most replies are no verdict{self._last_reply()}; --store {self.store.location} --audit prints all")
 
 
 class _OneByOne(Oracle):
@@ -408,8 +436,8 @@ def bin_rows(found: Calibration) -> list[tuple[str, str, str]]:
     return [(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right)) for part in found.bins]
 
 
-def print_calibration(found: Calibration, name: str) -> None:
-    """Print what a rater was found to be."""
+def print_calibration(found: Calibration, name: str, more: int) -> None:
+    """Print what a rater was found to be, and what so many `more` queries will cost."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
@@ -424,12 +452,25 @@ def print_calibration(found: Calibration, name: str) -> None:
     if found.consistent.count:
         print(f"same choice in both orders: {percent(found.consistent)}")
     if found.tokens:
-        print(f"cost: {found.cost:.4f}, {found.tokens:,} tokens; per useful label: {found.cost_per_label:.6f}, "
-              f"{found.tokens / max(found.useful, 1):,.0f} tokens")  # fmt: skip
+        print(describe_cost(found, more))
     table = Table(BINS[0], Column(BINS[1], justify="right"), BINS[2], box=SIMPLE_HEAD)
     for row in bin_rows(found):
         table.add_row(*row)
     Console(emoji=False).print(table)
+
+
+def describe_cost(found: Calibration, more: int) -> str:
+    """Return what a check took, and what `more` queries like its own will take: tokens, and money where it is known."""
+    ahead = more / found.queries
+    total = f"{found.tokens:,} tokens"
+    each = f"{found.tokens / found.useful:,.0f} tokens" if found.useful else "no useful label"
+    coming = f"{round(ahead * found.tokens, -2):,.0f} tokens"
+    if found.cost:
+        total, coming = f"{found.cost:.4f}, {total}", f"{ahead * found.cost:.2f}, {coming}"
+        each = f"{found.cost_per_label:.6f}, {each}" if found.useful else each
+    each = f"per useful label: {each}" if found.useful else each
+    priced = "" if found.cost else " (--vlm-price-in and --vlm-price-out, for a million tokens, make it money)"
+    return f"cost: {total}; {each}; {more:,} queries like these: {coming}{priced}"
 
 
 def _close(oracle: Oracle) -> None:

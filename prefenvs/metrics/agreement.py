@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
-from prefenvs.protocols import RewardModel
+from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_segments
 from prefenvs.segments import Array, SegmentBatch
 
 
@@ -33,7 +33,7 @@ def return_correlation(model: RewardModel, segments: SegmentBatch) -> Correlatio
         raise PrefenvsError(f"the segments of {segments.source or segments.task!r} carry no true rewards")
     if len(segments) < 2:
         raise PrefenvsError(f"a correlation needs at least 2 segments, got {len(segments)}")
-    predicted = _predict_returns(model, segments.observations, segments.actions)
+    predicted = mean_rewards(model, segments.observations, segments.actions).sum(axis=1)
     true = segments.true_rewards.sum(axis=1)
     return Correlation(_pearson(predicted, true), _pearson(rankdata(predicted), rankdata(true)))
 
@@ -54,15 +54,17 @@ def preference_accuracy(model: RewardModel, preferences: Sequence[Preference]) -
     for length in {len(segment) for segment in segments}:
         alike = [segment for segment in segments if len(segment) == length]
         observations, actions = (np.stack([getattr(s, name) for s in alike]) for name in ("observations", "actions"))
-        predicted = _predict_returns(model, observations, actions).tolist()
+        predicted = mean_rewards(model, observations, actions).sum(axis=1).tolist()
         returns |= {id(segment): own for segment, own in zip(alike, predicted, strict=True)}
     return label_accuracy(clear, lambda segment: returns[id(segment)])
 
 
-def _predict_returns(model: RewardModel, observations: Array, actions: Array) -> Array:
-    """Sum the ensemble's mean reward over steps: [...] for observations [..., T, obs]."""
-    returns: Array = model.predict(observations, actions).mean(axis=0, dtype=np.float64).sum(axis=-1)
-    return returns
+def mean_rewards(model: RewardModel, observations: Array, actions: Array) -> Array:
+    """Return the members' mean reward [N, T] of segments [N, T, obs], whatever axes the model takes."""
+    whole = isinstance(model, SequenceRewardModel)
+    rewards = model.predict(observations, actions) if whole else predict_segments(model, observations, actions)
+    mean: Array = rewards.mean(axis=0, dtype=np.float64)
+    return mean
 
 
 def _pearson(first: Array, second: Array) -> float:

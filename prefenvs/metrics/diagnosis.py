@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share, credit
-from prefenvs.metrics.agreement import Correlation, preference_accuracy, return_correlation
+from prefenvs.metrics.agreement import Correlation, mean_rewards, preference_accuracy, return_correlation
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel
 from prefenvs.segments import Array, SegmentBatch
@@ -119,14 +119,14 @@ def diagnose(
         rows = rng.integers(len(labelled), size=pairs)
         known = _returns(model, labelled)[rows], _true(labelled)[rows]
         mixed = _agreement(np.stack([learned[0], known[0]], 1), np.stack([true[0], known[1]], 1))
-    rewards = model.predict(first.observations, first.actions).mean(0)
+    rewards = mean_rewards(model, first.observations, first.actions)
     return Diagnosis(
         _label_share(model, answered),
         _agreement(np.stack(learned, 1), np.stack(true, 1)),
         mixed,
         return_correlation(model, first),
         _nearness(answered, episodes, rng),
-        float((rewards > 0.98).mean()),
+        float((rewards > 0.98).mean()) if rewards.max() <= 1.0 else 0.0,
         learned[0],
         true[0] if has_reward(episodes.task) else true[0][:0],
     )
@@ -147,7 +147,7 @@ def _labelled(preferences: Sequence[Preference], length: int) -> SegmentBatch | 
 
 
 def _returns(model: RewardModel, batch: SegmentBatch) -> Array:
-    returns: Array = model.predict(batch.observations, batch.actions).mean(axis=0, dtype=np.float64).sum(axis=1)
+    returns: Array = mean_rewards(model, batch.observations, batch.actions).sum(axis=1)
     return returns
 
 

@@ -163,7 +163,7 @@ def _infer(name: str, make: Make, source: str | None, horizon: int | None = None
     try:
         return _remember(_describe(name, source or "", env, horizon, getattr(make, "__doc__", None)), make)
     finally:
-        env.close()
+        _close(name, env)
 
 
 def _infer_registered(name: str, registered: str) -> Task:
@@ -177,7 +177,19 @@ def _infer_registered(name: str, registered: str) -> Task:
     try:
         return _remember(_describe(name, name, env, gymnasium.spec(registered).max_episode_steps), make)
     finally:
+        _close(name, env)
+
+
+def _close(name: str, env: gymnasium.Env[Any, Any]) -> None:
+    """Close an environment; raises PrefenvsError where that fails, but for the error of what came before it."""
+    before = sys.exception()
+    try:
         env.close()
+    except Exception as error:  # whatever a user's code raises
+        if before is None:
+            raise PrefenvsError(
+                f"task {name!r}: close() raised {one_line(error)}; Gymnasium calls it to free windows and the like"
+            ) from error
 
 
 def _registered_maker(name: str) -> Make:
@@ -189,9 +201,12 @@ def _registered_maker(name: str) -> Make:
 
 def _remember(task: Task, make: Make) -> Task:
     _loaded[task.id], _makers[task.id] = task, make
+    told = f"shown to raters as {task.sentence!r}"
+    if not task.sentence:
+        told = "without a sentence for raters: say what is to be done in the class's docstring"
     print(
         f"task {task.id}: episodes of {task.horizon} steps, segments of {task.segment_length} by default, "
-        f"{task.fps} steps per second, shown to raters as {task.sentence!r}",
+        f"{task.fps} steps per second, {told}",
         file=sys.stderr,
     )
     return task
@@ -239,8 +254,9 @@ def _describe(
     horizon = horizon or _horizon(env)
     if horizon is None:
         raise PrefenvsError(
-            f"task {name!r} does not tell how many steps an episode has: register it with max_episode_steps=..., wrap "
-            "it in gymnasium.wrappers.TimeLimit, or give prefenvs.make max_episode_steps"
+            f"task {name!r} does not tell how many steps an episode has: write max_episode_steps = ... into the class, "
+            "register it with max_episode_steps=..., wrap it in gymnasium.wrappers.TimeLimit, or give prefenvs.make "
+            "max_episode_steps"
         )
     info = _try_out(name, env)
     # An environment that uses MuJoCo has imported it.

@@ -111,10 +111,13 @@ class BenchRun:
                 outcomes = run_on_ray(left, plan, self.ray, self.gpus_per_cell, progress)
             else:
                 outcomes = run_local(left, plan, workers, gpus, progress)
-        except BaseException:
+        except BaseException as error:
             # Whatever happened, what has finished is in the table; why it ended matters more than why that failed.
             with contextlib.suppress(PrefenvsError):
                 collect(folder.folder).write()
+            if isinstance(error, KeyboardInterrupt):
+                done = sum(folder.outcome(cell).status == "finished" for cell in cells)
+                progress.say(f"stopped: {done} of {len(cells)} cells have finished; the same command goes on")
             raise
         collect(folder.folder).write()
         failed = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
@@ -187,8 +190,8 @@ class BenchQuote:
 
     files: Annotated[tuple[Path, ...], Positional]
     """Markdown files."""
-    results: Path = Path("docs/results")
-    """The folder below which results lie."""
+    results: Path | None = None
+    """The folder below which results lie; docs/results by default, or the present folder where there is none."""
     check: bool = False
     """Change nothing; fail where a block is not what the results say."""
 
@@ -196,11 +199,13 @@ class BenchQuote:
         """Write what has changed; raises PrefenvsError for a block that cannot be filled, or with --check is old."""
         from prefenvs.bench.report.quote import fill_blocks
 
-        old = []
+        old, below = [], self.results
+        if below is None:
+            below = Path("docs/results") if Path("docs/results").is_dir() else Path()
         for path in self.files:
             text = path.read_text(encoding="utf-8")
             try:
-                filled = fill_blocks(text, self.results)
+                filled = fill_blocks(text, below)
             except PrefenvsError as error:
                 raise PrefenvsError(f"{path}: {error}") from None
             if filled != text:
@@ -293,18 +298,17 @@ class BenchMeasure:
 
     def run(self) -> None:
         """Write reward.json and print it; a run that keeps no reward model gets an empty one."""
-        from prefenvs.agents.rewards.ensemble import RewardEnsemble
-        from prefenvs.agents.runs.train import load_policy
+        from prefenvs.agents.runs.train import load_policy, load_reward
         from prefenvs.bench.folder import write_json
         from prefenvs.bench.rewards import judge_reward
         from prefenvs.tasks import find_task
 
         run = Run.open(self.run_folder)
         figures: dict[str, float] = {}
-        if (run.checkpoint / "reward.pt").exists():
+        model = load_reward(run) if (run.checkpoint / "reward.pt").exists() else None
+        if model is not None:
             task = run.task
             length = run.config.get("segment_length") or find_task(task).segment_length
-            model = RewardEnsemble.load(run.checkpoint / "reward.pt", device="cpu")
             figures = judge_reward(model, load_policy(run), task, length, self.episodes, seed=self.seed)
         write_json(run.path("reward.json"), figures)
         print(to_json(figures))

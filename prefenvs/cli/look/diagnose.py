@@ -35,16 +35,15 @@ class Diagnose:
 
         Raises PrefenvsError for a run without a learned reward or a label.
         """
-        from prefenvs.agents.rewards.ensemble import RewardEnsemble
+        from prefenvs.agents.runs.train import load_reward
         from prefenvs.cli.look.evaluate import evaluate_run
         from prefenvs.metrics.diagnosis import diagnose
         from prefenvs.store import Store
         from prefenvs.tasks import find_task
 
         run = Run.open(self.run_folder)
-        places = run.checkpoint / "reward.pt", run.path("reward.pt")
-        saved = next((path for path in places if path.exists()), None)
-        if saved is None:
+        model = load_reward(run)
+        if model is None:
             raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
         answers = run.path("preferences.sqlite")
         preferences: list[Preference] = []
@@ -56,7 +55,6 @@ class Diagnose:
         result, config = evaluate_run(run, self.episodes, self.seed, record=self.episodes)
         assert result.trajectories is not None
         length = config.get("segment_length") or find_task(config["task"]).segment_length
-        model = RewardEnsemble.load(saved, device="cpu")
         diagnosis = diagnose(model, preferences, result.trajectories, int(length), seed=self.seed)
         print(f"{config['task']}, {len(preferences)} answers, {self.episodes} new episodes of the final policy")
         if len(diagnosis.true):

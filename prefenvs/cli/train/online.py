@@ -31,6 +31,14 @@ class OnlineTask:
     """Task id (`prefenvs tasks` lists them), module:NAME, or an id that --import MODULE registers."""
 
 
+@dataclass(frozen=True)
+class RewardTraining(Training):
+    """How long, where, and when the policy is measured."""
+
+    reward_model: str | None = None
+    """A reward model of your own in place of the ensemble, module:NAME (see `prefenvs.protocols.RewardModel`)."""
+
+
 def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[str, str], resumed: Run | None) -> None:
     """Train in an environment, or continue to; raises PrefenvsError for what does not fit together."""
     import torch
@@ -45,7 +53,8 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     named = words.get("task", "")
     if not named and not {"-h", "--help"} & {*arguments}:
         raise PrefenvsError("say which task to train on: --task ID (`prefenvs tasks` lists them)")
-    groups, settings = read_groups(algorithm, arguments, given, find_task(named or EXAMPLE), first, Training, resumed)
+    kind = RewardTraining if control is None and algorithm.takes_reward_model else Training
+    groups, settings = read_groups(algorithm, arguments, given, find_task(named or EXAMPLE), first, kind, resumed)
     training: Training = groups["training"]
     task = find_task(groups["environment"].task)
     torch.set_num_threads(training.threads)
@@ -65,7 +74,8 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
         oracle = make_rater(rater.oracle, rater, task.id, each[0].seed)
     reward = groups["clip"].make(task, device=training.device) if algorithm.signal == "states" else None
     film = rater is not None and looks_at_pictures(dict(words)) and draws_live(task.id)
-    given_to = Online(task, oracle, each[0].seed, training.device, reward, film)
+    own = getattr(training, "reward_model", None)
+    given_to = Online(task, oracle, each[0].seed, training.device, reward, film, own)
     agent = algorithm.make_online(settings, given_to)
     if resumed is None:
         # All is checked before a folder is made, or a process started.

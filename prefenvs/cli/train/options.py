@@ -47,7 +47,10 @@ class Training:
     online, each seed is a process.
     """
     evaluate_every: PositiveInt = 10_000
-    """Steps between two evaluations: of the environment online, gradient steps from fixed data."""
+    """Steps between two evaluations: of the environment online, gradient steps from fixed data.
+
+    A fifth of a short run, but at least 1,000.
+    """
     episodes: PositiveInt = 10
     """Episodes in an evaluation."""
     evaluate_async: bool = False
@@ -104,7 +107,13 @@ def read_groups(
     preset = name if name in algorithm.presets else algorithm.presets[0]
     chosen = {key: value for key, value in known.items() if value is not None and key not in ("task", "name")}
     settings = algorithm.settings(task, preset, **chosen)
-    groups: dict[str, Any] = {**first, "training": training(settings.steps, preset), "algorithm": settings.config}
+    # A short run gets a curve too.
+    every = min(training.evaluate_every, max(settings.steps // 5, 1_000))
+    groups: dict[str, Any] = {
+        **first,
+        "training": training(settings.steps, preset, evaluate_every=every),
+        "algorithm": settings.config,
+    }
     if settings.options is not None and dataclasses.fields(settings.options):
         groups["learner"] = settings.options
     if resumed is not None:
@@ -207,6 +216,7 @@ def report(
     if "normalised_score" in summary:
         print(f"normalised score, final {summary['normalised_score']:.1f}{caution}")
     print(f"run folder: {run.folder}")
+    print("next: prefenvs record, evaluate, diagnose or export RUN; tensorboard --logdir RUN/log")
     told = getattr(rater, "summary", None)
     if told is not None:
         print("\n".join(told()))

@@ -58,7 +58,7 @@ def test_calls_under_way_are_in_the_budget_after_a_kill(make_queries, serve, tmp
     # Those four are asked again and stay queries that have been called; two more fit.
     with pytest.raises(SystemExit):
         main([*command, "--vlm-budget-queries", "10"])
-    assert "10 of 10 queries are used up; 20 queries are left" in capsys.readouterr().err
+    assert "10 of 10 queries; 20 queries are left" in capsys.readouterr().err
     assert len(server.requests) == 8 + 4 + 2
     with Store(path) as store:
         now = sum_calls(store, "a")

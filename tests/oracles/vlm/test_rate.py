@@ -60,9 +60,24 @@ def test_the_end_of_the_budget_is_told_and_a_larger_one_goes_on(make_queries, se
         main([*command, "--vlm-budget-queries", "4"])
     assert ended.value.code == 2
     told = capsys.readouterr().err
-    assert "4 of 4 queries are used up; 2 queries are left" in told
+    assert "4 of 4 queries; 2 queries are left, which a larger budget goes on with" in told
     main([*command, "--vlm-budget-queries", "6"])
     assert len(server.requests) == 6
+
+
+def test_a_model_that_talks_nonsense_is_not_paid_for_it(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    fill(path, make_queries(60))
+    server = serve(lambda request: "I like\nboth.")
+    with pytest.raises(SystemExit) as ended:
+        main(["rate", "--store", str(path), "--no-progress", *options(server), "--vlm-concurrency", "1"])
+    assert ended.value.code == 2
+    out, told = capsys.readouterr()
+    assert "replies is a verdict, the last is 'I like both.': mend the prompts" in told
+    assert "most replies are no verdict, the last is 'I like both.'" in out
+    assert 20 <= len(server.requests) < 60
+    with Store(path) as store:
+        assert len(store.preferences(run="lesson")) == len(server.requests)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_check_prints_what_a_model_is_worth(serve, tmp_path: Path, capsys) -> No
     assert "shown first was chosen in 100.0%" in out
     assert "same choice in both orders: 0.0%" in out
     assert "verdict depends on the order" in out
-    assert f"cost: {40 * 0.11:.4f}, 4,400 tokens" in out
+    assert f"cost: {40 * 0.11:.4f}, 4,400 tokens; no useful label; 1,000 queries like these: 220.00, 220,000" in out
     assert len(server.requests) == 40
 
 

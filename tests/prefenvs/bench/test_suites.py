@@ -121,6 +121,10 @@ def test_options_become_words() -> None:
         (lambda: find_suite("own_parts:TWICE").cells(), "twice with different options"),
         (lambda: Suite("x", "x", (Grid(("pebble",), ("Recher-v5",)),)).cells(), "unknown task 'Recher-v5'.*Reacher"),
         (lambda: Suite("x", "x", (Grid(("nothing",), ("Reacher-v5",)),)).cells(), "unknown method 'nothing'"),
+        (
+            lambda: Suite("x", "x", (Grid(("pebble",), ("Reacher-v5",), options={"preset": "tiny"}),)).cells(),
+            "the method pebble has no preset 'tiny', only published, small, reliable",
+        ),
         (lambda: select(find_suite("smoke").cells(), method=("iql",)), "no cell of the suite has method 'iql'"),
         (lambda: find_task("own_parts:GOOD"), "has no prefenvs.Task, environment class or function called 'GOOD'"),
     ],

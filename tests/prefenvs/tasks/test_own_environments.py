@@ -241,6 +241,8 @@ def faulty(**parts: Any) -> Any:
         (lambda own: faulty(reset=lambda self, **_: self.seen), "reset returns ndarray, where Gymnasium's returns obs"),
         (lambda own: faulty(step=lambda self, _: (self.seen, 0.0, False, {})), "step returns 4 values, where"),
         (lambda own: faulty(step=raises), "step fails (RuntimeError: no robot)"),
+        (lambda own: faulty(close=raises), "close() raised RuntimeError: no robot"),
+        (lambda own: faulty(close=raises, step=raises), "step fails (RuntimeError: no robot)"),
         (lambda own: faulty(seen=np.ones(3)), "outside its space: it has the shape [3], the space [2]"),
         (lambda own: faulty(seen=np.array([0.0, 3.0])), "entry 1 is 3, beyond -1 to 1; widen the space, or clip"),
         (lambda own: faulty(seen="far"), "it is a str, no array of numbers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 from collections.abc import Sequence
@@ -25,11 +26,15 @@ from prefenvs.agents import (
 )
 from prefenvs.agents.online.replay import RelabelBuffer
 from prefenvs.agents.rewards.options.surf import SurfConfig
+from prefenvs.agents.runs.train import load_reward
+from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.agreement import mean_rewards
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.preferences import Preference
 from prefenvs.protocols import RewardModel, predict_segments
 from prefenvs.queries import Selector
+from prefenvs.runs import Run
 
 from ...worlds import Point, Rater
 
@@ -195,6 +200,21 @@ def test_a_model_can_be_named_and_must_keep_the_form(monkeypatch: pytest.MonkeyP
         PrefenvsError, match=r"returned rewards of shape \[2\] for 2 steps: predict returns \[members, 2\]"
     ):
         make_pebble(Linear).learn(STEPS)
+
+
+def test_a_model_of_one_s_own_on_the_command_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    main(["train", "pebble", "--task", "Pendulum-v1", "--reward-model", f"{__name__}:Linear", "--selector", "uniform",
+          "--preset", "small", "--folder", str(folder), "--no-progress", "--steps", "420", "--labels", "8",
+          "--per-session", "4", "--interact", "100", "--segment-length", "10", "--unsupervised-steps", "100",
+          "--learning-starts", "190", "--episodes", "1", "--hidden", "8"])  # fmt: skip
+    model = load_reward(Run.open(folder))
+    assert isinstance(model, Linear)
+    assert np.any(model.weights)
+    assert mean_rewards(model, np.ones((3, 10, 3), np.float32), np.ones((3, 10, 1), np.float32)).shape == (3, 10)
+    with (folder / "log" / "from-0" / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1]["time/total_timesteps"] == "420"
 
 
 def test_a_part_that_raises_is_named_in_one_line() -> None:

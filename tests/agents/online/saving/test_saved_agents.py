@@ -313,6 +313,18 @@ def test_an_agent_goes_through_memory(learned: dict[str, Any]) -> None:
     np.testing.assert_array_equal(*(one.predict(seen, deterministic=True)[0] for one in (loaded, learned["pebble"])))
 
 
+def test_a_run_folder_is_an_agent(folders: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(folders["pebble"], tmp_path / "run" / "checkpoint")
+    loaded, by_file = (PEBBLE.load(path, device="cpu") for path in (tmp_path / "run", checkpoint / "model.zip"))
+    seen = observations_of(loaded)
+    np.testing.assert_array_equal(*(one.predict(seen, deterministic=True)[0] for one in (loaded, by_file)))
+    with pytest.raises(PrefenvsError, match=r"not a dict: give it gymnasium\.spaces\.flatten"):
+        loaded.predict({"place": seen})
+    (tmp_path / "run" / "checkpoint" / "model.zip").unlink()
+    with pytest.raises(PrefenvsError, match="a folder without a saved agent"):
+        PEBBLE.load(tmp_path / "run")
+
+
 def test_an_agent_of_another_kind_is_named(tmp_path: Path, learned: dict[str, Any]) -> None:
     learned["prefppo"].save(tmp_path / "agent.zip")
     with pytest.raises(PrefenvsError, match="an agent of 'prefppo', not 'pebble'"):
