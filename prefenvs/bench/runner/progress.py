@@ -96,13 +96,13 @@ class Progress:
         """How much of a running cell is done, by its newest evaluation; 0 where that is not known."""
         total = cell.options.get("steps") or cell.options.get("updates")
         path = self.folder.run(cell) / "evaluations.csv"
-        if not total or not path.exists():
+        if not isinstance(total, int) or not total or not path.exists():
             return 0.0
         try:
             steps = float(path.read_text().splitlines()[-1].split(",")[0])
         except (ValueError, IndexError, OSError):
             return 0.0
-        return min(steps / float(total), 1.0)
+        return min(steps / total, 1.0)
 
 
 def _expected(cell: Cell, known: Sequence[tuple[Cell, float]]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefenvs.bench.cells import Options
 from prefenvs.bench.suite import Grid, Suite
 from prefenvs.bench.suites.published import TEACHERS
 from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, MANIPULATION, RUNNING, WEAK, mixed_data
@@ -17,7 +18,7 @@ RATERS_ASKED = (
 SEEDS = (0, 1, 2)
 
 
-def _online(task: str, labels: int, options: dict[str, str | int | float | bool], priority: int) -> Grid:
+def _online(task: str, labels: int, options: Options, priority: int) -> Grid:
     methods = ("random", "pebble", *CONTROLS)
     return Grid(methods, (task,), RATERS_ASKED, (labels,), SEEDS, options, limits=HOUR, priority=priority)
 
