@@ -39,7 +39,7 @@ def test_pending_queries_are_labelled_once(make_queries, serve, tmp_path: Path, 
     for _ in range(2):
         main(["rate", "--store", str(path), "--no-progress", *options(server)])
     out = capsys.readouterr().out
-    assert "lesson: 12 labels, 0 skips; 1,320 tokens" in out
+    assert "lesson: 12 labels, 0 skips; tokens 1,320" in out
     assert "no query" in out
     assert len(server.requests) == 12
     with Store(path) as store:
