@@ -102,8 +102,10 @@ def load_checkpoint(agent: TrueRewardDQN, folder: Path) -> None:
     if not (folder / "state.json").is_file():
         raise PrefenvsError(f"{folder} cannot be resumed: it holds a model, but no state.json; train anew elsewhere")
     with damage_told(folder / "model.zip", WAY_OUT):
-        _, parameters, _ = read_agent(folder / "model.zip", agent.device)
+        record, parameters, _ = read_agent(folder / "model.zip", agent.device)
         agent.set_parameters(parameters, exact_match=True, device=agent.device)
+        # It is set after each step, so that the first action has that of the step before.
+        agent.exploration_rate = float(record["counters"]["exploration_rate"])
     with damage_told(folder / "replay.npz", WAY_OUT):
         check_npz(folder / "replay.npz")
         with np.load(folder / "replay.npz", allow_pickle=False) as rows:
