@@ -21,7 +21,7 @@ from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_npz
-from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, check_settings
 from prefenvs.tasks import Task
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
@@ -53,6 +53,9 @@ class DQNConfig:
     """Share of random actions from then on."""
     width: PositiveInt = 128
     """Units in each of the two hidden layers."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 class TrueRewardDQN(SavedAgent, DQN):

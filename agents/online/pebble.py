@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -40,8 +40,6 @@ from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
 
-SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
-
 
 @dataclass(frozen=True)
 class PebbleConfig(LearnerConfig):
@@ -69,6 +67,8 @@ class PebbleConfig(LearnerConfig):
         super().__post_init__()
         if self.value_resets is not None and self.reward.output not in ("tanh", "sigmoid"):
             raise PrefenvsError(f"value_resets need bounded rewards; output={self.reward.output!r} has no bounds")
+        if self.explore_first and not self.true_reward:
+            raise PrefenvsError("explore_first goes with true_reward; before labels there is exploration in any case")
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -158,14 +158,14 @@ class PEBBLE(PreferenceLearner, SAC):
         return not self.reward_learned
 
     def learn(
-        self: SelfPEBBLE,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str = "PEBBLE",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfPEBBLE:
+    ) -> Self:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         widths = (parameter.shape[-1] for parameter in self.critic.parameters())
