@@ -67,8 +67,6 @@ class PebbleConfig(LearnerConfig):
         super().__post_init__()
         if self.value_resets is not None and self.reward.output not in ("tanh", "sigmoid"):
             raise PrefenvsError(f"value_resets need bounded rewards; output={self.reward.output!r} has no bounds")
-        if self.explore_first and not self.true_reward:
-            raise PrefenvsError("explore_first goes with true_reward; before labels there is exploration in any case")
 
 
 class PEBBLE(PreferenceLearner, SAC):
@@ -201,8 +199,10 @@ class PEBBLE(PreferenceLearner, SAC):
         self._update(gradient_steps, batch_size)
 
     def check_run(self, total_steps: int) -> None:
-        """As every learner; raises PrefenvsError too where the true reward would come after the run's end."""
+        """As every learner; raises PrefenvsError too where the true reward would come after the run's end, or never."""
         super().check_run(total_steps)
+        if self.config.explore_first and not self.config.true_reward:
+            raise PrefenvsError("explore_first goes with true_reward; before labels there is exploration in any case")
         if self._resets is not None and not isinstance(self.reward_model, RewardEnsemble):
             raise PrefenvsError("value_resets start the reward ensemble anew: leave reward_model=... or cer away")
         if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:

@@ -81,8 +81,3 @@ def test_settings_of_sac_that_teach_nothing_are_refused(given: dict[str, Any]) -
         SACConfig(**given)
     for weight in ("auto", "auto_0.1", "0.2", "0", 0.2):
         assert SACConfig(ent_coef=weight).ent_coef == weight  # type: ignore[arg-type]
-
-
-def test_exploration_before_a_true_reward_that_is_not_learned_from_is_refused() -> None:
-    with pytest.raises(PrefenvsError, match="explore_first"):
-        PebbleConfig(explore_first=True)
