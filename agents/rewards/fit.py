@@ -357,8 +357,7 @@ def run_jobs(jobs: Sequence[FitJob]) -> None:
         try:
             while len(running) == len(left):
                 number += 1
-                results = zip(left, fit.run(), strict=True)
-                running = [job for job, result in results if job.end_pass(number, *result)]
+                running = [job for job, result in zip(left, fit.run(), strict=True) if job.end_pass(number, *result)]
         finally:
             fit.release()
         left = running
