@@ -119,7 +119,7 @@ def check_settings(settings: Any) -> None:
     bare, hints = get_type_hints(type(settings)), get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         value, limits = getattr(settings, field.name), limits_of(hints[field.name])
-        for one in value if isinstance(value, tuple) else (value,):
+        for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(limits, Range) and one is not None:
                 limits.check(field.name, one)
         _check_choice(field.name, bare[field.name], value)

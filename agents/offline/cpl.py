@@ -137,7 +137,9 @@ class CPL(SingleLossLearner[CPLConfig]):
         self.length, self.labels = length, n
 
     def check_run(self, total_updates: int) -> None:
-        """Raise a PrefenvsError for a run that ends with its behaviour cloning."""
+        """Raise a PrefenvsError for a run that ends with its behaviour cloning, or scores by a clone and makes none."""
+        if self.config.kl and not self.config.pretrain_updates:
+            raise PrefenvsError("kl scores relative to the cloned policy, and pretrain_updates=0 clones none: raise it")
         if self.config.pretrain_updates >= total_updates:
             raise PrefenvsError(
                 f"behaviour cloning takes the first {self.config.pretrain_updates} updates, but only {total_updates} "

@@ -45,7 +45,7 @@ class SegmentScoreConfig(SegmentRewardConfig):
     """Transformer blocks."""
     heads: PositiveInt = 4
     """Attention heads of each."""
-    dropout: Fraction = 0.1
+    dropout: FractionBelowOne = 0.1
     """Dropout of embeddings, attention and both branches of a block."""
     positions: PositiveInt = 1000
     """Longest segment."""

@@ -216,10 +216,12 @@ class IQL(SingleLossLearner[IQLConfig]):
     def value(self, observations: Array) -> Array:
         """Return V(s), [...] float64, for observations [..., obs], in units of the reward before its transformation.
 
-        The shift of rewards is taken off as that of an episode without end.
+        The shift of rewards is taken off as that of an episode without end; raises PrefenvsError where that has no sum.
         """
-        endless = self.config.reward_shift / (1.0 - self.config.discount) if self.config.reward_shift else 0.0
-        return (self._measure(observations, None) - endless) / self.reward_scale
+        shift, left = self.config.reward_shift, 1.0 - self.config.discount
+        if shift and not left:
+            raise PrefenvsError("values of shifted rewards are endless with discount=1: set reward_shift=0")
+        return (self._measure(observations, None) - (shift / left if shift else 0.0)) / self.reward_scale
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return min Q(s, a) - V(s), [...] float64, in the units of `value`.
@@ -447,8 +449,7 @@ def _make(settings: Settings, each: Sequence[Offline]) -> list[IQL]:
     labels = [one.preferences or [] for one in each]
     fitted: list[tuple[Any, dict[str, float]]]
     if options.reward_model == "mlp":
-        seeds = [one.seed for one in each]
-        fitted = list(fit_reward_models(each[0].dataset, config, labels, seeds, each[0].device))
+        fitted = list(fit_reward_models(each[0].dataset, config, labels, [one.seed for one in each], each[0].device))
     else:
         for own in labels:
             check_answers(own)

@@ -19,7 +19,14 @@ from prefenvs.agents.registry import Algorithm, Offline, Row, Settings
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import derive_seed
-from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_settings
+from prefenvs.limits import (
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
 from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array, Segment
@@ -48,7 +55,7 @@ class OPPOConfig(OfflineConfig):
     """The policy's attention heads."""
     encoder_heads: PositiveInt = 2
     """The encoder's attention heads."""
-    dropout: Fraction = 0.1
+    dropout: FractionBelowOne = 0.1
     """Dropout of embeddings, attention and both branches of a block."""
     positions: PositiveInt = 1000
     """Longest episode; each step's number in its episode is embedded."""

@@ -21,7 +21,7 @@ from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_npz
-from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, check_settings
 from prefenvs.tasks import Task
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
@@ -53,6 +53,9 @@ class DQNConfig:
     """Share of random actions from then on."""
     width: PositiveInt = 128
     """Units in each of the two hidden layers."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 class TrueRewardDQN(SavedAgent, DQN):
@@ -102,8 +105,10 @@ def load_checkpoint(agent: TrueRewardDQN, folder: Path) -> None:
     if not (folder / "state.json").is_file():
         raise PrefenvsError(f"{folder} cannot be resumed: it holds a model, but no state.json; train anew elsewhere")
     with damage_told(folder / "model.zip", WAY_OUT):
-        _, parameters, _ = read_agent(folder / "model.zip", agent.device)
+        record, parameters, _ = read_agent(folder / "model.zip", agent.device)
         agent.set_parameters(parameters, exact_match=True, device=agent.device)
+        # It is set after each step, so that the first action has that of the step before.
+        agent.exploration_rate = float(record["counters"]["exploration_rate"])
     with damage_told(folder / "replay.npz", WAY_OUT):
         check_npz(folder / "replay.npz")
         with np.load(folder / "replay.npz", allow_pickle=False) as rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -39,8 +39,6 @@ from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, Positive
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
-
-SelfPEBBLE = TypeVar("SelfPEBBLE", bound="PEBBLE")
 
 
 @dataclass(frozen=True)
@@ -158,14 +156,14 @@ class PEBBLE(PreferenceLearner, SAC):
         return not self.reward_learned
 
     def learn(
-        self: SelfPEBBLE,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str = "PEBBLE",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfPEBBLE:
+    ) -> Self:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         widths = (parameter.shape[-1] for parameter in self.critic.parameters())
@@ -201,8 +199,10 @@ class PEBBLE(PreferenceLearner, SAC):
         self._update(gradient_steps, batch_size)
 
     def check_run(self, total_steps: int) -> None:
-        """As every learner; raises PrefenvsError too where the true reward would come after the run's end."""
+        """As every learner; raises PrefenvsError too where the true reward would come after the run's end, or never."""
         super().check_run(total_steps)
+        if self.config.explore_first and not self.config.true_reward:
+            raise PrefenvsError("explore_first goes with true_reward; before labels there is exploration in any case")
         if self._resets is not None and not isinstance(self.reward_model, RewardEnsemble):
             raise PrefenvsError("value_resets start the reward ensemble anew: leave reward_model=... or cer away")
         if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:

@@ -6,7 +6,7 @@ import dataclasses
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,13 +31,19 @@ from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.envs import make
 from prefenvs.envs.spaces import action_choices, action_vectors
-from prefenvs.limits import AtLeastMinusOne, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from prefenvs.limits import (
+    AtLeastMinusOne,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
 from prefenvs.protocols import SequenceRewardModel
 from prefenvs.raters import AnyRater, as_oracle
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
-
-SelfPrefPPO = TypeVar("SelfPrefPPO", bound="PrefPPO")
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,15 @@ class PPOConfig:
     envs: PositiveInt = 32
     """Environments stepped side by side; 16 or 32 by task, as published."""
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of the learner's constructor."""
         names = {field.name for field in dataclasses.fields(self)} - {"hidden", "envs", "clip_range_falls"}
         keywords = {name: getattr(self, name) for name in names} | {"policy_kwargs": {"net_arch": list(self.hidden)}}
         if self.clip_range_falls:
-            keywords["clip_range"] = lambda remaining: self.clip_range * remaining
+            keywords["clip_range"] = ppo.FallingSchedule(self.clip_range)
         return keywords
 
 
@@ -169,14 +178,14 @@ class PrefPPO(PreferenceLearner, PPO):
         return not (self.reward_learned or self.config.true_reward)
 
     def learn(
-        self: SelfPrefPPO,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 1,
         tb_log_name: str = "PrefPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfPrefPPO:
+    ) -> Self:
         """Train for `total_timesteps` environment steps; arguments are Stable-Baselines3's."""
         self.start_feedback(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         with products():

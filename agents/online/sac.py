@@ -84,6 +84,22 @@ class SACConfig:
     envs: PositiveInt = 1
     """Environments stepped side by side; one update for each environment step in any case."""
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not self.gradient_steps:
+            raise PrefenvsError("gradient_steps=0 makes no updates, so that nothing is learned: -1 makes one a step")
+        text = str(self.ent_coef)
+        number = "1" if text == "auto" else text.removeprefix("auto_")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not (0.0 < weight < math.inf or (weight == 0.0 and number == text)):
+            raise PrefenvsError(
+                f"ent_coef={text!r} is no weight of the entropy: give a number, auto to learn it, or auto_0.1 to begin "
+                "with 0.1"
+            )
+
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of the learner's constructor."""
         names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", *NETWORKS, "envs"}

@@ -158,11 +158,12 @@ class RewardTrainer:
             raise PrefenvsError("agent_weight is about an agent in training, and there is none: set it to 0")
         if self.config.reed is not None and (self.transitions is None or len(self.transitions.observations) < 2):
             raise PrefenvsError("reed learns from the steps of an agent in training, and there are none: leave it out")
-        if self.config.normalise:
-            self._normalise()
         pool = self._sync_unlabelled(unlabelled)
+        # By the scale of inputs that the weights have learned with.
         metrics["new_accuracy"] = self.evaluate(labels, labels.new.nonzero().squeeze(1))[1]
         metrics["new"] = float((labels.decided & labels.new).sum())
+        if self.config.normalise:
+            self._normalise()
         if self.config.restart and learned:
             self.restart()
         if self._prediction is not None and self.transitions is not None:
@@ -356,8 +357,7 @@ def run_jobs(jobs: Sequence[FitJob]) -> None:
         try:
             while len(running) == len(left):
                 number += 1
-                results = zip(left, fit.run(), strict=True)
-                running = [job for job, result in results if job.end_pass(number, *result)]
+                running = [job for job, result in zip(left, fit.run(), strict=True) if job.end_pass(number, *result)]
         finally:
             fit.release()
         left = running

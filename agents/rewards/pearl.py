@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.rewards.losses import preference_loss
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
-from prefenvs.limits import Fraction, NonNegativeFloat, Number, PositiveInt
+from prefenvs.limits import FractionBelowOne, NonNegativeFloat, Number, PositiveInt
 
 # Standard deviations stay within exp of this range, so that no sample overflows.
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -33,7 +33,7 @@ class GaussianRewardConfig(SegmentRewardConfig):
     """Transformer blocks; the MLP has two more hidden layers than that."""
     heads: PositiveInt = 4
     """Attention heads of each block."""
-    dropout: Fraction = 0.1
+    dropout: FractionBelowOne = 0.1
     """Dropout of the transformer."""
     positions: PositiveInt = 1000
     """Longest segment."""

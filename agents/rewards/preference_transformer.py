@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prefenvs.agents.nets.transformer import StepTransformer, initialise
 from prefenvs.agents.rewards.segment import SegmentReward, SegmentRewardConfig
-from prefenvs.limits import Fraction, PositiveInt
+from prefenvs.limits import FractionBelowOne, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PreferenceTransformerConfig(SegmentRewardConfig):
     """Transformer blocks."""
     heads: PositiveInt = 4
     """Attention heads of each."""
-    dropout: Fraction = 0.1
+    dropout: FractionBelowOne = 0.1
     """Dropout of embeddings, attention and both branches of a block."""
     positions: PositiveInt = 1000
     """Longest segment."""

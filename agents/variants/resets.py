@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -25,6 +26,7 @@ from prefenvs.envs.states import goes_on
 from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import Fraction
+from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
 
 
@@ -82,7 +84,6 @@ class ResetPEBBLE(PEBBLE):
     name = "resets"
     config_type = ResetsConfig
     config: ResetsConfig
-    _labels_seen: int
     _checked: bool
 
     @staticmethod
@@ -91,25 +92,27 @@ class ResetPEBBLE(PEBBLE):
         return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(LabelledResets(venv))
 
     def _setup_model(self) -> None:
-        self._labels_seen = 0
+        self._answers: list[Preference] = []
         self._checked = False
         super()._setup_model()
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """As PEBBLE; then note which states are preferred, and how many episodes are to begin there."""
-        super().train(gradient_steps, batch_size)
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As PEBBLE; before, note which states are preferred, and how many episodes are to begin there.
+
+        Here and not after the updates, so that a resumed run knows both before its first episode ends.
+        """
         resets = self.recorder.venv
         assert isinstance(resets, LabelledResets)
-        labels = 0 if self.feedback is None else self.feedback.labels
-        if self.feedback is not None and labels != self._labels_seen:
-            self._labels_seen = labels
-            answers = [answer for answer in self.feedback.preferences if answer.best is not None]
-            resets.segments = [answer.query.segments[answer.best] for answer in answers if answer.best is not None]
+        if self.feedback is not None and self.feedback.preferences is not self._answers:
+            self._answers = self.feedback.preferences
+            resets.segments = [
+                answer.query.segments[best] for answer in self._answers if (best := answer.best) is not None
+            ]
             self._check_states(resets.segments)
-        done = 1.0 - self._current_progress_remaining
-        until = self.config.reset_until
+        done, until = self.num_timesteps / self._total_timesteps, self.config.reset_until
         resets.share = self.config.reset_share * max(1.0 - done / until, 0.0) if until else 0.0
         self.logger.record("resets/begun", resets.begun)
+        return super().collect_rollouts(*args, **kwargs)
 
     def _check_states(self, segments: Sequence[Segment]) -> None:
         """Raise a PrefenvsError unless the task can be gone on with from recorded states; done once."""

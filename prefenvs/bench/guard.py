@@ -92,10 +92,11 @@ def read_bands(path: Path) -> dict[str, Any]:
     """Read bands; raises PrefenvsError where there are none, or a damaged file."""
     try:
         bands: dict[str, Any] = json.loads(path.read_text())
+        _ = [bands["suite"], *(band[name] for band in bands["bands"].values() for name in ("low", "high", "measure"))]
     except FileNotFoundError:
         raise PrefenvsError(f"there are no bands at {path}; --update makes them from a run") from None
-    except json.JSONDecodeError as error:
-        raise PrefenvsError(f"{path} is damaged: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PrefenvsError(f"{path} is damaged ({error}); --update makes new bands from a run") from None
     return bands
 
 

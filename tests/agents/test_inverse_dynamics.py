@@ -78,7 +78,7 @@ def test_the_command_joins_marks_and_takes_labels_over(tmp_path: Path, capsys: p
         assert segment.actions.shape == (10, 2)
     assert {segment.episode >= 8 for segment in moved} == {True, False}
     run = ["train", "bc", "--dataset", str(tmp_path / "both"), "--preferences", str(tmp_path / "new.sqlite")]
-    main([*run, "--steps", "20", "--folder", str(tmp_path / "run")])
+    main([*run, "--best-share", "0.5", "--steps", "20", "--folder", str(tmp_path / "run")])
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["inferred_actions"] == pytest.approx(1 / 3)
 
 

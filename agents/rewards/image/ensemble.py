@@ -206,7 +206,8 @@ class ImageRewardEnsemble(Closing):
         held-out labels validation_loss, validation_accuracy, validation_by_episode, as `RewardEnsemble.fit` does.
         progress: show a bar of passes; None does so in a terminal.
         """
-        first = not len(self.table)
+        # A model that was read from a file knows from which labels it learned.
+        first = not self._sides
         labels, metrics = prepare_labels(
             preferences, self.table, self._sides, self.config.validation_share, self.generator
         )

@@ -48,10 +48,7 @@ def _centre(segment: Segment, margin: int) -> Segment:
         raise PrefenvsError(
             f"a segment of {len(segment)} steps has no centre with a margin of {margin} steps on either side"
         )
-    inner = slice(margin, len(segment) - margin)
-    cut = {name: getattr(segment, name) for name in ("observations", "actions", "true_rewards", "states")}
-    cut = {name: None if array is None else array[inner] for name, array in cut.items()}
-    return replace(segment, start=segment.start + margin if segment.start >= 0 else -1, **cut)
+    return segment.cut(margin, len(segment) - margin)
 
 
 class CroppingOracle(Oracle):

@@ -155,7 +155,9 @@ def _find(scores: Scores, method: str, entry: Entry, task: str) -> Entry | None:
     """Return the entry of a method that has results on a task: of the same rater and budget, where it asks any."""
     found = [other for other in scores.entries if other.method == method and len(scores.of(other, task))]
     if found and scores.method(found[0])["asks"]:
-        alike = [other for other in found if other.level == entry.level]
+        # By the labels themselves: a control that was run with one budget of several has one level.
+        budgets = set(scores.of(entry, task)["budget"])
+        alike = [other for other in found if set(scores.of(other, task)["budget"]) == budgets]
         found = [other for other in alike if other.oracle == entry.oracle] or alike
     return found[0] if found else None
 

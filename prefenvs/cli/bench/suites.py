@@ -262,13 +262,15 @@ class BenchGuard:
         from prefenvs.bench.guard import BANDS, compare, make_bands, read_bands, write_bands
         from prefenvs.bench.results import collect
 
+        path = self.bands or BANDS
+        # First of all: the run takes a quarter of an hour.
+        kept = {} if self.update else read_bands(path)
         if self.folder.exists() and not self.keep:
             if any(self.folder.iterdir()) and not (self.folder / "suite.json").exists():
                 raise PrefenvsError(f"{self.folder} holds something else than a benchmark; choose another --folder")
             shutil.rmtree(self.folder)
         BenchRun(self.suite, folder=self.folder, workers=self.workers).run()
         results = collect(self.folder)
-        path = self.bands or BANDS
         if self.update:
             bands = make_bands(results)
             write_bands(bands, path)
@@ -276,7 +278,7 @@ class BenchGuard:
             for name in [name for name, band in bands["bands"].items() if band["blind"]]:
                 print(f"blind: the band of {name} reaches random actions; more seeds or evaluations would narrow it")
             return
-        verdicts = compare(results, read_bands(path))
+        verdicts = compare(results, kept)
         for verdict in verdicts:
             print(verdict.sentence)
         worse = [verdict.name for verdict in verdicts if verdict.worse]

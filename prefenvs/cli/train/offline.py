@@ -139,8 +139,21 @@ def train_offline(
     groups, settings = read_groups(algorithm, arguments, given, task, first, OfflineTraining, resumed)
     assert dataset is not None
     groups["data"] = dataclasses.replace(groups["data"], task=dataset.task)
+    _check_labels_matter(given, settings)
     fittings = _assemble(algorithm, groups, settings, dataset, resumed)
     _train(algorithm, groups, settings, fittings, dataset, resumed)
+
+
+def _check_labels_matter(given: Mapping[str, str], settings: Settings) -> None:
+    """Raise a PrefenvsError for an option about labels where the learner's options need none."""
+    options = settings.options
+    if options is None or options.needs_labels(settings.config):
+        return
+    # Ranks are made of as many segments as there would be labels.
+    ranked = ("labels", "preferences") if getattr(options, "dense", False) else ()
+    for flag in ("shuffle-labels", "labels", "preferences"):
+        if flag in given and flag not in ranked:
+            raise PrefenvsError(f"--{flag} is about labels, of which this learner needs none here: leave it out")
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -194,8 +207,6 @@ def _assemble(
     torch.set_num_threads(training.threads)
     true_reward = bool(getattr(options, "true_reward", False))
     needs = options is None or options.needs_labels(settings.config)
-    if wanted.shuffle_labels and not needs:
-        raise PrefenvsError("--shuffle-labels is about labels, of which this learner needs none: leave it out")
     labels = [_labels_of(wanted.source(one.seed), dataset, resumed) if needs else Labels(None, [], {}) for one in each]
     parts = [
         Offline(

@@ -1,5 +1,6 @@
 """A setting that is one of a few names is never accepted and ignored."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from prefenvs.agents.offline.iql import IQLConfig
 from prefenvs.agents.online.feedback import FeedbackConfig
 from prefenvs.agents.online.pebble import PebbleConfig
 from prefenvs.agents.online.prefppo import PrefPPOConfig
+from prefenvs.agents.online.sac import SACConfig
+from prefenvs.agents.registry import find_algorithm, list_algorithms
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig
 from prefenvs.oracles import Teacher
@@ -58,3 +61,23 @@ def test_imitation_takes_a_function_and_refuses_unknown_names() -> None:
     assert callable(ComparisonsConfig(schedule=lambda progress: 1.0).schedule)
     with pytest.raises(PrefenvsError, match="choose constant, hyperbolic, inverse_quadratic"):
         ComparisonsConfig(schedule="decreasing")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list_algorithms())
+def test_numbers_out_of_their_limits_are_refused_in_python_too(name: str) -> None:
+    algorithm = find_algorithm(name)
+    for kind in filter(None, (algorithm.config, algorithm.options)):
+        numbers = [field.name for field in dataclasses.fields(kind) if type(field.default) in (int, float)]
+        for field in numbers:
+            with pytest.raises(PrefenvsError, match=field):
+                kind(**{field: -(10**13)})
+
+
+@pytest.mark.parametrize(
+    "given", [{"ent_coef": "foo"}, {"ent_coef": "auto_-1"}, {"ent_coef": "nan"}, {"gradient_steps": 0}]
+)
+def test_settings_of_sac_that_teach_nothing_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(PrefenvsError, match=next(iter(given))):
+        SACConfig(**given)
+    for weight in ("auto", "auto_0.1", "0.2", "0", 0.2):
+        assert SACConfig(ent_coef=weight).ent_coef == weight  # type: ignore[arg-type]

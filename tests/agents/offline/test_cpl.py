@@ -1,5 +1,7 @@
 """CPL: each loss against its formula in plain NumPy, its stages, and what it learns from mixed data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,8 @@ def test_cloning_comes_first_and_its_optimiser_is_forgotten(make_dataset, prefer
         assert torch.equal(before, reference)
     with pytest.raises(PrefenvsError, match="lower pretrain_updates"):
         learner.learn(6)
+    with pytest.raises(PrefenvsError, match="pretrain_updates=0 clones none"):
+        CPL(dataset, prefer(dataset, 20), replace(config, pretrain_updates=0), device="cpu").learn(6)
 
 
 def test_segments_of_different_lengths_count_their_own_steps(make_dataset):

@@ -13,6 +13,7 @@ from prefenvs.agents.rewards.fit import JointFit
 from prefenvs.agents.rewards.tables import QueryTable
 from prefenvs.datasets.holdout import hold_out_queries
 from prefenvs.errors import PrefenvsError
+from prefenvs.metrics.accuracy import label_accuracy
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
@@ -51,15 +52,18 @@ def test_a_session_uploads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> 
     assert (uploads, len(table), len(table.inputs)) == ([15, 5], 15, 15), "what is no longer given leaves"
 
 
-def test_new_accuracy_is_measured_before_training() -> None:
-    model, preferences = make_model(replace(SMALL, epochs=60)), make_preferences(300)
-    first = model.fit(preferences[:200])["new_accuracy"]
-    beliefs = model.preference_probabilities([p.query for p in preferences[200:]])
-    second = model.fit(preferences)["new_accuracy"]
-    assert first < 0.75 < second
-    rewards = model.fit(preferences)
-    assert math.isnan(rewards["new_accuracy"])
-    assert beliefs.shape == (3, 100, 2)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_new_accuracy_is_what_the_reward_predicted_before_training(normalise: bool) -> None:
+    model = make_model(replace(SMALL, normalise=normalise))
+    preferences, more = make_preferences(200), make_preferences(50, seed=1)
+    first = model.fit(preferences)["new_accuracy"]
+    # Elsewhere, so that normalising by them too changes what is predicted.
+    moved = [[replace(one, observations=one.observations + 3.0) for one in p.query.segments] for p in more]
+    later = [replace(p, query=Query(tuple(segments))) for p, segments in zip(more, moved, strict=True)]
+    expected = label_accuracy(later, lambda s: float(model.predict(s.observations, s.actions).mean(0).sum()))
+    assert model.fit([*preferences, *later])["new_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert first < expected
+    assert math.isnan(model.fit([*preferences, *later])["new_accuracy"])
 
 
 def test_weight_zero_takes_a_label_out() -> None:

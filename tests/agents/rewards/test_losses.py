@@ -13,7 +13,8 @@ from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss, score_returns
 from prefenvs.agents.rewards.options.surf import SurfConfig, centre_query, crop_returns, pseudo_label_loss
 from prefenvs.errors import PrefenvsError
-from prefenvs.preferences import Preference
+from prefenvs.frames.recording import Camera, Recording
+from prefenvs.preferences import Preference, Query
 
 from ..worlds import make_preferences, true_reward
 from .small_ensemble import SMALL, make_model
@@ -76,6 +77,14 @@ def test_centre_query_is_what_the_rater_sees() -> None:
         assert (centre.start, centre.episode) == (4, whole.episode)
     with pytest.raises(PrefenvsError, match="no centre"):
         centre_query(query, 10)
+
+
+def test_the_centre_of_what_a_camera_saw_is_what_it_saw_then() -> None:
+    recording = Recording((Camera("top", "top.mp4"),), np.arange(20) / 10)
+    segment = replace(make_preferences(1, steps=20)[0].query.segments[0], recording=recording)
+    inner = centre_query(Query((segment, segment)), 4).segments[0].recording
+    assert inner is not None
+    assert (inner.first, inner.times.tolist()) == (4, (np.arange(4, 16) / 10).tolist())
 
 
 def test_crops_share_a_length_and_cover_every_offset() -> None:

@@ -25,12 +25,13 @@ def weights(agent: TrueRewardDQN) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_resumed_run_is_the_unbroken_one(task: str, tmp_path: Path) -> None:
-    whole = make_dqn(task, SMALL, seed=3)
+    whole, rates = make_dqn(task, SMALL, seed=3), list[float]()
 
     class Keep(BaseCallback):
         def _on_rollout_start(self) -> None:
-            if self.num_timesteps == 200:
+            if self.num_timesteps == 80:
                 self.model.save_checkpoint(tmp_path / "checkpoint")  # type: ignore[attr-defined]
+                rates.append(self.model.exploration_rate)  # type: ignore[attr-defined]
 
         def _on_step(self) -> bool:
             return True
@@ -38,8 +39,10 @@ def test_a_resumed_run_is_the_unbroken_one(task: str, tmp_path: Path) -> None:
     whole.learn(320, callback=Keep())
     resumed = make_dqn(task, SMALL, seed=3)
     resumed.resume(tmp_path / "checkpoint")
-    assert resumed.num_timesteps == 200
-    resumed.learn(120, reset_num_timesteps=False)
+    assert resumed.num_timesteps == 80
+    # While actions are random still, which the first one after a resume has to be as often.
+    assert [resumed.exploration_rate] == rates > [0.5]
+    resumed.learn(240, reset_num_timesteps=False)
     assert resumed.num_timesteps == whole.num_timesteps
     assert resumed.exploration_rate == whole.exploration_rate
     for ours, theirs in zip(weights(resumed), weights(whole), strict=True):

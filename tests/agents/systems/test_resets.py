@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
 import prefenvs
 from prefenvs.agents.rewards.ensemble import RewardConfig
@@ -81,7 +83,7 @@ def test_episodes_begin_in_states_of_the_preferred_until_the_share_has_fallen() 
     agent.learn(1_200)
     resets = agent.recorder.venv
     assert isinstance(resets, LabelledResets)
-    assert resets.share == pytest.approx(0.0)
+    assert resets.share == pytest.approx(1 / 1_200)
     assert 1 <= resets.begun <= 4
     assert agent.feedback is not None
     best = [answer.query.segments[answer.best] for answer in agent.feedback.preferences]
@@ -91,3 +93,29 @@ def test_episodes_begin_in_states_of_the_preferred_until_the_share_has_fallen() 
     # The first two begin before an episode ends with labels at hand.
     assert not any(begins[:2])
     assert sum(begins) == resets.begun
+
+
+def test_an_episode_that_ends_right_after_a_resume_is_followed_as_in_the_unbroken_run(tmp_path: Path) -> None:
+    def make() -> ResetPEBBLE:
+        config = dataclasses.replace(CONFIG, reset_share=1.0, unsupervised_steps=0, reset_updates=1)
+        env, late = prefenvs.make("Pendulum-v1"), SMALL | {"learning_starts": 390}
+        return ResetPEBBLE("MlpPolicy", env, PartialReturnOracle(seed=0), config, **late)
+
+    class Keep(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            # Episodes have 200 steps, and the first labels come after 390.
+            if self.num_timesteps == 399:
+                self.model.save_checkpoint(tmp_path / "checkpoint")  # type: ignore[attr-defined]
+
+        def _on_step(self) -> bool:
+            return self.num_timesteps < 410
+
+    whole, resumed = make(), make()
+    whole.learn(10_000, callback=Keep())
+    resumed.resume(tmp_path / "checkpoint")
+    resumed.learn(10_000 - 399, callback=Keep(), reset_num_timesteps=False)
+    seen = [agent.replay_buffer.observations[400:410] for agent in (whole, resumed)]
+    np.testing.assert_array_equal(*seen)
+    resets = whole.recorder.venv
+    assert isinstance(resets, LabelledResets)
+    assert resets.begun == 1

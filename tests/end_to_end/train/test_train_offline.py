@@ -69,7 +69,8 @@ def test_a_run_reports_the_final_and_the_best_policy_apart(expert, capsys):
 )
 def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, expert, tmp_path, capsys):
     options = [option.replace("EXPERT", str(expert)) for option in options]
-    main(["train", algorithm, "--dataset", data, *QUICK, *LABELS, *options, "--folder", str(tmp_path / "run")])
+    asked = LABELS if labels else []
+    main(["train", algorithm, "--dataset", data, *QUICK, *asked, *options, "--folder", str(tmp_path / "run")])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["labels"], summary["learns_from"]) == (labels, learns_from)
     printed = capsys.readouterr().out
@@ -216,6 +217,13 @@ def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
     error = refused(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
     assert "Hopper-v5" in error
     assert "give --best-share too" in refused(capsys, "train", "bc", "--dataset", data, "--true-reward", *QUICK)
+
+
+@pytest.mark.parametrize("options", [["bc"], ["iql", "--true-reward"], ["iql", "--constant-reward"]])
+def test_labels_that_nobody_learns_from_are_refused(options, data, capsys):
+    for about in (["--labels", "12"], ["--preferences", "oracle"]):
+        told = refused(capsys, "train", *options, "--dataset", data, *QUICK, *about)
+        assert f"{about[0]} is about labels" in told
 
 
 def test_an_expert_of_iql_is_measured_and_judges_with_the_discount_that_is_told(data, expert, tmp_path, capsys):

@@ -57,6 +57,9 @@ def test_bands_of_another_suite_or_method_are_refused(tmp_path: Path) -> None:
         compare(make_results(BEFORE | {("random", "push"): [0.0], ("good", "push"): [1.0]}), bands)
     with pytest.raises(PrefenvsError, match="are of the suite 'synthetic'"):
         compare(make_results(BEFORE, name="other"), bands)
+    (tmp_path / "half").write_text('{"suite": "guard"}')
+    with pytest.raises(PrefenvsError, match="half is damaged"):
+        read_bands(tmp_path / "half")
     with pytest.raises(PrefenvsError, match="there are no bands at"):
         read_bands(tmp_path / "bands.json")
 
@@ -71,6 +74,11 @@ def test_the_command_makes_bands_and_fails_on_a_regression(
 ) -> None:
     line = ["bench", "guard", "--suite", "own_parts:GOOD", "--folder", str(tmp_path / "run")]
     line += ["--bands", str(tmp_path / "bands.json")]
+    with pytest.raises(SystemExit):
+        main(line)
+    # What would fail in the end is told before anything runs.
+    assert "there are no bands" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     main([*line, "--update"])
     main(line)
     assert "none of 2 got worse" in capsys.readouterr().out

@@ -36,6 +36,11 @@ def test_exploration_alone_asks_nobody_and_never_stops() -> None:
     assert agent.learns_from == "state entropy alone (no labels)"
 
 
+def test_exploration_before_a_true_reward_that_is_not_learned_from_is_refused() -> None:
+    with pytest.raises(PrefenvsError, match="explore_first goes with true_reward"):
+        make_agent(Rater(), config=make_config(explore_first=True)).learn(300)
+
+
 def test_the_true_reward_after_exploration_starts_with_a_fresh_critic() -> None:
     agent = make_agent(None, config=make_config(true_reward=True, explore_first=True))
     agent.learn(300)

@@ -29,6 +29,7 @@ from prefenvs.agents.experts import load_expert
 from prefenvs.agents.online import checkpoint as checkpoints
 from prefenvs.agents.online import saved_agent
 from prefenvs.agents.online.dqn import DQNConfig, make_dqn
+from prefenvs.agents.online.prefppo import PPOConfig
 from prefenvs.agents.runs.train import load_policy
 from prefenvs.datasets.sources import load_sb3
 from prefenvs.errors import PrefenvsError
@@ -361,6 +362,11 @@ def test_a_schedule_of_stable_baselines3_comes_back(tmp_path: Path) -> None:
     loaded = PrefPPO.load(tmp_path / "agent.zip", env=Point(), device="cpu")
     assert [loaded.clip_range(left) for left in (1.0, 0.75, 0.1)] == [0.4, 0.25, 0.1]
     assert loaded.lr_schedule(0.75) == 0.25
+    # So does the preset's own, in training's very numbers.
+    falling = PPOConfig(clip_range_falls=True).keywords()["clip_range"]
+    make_prefppo(clip_range=falling).save(tmp_path / "agent.zip")
+    loaded = PrefPPO.load(tmp_path / "agent.zip", env=Point(), device="cpu")
+    assert loaded.clip_range(1 / 3) == 0.4 * (1 / 3)
 
 
 def test_a_checkpoint_goes_on_whatever_code_its_agent_has(tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_wrong_rewards_that_do_as_well_are_told() -> None:
     assert sentence in remarks(scores.results, scores)
 
 
+def test_a_control_is_of_as_many_labels() -> None:
+    """Runs with two budgets, of which the control has the larger one only."""
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], alone=[250.0], upper=[1_000.0, 900.0])
+    frame = scores.results.frame
+    frame.loc[frame["method"] == "coin", "budget"] = 500.0
+    more = frame[frame["method"] == "good"].assign(budget=500.0)
+    more["cell"] += "-500"
+    both = Scores(Results(pd.concat([frame, more], ignore_index=True), scores.suite))
+    assert lift_of(both, GOOD, "walk") is None
+    lift = lift_of(both, Entry("good", "oracle", 1), "walk")
+    assert lift is not None
+    assert lift.differences == {0: 400.0, 1: 800.0}
+
+
 def test_lift_is_drawn_by_rater() -> None:
     scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
     assert lift_by_rater(scores) is None
