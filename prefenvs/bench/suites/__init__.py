@@ -52,11 +52,21 @@ DEMO = Suite(
 NONE: Options = {}
 
 
-def _learning(task: str, labels: int, steps: int, options: Options = NONE, learned: Options = NONE) -> Grid:
-    """Return the cells of one task; learned: settings of the learned reward, which the other controls do not have."""
+def _learning(
+    task: str,
+    labels: int,
+    steps: int,
+    options: Options = NONE,
+    learned: Options = NONE,
+    beside: tuple[str, ...] = (),
+) -> Grid:
+    """Return the cells of one task.
+
+    learned: settings of the learned reward, which the other controls do not have; beside: more methods.
+    """
     run: dict[str, Option] = {"preset": "reliable", "steps": steps, "evaluate_every": steps // 10, "episodes": 10}
     return Grid(
-        methods=("random", "pebble", *CONTROLS),
+        methods=("random", "pebble", *beside, *CONTROLS),
         tasks=(task,),
         labels=(labels,),
         seeds=(0, 1, 2, 3, 4),
@@ -81,7 +91,7 @@ LEARNING = Suite(
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
     (
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
-        _learning("dmc-walker-walk-v0", 500, 100_000),
+        _learning("dmc-walker-walk-v0", 500, 100_000, beside=("pebble-mean",)),
         _learning("dmc-cheetah-run-v0", 1_000, 100_000),
         _learning("metaworld-faucet-open-v3", 2_000, 60_000, MANIPULATION),
         _learning("metaworld-handle-press-v3", 2_000, 60_000, MANIPULATION),
