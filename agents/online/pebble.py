@@ -408,7 +408,7 @@ def preset(
         learning_rate=budget.lr,
         batch_size=512 if manipulation else 1024,
         hidden=(256, 256, 256) if manipulation else (1024, 1024),
-        buffer_size=total,
+        buffer_size=max(total, 1),
         learning_starts=learning_starts,
         surf=surf,
         rune=rune,

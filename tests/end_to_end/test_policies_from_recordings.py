@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 SMALL = {
-    "bc": ["--hidden", "8"],
+    "bc": ["--hidden", "8", "--best-share", "0.5"],
     "cpl": ["--hidden", "8", "--batch-size", "4"],
     "iql": ["--hidden", "8", "--batch-size", "8", "--reward.epochs", "2"],
     "dppo": ["--batch-size", "8", "--predictor.width", "16", "--predictor.heads", "2", "--predictor.epochs", "2"],

@@ -17,7 +17,8 @@ from prefenvs.trajectories import Trajectories
 
 from ...command_lines import refused
 
-QUICK = ["--steps", "30", "--evaluate-every", "10", "--no-progress", "--labels", "12", "--segment-length", "5"]
+QUICK = ["--steps", "30", "--evaluate-every", "10", "--no-progress", "--segment-length", "5"]
+LABELS = ["--labels", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def test_a_learner_trains_without_an_evaluation(
     learner: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main(["train", *learner, "--dataset", data, *QUICK])
+    labels = [] if learner[0] == "bc" or "--true-reward" in learner else LABELS
+    main(["train", *learner, "--dataset", data, *QUICK, *labels])
     printed = capsys.readouterr().out
     assert "tells no task to act in, so nothing is evaluated" in printed
     assert "not evaluated" in printed
@@ -79,7 +81,7 @@ def test_a_task_known_from_recordings_is_not_evaluated(
 
 def test_such_a_run_resumes(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    main(["train", "iql", "--dataset", data, *QUICK, "--folder", str(folder)])
+    main(["train", "iql", "--dataset", data, *QUICK, *LABELS, "--folder", str(folder)])
     record = json.loads((folder / "run.json").read_text())
     record["config"]["steps"] = 50
     (folder / "run.json").write_text(json.dumps(record))
@@ -94,7 +96,7 @@ def test_its_evaluation_needs_a_task(data: str, tmp_path: Path, capsys: pytest.C
     for words in (["evaluate", folder], ["record", folder], ["judge", folder, folder]):
         assert "which tells no task" in refused(capsys, *words)
     learned = str(tmp_path / "learned")
-    main(["train", "iql", "--dataset", data, *QUICK, "--preset", "small", "--folder", learned])
+    main(["train", "iql", "--dataset", data, *QUICK, *LABELS, "--preset", "small", "--folder", learned])
     capsys.readouterr()
     for words in (["diagnose", learned], ["bench", "measure", learned]):
         assert "which tells no task" in refused(capsys, *words)
