@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +16,6 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
-
-
-@dataclass(frozen=True)
-class FallingSchedule:
-    """A schedule of Stable-Baselines3's kind, from `start` to 0 over the run, that a saved agent's file can hold."""
-
-    start: float
-
-    def __call__(self, remaining: float) -> float:
-        """Return the value where this share of the run remains."""
-        return self.start * remaining
 
 
 class Minibatch(NamedTuple):

@@ -16,7 +16,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from stable_baselines3.common.utils import LinearSchedule, explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.kernels import products
@@ -103,7 +103,7 @@ class PPOConfig:
         names = {field.name for field in dataclasses.fields(self)} - {"hidden", "envs", "clip_range_falls"}
         keywords = {name: getattr(self, name) for name in names} | {"policy_kwargs": {"net_arch": list(self.hidden)}}
         if self.clip_range_falls:
-            keywords["clip_range"] = ppo.FallingSchedule(self.clip_range)
+            keywords["clip_range"] = LinearSchedule(self.clip_range, 0.0, 1.0)
         return keywords
 
 

@@ -26,7 +26,6 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.nets.saved import damage_told, find_saved, new_file, read_config
 from prefenvs.agents.nets.spaces import check_flat
-from prefenvs.agents.online.ppo import FallingSchedule
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
@@ -310,8 +309,6 @@ def _encode(value: Any) -> Any:
         return _encode(value.value_schedule if isinstance(value, FloatSchedule) else value.val)
     if isinstance(value, LinearSchedule):
         return {"linear": [value.start, value.end, value.end_fraction]}
-    if isinstance(value, FallingSchedule):
-        return {"falling": value.start}
     if isinstance(value, list | tuple):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -334,8 +331,6 @@ def _decode(value: Any) -> Any:
         return kind
     if value.keys() == {"linear"}:
         return LinearSchedule(*value["linear"])
-    if value.keys() == {"falling"}:
-        return FallingSchedule(value["falling"])
     return {key: _decode(item) for key, item in value.items()}
 
 

@@ -366,7 +366,8 @@ def test_a_schedule_of_stable_baselines3_comes_back(tmp_path: Path) -> None:
     falling = PPOConfig(clip_range_falls=True).keywords()["clip_range"]
     make_prefppo(clip_range=falling).save(tmp_path / "agent.zip")
     loaded = PrefPPO.load(tmp_path / "agent.zip", env=Point(), device="cpu")
-    assert loaded.clip_range(1 / 3) == 0.4 * (1 / 3)
+    assert [loaded.clip_range(left) for left in (1.0, 0.5, 0.0)] == [0.4, 0.2, 0.0]
+    assert loaded.clip_range(1 / 3) == falling(1 / 3)
 
 
 def test_a_checkpoint_goes_on_whatever_code_its_agent_has(tmp_path: Path) -> None:
