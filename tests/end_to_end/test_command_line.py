@@ -83,11 +83,11 @@ def test_the_demo_shows_labels_beside_coin_flips_and_the_true_reward(
 ) -> None:
     """On a smaller task; the same folder again trains nothing twice."""
     demo = find_suite("demo")
-    options = {"steps": 300, "per_session": 10, "interact": 60, "learning_starts": 60, "evaluate_every": 150}
+    options = {"steps": 450, "per_session": 10, "interact": 60, "learning_starts": 60, "evaluate_every": 150}
     options |= {"preset": "reliable", "unsupervised_steps": 60, "segment_length": 5, "episodes": 1}
     grid = replace(demo.grids[0], tasks=("InvertedPendulum-v5",), labels=(20,), options=options)
     monkeypatch.setattr("prefenvs.bench.find_suite", lambda name: replace(demo, grids=(grid,)))
-    main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
+    main(["demo", "--seed", "3", "--steps", "300", "--folder", str(tmp_path / "demo")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["steps", "labels", "labels", "coin", "flips", "true", "reward"]
     rows = [line.split() for line in lines[3:6]]
@@ -96,7 +96,7 @@ def test_the_demo_shows_labels_beside_coin_flips_and_the_true_reward(
     video = tmp_path / "demo" / "side_by_side.mp4"
     assert f"video: {video}" in lines
     assert video.read_bytes()[4:8] == b"ftyp"
-    main(["demo", "--seed", "3", "--folder", str(tmp_path / "demo")])
+    main(["demo", "--seed", "3", "--steps", "300", "--folder", str(tmp_path / "demo")])
     printed = capsys.readouterr()
     assert "3 finished already" in printed.err
     assert printed.out.splitlines()[:6] == lines[:6]

@@ -2,7 +2,7 @@
 
 A block begins with `<!-- results: SOURCE VIEW ... -->` and ends with `<!-- end of results -->`. SOURCE is a folder with
 a results.parquet, or a .csv or .md file, by its path from the folder of results. Views of a folder take METHOD=TITLE,
-METHOD@RATER=TITLE where a method had several raters, and `on=TASK`, each more than once:
+METHOD@RATER=TITLE where a method had several raters, and `on=TASK`, each more than once; `at=STEPS` cuts every run there:
 
 seeds     a row for each method of one task: every seed's last score, and the mean;
 each      a row for each method, a column for each task: every seed's last return, and success where it is known;
@@ -21,6 +21,7 @@ import csv
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,11 @@ def _show(words: str, folder: Path) -> str:
             f"results: {words}: name a folder with a results.parquet below {folder}, and one of {', '.join(VIEWS)}; or "
             "a .csv file, and table or accuracy; or a .md file, and table"
         )
-    return VIEWS[view](_choose(_read(path / "results.parquet"), rest))
+    cuts = [word.removeprefix("at=") for word in rest if word.startswith("at=")]
+    if not all(cut.isdigit() for cut in cuts):
+        raise PrefenvsError(f"results: {words}: at= takes one number of steps, as in at=12000")
+    scores = _read(path / "results.parquet", int(cuts[-1]) if cuts else None)
+    return VIEWS[view](_choose(scores, [word for word in rest if not word.startswith("at=")]))
 
 
 def _cut(path: Path, words: Sequence[str]) -> str:
@@ -108,8 +113,10 @@ def show(value: float, measure: str) -> str:
 
 
 @cache
-def _read(path: Path) -> Scores:
-    return Scores(read_results(path))
+def _read(path: Path, steps: int | None) -> Scores:
+    results = read_results(path)
+    frame = results.frame
+    return Scores(results if steps is None else replace(results, frame=frame[~(frame["steps"] > steps)]))
 
 
 def _choose(scores: Scores, words: Sequence[str]) -> Shown:

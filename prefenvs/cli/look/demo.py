@@ -29,11 +29,14 @@ COLUMNS = {
 class Demo:
     """Teach a robot to run from a simulated rater's preferences, from coin flips and from the true reward, and compare.
 
-    It is the suite `demo` with one seed: `prefenvs bench run demo` runs ten, and exploration without labels.
+    It is the suite `demo` with one seed, as far as four minutes go: `prefenvs bench run demo` runs ten to 15,000 steps,
+    and exploration without labels.
     """
 
     seed: Seed = 0
     """Seed."""
+    steps: PositiveInt = 12_000
+    """Environment steps of each training; the last answers come at step 10,800."""
     folder: Path | None = None
     """Folder of the benchmark; runs/demo-<time> by default. The same folder again goes on where it stopped."""
     workers: PositiveInt = 3
@@ -48,7 +51,13 @@ class Demo:
         gl_backend()  # a machine that cannot render says so before it trains
         suite = find_suite("demo")
         suite = replace(
-            suite, grids=tuple(replace(grid, methods=tuple(COLUMNS), seeds=(self.seed,)) for grid in suite.grids)
+            suite,
+            grids=tuple(
+                replace(
+                    grid, methods=tuple(COLUMNS), seeds=(self.seed,), options={**grid.options, "steps": self.steps}
+                )
+                for grid in suite.grids
+            ),
         )
         folder = self.folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
         BenchRun("demo", folder=folder, workers=self.workers).run_suite(suite)

@@ -57,6 +57,9 @@ def test_views_tell_seeds_means_and_differences(results: Path) -> None:
     seeds = fill_blocks(block("known seeds upper on=walk"), results)
     assert "| Upper bound | – | 900 | 1,000 | 1,100 | 1,000 | **1,000** |" in seeds
     assert "| Upper bound | 1,000 [900, 1,100] |" in fill_blocks(block("known scores upper on=walk"), results)
+    assert "| Upper bound | – | 905 | 1,005 | 1,105 | 1,005 | **1,005** |" in fill_blocks(
+        block("known seeds upper on=walk at=100"), results
+    )
     above = fill_blocks(block("known above random upper on=walk"), results)
     assert "| Upper bound | 900 [" in above
     assert "random" not in above.partition("-->")[2]
@@ -103,6 +106,7 @@ def test_files_are_shown_whole_or_by_columns_and_rows(tmp_path: Path) -> None:
         ("known each uper", "uper names 0 rows of synthetic: there are good@oracle"),
         ("known each upper on=run", "synthetic has no task run: walk, push"),
         ("known seeds upper", "seeds are of one task"),
+        ("known seeds upper on=walk at=half", "at=half"),
     ],
 )
 def test_a_block_that_cannot_be_filled_is_one_line(words: str, message: str, results: Path) -> None:
