@@ -125,15 +125,18 @@ class SavedAgent(BaseAlgorithm):
     ) -> Self:
         """Read an agent that `save` wrote, to act or to explore on; arguments are Stable-Baselines3's.
 
-        path: of a file, or of a run folder, whose newest checkpoint is read.
+        path: of a file, or of a run folder, whose newest checkpoint is read, with the reward learned. A file has none.
         custom_objects, kwargs: arguments of the constructor in place of those in the file, and those that no file can
         hold, such as a policy of your own (`policy_class`), its classes (`policy_kwargs`) or a schedule of your own.
 
         Raises PrefenvsError for a file that is damaged, of another kind or version, or lacks such an argument.
         """
         given = {**(custom_objects or {}), **kwargs}
+        reward = None
         if isinstance(path, str | Path):
-            path = find_saved(path)
+            found = find_saved(path)
+            reward = found.with_name("reward.pt") if Path(path).is_dir() else None
+            path = found
         with damage_told(path, WAY_OUT):
             record, parameters, variables = read_agent(path, device, print_system_info)
             if record["algorithm"] != cls.name:
@@ -147,6 +150,10 @@ class SavedAgent(BaseAlgorithm):
                     setattr(agent, name, record["counters"][name])
             if agent.use_sde:
                 agent.policy.reset_noise()  # type: ignore[operator]
+        ours = "reward_model" in given or "reward_model" not in record["code"]
+        if reward is not None and reward.is_file() and ours and hasattr(agent, "load_reward_model"):
+            with damage_told(reward, WAY_OUT, always=True):
+                agent.load_reward_model(reward)
         return agent
 
     @classmethod

@@ -2,7 +2,8 @@
 
 A block begins with `<!-- results: SOURCE VIEW ... -->` and ends with `<!-- end of results -->`. SOURCE is a folder with
 a results.parquet, or a .csv or .md file, by its path from the folder of results. Views of a folder take METHOD=TITLE,
-METHOD@RATER=TITLE where a method had several raters, and `on=TASK`, each more than once; `at=STEPS` cuts every run there:
+METHOD@RATER=TITLE where a method had several raters, and `on=TASK`, each more than once, and `at=STEPS`, where every
+run is cut:
 
 seeds     a row for each method of one task: every seed's last score, and the mean;
 each      a row for each method, a column for each task: every seed's last return, and success where it is known;

@@ -53,9 +53,7 @@ class Demo:
         suite = replace(
             suite,
             grids=tuple(
-                replace(
-                    grid, methods=tuple(COLUMNS), seeds=(self.seed,), options={**grid.options, "steps": self.steps}
-                )
+                replace(grid, methods=tuple(COLUMNS), seeds=(self.seed,), options={**grid.options, "steps": self.steps})
                 for grid in suite.grids
             ),
         )

@@ -24,7 +24,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 
 import prefenvs
-from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig, StateRewardSAC
+from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig, RewardEnsemble, StateRewardSAC
 from prefenvs.agents.experts import load_expert
 from prefenvs.agents.online import checkpoint as checkpoints
 from prefenvs.agents.online import saved_agent
@@ -319,6 +319,9 @@ def test_a_run_folder_is_an_agent(folders: dict[str, Path], tmp_path: Path) -> N
     loaded, by_file = (PEBBLE.load(path, device="cpu") for path in (tmp_path / "run", checkpoint / "model.zip"))
     seen = observations_of(loaded)
     np.testing.assert_array_equal(*(one.predict(seen, deterministic=True)[0] for one in (loaded, by_file)))
+    actions = np.zeros((len(seen), *loaded.action_space.shape), np.float32)
+    kept = RewardEnsemble.load(checkpoint / "reward.pt", device="cpu")
+    np.testing.assert_array_equal(*(one.predict(seen, actions) for one in (loaded.reward_model, kept)))
     with pytest.raises(PrefenvsError, match=r"not a dict: give it gymnasium\.spaces\.flatten"):
         loaded.predict({"place": seen})
     (tmp_path / "run" / "checkpoint" / "model.zip").unlink()
