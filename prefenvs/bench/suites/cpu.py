@@ -1,4 +1,4 @@
-"""What two processors do in an evening: the suite `cpu`, and the few of its like by which the code is guarded."""
+"""What two processors do in an evening: suite `cpu`, its offline part, and a few runs by which the code is guarded."""
 
 from __future__ import annotations
 
@@ -73,6 +73,20 @@ def _seeds(grids: list[Grid]) -> tuple[Grid, ...]:
 
 
 BOTH = ("oracle", REGRET)
+CONTROLLED = (
+    *(_offline(task, ("iql", "cpl", "iql-shuffled", "cpl-shuffled"), BOTH, 0) for task in OFFLINE_TASKS),
+    *(_offline(task, ("random", "bc", "iql-constant", "iql-true-reward"), BOTH, 0) for task in OFFLINE_TASKS),
+)
+OFFLINE = Suite(
+    "offline",
+    "Do labels teach offline? IQL and CPL on five data sets, half of each random, from labels by partial return "
+    "and by regret, beside shuffled labels, a constant reward, cloning and the true reward. A part of the suite `cpu`.",
+    tuple(
+        replace(grid, seeds=(0, 1, 2, 3, 4), priority=number % len(OFFLINE_TASKS))
+        for number, grid in enumerate(CONTROLLED)
+    ),
+    reduced="100 episodes, 6,000 gradient steps instead of 100,000 to a million, networks of 2x128 or 2x256.",
+)
 CPU = Suite(
     "cpu",
     "What two processors do in an evening: PEBBLE with its controls and variants, learners with PPO, and learners from "
@@ -80,8 +94,7 @@ CPU = Suite(
     _seeds(
         [
             *(_online(task, ("random", "pebble", *CONTROLS), 0) for task in ONLINE),
-            *(_offline(task, ("iql", "cpl", "iql-shuffled", "cpl-shuffled"), BOTH, 0) for task in OFFLINE_TASKS),
-            *(_offline(task, ("random", "bc", "iql-constant", "iql-true-reward"), BOTH, 0) for task in OFFLINE_TASKS),
+            *CONTROLLED,
             *(_online(task, OTHERS, 1) for task in ONLINE),
             *(
                 _online(task, ("prefppo", "prefppo-true-reward", "imitation-pc"), 1, PROXIMAL)
