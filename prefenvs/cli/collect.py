@@ -19,7 +19,7 @@ from prefenvs.datasets.collecting import CollectionPlan, Episode, collect, count
 from prefenvs.datasets.formats.minari import find_place, write_minari
 from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.sources import Source, load_source, parse_mix
+from prefenvs.datasets.sources import Disturbance, Source, load_source, parse_mix
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import as_trained
@@ -117,6 +117,7 @@ class Collect:
         with closing(make(task.id)) as env:
             for source in self.plan().sources:
                 as_trained(load_any(source, task, env.action_space, self.seed), env)
+                Disturbance(source, env.action_space, np.random.default_rng())
 
     def _collect(self, run: Run, out: Path) -> None:
         plan = self.plan()

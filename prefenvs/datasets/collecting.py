@@ -123,8 +123,10 @@ def collect(
 def _keep_plan(folder: Path, plan: CollectionPlan) -> None:
     """Write down, beside the first episodes, what is collected; raises PrefenvsError where it was something else."""
     path, asked = folder / DESCRIPTION, json.loads(json.dumps(dataclasses.asdict(plan)))
+    known: dict[str, Any] = {}
     try:
-        known = json.loads(path.read_text(encoding="utf-8")).get("plan") if path.is_file() else None
+        if path.is_file():
+            known = json.loads(path.read_text(encoding="utf-8")).get("plan") or {}
     except (ValueError, AttributeError) as error:
         raise PrefenvsError(f"{path} is damaged ({error}): remove it, and collect by the same plan") from None
     for name, value in asked.items() if known else ():

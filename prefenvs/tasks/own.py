@@ -131,8 +131,8 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
     spec = env.spec
     plain = all(issubclass(kind, OrderEnforcing | PassiveEnvChecker | TimeLimit) for kind in layers)
     known = None if spec is None else gymnasium.registry.get(spec.id)
-    as_registered = known is not None and (spec.kwargs, _horizon(env)) == (known.kwargs, known.max_episode_steps)
-    if spec is not None and plain and as_registered:
+    made, registered = (one and (one.kwargs, one.max_episode_steps) for one in (spec, known))
+    if spec is not None and plain and made == registered:
         return _loaded.get(spec.id) or _infer_registered(spec.id, spec.id)
     name = type(env if layers and not plain else layer).__name__ + (f"-{spec.id}" if spec is not None else "")
     given = [env]

@@ -126,13 +126,13 @@ class LabelsAccuracy:
 
     def _straight(self, dataset: Any) -> tuple[list[Preference], list[frozenset[Hashable]]]:
         """Return the pairs across an episode's end, their rows read one after the other as in the released code."""
-        from prefenvs.datasets.labels.files import find_labels, place, qlearning_rows, read_labels
+        from prefenvs.datasets.labels.files import find_labels, place, read_labels
         from prefenvs.preferences import Preference, Query
         from prefenvs.segments import Segment
 
         if dataset is None:
             raise PrefenvsError(f"--crossing straight is for published labels of row numbers, not for {self.labels}")
-        labels, rows, data = read_labels(find_labels(self.labels)), qlearning_rows(dataset), dataset.trajectories
+        labels, rows, data = read_labels(find_labels(self.labels)), dataset.qlearning_rows(), dataset.trajectories
         found, sources = [], []
         for number in np.flatnonzero(place(labels, dataset).crossing & ~labels.skipped):
             steps = [rows[start : start + labels.length] for start in labels.starts[number]]

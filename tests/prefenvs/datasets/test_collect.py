@@ -302,6 +302,7 @@ def test_the_command_writes_prints_and_goes_on(tmp_path, capsys, monkeypatch) ->
         (["Pendulum-v1", "--out", "minari/x"], "a version at the end"),
         (["Pendulum-v1", "--out", "minari/x-v0", "--format", "npz"], "Minari name"),
         (["Pendulum-v1", "--after-success", "3"], "tells no success"),
+        (["CartPole-v1", "--mix", "random:0.3=1"], "noise needs continuous actions"),
         (["--resume", "nowhere"], "not a run folder"),
         (["--resume", "nowhere", "--episodes", "9"], "--episodes comes from the collection that --resume continues"),
         (["Pendulum-v1", "--mix", "model.zip=1"], "no saved model"),
