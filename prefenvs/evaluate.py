@@ -153,7 +153,7 @@ def evaluate(
             mode: dict[str, Any] = {} if film is None else {"render_mode": "rgb_array"}
             envs = [stack.enter_context(closing(make(task_id, **mode))) for _ in range(min(num_envs, episodes))]
         envs = envs[:episodes]
-        show = _as_trained(policy, envs[0])
+        show = as_trained(policy, envs[0])
         live = None if film is None else _live_frames(film, envs[0].metadata.get("render_fps") or 30)
         runs = [_Run(env, seeds, i, len(envs), record, success_key, horizon, live) for i, env in enumerate(envs)]
         _play(policy, runs, deterministic, progress, show)
@@ -273,7 +273,7 @@ class _Run:
         return True
 
 
-def _as_trained(policy: Policy, env: Env) -> Callable[[Array], Array]:
+def as_trained(policy: Policy, env: Env) -> Callable[[Array], Array]:
     """Return what makes of the task's observations [N, obs] those that a policy was trained on.
 
     Raises PrefenvsError if its observations or actions are not those of the environment. What a file of a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -113,20 +113,24 @@ def check_limits(options: Any, prefix: str = "") -> None:
 def check_settings(settings: Any) -> None:
     """Raise a PrefenvsError for the first field of a dataclass that holds what its type does not allow.
 
-    That is a number outside its declared limits, or a word that is none of those that the type lists: it is never taken
-    for the default. To be called by `__post_init__`, so that Python code is told as the command line is.
+    That is a number outside its declared limits, none at all, one with a fraction where it is whole, or a word that is
+    none of those that the type lists: it is never taken for the default. To be called by `__post_init__`, so that
+    Python code is told as the command line is.
     """
     bare, hints = get_type_hints(type(settings)), get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         value, limits = getattr(settings, field.name), limits_of(hints[field.name])
+        hint = bare[field.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(limits, Range) and one is not None:
+            if isinstance(limits, Range) and not (one is None and type(None) in kinds):
                 limits.check(field.name, one)
-        _check_choice(field.name, bare[field.name], value)
+                if int in kinds and float not in kinds and not isinstance(one, Integral):
+                    raise PrefenvsError(f"{field.name} must be a whole number, got {one}")
+        _check_choice(field.name, kinds, value)
 
 
-def _check_choice(name: str, hint: Any, value: Any) -> None:
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+def _check_choice(name: str, kinds: tuple[Any, ...], value: Any) -> None:
     names = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     others = tuple(kind for kind in kinds if isinstance(kind, type))
     # A whole number is good where a decimal one is.

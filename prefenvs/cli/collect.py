@@ -19,9 +19,10 @@ from prefenvs.datasets.collecting import CollectionPlan, Episode, collect, count
 from prefenvs.datasets.formats.minari import find_place, write_minari
 from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.sources import Source, load_source, parse_mix
+from prefenvs.datasets.sources import Disturbance, Source, load_source, parse_mix
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import as_trained
 from prefenvs.limits import PositiveInt, Seed
 from prefenvs.protocols import Policy
 from prefenvs.runs import Run
@@ -71,6 +72,7 @@ class Collect:
     def run(self) -> None:
         """Collect, write the data set, and print what each source earned."""
         if self.resume is not None:
+            self._check_resume()
             out = self.resume
             run = Run.open(_partial(out))
             options = dataclasses.replace(
@@ -91,6 +93,13 @@ class Collect:
         episodes = 100 if self.episodes is None and not self.mix else self.episodes
         return CollectionPlan(task.id, parse_mix(mix, episodes), self.seed, self.after_success)
 
+    def _check_resume(self) -> None:
+        """Refuse options that the collection has settled already."""
+        for field in dataclasses.fields(self):
+            if field.name not in ("resume", "workers", "progress") and getattr(self, field.name) != field.default:
+                flag = "TASK" if field.name == "task" else f"--{field.name.replace('_', '-')}"
+                raise PrefenvsError(f"{flag} comes from the collection that --resume continues: leave it out")
+
     def _check(self, task: Task) -> None:
         """Refuse, before a folder is made, what would fail later."""
         assert self.out is not None
@@ -107,7 +116,8 @@ class Collect:
             raise PrefenvsError(f"{partial} holds a collection that was stopped: go on with --resume {self.out}")
         with closing(make(task.id)) as env:
             for source in self.plan().sources:
-                load_any(source, task, env.action_space, self.seed)
+                as_trained(load_any(source, task, env.action_space, self.seed), env)
+                Disturbance(source, env.action_space, np.random.default_rng())
 
     def _collect(self, run: Run, out: Path) -> None:
         plan = self.plan()
@@ -140,18 +150,13 @@ def load_any(source: Source, task: Task, action_space: spaces.Space[Any], seed: 
     """Load the policy of a source, run folders included; raises PrefenvsError where it is of another task."""
     path = Path(source.policy)
     if not path.is_dir():
-        policy = load_source(source, task, action_space, seed)
-    else:
-        from prefenvs.agents.runs.train import load_policy
+        return load_source(source, task, action_space, seed)
+    from prefenvs.agents.runs.train import load_policy
 
-        run = Run.open(path)
-        if not is_same_task(run.config.get("task", task.id), task.id):
-            raise PrefenvsError(f"the run {path} is of task {run.config['task']!r}, not of {task.id!r}")
-        policy = load_policy(run)
-    space = getattr(policy, "action_space", action_space)
-    if space.shape != action_space.shape:
-        raise PrefenvsError(f"{path} acts in {space}, but task {task.id!r} has {action_space}")
-    return policy
+    run = Run.open(path)
+    if not is_same_task(run.config.get("task", task.id), task.id):
+        raise PrefenvsError(f"the run {path} is of task {run.config['task']!r}, not of {task.id!r}")
+    return load_policy(run)
 
 
 def summarise(dataset: OfflineDataset) -> dict[str, dict[str, float | int | None]]:

@@ -50,7 +50,10 @@ class _HeldActions:
             self._left = self._hold
             self._action = np.asarray(self.space.sample())
             if isinstance(self.space, spaces.Box):
-                middle = (self.space.low + self.space.high) / 2
+                with np.errstate(invalid="ignore"):
+                    middle = (self.space.low + self.space.high) / 2
+                # Without bounds there is no middle.
+                middle = np.where(np.isfinite(middle), middle, 0.0)
                 self._action = (middle + self._scale * (self._action - middle)).astype(self.space.dtype)
         self._left -= 1
         return self._action[None], state

@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import DeviceName, Fraction, PositiveFloat, PositiveInt, Seed
+from prefenvs.limits import DeviceName, FractionBelowOne, PositiveFloat, PositiveInt, Seed
 from prefenvs.runs import to_json
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Reward:
     """With images: the recorded views to look at, by default the first."""
     proprioception: bool = False
     """With an encoder: look at the observations too."""
-    held_out: Fraction = 0.2
+    held_out: FractionBelowOne = 0.2
     """Share of the episodes whose labels measure the reward."""
     progress_to: Path | None = None
     """Write the reward as progress to this Parquet file, by which `lerobot-train` weighs actions."""
     chunk: PositiveInt = 50
     """Steps over which LeRobot compares progress: the chunk of its policy."""
-    discard: Fraction = 0.5
+    discard: FractionBelowOne = 0.5
     """Share of the chunks, the worst ones, that get no weight; the best episodes are those of the other share."""
     task: str | None = None
     """Task of the data, where they have several or tell none."""
@@ -106,7 +106,10 @@ class Reward:
         if not path.is_file():
             path.write_text(to_json(asked, indent=2) + "\n")
             return
-        kept = json.loads(path.read_text())
+        try:
+            kept = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise PrefenvsError(f"{path} is damaged: remove {self.folder}, or choose another --folder") from None
         changed = [name for name, value in asked.items() if kept.get(name) != value]
         if changed and (self.folder / "reward.pt").is_file():
             name = changed[0]
@@ -151,14 +154,16 @@ class Reward:
 
     def _measure(self, model: Any, labels: Labels) -> dict[str, Any]:
         """Return how many labels the reward predicts, of those that it was fitted to and of held-out episodes."""
+        from prefenvs.metrics.accuracy import credit
+
         figures: dict[str, Any] = {"labels": len(labels.train or []), "left_out": labels.left_out}
         for name, preferences in (("training", labels.train or []), ("held_out", labels.held_out)):
             decided = [preference for preference in preferences if preference.best is not None]
             figures[f"{name}_labels"] = len(decided)
             if decided:
                 beliefs: Array = model.preference_probabilities([preference.query for preference in decided]).mean(0)
-                best = np.array([preference.best for preference in decided])
-                figures[f"{name}_accuracy"] = float((beliefs.argmax(1) == best).mean())
+                best = np.array([[preference.best] for preference in decided])
+                figures[f"{name}_accuracy"] = float(credit(beliefs, np.take_along_axis(beliefs, best, 1)).mean())
         return figures
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +20,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.formats.npz import read_npz, save_episodes
+from prefenvs.datasets.formats.npz import DESCRIPTION, read_npz, save_episodes
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Disturbance, Source, load_source
 from prefenvs.envs import make
 from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
+from prefenvs.evaluate import as_trained
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -88,11 +92,12 @@ def collect(
     first, and the same call goes on from there. The data are the same, however often it was stopped.
 
     workers: processes that play episodes side by side. progress: called with each episode. Raises PrefenvsError for
-    fewer than one worker.
+    fewer than one worker, for one that dies, and for a folder with episodes of another plan.
     """
     if workers < 1:
         raise PrefenvsError(f"at least 1 process must play, got {workers}")
     folder.mkdir(parents=True, exist_ok=True)
+    _keep_plan(folder, plan)
     done = count_episodes(folder)
     total = sum(source.episodes for source in plan.sources)
     waiting: list[Episode] = []
@@ -104,10 +109,35 @@ def collect(
                     progress(episode)
                 if sum(len(item.trajectories.observations) for item in waiting) >= BLOCK:
                     done = _save(folder, done, waiting, plan)
+        except BrokenProcessPool as error:
+            raise PrefenvsError(
+                "a process that plays episodes has died, for want of memory perhaps: what was finished is kept; go on "
+                "with fewer workers"
+            ) from error
         finally:
             if waiting:
                 _save(folder, done, waiting, plan)
     return read_npz(folder, plan.task)
+
+
+def _keep_plan(folder: Path, plan: CollectionPlan) -> None:
+    """Write down, beside the first episodes, what is collected; raises PrefenvsError where it was something else."""
+    path, asked = folder / DESCRIPTION, json.loads(json.dumps(dataclasses.asdict(plan)))
+    known: dict[str, Any] = {}
+    try:
+        if path.is_file():
+            known = json.loads(path.read_text(encoding="utf-8")).get("plan") or {}
+    except (ValueError, AttributeError) as error:
+        raise PrefenvsError(f"{path} is damaged ({error}): remove it, and collect by the same plan") from None
+    for name, value in asked.items() if known else ():
+        if known.get(name) != value:
+            raise PrefenvsError(
+                f"{folder} holds episodes of {name}={known.get(name)!r}, not {value!r}: choose another folder"
+            )
+    if not known:
+        new = path.with_name(path.name + ".new")
+        new.write_text(json.dumps({"task": plan.task, "plan": asked}, indent=2) + "\n", encoding="utf-8")
+        new.replace(path)
 
 
 def count_episodes(folder: Path) -> int:
@@ -133,11 +163,12 @@ def play(env: gymnasium.Env[Any, Any], policy: Policy, plan: CollectionPlan, num
     observation, state = np.array(observation), _copy(info.get("state"))
     disturb = Disturbance(source, env.action_space, np.random.default_rng(streams[1]))
     buffer = TrajectoryBuffer(task.id, max_episodes=None)
+    show = as_trained(policy, env)
     memory: tuple[Array, ...] | None = None
     start, left, success = True, plan.after_success, 0.0
     done = False
     while not done:
-        actions, memory = policy.predict(observation[None], memory, np.array([start]), deterministic=True)
+        actions, memory = policy.predict(show(observation[None]), memory, np.array([start]), deterministic=True)
         action = disturb(actions[0])
         taken = action_vectors(env.action_space, action)
         following, _, terminated, truncated, after = env.step(action)

@@ -149,7 +149,8 @@ class OfflineDataset:
     def qlearning_rows(self) -> Array:
         """Return the steps [N] int64 that D4RL's `qlearning_dataset` keeps, by which published label files count.
 
-        It drops every step at a time limit, whether or not the task ended there too, and the last step of all.
+        It drops every step at a time limit, whether or not the task ended there too, and the last step of all. Without
+        flags of time limits, the last steps of episodes that the task did not end are taken for them.
         """
         timeouts = self.timeouts
         if timeouts is None:

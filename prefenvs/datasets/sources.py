@@ -173,6 +173,8 @@ class Disturbance:
     def __init__(self, source: Source, action_space: spaces.Space[Any], rng: np.random.Generator) -> None:
         if source.noise and not isinstance(action_space, spaces.Box):
             raise PrefenvsError(f"{source.label}: noise needs continuous actions; give a share of random ones instead")
+        if source.noise and isinstance(action_space, spaces.Box) and not action_space.is_bounded():
+            raise PrefenvsError(f"{source.label}: noise is in halves of the range of actions, which has no end here")
         self.source, self.space, self.rng = source, action_space, rng
         action_space.seed(int(rng.integers(2**31)))
 

@@ -22,8 +22,11 @@ def read_table(path: Path, head: Sequence[str]) -> list[list[str]]:
     """Return the rows below this head, none if there is no file; raises PrefenvsError for another table."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        found, *rows = [*csv.reader(file)] or [[]]
+    try:
+        with path.open(newline="") as file:
+            found, *rows = [*csv.reader(file)] or [[]]
+    except (ValueError, csv.Error) as error:
+        raise PrefenvsError(f"{path} is no table in .csv ({error}): choose another --out") from None
     if found != [*head] or any(len(row) != len(head) for row in rows):
         raise PrefenvsError(f"{path} has other columns than {', '.join(head)}: choose another --out")
     return rows

@@ -106,6 +106,8 @@ def diagnose(
         raise PrefenvsError(
             f"none of the {len(preferences)} answers names one best segment: there is nothing to compare"
         )
+    if episodes.observations.ndim != 2:
+        raise PrefenvsError(f"{episodes.task!r} observes pictures: what lies near what is known of vectors alone")
     if episodes.true_rewards is None:
         raise PrefenvsError(f"the episodes of {episodes.task!r} carry no true rewards to compare with")
     rng = np.random.default_rng(seed)

@@ -48,6 +48,8 @@ def read_task(path: Path) -> Task:
         raise PrefenvsError(
             f"there is no task file {path}: `prefenvs tasks --task NAME --write {path}` writes one"
         ) from None
+    except OSError as error:
+        raise PrefenvsError(f"the task file {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise PrefenvsError(f"the task file {path} is not JSON: {error}") from None
     if not isinstance(fields, dict):
@@ -81,6 +83,11 @@ KINDS = {
     "fps": int,
     "source": str,
     "kwargs": dict,
+    "camera": dict,
+    "scene": list,
+    "budgets": list,
+    "goal": list,
+    "baseline": list,
 }
 
 

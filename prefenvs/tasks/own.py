@@ -130,7 +130,9 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
         layer = layer.env
     spec = env.spec
     plain = all(issubclass(kind, OrderEnforcing | PassiveEnvChecker | TimeLimit) for kind in layers)
-    if spec is not None and plain and spec.kwargs == getattr(gymnasium.registry.get(spec.id), "kwargs", None):
+    known = None if spec is None else gymnasium.registry.get(spec.id)
+    made, registered = (one and (one.kwargs, one.max_episode_steps) for one in (spec, known))
+    if spec is not None and plain and made == registered:
         return _loaded.get(spec.id) or _infer_registered(spec.id, spec.id)
     name = type(env if layers and not plain else layer).__name__ + (f"-{spec.id}" if spec is not None else "")
     given = [env]

@@ -92,6 +92,8 @@ class Task:
             raise PrefenvsError(
                 f"task {self.id}: a segment of {self.segment_length} steps does not fit into {self.horizon}"
             )
+        if self.fps < 1:
+            raise PrefenvsError(f"task {self.id}: fps is at least 1 step per second, got {self.fps}")
 
     @property
     def file_name(self) -> str:

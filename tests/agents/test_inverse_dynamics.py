@@ -103,6 +103,17 @@ def test_bad_pairs_of_data_sets(
     assert says in capsys.readouterr().err
 
 
+def test_labels_that_may_be_of_either_data_set_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both folders are called alike: the labels of the one would judge the other's episodes."""
+    for side, data in (("known", points(8, 0, "clips")), ("bare", points(4, 1, "clips", act=False))):
+        write_npz(OfflineDataset("clips", data), tmp_path / side / "clips")
+    command = ["actions", str(tmp_path / "bare/clips"), "--known", str(tmp_path / "known/clips")]
+    with pytest.raises(SystemExit):
+        main([*command, "--out", str(tmp_path / "both"), "--preferences", "old.sqlite", "--labels-to", "new.sqlite"])
+    assert "both data sets are called 'clips', so labels do not tell which" in capsys.readouterr().err
+    assert not (tmp_path / "both").exists()
+
+
 def test_a_full_folder_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
     write_npz(OfflineDataset("bare", points(4, 1, "bare", act=False)), tmp_path / "bare")
     from prefenvs.cli.data.actions import Actions

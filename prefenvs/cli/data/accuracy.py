@@ -73,20 +73,26 @@ class LabelsAccuracy:
         labelled = self._read()
         decided = np.array([one.best is not None for one in labelled.preferences])
         kept = read_table(self.out, COLUMNS)
-        done = {tuple(row[:5]) for row in kept}
+        done = {tuple(row[:5]): row[5:7] for row in kept}
         for model in self.models:
             for seed in self.seeds if model != "return" else self.seeds[:1]:
                 for fold, (train, held) in enumerate(fold_pairs(labelled.sources, self.folds, seed)):
-                    key = (name, model, self.crossing, str(seed), str(fold))
+                    settings = "" if self.preset == "small" or model == "return" else " (published)"
+                    key = (name, model + settings, self.crossing, str(seed), str(fold))
                     held &= decided & ~labelled.crossing
+                    sizes = ["0" if model == "return" else str(int(train.sum())), str(int(held.sum()))]
+                    if done.get(key, sizes) != sizes:
+                        raise PrefenvsError(
+                            f"{self.out} holds other folds of {name!r}, as by other --folds or fewer labels: choose "
+                            "another --out or --name"
+                        )
                     if key in done or not held.any():
                         continue
                     fitted = [one for one, use in zip(labelled.preferences, train, strict=True) if use]
                     tested = [one for one, use in zip(labelled.preferences, held, strict=True) if use]
                     hits = self._hits(model, fitted, tested, seed)
                     if hits is not None:
-                        counts = 0 if model == "return" else len(fitted)
-                        kept.append([*key, str(counts), str(len(tested)), f"{hits:g}", commit])
+                        kept.append([*key, *sizes, f"{hits:g}", commit])
                         write_table(self.out, COLUMNS, kept)
         print(fold_table([row for row in kept if row[0] == name]))
 
@@ -120,13 +126,13 @@ class LabelsAccuracy:
 
     def _straight(self, dataset: Any) -> tuple[list[Preference], list[frozenset[Hashable]]]:
         """Return the pairs across an episode's end, their rows read one after the other as in the released code."""
-        from prefenvs.datasets.labels.files import find_labels, place, qlearning_rows, read_labels
+        from prefenvs.datasets.labels.files import find_labels, place, read_labels
         from prefenvs.preferences import Preference, Query
         from prefenvs.segments import Segment
 
         if dataset is None:
             raise PrefenvsError(f"--crossing straight is for published labels of row numbers, not for {self.labels}")
-        labels, rows, data = read_labels(find_labels(self.labels)), qlearning_rows(dataset), dataset.trajectories
+        labels, rows, data = read_labels(find_labels(self.labels)), dataset.qlearning_rows(), dataset.trajectories
         found, sources = [], []
         for number in np.flatnonzero(place(labels, dataset).crossing & ~labels.skipped):
             steps = [rows[start : start + labels.length] for start in labels.starts[number]]

@@ -52,7 +52,7 @@ class Actions:
     def run(self) -> None:
         """Learn, tell the error, infer, write, and take the labels over."""
         from prefenvs.agents.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
-        from prefenvs.cli.data.features import check_stores, take_labels
+        from prefenvs.cli.data.features import check_names, check_stores, take_labels
         from prefenvs.datasets.formats.npz import check_folder, write_npz
         from prefenvs.datasets.load import load_dataset
         from prefenvs.datasets.offline import join_inferred
@@ -74,6 +74,8 @@ class Actions:
                 f"observations of {self.known} have {sizes[0]} entries, of {self.dataset} "
                 f"{bare.trajectories.observations.shape[1]}: make both by the same `prefenvs features`"
             )
+        if self.preferences is not None:
+            check_names([known.trajectories, bare.trajectories])
         config = InverseDynamicsConfig(self.before, self.after, steps=self.steps, held_out=self.held_out)
         model = InverseDynamics(*sizes, config, self.seed, self.device)
         errors = model.fit(known.trajectories)

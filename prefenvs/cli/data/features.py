@@ -91,6 +91,13 @@ def take_labels(preferences: str, labels_to: str, old: Sequence[Trajectories], n
     print(f"{len(moved)} of {len(answers)} labels are in {labels_to}")
 
 
+def check_names(old: Sequence[Trajectories]) -> None:
+    """Raise a PrefenvsError where two data sets have one name, by which labels tell what they are of."""
+    names = [data.source for data in old]
+    if len(set(names)) < len(names):
+        raise PrefenvsError(f"both data sets are called {names[0]!r}, so labels do not tell which: rename one's folder")
+
+
 def with_features(dataset: OfflineDataset, cache: object, name: str, own: bool = True) -> OfflineDataset:
     """Return a data set with features behind its observations; its episodes are numbered from 0, and it has no task.
 
@@ -121,10 +128,11 @@ def with_features(dataset: OfflineDataset, cache: object, name: str, own: bool =
 def move_labels(preferences: list[Preference], old: Sequence[Trajectories], new: Trajectories) -> list[Preference]:
     """Return the labels of data sets' segments as those of the same steps of another, which holds all their episodes.
 
-    Labels of other data are left out.
+    Labels of other data are left out. Raises PrefenvsError as `check_names` does.
     """
     from prefenvs.preferences import Query
 
+    check_names(old)
     known = [(data.source, number) for data in old for number in data.episode_numbers.tolist()]
     places = {episode: position for position, episode in enumerate(known)}
     moved = []

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from prefenvs.envs import make
 from prefenvs.errors import PrefenvsError
 from prefenvs.evaluate import Evaluation, evaluate
-from prefenvs.limits import Fraction, Number, PositiveInt, Seed
+from prefenvs.limits import Number, OpenFraction, PositiveInt, Seed
 from prefenvs.runs import Run, to_json
 from prefenvs.tasks import has_reward
 
@@ -40,7 +40,7 @@ class Evaluate:
     module:FUNCTION of an episode, with a minus where more is better. A policy that does not pass ends with status 1."""
     limit: Number | None = None
     """Highest cost allowed."""
-    delta: Fraction = 0.05
+    delta: OpenFraction = 0.05
     """Chance of passing a policy whose expected cost is above the limit."""
     bound: Literal["student-t", "hoeffding"] = "student-t"
     """student-t, or hoeffding, which holds for any costs within --cost-range."""

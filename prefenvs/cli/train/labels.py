@@ -245,7 +245,13 @@ def kept(run: Run) -> Labels:
     path = run.path(LEFT_OUT)
     left_out = json.loads(path.read_text()) if path.is_file() else {}
     with Store(run.path("preferences.sqlite"), create=False) as store:
-        return Labels(store.preferences(run=TRAINING), store.preferences(run=HELD_OUT), left_out)
+        return Labels(_all_answers(store, TRAINING), _all_answers(store, HELD_OUT), left_out)
+
+
+def _all_answers(store: Store, run: str) -> list[Preference]:
+    """Return the answers of a run in their order, those too that the same rater gave to one question again."""
+    asked = {one.query.id: one.query for one in store.preferences(run=run)}
+    return [event.preference(asked[event.query]) for event in store.events_after(run=run) if event.query is not None]
 
 
 def _count(left_out: dict[str, int]) -> dict[str, int]:

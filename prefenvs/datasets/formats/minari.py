@@ -94,9 +94,13 @@ def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDa
         columns["recordings"] = record_pictures(storage, columns["ends"], find_task(task).fps if task else RATE)
         task = task or PREFIX + str(metadata["dataset_id"])
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    # Where some lie within episodes, as at the goals of D4RL's mazes, the last ones do not say all.
+    terminals = columns.pop("terminals")
+    within = terminals.sum() > np.sum(terminals[columns["ends"] - 1])
     return OfflineDataset(
         name,
         Trajectories(**columns, task=task, source=name),
+        terminals=terminals if within else None,
         reference_scores=None if low is None or high is None else (float(low), float(high)),
         policies=of_each("policy", np.str_),
         successes=of_each("success", np.float64),
@@ -155,7 +159,7 @@ def write_minari(
     if data.terminated is None and data.final_observations is not None:
         metadata["prefenvs_ends_unknown"] = True
     storage.update_metadata(metadata)
-    storage.update_episodes(_episode_buffers(data))
+    storage.update_episodes(_episode_buffers(data, dataset.terminals))
     storage.update_episode_metadata(_episode_metadata(dataset))
     return new.rename(folder)
 
@@ -256,12 +260,13 @@ def _read_episode(episode: dict[str, Any], storage: Any, name: str, i: int) -> t
         raise PrefenvsError(f"episode {i} of {name!r} has {len(seen)} observations for {length} actions")
     rewards = read_column(episode["rewards"], f"rewards {where}", length, np.float64)
     terminations = read_flags(episode["terminations"], f"terminations {where}", length)
-    return {"observations": seen[:-1], "actions": acted, "true_rewards": rewards}, (seen[-1], terminations[-1])
+    rows = {"observations": seen[:-1], "actions": acted, "true_rewards": rewards, "terminals": terminations}
+    return rows, (seen[-1], terminations[-1])
 
 
 def _make_columns(rows: dict[str, Array], count: int, steps: int, name: str) -> dict[str, Array]:
     """Empty columns for all episodes, as wide as those of the first."""
-    types = {"true_rewards": np.float64, "states": np.float64}
+    types: dict[str, Any] = {"true_rewards": np.float64, "states": np.float64, "terminals": bool}
     widths = sum(int(np.prod(value.shape[1:])) * (2 if key in types else 1) for key, value in rows.items())
     check_size(4.0 * steps * widths, name)
     columns: dict[str, Array] = {
@@ -347,8 +352,8 @@ def _action_space(dataset: OfflineDataset, discrete: bool | spaces.Discrete) -> 
     return own if isinstance(own, spaces.Discrete) else spaces.Discrete(width)
 
 
-def _episode_buffers(data: Trajectories) -> Iterator[Any]:
-    """One record an episode, made when the writer asks for it."""
+def _episode_buffers(data: Trajectories, terminals: Array | None) -> Iterator[Any]:
+    """One record an episode, made when the writer asks for it; terminals: flags of each step [S], where known."""
     from minari.data_collector import EpisodeBuffer
 
     assert data.true_rewards is not None
@@ -362,6 +367,7 @@ def _episode_buffers(data: Trajectories) -> Iterator[Any]:
         if end == begin:
             continue
         last = np.arange(begin, end) == end - 1
+        terminations = last & terminated if terminals is None else terminals[begin:end]
         infos = None
         if data.states is not None:
             # Minari wants a row for the last observation too; a state that was not recorded is shown as such.
@@ -372,8 +378,8 @@ def _episode_buffers(data: Trajectories) -> Iterator[Any]:
             observations=seen,
             actions=data.actions[begin:end],
             rewards=data.true_rewards[begin:end],
-            terminations=last & terminated,
-            truncations=last & (not terminated),
+            terminations=terminations,
+            truncations=last & ~terminations,
             infos=infos,
         )
 

@@ -29,8 +29,11 @@ PER_EPISODE = {
     "successes": np.float64,
     "inferred": bool,
 }
-STEPS = {*PER_STEP, "interventions"}
-READ = {*STEPS, *PER_EPISODE, "ends", "rewards", "terminals", "timeouts", "next_observations"}
+FLAGS = ("interventions", "terminals", "timeouts")
+STEPS = {*PER_STEP, *FLAGS}
+READ = {*STEPS, *PER_EPISODE, "ends", "rewards", "next_observations"}
+# What a data set holds beside its trajectories.
+BESIDE = ("policies", "successes", "inferred", *FLAGS)
 
 
 def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
@@ -42,8 +45,7 @@ def write_npz(dataset: OfflineDataset, folder: str | Path) -> Path:
     check_folder(folder)
     new = folder.with_name(folder.name + ".new")
     new.mkdir(parents=True, exist_ok=True)
-    columns = {name: getattr(dataset, name) for name in ("policies", "successes", "inferred", "interventions")}
-    save_episodes(new / "episodes.npz", dataset.trajectories, **columns)
+    save_episodes(new / "episodes.npz", dataset.trajectories, **{name: getattr(dataset, name) for name in BESIDE})
     description = {
         "task": dataset.task,
         "source": dataset.trajectories.source,
@@ -67,13 +69,15 @@ def save_episodes(
     trajectories: Trajectories,
     policies: Array | None = None,
     successes: Array | None = None,
-    inferred: Array | None = None,
-    interventions: Array | None = None,
+    **others: Array | None,
 ) -> None:
-    """Write the arrays of some episodes into one .npz file, which appears only when it is whole."""
+    """Write the arrays of some episodes into one .npz file, which appears only when it is whole.
+
+    others: the rest of `BESIDE`.
+    """
     names = ("ends", *PER_STEP, "scenes", "terminated", "final_observations")
     arrays = {name: getattr(trajectories, name) for name in names}
-    arrays |= {"policies": policies, "successes": successes, "inferred": inferred, "interventions": interventions}
+    arrays |= {"policies": policies, "successes": successes, **others}
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
@@ -86,7 +90,7 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
     Each file holds `observations` [S, obs], `actions` [S, act] and either `ends` [E] or D4RL's `terminals` [S] and, if
     there were time limits, `timeouts` [S]; then, if known, `true_rewards` (or D4RL's `rewards`) [S], `states` [S, s],
     `interventions` [S], `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies`, `successes` and
-    `inferred` [E]. All files hold the same ones.
+    `inferred` [E]. Beside `ends`, D4RL's flags say of each step what they say there. All files hold the same ones.
 
     task: of the data; by default what dataset.json beside them says. Objects are never unpickled. Raises PrefenvsError
     for a damaged file, missing arrays, and arrays that do not fit together.
@@ -120,7 +124,7 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         offset, done = offset + steps, done + episodes
         # Only one file at a time takes memory beside the whole.
         del arrays, array
-    known = {name: columns.pop(name, None) for name in ("policies", "successes", "inferred", "interventions")}
+    known = {name: columns.pop(name, None) for name in BESIDE}
     trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
     scores, horizon = description.get("reference_scores"), description.get("horizon")
     return OfflineDataset(str(folder), trajectories, reference_scores=scores, horizon=horizon, **known)
@@ -192,14 +196,14 @@ def _load(path: Path, task: str) -> dict[str, Array]:
 def _convert(found: dict[str, Array], path: Path) -> dict[str, Array]:
     """Check the arrays of one file, and bring them into the types of `Trajectories`."""
     arrays = {"ends": read_ends(found["ends"], f"ends in {path}")}
-    for name, kind in {**PER_STEP, "interventions": bool, **PER_EPISODE}.items():
+    for name, kind in {**PER_STEP, **dict.fromkeys(FLAGS, bool), **PER_EPISODE}.items():
         if name not in found:
             continue
         what = f"{name} in {path}"
         rows = len(found["observations"] if name in STEPS else arrays["ends"])
         if found[name].ndim < 1 or len(found[name]) != rows:
             raise PrefenvsError(f"{what} has {len(np.atleast_1d(found[name]))} rows, expected {rows}")
-        if name in ("terminated", "inferred", "interventions"):
+        if kind is bool:
             arrays[name] = read_flags(found[name], what, rows)
         elif name in ("true_rewards", "successes"):
             arrays[name] = read_column(found[name], what, rows, kind)
@@ -235,7 +239,7 @@ def _flagged_ends(found: dict[str, Array], path: Path, task: str) -> dict[str, A
     if found.get("next_observations", found["observations"]).shape != found["observations"].shape:
         raise PrefenvsError(f"next_observations in {path} have another shape than its observations")
     final = {"final_observations": found["next_observations"][ends - 1]} if "next_observations" in found else {}
-    return {"ends": ends, "terminated": terminals[ends - 1], **final}
+    return {"ends": ends, "terminated": terminals[ends - 1], "terminals": terminals, "timeouts": timeouts, **final}
 
 
 def _place(columns: dict[str, Any], name: str, array: Array, begin: int, rows: int | None, path: Path) -> None:

@@ -195,24 +195,6 @@ def _probabilities(labels: Array, path: Path) -> Array:
     return np.stack([1.0 - second, second], axis=1)
 
 
-def qlearning_rows(dataset: OfflineDataset) -> Array:
-    """Return the numbers of the steps that D4RL's q-learning form keeps, [R] int64 in order.
-
-    It drops each step at which a time limit ended the episode, whether or not the task ended it too, and the very last
-    step of the file (Fu et al. 2020). Label files count in these rows. Where a data set has no time-out flags, the last
-    steps of episodes that the task did not end are taken for them.
-    """
-    data = dataset.trajectories
-    dropped = np.zeros(len(data.observations), bool)
-    if dataset.timeouts is not None:
-        dropped |= dataset.timeouts
-    else:
-        ended = np.zeros(len(data), bool) if data.terminated is None else data.terminated
-        dropped[(data.ends - 1)[~ended]] = True
-    dropped[-1] = True
-    return np.flatnonzero(~dropped)
-
-
 def other_rows(rows: Rows) -> Rows:
     """Return the other way of counting rows."""
     return "raw" if rows == "qlearning" else "qlearning"
@@ -241,11 +223,11 @@ class Placement:
 
 
 def place(labels: LabelFile, dataset: OfflineDataset, rows: Rows = "qlearning") -> Placement:
-    """Find the segments of a label file in a data set; rows: what its numbers count (see `qlearning_rows`)."""
+    """Find the segments of a label file in a data set; rows: steps of D4RL's q-learning form, or of the file."""
     if rows not in ("qlearning", "raw"):
         raise PrefenvsError(f'rows count "qlearning" or "raw" steps of the data, got {rows!r}')
     data = dataset.trajectories
-    kept = qlearning_rows(dataset) if rows == "qlearning" else np.arange(len(data.observations))
+    kept = dataset.qlearning_rows() if rows == "qlearning" else np.arange(len(data.observations))
     # In this order no sum overflows.
     outside = np.logical_or(labels.starts < 0, labels.starts > len(kept) - labels.length)
     last = np.where(outside, -1, labels.starts) + labels.length - 1

@@ -300,12 +300,12 @@ class _Parser:
             place = Place(_whole(row, f"episode_{side}"), _whole(row, f"start_{side}"), length or 0)
         if not place.length:
             raise _Refused("nothing tells how many steps a segment has: name them by --segment-length")
-        episodes, data = len(dataset), dataset.trajectories
-        position = place.episode - data.first_episode
-        if not 0 <= position < episodes:
+        data, numbers = dataset.trajectories, dataset.trajectories.episode_numbers
+        position = int(np.searchsorted(numbers, place.episode))
+        if position == len(numbers) or numbers[position] != place.episode:
             raise _Refused(
-                f"there is no episode {place.episode}: {dataset.name!r} has {episodes}, "
-                f"counted from {data.first_episode}"
+                f"there is no episode {place.episode}: {dataset.name!r} has {len(numbers)}, numbered {numbers[0]} to "
+                f"{numbers[-1]}"
             )
         steps = int(data.lengths[position])
         if place.start < 0 or place.length < 1 or place.start + place.length > steps:

@@ -162,7 +162,7 @@ def _read(folder: Path, episode: Mapping[str, Any], topics: Topics) -> dict[str,
             f"{path} has no time at which all topics spoke: one ends at {end:.6g} s, another begins at {begin:.6g} s"
         )
     for name, times in watched.items():
-        _check_gaps(times[(times >= begin) & (times <= end)], topics.gap, f"{topics.cameras.get(name, name)} in {path}")
+        _check_gaps(times, begin, end, topics.gap, f"{topics.cameras.get(name, name)} in {path}")
     cameras = tuple(Camera(name, file, topic, begin) for name, topic in topics.cameras.items())
     return {
         "observations": _sample(spoken, topics.observations, begin + steps),
@@ -171,10 +171,13 @@ def _read(folder: Path, episode: Mapping[str, Any], topics: Topics) -> dict[str,
     }
 
 
-def _check_gaps(times: Array, gap: float, name: str) -> None:
-    apart = np.diff(times)
+def _check_gaps(times: Array, begin: float, end: float, gap: float, name: str) -> None:
+    # What the first step shows came before it, and what the last one shows may have come long before the end.
+    shown = times[max(int(np.searchsorted(times, begin + 1e-6, side="right")) - 1, 0) :]
+    shown = np.append(shown[shown < end], end)
+    apart = np.diff(shown)
     if len(apart) and apart.max() > gap:
-        at = times[apart.argmax()]
+        at = shown[apart.argmax()]
         raise PrefenvsError(
             f"{name} is silent for {apart.max():.4g} s from {at:.6g} s on: cut the episode by start and end, or allow "
             f"a larger gap in {TABLE}"

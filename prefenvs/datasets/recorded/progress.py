@@ -25,6 +25,8 @@ def reward_progress(rewards: Array, trajectories: Trajectories, chunk: int = 50,
     if chunk < 1 or not 0.0 <= discard < 1.0:
         raise PrefenvsError(f"chunk={chunk} is at least 1, and discard={discard} lies in [0, 1)")
     means, spans = _chunks(rewards, trajectories, chunk)
+    if not len(means):
+        raise PrefenvsError("no episode has a second step, so there are no chunks of actions to compare")
     shift = float(np.quantile(means, discard))
     gains = (means - shift) * spans
     rising = gains[gains > 0]
@@ -61,8 +63,9 @@ def write_progress(path: str | Path, progress: Array, trajectories: Trajectories
         "frame_index": np.concatenate([np.arange(length) for length in lengths]),
         "progress_sparse": progress.astype(np.float32),
     }
-    pyarrow.parquet.write_table(pyarrow.table(table), path)
-    return path
+    new = path.with_name(path.name + ".new")
+    pyarrow.parquet.write_table(pyarrow.table(table), new)
+    return new.replace(path)
 
 
 def _chunks(rewards: Array, trajectories: Trajectories, chunk: int) -> tuple[Array, Array]:

@@ -161,8 +161,9 @@ def _read(data: Any, name: str, observations: Sequence[str] | None, rate: float,
         "final": None if after is None else _vectors({key: after[key][-1:] for key in vectors}, 1, where)[0],
         "recording": recording,
     }
-    for key in ("observations", "actions"):
-        check_finite(result[key], key, where.removeprefix("in "))
+    for key in ("observations", "actions", "rewards", "final"):
+        if result[key] is not None:
+            check_finite(result[key], key, where.removeprefix("in "))
     return result
 
 

@@ -74,6 +74,21 @@ def test_numbers_out_of_their_limits_are_refused_in_python_too(name: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"batch_size": 64.0}, "batch_size must be a whole number, got 64.0"),
+        ({"batch_size": None}, "batch_size must be a number, got None"),
+        ({"discount": None}, "discount must be a number, got None"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PrefenvsError, match=message):
+        IQLConfig(**given)
+    assert IQLConfig(dropout=0, return_range=None).return_range is None
+
+
+@pytest.mark.parametrize(
     "given", [{"ent_coef": "foo"}, {"ent_coef": "auto_-1"}, {"ent_coef": "nan"}, {"gradient_steps": 0}]
 )
 def test_settings_of_sac_that_teach_nothing_are_refused(given: dict[str, Any]) -> None:

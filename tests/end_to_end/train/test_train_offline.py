@@ -13,9 +13,11 @@ import pytest
 
 from prefenvs.agents import RewardEnsemble
 from prefenvs.cli import main
+from prefenvs.cli.train import labels as offline_labels
 from prefenvs.cli.train.labels import LabelSource
 from prefenvs.datasets.load import load_dataset
 from prefenvs.preferences import Preference, make_pairs
+from prefenvs.runs import Run
 from prefenvs.store import Store
 
 from ...command_lines import refused
@@ -90,6 +92,21 @@ def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
     answers = [[tuple(answer.probabilities) for answer in side] for side in (plain, shuffled)]
     assert sorted(answers[0]) == sorted(answers[1])
     assert answers[0] != answers[1]
+
+
+def test_a_resumed_run_learns_from_all_answers_also_from_those_given_again(data, tmp_path):
+    lines = ["episode_1,start_1,episode_2,start_2,length,choice,annotator"]
+    lines += ["0,0,1,0,2,left,ana", "0,1,1,1,2,left,ana", "0,0,1,0,2,right,ana", "0,0,1,0,2,skip,ana"]
+    (tmp_path / "labels.csv").write_text("\n".join([*lines, "0,0,1,0,2,left,"]) + "\n")
+    labels = LabelSource(str(tmp_path / "labels.csv"), None, None, 0.0, 0).read(load_dataset(data))
+    run = Run.create(tmp_path / "run", "train iql", {})
+    offline_labels.keep(run, labels)
+    told = [
+        [(one.query.id, one.skipped or one.probabilities.tolist(), one.annotator) for one in side]
+        for side in (labels.train, offline_labels.kept(run).train)
+    ]
+    assert len(told[0]) == 5
+    assert told[0] == told[1]
 
 
 def test_ranked_lists_are_learned_from_and_resumed(data, tmp_path, capsys):

@@ -151,6 +151,22 @@ def test_bad_tables(folder: Path, change: tuple[str, str], says: str) -> None:
         load_dataset(folder)
 
 
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [
+        ("end = 0.5", "/grip in .*first.mcap is silent for 0.5 s from 0 s on"),
+        ("start = 0.5", "/grip in .*first.mcap is silent for 0.55 s from 0 s on"),
+    ],
+)
+def test_a_silence_that_the_cut_begins_or_ends_in_is_told(folder: Path, cut: str, says: str) -> None:
+    rows = f'gap = 0.46\n[[episodes]]\nbag = "first.mcap"\n{cut}\n'
+    (folder / "bags.toml").write_text(TABLE + rows)
+    with pytest.raises(PrefenvsError, match=says):
+        load_dataset(folder)
+    (folder / "bags.toml").write_text(TABLE + rows.replace(cut, "start = 0.55"))
+    assert load_dataset(folder).trajectories.lengths.tolist() == [5]
+
+
 def test_damaged_bags_can_be_left_out(folder: Path) -> None:
     whole = (folder / "first.mcap").read_bytes()
     (folder / "first.mcap").write_bytes(whole[: len(whole) // 2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import prefenvs
 from prefenvs import PrefenvsError
@@ -213,6 +216,39 @@ def test_saved_models_act(algorithm, tmp_path) -> None:
     np.testing.assert_allclose(data.trajectories.actions[rows], expected, atol=1e-5)
 
 
+def test_what_a_policy_was_trained_to_see_is_what_it_sees(tmp_path) -> None:
+    """As in an evaluation: one whose normalisation is lost would act at random, and one of another task fail."""
+    venv = VecNormalize(DummyVecEnv([lambda: prefenvs.make("InvertedPendulum-v5")]))
+    lost, other = tmp_path / "lost.zip", tmp_path / "other.zip"
+    PPO("MlpPolicy", venv, n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(8).save(lost)
+    PPO("MlpPolicy", prefenvs.make("Pendulum-v1"), device="cpu").save(other)
+    for path, message in ((lost, "trained behind a VecNormalize"), (other, "trained with the observation space")):
+        with pytest.raises(PrefenvsError, match=message):
+            collect(CollectionPlan("InvertedPendulum-v5", (Source(str(path), episodes=1),)), tmp_path / path.stem)
+
+
+def test_a_folder_takes_the_episodes_of_one_plan(tmp_path) -> None:
+    plan = CollectionPlan("InvertedPendulum-v5", (Source("random", episodes=2),))
+    data = collect(plan, tmp_path)
+    assert load_dataset(tmp_path).task == plan.task
+    with pytest.raises(PrefenvsError, match="holds episodes of seed=0, not 1: choose another folder"):
+        collect(replace(plan, seed=1), tmp_path)
+    assert_equal(collect(plan, tmp_path), data)
+
+
+def die(source, task, action_space, seed):
+    class Dies:
+        def predict(self, *_, **__):
+            os._exit(3)
+
+    return Dies()
+
+
+def test_a_worker_that_dies_is_told_in_one_line(tmp_path) -> None:
+    with pytest.raises(PrefenvsError, match="a process that plays episodes has died"):
+        collect(PENDULUM, tmp_path, load=die, workers=2)
+
+
 def test_the_command_writes_prints_and_goes_on(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["collect", "InvertedPendulum-v5", "--mix", "random=1", "random:0:0.5=1", "--episodes", "6"]
@@ -266,7 +302,9 @@ def test_the_command_writes_prints_and_goes_on(tmp_path, capsys, monkeypatch) ->
         (["Pendulum-v1", "--out", "minari/x"], "a version at the end"),
         (["Pendulum-v1", "--out", "minari/x-v0", "--format", "npz"], "Minari name"),
         (["Pendulum-v1", "--after-success", "3"], "tells no success"),
+        (["CartPole-v1", "--mix", "random:0.3=1"], "noise needs continuous actions"),
         (["--resume", "nowhere"], "not a run folder"),
+        (["--resume", "nowhere", "--episodes", "9"], "--episodes comes from the collection that --resume continues"),
         (["Pendulum-v1", "--mix", "model.zip=1"], "no saved model"),
         (["Pendulum-v1", "--workers", "0", "--out", "w"], "--workers must be at least 1"),
     ],

@@ -69,6 +69,9 @@ def test_a_model_predicts_answers_that_it_was_not_fitted_to(answers: Path, tmp_p
     main(words)
     assert out.stat().st_mtime_ns == before  # nothing is measured twice
     assert "| made | reward ensemble | 1 | 40 | 60 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words[:4], "2", *words[5:]])
+    assert "accuracy.csv holds other folds of 'made', as by other --folds" in capsys.readouterr().err
     store = tmp_path / "kept.sqlite"
     main(["labels", "import", str(answers), "--store", str(store)])
     main(["labels", "accuracy", str(store), *words[3:5], "--models", "ensemble", "--out", str(out)])

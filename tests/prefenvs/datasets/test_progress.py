@@ -46,6 +46,8 @@ def test_progress_does_not_depend_on_the_rewards_scale() -> None:
     np.testing.assert_allclose(reward_progress(100 * rewards - 7, data(), CHUNK), one, atol=1e-4)
     with pytest.raises(PrefenvsError, match="the same everywhere"):
         reward_progress(np.ones(67), data(), CHUNK)
+    with pytest.raises(PrefenvsError, match="no episode has a second step"):
+        reward_progress(np.ones(2), data((1, 1)), CHUNK)
 
 
 def test_the_file_is_as_lerobot_reads_it(tmp_path: Path) -> None:

@@ -223,6 +223,10 @@ def test_a_damaged_demonstration_is_named_or_left_out(tmp_path: Path) -> None:
         load_dataset(path)
     with pytest.warns(UserWarning, match="1 of 3 episodes"):
         assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0, 2]
+    with h5py.File(path, "a") as file:
+        file["data/demo_2/rewards"][0] = np.nan
+    with pytest.warns(UserWarning, match="2 of 3 episodes .*rewards of data set .*demo_2 of .* hold a NaN"):
+        assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0]
 
 
 def test_a_folder_of_videos(tmp_path: Path) -> None:

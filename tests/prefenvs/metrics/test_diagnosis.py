@@ -106,6 +106,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
     blind = Trajectories(trajectories.observations, trajectories.actions, trajectories.ends)
     with pytest.raises(PrefenvsError, match="carry no true rewards"):
         diagnose(Linear(1.0, 0.0), labels(rng, 0.0), blind, LENGTH)
+    pictures = Trajectories(np.zeros((9, 3, 8, 8), np.uint8), np.zeros((9, 1)), np.array([9]), np.zeros(9))
+    with pytest.raises(PrefenvsError, match="observes pictures"):
+        diagnose(Linear(1.0, 0.0), labels(rng, 0.0), pictures, LENGTH)
 
 
 def test_labels_of_another_length_are_compared_by_steps() -> None:

@@ -25,6 +25,7 @@ import prefenvs
 from prefenvs.agents import PEBBLE
 from prefenvs.agents.online.prefppo import PrefPPO, PrefPPOConfig
 from prefenvs.cli import main
+from prefenvs.datasets import CollectionPlan, Source, collect, load_dataset
 from prefenvs.envs.check import check_task
 from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.errors import PrefenvsError
@@ -106,6 +107,16 @@ WAYS: dict[str, tuple[Callable[[Any], Any], str, int]] = {
     "class": (lambda own: own.Lasting, "own_environments:Lasting", 24),
     "function": (lambda own: own.make_it, "own_environments:make_it", 16),
     "object with a spec": (lambda own: gymnasium.make("OwnReach-v0"), "OwnReach-v0", 30),
+    "object with another limit": (
+        lambda own: gymnasium.make("OwnReach-v0", max_episode_steps=7),
+        "Reach-OwnReach-v0",
+        7,
+    ),
+    "object with a limit around it": (
+        lambda own: gymnasium.wrappers.TimeLimit(gymnasium.make("OwnReach-v0"), 9),
+        "Reach-OwnReach-v0-2",
+        9,
+    ),
     "another library's id": (lambda own: "MountainCarContinuous-v0", "MountainCarContinuous-v0", 999),
     "MuJoCo": (lambda own: "Pusher-v5", "Pusher-v5", 100),
 }
@@ -201,6 +212,14 @@ def test_the_doctor_checks_it(own: Any) -> None:
     assert [result.name for result in results if not result.passed] == []
     assert "state" in [result.name for result in results]
     assert any("of goal [0:3], place [3:5]" in result.detail for result in results), "which entry is what"
+
+
+def test_data_of_a_task_without_states_are_its_own(own: Any, tmp_path: Path) -> None:
+    collect(CollectionPlan("own_environments:Lasting", (Source("random", episodes=2),)), tmp_path)
+    assert load_dataset(tmp_path, "own_environments:Lasting").trajectories.states is None
+    np.savez(tmp_path / "x.npz", observations=np.zeros((2, 4)), actions=np.zeros((2, 2)), ends=[2])
+    with pytest.raises(PrefenvsError, match="is not of task 'own_environments:Lasting'"):
+        load_dataset(tmp_path / "x.npz", "own_environments:Lasting")
 
 
 def test_without_states_the_episode_cannot_be_put_back(own: Any) -> None:
@@ -313,6 +332,8 @@ def test_a_row_survives_its_file(own: Any, tmp_path: Path) -> None:
         ('{"horizn": 3}', "has the field 'horizn', which no task has. Did you mean horizon"),
         ('{"horizon": "3"}', "has horizon='3', which is no int"),
         ('{"horizon": 3}', "lacks the field 'family'"),
+        ('{"camera": "track"}', "has camera='track', which is no dict"),
+        ('{"scene": "body_pos"}', "has scene='body_pos', which is no list"),
         (None, "there is no task file"),
     ],
 )
@@ -322,6 +343,15 @@ def test_a_spoilt_task_file_is_one_line(own: Any, tmp_path: Path, edit: str | No
         path.write_text(edit)
     with pytest.raises(PrefenvsError, match=re.escape(message)):
         prefenvs.find_task(str(path))
+
+
+def test_a_task_file_with_impossible_numbers_or_of_another_kind_is_one_line(own: Any, tmp_path: Path) -> None:
+    path = write_task(prefenvs.find_task("own_environments:Lasting"), tmp_path / "row.json")
+    path.write_text(path.read_text().replace('"fps": 12', '"fps": 0'))
+    with pytest.raises(PrefenvsError, match="fps is at least 1 step per second, got 0"):
+        read_task(path)
+    with pytest.raises(PrefenvsError, match="cannot be read: Is a directory"):
+        read_task(tmp_path)
 
 
 def test_an_object_has_no_file(own: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,22 @@ def test_labels_of_episodes_that_are_damaged_since(
         main([*command, "--skip-damaged"])
     gone = sum(any(one.episode == 0 for one in label.query.segments) for label in labels(data))
     assert f"in training, none of held-out episodes; left out: {gone} of damaged episodes" in capsys.readouterr().out
+
+
+def test_a_reward_without_an_opinion_predicts_half_of_the_labels(data: Trajectories, tmp_path: Path) -> None:
+    """As everywhere: a predicted tie is half a hit."""
+    from prefenvs.cli.reward import Reward
+    from prefenvs.cli.train.labels import Labels
+
+    class Undecided:
+        def preference_probabilities(self, queries: Any) -> Any:
+            return np.full((1, len(queries), 2), 0.5)
+
+    found = Reward("set", "labels.sqlite")._measure(Undecided(), Labels(labels(data), [], {}))
+    assert found["training_accuracy"] == 0.5
+    (tmp_path / "config.json").write_text('{"dataset": ')
+    with pytest.raises(PrefenvsError, match=r"config\.json is damaged"):
+        Reward("set", "labels.sqlite", folder=tmp_path)._check_folder()
 
 
 def test_pictures_become_observations_with_their_labels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -62,6 +63,16 @@ def test_minari_itself_reads_it(make_dataset) -> None:
         np.testing.assert_array_equal(episode.infos["state"][:-1], data.states[rows])
         assert np.isnan(episode.infos["state"][-1]).all()
     np.testing.assert_allclose(minari.get_normalized_score(theirs, np.array([1.0, 2.0])), [0.0, 1.0])
+
+
+def test_terminal_steps_within_an_episode_are_kept(make_dataset) -> None:
+    terminals = np.isin(np.arange(8), [1, 2, 7])
+    dataset = remake(make_dataset(), terminated=terminals[[3, 4, 7]])
+    dataset = replace(dataset, terminals=terminals)
+    write_minari(dataset, "minari/maze-v0")
+    read = load_dataset("minari/maze-v0")
+    np.testing.assert_array_equal(read.terminals, terminals)
+    np.testing.assert_array_equal(read.transitions().terminals, dataset.transitions().terminals)
 
 
 def test_without_final_observations_the_last_step_becomes_one(make_dataset) -> None:

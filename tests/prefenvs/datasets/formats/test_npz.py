@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,15 @@ def test_what_is_written_is_read(tmp_path, make_dataset, assert_same) -> None:
     assert_same(load_dataset(folder), dataset)
     with pytest.raises(PrefenvsError, match="not empty"):
         write_npz(dataset, folder)
+
+
+def test_flags_of_each_step_are_kept(tmp_path, make_dataset) -> None:
+    terminals, timeouts = np.isin(np.arange(8), [1, 2, 7]), np.isin(np.arange(8), [3, 4, 7])
+    dataset = replace(make_dataset(), terminals=terminals, timeouts=timeouts)
+    read = load_dataset(write_npz(dataset, tmp_path / "maze"))
+    np.testing.assert_array_equal(read.terminals, terminals)
+    np.testing.assert_array_equal(read.timeouts, timeouts)
+    np.testing.assert_array_equal(read.transitions().terminals, dataset.transitions().terminals)
 
 
 def test_one_file_of_arrays_is_a_data_set(tmp_path) -> None:

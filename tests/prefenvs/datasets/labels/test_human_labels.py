@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefenvs.cli import main
 from prefenvs.datasets.formats.pickles import read_array_pickle
-from prefenvs.datasets.labels.files import label_preferences, place, qlearning_rows, read_labels
+from prefenvs.datasets.labels.files import label_preferences, place, read_labels
 from prefenvs.datasets.labels.report import report_labels
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
@@ -125,7 +125,7 @@ def test_published_rows_count_qlearning_steps(folder) -> None:
 @given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from(["timeout", "terminal", "both"])), min_size=1, max_size=8))
 def test_rows_are_those_of_d4rls_loop(episodes) -> None:
     dataset = make_data(*zip(*episodes, strict=True))
-    assert qlearning_rows(dataset).tolist() == plain_rows(dataset)
+    assert dataset.qlearning_rows().tolist() == plain_rows(dataset)
 
 
 @settings(max_examples=40, deadline=None)

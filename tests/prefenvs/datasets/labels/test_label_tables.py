@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_a_csv_of_ones_own(tmp_path: Path) -> None:
 
 def test_rows_that_are_no_label_are_told_with_their_lines(tmp_path: Path) -> None:
     bad = {
-        "9,0,1,1,left,ana,": "there is no episode 9: 'x' has 3, counted from 0",
+        "9,0,1,1,left,ana,": "there is no episode 9: 'x' has 3, numbered 0 to 2",
         "0,0,1,3,left,ana,": "segment 2 takes 4 steps from step 3, but episode 1 has 5",
         "0,-1,1,0,left,ana,": "segment 1 takes 4 steps from step -1",
         "0,0.5,1,0,left,ana,": "start_1 is '0.5', no whole number",
@@ -164,6 +165,16 @@ def test_rows_that_are_no_label_are_told_with_their_lines(tmp_path: Path) -> Non
     assert any(line.startswith("refused: line 3: there is no episode 9") for line in table.report())
     with pytest.raises(PrefenvsError, match="line 3 is refused, as 9 others are"):
         table.check()
+
+
+def test_episodes_are_named_by_their_numbers_not_by_their_places(tmp_path: Path) -> None:
+    kept = replace(DATA.trajectories, numbers=np.array([0, 2, 5]))
+    (tmp_path / "labels.csv").write_text(HEADER + "2,0,5,1,left,ana,5\n1,0,0,0,left,ana,5\n")
+    table = read_label_table(tmp_path / "labels.csv", replace(DATA, trajectories=kept), length=4)
+    assert [places(one) for one in table.preferences] == [[(2, 0, 4), (5, 1, 4)]]
+    first = table.preferences[0].query.segments[0]
+    np.testing.assert_array_equal(first.observations, DATA.trajectories.observations[12:16])
+    assert table.refused == (("line 3", "there is no episode 1: 'x' has 3, numbered 0 to 5"),)
 
 
 @pytest.mark.parametrize(
