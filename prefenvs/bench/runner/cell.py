@@ -99,8 +99,9 @@ def _attempt(
     trained, resume = (run / "summary.json").exists(), method.checkpoints and _has_checkpoint(run)
     if not (trained or resume):
         folder.forget(cell)
-    lines = method.commands(cell, run, data, resume)
-    outcome = replace(outcome, attempts=outcome.attempts + 1, lines=tuple(shlex.join(line) for line in lines))
+    lines, afresh = (method.commands(cell, run, data, go_on) for go_on in (resume, False))
+    # What repeats the run: not how this try of it went on, nor that its seeds were trained together.
+    outcome = replace(outcome, attempts=outcome.attempts + 1, lines=tuple(shlex.join(line) for line in afresh))
     for line in lines[1:] if trained else lines:
         with place.log.open("a") as log:
             log.write(f"$ {shlex.join(line)}\n")

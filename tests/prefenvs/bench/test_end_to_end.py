@@ -114,6 +114,10 @@ def test_seeds_train_in_one_program_to_the_same_end(
         found.append({cell.name: Run.open(folder.run(cell)).rows("evaluations") for cell in mine})
         outcomes = [folder.outcome(cell) for cell in mine]
         assert all(outcome.seconds > 0 and outcome.peak_gb > 0.05 for outcome in outcomes)
+        # The line told repeats one cell, however it was trained.
+        for cell, outcome in zip(mine, outcomes, strict=True):
+            assert f"--seed {cell.seed} " in outcome.lines[0]
+            assert "--resume" not in outcome.lines[0]
     # Each cell's run was begun by the program of its group.
     arguments = [Run.open(folder.run(cell)).record["arguments"] for cell in cells]
     assert all(line[line.index("--seeds") :][1:4] == ["0", "1", "2"] for line in arguments)
