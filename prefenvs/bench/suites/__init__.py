@@ -91,7 +91,7 @@ LEARNING = Suite(
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
     (
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
-        _learning("dmc-walker-walk-v0", 500, 100_000, beside=("pebble-mean",)),
+        _learning("dmc-walker-walk-v0", 500, 100_000, {"interact": 1_500}, beside=("pebble-mean",)),
         _learning("dmc-cheetah-run-v0", 1_000, 100_000),
         _learning("metaworld-faucet-open-v3", 2_000, 60_000, MANIPULATION),
         _learning("metaworld-handle-press-v3", 2_000, 60_000, MANIPULATION),
