@@ -79,8 +79,6 @@ def _learning(
 REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500}
 # Effort costs up to 2 a step and distance 0.4, so that tanh would flatten what the distance says.
 REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
-# Exploration by raw states is one of speeds, and shows no upright walker to ask about.
-WALKING: dict[str, Option] = {"interact": 1_500, "entropy_normalised": True}
 MANIPULATION: dict[str, Option] = {
     "per_session": 50,
     "interact": 1_300,
@@ -93,7 +91,7 @@ LEARNING = Suite(
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
     (
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
-        _learning("dmc-walker-walk-v0", 500, 100_000, WALKING),
+        _learning("dmc-walker-walk-v0", 500, 100_000, beside=("pebble-mean",)),
         _learning("dmc-cheetah-run-v0", 1_000, 100_000),
         _learning("metaworld-faucet-open-v3", 2_000, 60_000, MANIPULATION),
         _learning("metaworld-handle-press-v3", 2_000, 60_000, MANIPULATION),
