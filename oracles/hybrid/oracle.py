@@ -255,7 +255,8 @@ class HybridOracle(Oracle, Closing):
 
     def _take_cheap(self) -> None:
         """Hear the cheap rater: what is doubtful goes on to the costly one, the rest is answered."""
-        heard = []
+        heard: list[Case] = []
+        lessons: list[tuple[Preference, int | None]] = []
         for answer in self.cheap.collect():
             case, entry = self._find(answer.query), self.log.get(answer.query.id)
             if case is not None:
@@ -267,11 +268,12 @@ class HybridOracle(Oracle, Closing):
             elif entry is not None and entry.reason == AUDIT:
                 # The costly rater was faster.
                 self.log[answer.query.id] = replace(entry, cheap=answer.best)
-                self._learn(answer, entry.costly)
+                lessons.append((answer, entry.costly))
         doubtful: list[Case] = []
-        if self.config.route in AFTER and heard:
-            doubtful = self._choose(heard, self._doubt(heard))
         try:
+            self._learn(lessons)
+            if self.config.route in AFTER and heard:
+                doubtful = self._choose(heard, self._doubt(heard))
             self.costly.ask([case.query for case in doubtful])
             self.asked_costly += len(doubtful)
         except PrefenvsError:
@@ -285,15 +287,20 @@ class HybridOracle(Oracle, Closing):
                     self._settle(case, case.cheap, "cheap")
 
     def _take_costly(self) -> None:
+        lessons: list[tuple[Preference, int | None]] = []
         for answer in self.costly.collect():
             case, entry = self._find(answer.query), self.log.get(answer.query.id)
             if case is not None:
                 self._settle(case, answer, "costly")
+                if case.cheap is not None:
+                    lessons.append((case.cheap, answer.best))
                 continue
             # Second thoughts, or an answer from a time that this object knows nothing of.
             if entry is not None:
                 self.log[answer.query.id] = replace(entry, by="costly", costly=answer.best)
             self._ready.append(replace(answer, oracle=self.name))
+        # Last, as a reward model that fails must not cost an answer.
+        self._learn(lessons)
 
     def _find(self, query: Query) -> Case | None:
         """Return the open case of a query, also if it comes from a checkpoint and has not been asked again."""
@@ -307,8 +314,6 @@ class HybridOracle(Oracle, Closing):
         cheap = None if case.cheap is None else case.cheap.best
         costly = answer.best if by == "costly" else None
         self.log[case.query.id] = Routed(by, case.reason, case.score, cheap, costly)
-        if case.cheap is not None and by == "costly":
-            self._learn(case.cheap, costly)
         self._ready.append(replace(answer, oracle=self.name))
 
     def _doubt(self, cases: Sequence[Case]) -> Array:
@@ -326,10 +331,11 @@ class HybridOracle(Oracle, Closing):
         model = None if self._model is None else self._model()
         return describe_queries([answer.query for answer in answers], answers, model)
 
-    def _learn(self, cheap: Preference, costly: int | None) -> None:
+    def _learn(self, lessons: Sequence[tuple[Preference, int | None]]) -> None:
         """Let the learned router see where the costly rater, who preferred a segment, differs from the cheap one."""
-        if self.config.route == "learned" and costly is not None:
-            self.router.add(self._describe([cheap])[0], cheap.best != costly)
+        for cheap, costly in lessons:
+            if self.config.route == "learned" and costly is not None:
+                self.router.add(self._describe([cheap])[0], cheap.best != costly)
 
 
 def _agree(entries: Sequence[Routed]) -> Share:

@@ -83,6 +83,8 @@ class HumanOracle(Oracle):
             if not 0 <= weight <= 1:
                 raise PrefenvsError(f"the weight {weight} of annotator {annotator!r} is not between 0 and 1")
         self.store, self.run, self.combine, self.wait, self.policy = store, run, combine, wait, policy
+        if isinstance(annotators, str):
+            raise PrefenvsError(f"annotators={annotators!r} is one name: give a list, [{annotators!r}]")
         self.annotators = None if annotators is None else frozenset(annotators)
         self.weights, self.weigh_by_gold = given, weights == "gold"
         self.calibrate = calibrate

@@ -320,6 +320,8 @@ class Store(Closing):
         annotators: Collection[str] | None = None,
         asked: Collection[str] | None = None,
     ) -> list[Event]:
+        if isinstance(annotators, str):
+            raise PrefenvsError(f"annotators={annotators!r} is one name: give a list, [{annotators!r}]")
         where = [events.c.kind.in_(ANSWERS), _not_undone(events)]
         if run is not None:
             where.append(events.c.run == run)

@@ -323,3 +323,19 @@ def test_a_missing_ensemble_is_told_and_nobody_is_asked() -> None:
     with pytest.raises(PrefenvsError, match="needs the reward ensemble"):
         oracle.ask(make_queries(3))
     assert oracle.pending == len(oracle.cheap.asked) == len(oracle.costly.asked) == 0
+
+
+def test_a_reward_model_that_fails_costs_no_answer() -> None:
+    queries = make_queries(8)
+
+    class Failing:
+        def predict(self, observations: object, actions: object) -> None:
+            raise PrefenvsError("the model is broken")
+
+    cheap, costly = Late("cheap"), Late("costly")
+    oracle = HybridOracle(cheap, costly, route="learned", share=1.0, audit=1.0, model=Failing(), seed=0)  # type: ignore[arg-type]
+    oracle.ask(queries)
+    assert [a.query.id for a in oracle.collect()] == [q.id for q in queries]
+    with pytest.raises(PrefenvsError, match="the model is broken"):
+        oracle.collect()
+    assert oracle.pending == 0
