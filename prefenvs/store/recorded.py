@@ -14,7 +14,7 @@ from prefenvs.trajectories import Trajectories
 class Recorded(Oracle):
     """Pass everything on to `oracle`; store queries before they are asked and answers before they are handed out.
 
-    After a restart, `resume` returns the answers that the run already has and asks the unanswered queries again.
+    After a restart, `load_state_dict` asks again what was open at the checkpoint.
     """
 
     def __init__(self, oracle: Oracle, store: Store, run: str = "", policy: str = "") -> None:
