@@ -12,6 +12,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from prefenvs.errors import PrefenvsError
 
 
+def check_list(name: str, given: object) -> None:
+    """Raise a PrefenvsError for one string in the place of a list of them, which would be read letter by letter."""
+    if isinstance(given, str):
+        raise PrefenvsError(f"{name}={given!r} is one name: give a list, [{given!r}]")
+
+
 @dataclass(frozen=True)
 class Range:
     """The closed range of a number, or with `above` the open end below it; NaN is never within."""

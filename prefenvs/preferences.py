@@ -60,7 +60,10 @@ class Preference:
             raise PrefenvsError(f"shown={self.shown} is not an order of the {len(self.query.segments)} segments")
         if self.probabilities is None:
             return
-        probabilities = np.asarray(self.probabilities, np.float64)
+        try:
+            probabilities = np.asarray(self.probabilities, np.float64)
+        except (TypeError, ValueError):
+            raise PrefenvsError(f"probabilities {self.probabilities!r} are not all numbers") from None
         object.__setattr__(self, "probabilities", probabilities)
         valid = probabilities.shape == (len(self.query.segments),) and bool(np.all(probabilities >= 0))
         if not valid or abs(float(probabilities.sum()) - 1.0) > 1e-6:

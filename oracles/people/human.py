@@ -11,6 +11,7 @@ import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import check_list
 from prefenvs.oracles.people.gold import score_gold
 from prefenvs.oracles.people.strength import calibrate, recalibrate
 from prefenvs.preferences import Oracle, Preference, Query
@@ -83,8 +84,7 @@ class HumanOracle(Oracle):
             if not 0 <= weight <= 1:
                 raise PrefenvsError(f"the weight {weight} of annotator {annotator!r} is not between 0 and 1")
         self.store, self.run, self.combine, self.wait, self.policy = store, run, combine, wait, policy
-        if isinstance(annotators, str):
-            raise PrefenvsError(f"annotators={annotators!r} is one name: give a list, [{annotators!r}]")
+        check_list("annotators", annotators)
         self.annotators = None if annotators is None else frozenset(annotators)
         self.weights, self.weigh_by_gold = given, weights == "gold"
         self.calibrate = calibrate

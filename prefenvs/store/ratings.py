@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import check_list
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store.events import Event
@@ -44,6 +45,7 @@ def ratings_as_preferences(
 
     run: of this run only; annotators: by these only.
     """
+    check_list("annotators", annotators)
     log = store.events_after(run=run)
     if annotators is not None:
         log = [event for event in log if event.kind == "undo" or event.annotator in annotators]

@@ -48,6 +48,12 @@ def test_what_is_no_distribution_is_refused(probabilities: list[float]) -> None:
         Preference(PAIR, np.array(probabilities))
 
 
+@pytest.mark.parametrize("given", [["a", "b"], [0.5, [0.5, 0.0]], [None, {}]])
+def test_what_is_no_number_is_refused(given: list[object]) -> None:
+    with pytest.raises(PrefenvsError, match="are not all numbers"):
+        Preference(PAIR, given)  # type: ignore[arg-type]
+
+
 def test_ties_and_skips_have_no_best() -> None:
     assert Preference(PAIR, np.array([0.5, 0.5])).best is None
     skip = Preference(PAIR, None)

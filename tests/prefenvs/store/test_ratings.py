@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.preferences import Query
+from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store import Event, Store, ratings_as_preferences
 
@@ -112,3 +112,25 @@ def test_time_and_seconds_are_those_of_both(store: Store, clips: list[Segment]) 
     assert (answer.time, answer.seconds) == (now, 3.5)
     with pytest.raises(PrefenvsError, match="partners=0"):
         ratings_as_preferences(store, partners=0)
+
+
+def test_one_name_is_no_list_of_names(store: Store, clips: list[Segment]) -> None:
+    from prefenvs.oracles import HumanOracle
+
+    store.add_events([rate(clips[0], 5), rate(clips[1], 1)])
+    assert len(ratings_as_preferences(store, annotators=["ann"])) == 1
+    with pytest.raises(PrefenvsError, match="annotators='ann' is one name: give a list"):
+        ratings_as_preferences(store, annotators="ann")
+    with pytest.raises(PrefenvsError, match="annotators='ann' is one name"):
+        store.preferences(annotators="ann")
+    with pytest.raises(PrefenvsError, match="queries='abc' is one name"):
+        store.preferences(queries="abc")
+    with pytest.raises(PrefenvsError, match="annotators='ann' is one name"):
+        HumanOracle(store, annotators="ann")
+
+
+def test_answers_to_more_queries_than_a_statement_takes_values(store: Store, clips: list[Segment]) -> None:
+    query, other = (Query((clips[0], clips[k])) for k in (1, 2))
+    store.add_preferences([Preference(one, np.array([1.0, 0.0]), oracle="human") for one in (query, other)], run="r")
+    ids = [query.id, *(f"{number:032x}" for number in range(70_000))]
+    assert [answer.query.id for answer in store.preferences(queries=ids)] == [query.id]

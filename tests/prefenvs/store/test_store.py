@@ -487,14 +487,3 @@ def test_a_write_that_fails_says_so_and_stores_nothing(tmp_path: Path, refusal: 
         assert "\n" not in str(caught.value)
     with Store(tmp_path / "labels.sqlite") as store:
         assert store.count_pending("r") == 1
-
-
-def test_one_annotators_name_is_no_list_of_names(tmp_path: Path) -> None:
-    from prefenvs.oracles import HumanOracle
-
-    with Store(tmp_path / "labels.sqlite") as store:
-        store.add_preferences([answer(make_queries(1)[0], annotator="ann")])
-        assert len(store.preferences(annotators=["ann"])) == 1
-        for ask in (store.preferences, lambda annotators: HumanOracle(store, annotators=annotators)):
-            with pytest.raises(PrefenvsError, match="annotators='ann' is one name"):
-                ask(annotators="ann")
