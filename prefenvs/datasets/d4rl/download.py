@@ -148,7 +148,12 @@ def _alone(part: Path) -> Iterator[None]:
         with lock.open("w") as file:
             _lock(file)
             # Who held the lock before has removed the file that it was on; then another one has to be locked.
-            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            # Whoever holds another one may remove it between two questions, so it is asked about once.
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+            except FileNotFoundError:
+                same = False
+            if not same:
                 continue
             try:
                 yield
