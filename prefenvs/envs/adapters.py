@@ -49,7 +49,8 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             "recorded scene holds one goal"
         )
     with without_backend():
-        return _make_source(task, kwargs)
+        env = _make_source(task, kwargs)
+    return env if task.repeat == 1 else HeldAction(env, task.repeat)
 
 
 def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -94,12 +95,31 @@ def _import_package(task: Task) -> Any:
 
 
 class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A user's environment as it is; its wrappers are no part of the spec, by which Gymnasium would add them again."""
+    """An environment whose wrappers are no part of the spec, by which Gymnasium would add them again: a user's."""
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
         """The spec of the environment within its wrappers."""
         return self.unwrapped.spec
+
+
+class HeldAction(OwnEnv):
+    """Each action is held for some steps, which are one step here (action repeat); the reward is the sum of theirs."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], repeat: int) -> None:
+        """repeat: how many."""
+        super().__init__(env)
+        self.repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Advance by `repeat` steps, or to the episode's end."""
+        total = 0.0
+        for _ in range(self.repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
 
 
 class FlatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -81,6 +81,7 @@ KINDS = {
     "horizon": int,
     "segment_length": int,
     "fps": int,
+    "repeat": int,
     "source": str,
     "kwargs": dict,
     "camera": dict,

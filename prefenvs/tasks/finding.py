@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.tasks.own import find_own
 from prefenvs.tasks.recorded import is_recorded, recorded_task
@@ -14,13 +16,17 @@ def find_task(task_id: str) -> Task:
     Beside the suite's ids it takes any id registered with Gymnasium, `module:NAME` for a `Task`, an environment class
     or a function that makes one, and `module:ID` for an id that importing the module registers. So it is called
     wherever it is kept, in stores, run folders and data sets, and any later process finds it where the module can be
-    imported. `recorded:<sentence>` is a task known from recordings alone. Raises PrefenvsError for an unknown id and
-    for an environment from which no row can be inferred.
+    imported. `@2` after any of them holds each action for 2 steps, see `Task.repeated`. `recorded:<sentence>` is a
+    task known from recordings alone. Raises PrefenvsError for an unknown id and for an environment from which no row
+    can be inferred.
     """
     name = task_id.removeprefix("prefenvs/")
     if is_recorded(name):
         return recorded_task(name)
     rows = tables()
+    held = re.fullmatch(r"(.+)@(\d+)", name)
+    if held and name not in rows:
+        return find_task(held[1]).repeated(int(held[2]))
     task = rows.get(name) or find_own(name, rows)
     if task is None:
         raise PrefenvsError(

@@ -218,7 +218,7 @@ def make_own(task: Task, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make the environment of an inferred task; `kwargs` are those that its class or function takes."""
     import inspect
 
-    make = _makers.get(task.id) or _maker(task)
+    make = _makers.get(task.id.partition("@")[0]) or _maker(task)
     if "render_mode" in kwargs and not _takes(inspect.signature(make).parameters, "render_mode"):
         kwargs.pop("render_mode")
     return make(**kwargs)

@@ -68,6 +68,7 @@ class Task:
     has_reward: False where the task has no true reward; `true_reward` then is 0 in every step and means nothing.
     goal, baseline: what a picture of the task done, and of the task in general, shows; prompts for a CLIP reward.
     domain: part of the family whose tasks share published settings, such as "adroit"; empty where all of it do.
+    repeat: steps of the simulation for which an action is held; they are one step here, and their rewards its reward.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Task:
     goal: tuple[str, ...] = ()
     baseline: tuple[str, ...] = ()
     domain: str = ""
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.segment_length <= self.horizon:
@@ -94,11 +96,40 @@ class Task:
             )
         if self.fps < 1:
             raise PrefenvsError(f"task {self.id}: fps is at least 1 step per second, got {self.fps}")
+        if self.repeat < 1:
+            raise PrefenvsError(f"task {self.id}: an action is held for at least 1 step, got repeat={self.repeat}")
 
     @property
     def file_name(self) -> str:
         """The id as part of a file's name: without the colon, dots and slashes of `module:NAME`."""
         return re.sub(r"[:./]", "-", self.id)
+
+    def repeated(self, repeat: int) -> Task:
+        """Return the task in which each action is held for `repeat` of these steps, as `ID@repeat`.
+
+        Horizon, segments, frame rate and budgets are those of the same time. Raises PrefenvsError where that is not
+        a step long, or longer than an episode.
+        """
+        if repeat < 1 or repeat > self.horizon:
+            raise PrefenvsError(
+                f"task {self.id}@{repeat}: an action is held for 1 to {self.horizon} steps, an episode's"
+            )
+        if repeat == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            id=f"{self.id}@{repeat}",
+            horizon=self.horizon // repeat,
+            segment_length=max(self.segment_length // repeat, 1),
+            fps=max(round(self.fps / repeat), 1),
+            budgets=tuple(
+                dataclasses.replace(
+                    budget, interact=max(budget.interact // repeat, 1), steps=max(budget.steps // repeat, 1)
+                )
+                for budget in self.budgets
+            ),
+            repeat=self.repeat * repeat,
+        )
 
     def budget(self, labels: int | None = None) -> LabelBudget:
         """Return the published budget of so many labels; else the smallest, or walker-walk's, with `labels` instead.

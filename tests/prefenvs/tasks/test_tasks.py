@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import mujoco
@@ -13,6 +14,7 @@ from prefenvs.envs.adapters import make_source
 from prefenvs.envs.states import mujoco_model
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Task
+from prefenvs.tasks.files import write_task
 
 TASKS = prefenvs.list_tasks()
 # One task of each kind of model and camera.
@@ -158,3 +160,52 @@ def test_arguments_reach_the_task() -> None:
         prefenvs.make("dmc-walker-walk-v0", render_mode="human")
     with pytest.raises(PrefenvsError, match="the goal would move within an episode"):
         prefenvs.make("PointMaze_UMaze-v3", reset_target=True)
+
+
+@pytest.mark.parametrize("name", ["dmc-walker-walk-v0", "metaworld-drawer-open-v3", "Pendulum-v1", "CartPole-v1"])
+def test_a_held_action_is_the_same_action_several_times(name: str) -> None:
+    held, plain = prefenvs.make(f"{name}@3"), prefenvs.make(name)
+    row, held_row = prefenvs.find_task(name), prefenvs.find_task(f"{name}@3")
+    assert held_row.horizon == row.horizon // 3
+    held.reset(seed=5)
+    plain.reset(seed=5)
+    held.action_space.seed(0)
+    for step in range(held_row.horizon):
+        action = held.action_space.sample()
+        observation, _, terminated, truncated, info = held.step(action)
+        total = 0.0
+        for _ in range(3):
+            expected, _, ended, _, plain_info = plain.step(action)
+            total += plain_info["true_reward"]
+            if ended:
+                break
+        np.testing.assert_array_equal(observation, expected)
+        assert info["true_reward"] == pytest.approx(total)
+        assert terminated == ended
+        assert truncated == (step + 1 == held_row.horizon)
+        if terminated:
+            break
+
+
+def test_budgets_of_held_actions_are_of_the_same_time() -> None:
+    row, held = prefenvs.find_task("dmc-walker-walk-v0"), prefenvs.find_task("prefenvs/dmc-walker-walk-v0@2")
+    assert held.segment_length / held.fps == row.segment_length / row.fps
+    for one, other in zip(row.budgets, held.budgets, strict=True):
+        assert (other.steps, other.interact) == (one.steps // 2, one.interact // 2)
+        assert (other.labels, other.per_session) == (one.labels, one.per_session)
+    assert prefenvs.find_task("dmc-walker-walk-v0@1") == row
+
+
+@pytest.mark.parametrize("repeat", [0, 1_001])
+def test_an_action_held_for_no_step_or_beyond_the_episode_is_refused(repeat: int) -> None:
+    with pytest.raises(PrefenvsError, match=f"@{repeat}: an action is held for 1 to 1000 steps"):
+        prefenvs.find_task(f"dmc-walker-walk-v0@{repeat}")
+
+
+def test_a_task_file_may_hold_actions(tmp_path: Path) -> None:
+    path = write_task(prefenvs.find_task("Pendulum-v1@2"), tmp_path / "slow.json")
+    env = prefenvs.make(str(path))
+    assert env.spec is not None
+    assert env.spec.max_episode_steps == 100
+    assert prefenvs.find_task(str(path)).repeat == 2
+    assert prefenvs.find_task(f"{path}@5").repeat == 10
