@@ -28,6 +28,7 @@ PER_EPISODE = {
     "policies": np.str_,
     "successes": np.float64,
     "inferred": bool,
+    "episode_numbers": np.int64,
 }
 FLAGS = ("interventions", "terminals", "timeouts")
 STEPS = {*PER_STEP, *FLAGS}
@@ -76,7 +77,7 @@ def save_episodes(
     others: the rest of `BESIDE`.
     """
     names = ("ends", *PER_STEP, "scenes", "terminated", "final_observations")
-    arrays = {name: getattr(trajectories, name) for name in names}
+    arrays = {name: getattr(trajectories, name) for name in names} | {"episode_numbers": trajectories.numbers}
     arrays |= {"policies": policies, "successes": successes, **others}
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
@@ -89,8 +90,9 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
 
     Each file holds `observations` [S, obs], `actions` [S, act] and either `ends` [E] or D4RL's `terminals` [S] and, if
     there were time limits, `timeouts` [S]; then, if known, `true_rewards` (or D4RL's `rewards`) [S], `states` [S, s],
-    `interventions` [S], `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies`, `successes` and
-    `inferred` [E]. Beside `ends`, D4RL's flags say of each step what they say there. All files hold the same ones.
+    `interventions` [S], `scenes` [E, m], `terminated` [E], `final_observations` [E, obs], `policies`, `successes`,
+    `inferred` and `episode_numbers` [E]. Beside `ends`, D4RL's flags say of each step what they say there. All files
+    hold the same ones.
 
     task: of the data; by default what dataset.json beside them says. Objects are never unpickled. Raises PrefenvsError
     for a damaged file, missing arrays, and arrays that do not fit together.
@@ -125,7 +127,10 @@ def read_npz(folder: str | Path, task: str | None = None) -> OfflineDataset:
         # Only one file at a time takes memory beside the whole.
         del arrays, array
     known = {name: columns.pop(name, None) for name in BESIDE}
-    trajectories = Trajectories(**columns, task=task, source=description.get("source") or folder.name)
+    numbers = columns.pop("episode_numbers", None)
+    if numbers is not None and np.any(np.diff(numbers) <= 0):
+        raise PrefenvsError(f"the episode_numbers in {folder} do not rise: {numbers[:5].tolist()}...; leave them out")
+    trajectories = Trajectories(**columns, numbers=numbers, task=task, source=description.get("source") or folder.name)
     scores, horizon = description.get("reference_scores"), description.get("horizon")
     return OfflineDataset(str(folder), trajectories, reference_scores=scores, horizon=horizon, **known)
 

@@ -33,6 +33,18 @@ def test_flags_of_each_step_are_kept(tmp_path, make_dataset) -> None:
     np.testing.assert_array_equal(read.transitions().terminals, dataset.transitions().terminals)
 
 
+def test_episodes_keep_their_numbers(tmp_path, make_dataset) -> None:
+    dataset = make_dataset((2, 3, 1))
+    numbers = np.array([0, 4, 7], np.int64)
+    dataset = replace(dataset, trajectories=replace(dataset.trajectories, numbers=numbers))
+    folder = write_npz(dataset, tmp_path / "picked")
+    assert load_dataset(folder).trajectories.episode_numbers.tolist() == [0, 4, 7]
+    arrays = dict(np.load(folder / "episodes.npz"))
+    np.savez(folder / "episodes.npz", **arrays | {"episode_numbers": numbers[::-1]})
+    with pytest.raises(PrefenvsError, match=r"episode_numbers .* do not rise"):
+        load_dataset(folder)
+
+
 def test_one_file_of_arrays_is_a_data_set(tmp_path) -> None:
     seen, acted = np.zeros((6, 3), np.float32), np.arange(6, dtype=np.float32)[:, None] / 6
     ends = np.array([False, False, True] * 2)
