@@ -81,21 +81,21 @@ REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500
 REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
 MANIPULATION: dict[str, Option] = {
     "per_session": 50,
-    "interact": 1_300,
-    "segment_length": 25,
-    "unsupervised_steps": 4_000,
+    "interact": 600,
+    "segment_length": 12,
+    "unsupervised_steps": 2_000,
 }
-"""The last session comes at step 56,000 of 60,000."""
+"""Of steps with held actions; the last session comes at step 26,400 of 30,000."""
 LEARNING = Suite(
     "learning",
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
     (
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
-        _learning("dmc-walker-walk-v0", 500, 100_000, beside=("pebble-mean",)),
-        _learning("dmc-cheetah-run-v0", 1_000, 100_000),
-        _learning("metaworld-faucet-open-v3", 2_000, 60_000, MANIPULATION),
-        _learning("metaworld-handle-press-v3", 2_000, 60_000, MANIPULATION),
-        _learning("metaworld-window-open-v3", 2_000, 60_000, MANIPULATION),
+        _learning("dmc-walker-walk-v0", 500, 100_000, {"interact": 1_500}, beside=("pebble-mean",)),
+        _learning("dmc-cheetah-run-v0@4", 1_000, 25_000, {"interact": 500, "unsupervised_steps": 2_250}),
+        _learning("metaworld-faucet-open-v3@2", 2_000, 30_000, MANIPULATION),
+        _learning("metaworld-handle-press-v3@2", 2_000, 30_000, MANIPULATION),
+        _learning("metaworld-window-open-v3@2", 2_000, 30_000, MANIPULATION),
     ),
     reduced="15,000 to 100,000 environment steps, networks of 2x128, five seeds.",
 )
