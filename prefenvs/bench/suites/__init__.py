@@ -81,11 +81,12 @@ REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500
 REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
 MANIPULATION: dict[str, Option] = {
     "per_session": 50,
-    "interact": 680,
+    "interact": 520,
     "segment_length": 12,
     "unsupervised_steps": 2_000,
+    "cooldown": 0.2,
 }
-"""Of steps with held actions; the last session comes at step 29,520 of 30,000."""
+"""Of steps with held actions; the last session comes at step 23,280 of 30,000, and the cooldown after it."""
 LEARNING = Suite(
     "learning",
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
