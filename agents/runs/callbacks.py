@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from prefenvs.agents.runs.evaluation_process import EvaluationProcess, Order
@@ -124,6 +126,59 @@ class EvaluationCallback(BaseCallback):
             self.logger.record("evaluation/success", figures["success"])
         if learned is not None:
             self.logger.record("evaluation/learned_return", figures["learned_return"])
+
+
+class KeepBest(EvaluationCallback):
+    """Evaluations after which the policy is kept that the learned reward, as it is at the end, calls best.
+
+    Of the present policy and those at the last evaluations, each plays episodes that no evaluation has. The last row of
+    evaluations.csv is that of the policy kept. Nothing here reads a true reward.
+    """
+
+    def __init__(self, count: int, *args: Any, **kwargs: Any) -> None:
+        """count: evaluations, the last ones, whose policies are compared; the rest is `EvaluationCallback`'s."""
+        super().__init__(*args, **kwargs)
+        self.count, self.folder = count, self.run.path("policies")
+
+    def measure(self) -> None:
+        """Evaluate the present policy, and remember it."""
+        super().measure()
+        if getattr(self.model, "reward_learned", False):
+            self.folder.mkdir(exist_ok=True)
+            torch.save(self.model.policy.state_dict(), self.folder / f"{self.num_timesteps}.pt")
+
+    def _on_training_end(self) -> None:
+        if self.evaluator is not None:
+            self.evaluator.drain()
+        if self._measured < self.num_timesteps:
+            self.measure()
+        chosen = self._choose() if self.folder.exists() else self.num_timesteps
+        if chosen != self.num_timesteps:
+            self._load(chosen)
+            self.run.drop_rows_after("evaluations", self.num_timesteps - 1)
+            self.measure()
+        self.logger.record("evaluation/kept_policy_of_step", chosen)
+        super()._on_training_end()
+
+    def _choose(self) -> int:
+        """Return at which step the policy was that the learned reward calls best."""
+        learner = cast("PreferenceLearner", self.model)
+        steps = sorted(int(path.stem) for path in self.folder.glob("*.pt"))
+        steps = [step for step in steps if step <= self.num_timesteps][-self.count :]
+        order = Order(self.task, self.episodes, self.seed, record=True, first=self.episodes)
+        returns = []
+        for step in steps:
+            self._load(step)
+            played = order.carry_out(self.model, self.envs).trajectories
+            assert played is not None
+            rewards, _ = learner.learned_reward(played.observations, played.actions, played.ends)
+            returns.append(float(np.sum(rewards, dtype=np.float64)) / len(played))
+        self._load(steps[-1])
+        return steps[int(np.argmax(returns))]
+
+    def _load(self, step: int) -> None:
+        path = self.folder / f"{step}.pt"
+        self.model.policy.load_state_dict(torch.load(path, map_location=self.model.device, weights_only=True))
 
 
 class CheckpointCallback(BaseCallback):

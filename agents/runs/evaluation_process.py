@@ -30,21 +30,34 @@ WAITING = 2
 
 @dataclass(frozen=True)
 class Order:
-    """What to evaluate: so many episodes of a task, of at most `horizon` steps, with trajectories or without."""
+    """What to evaluate: so many episodes of a task from number `first` on, of at most `horizon` steps.
+
+    record: with trajectories.
+    """
 
     task: str
     episodes: int
     seed: int
     record: bool
     horizon: int | None = None
+    first: int = 0
 
     def carry_out(self, policy: Any, envs: list[Env]) -> Evaluation:
         """Evaluate in `envs`, which are made where there are none and stay open."""
         if not envs:
             envs += [make(self.task) for _ in range(min(ENVS, self.episodes))]
         record, key = self.episodes if self.record else 0, find_task(self.task).success_key
-        task, episodes, seed, horizon = self.task, self.episodes, self.seed, self.horizon
-        return evaluate(policy, task, episodes, seed, record=record, envs=envs, success_key=key, horizon=horizon)
+        return evaluate(
+            policy,
+            self.task,
+            self.episodes,
+            self.seed,
+            record=record,
+            envs=envs,
+            success_key=key,
+            horizon=self.horizon,
+            first=self.first,
+        )
 
 
 class EvaluationFailed(PrefenvsError):

@@ -22,7 +22,7 @@ from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.agents.online.learner import make_reward_model
 from prefenvs.agents.registry import find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback
+from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback, KeepBest
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
 from prefenvs.agents.runs.tracking import track
@@ -50,6 +50,7 @@ def train(
     evaluate_async: bool = False,
     facts: Sequence[Mapping[str, Any]] | None = None,
     wandb: str | None = None,
+    keep_best: int = 0,
 ) -> list[dict[str, Any]]:
     """Train until `total` steps, of environment or gradient, and return the summaries written to the run folders.
 
@@ -58,6 +59,7 @@ def train(
     `facts` in it. Where its data tell no task to act in, a learner is not evaluated. After Ctrl-C the checkpoints are
     written before KeyboardInterrupt goes on, so a run can be resumed.
     evaluate_async: in a process of its own, on another core. wandb: a project to send what is logged to as well.
+    keep_best: end with the policy, of those at so many last evaluations, that the learned reward calls best.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
@@ -76,7 +78,8 @@ def train(
         own: list[BaseCallback] = [CheckpointCallback(run.checkpoint, evaluator=evaluator)]
         if has_environment(learner.task):
             seed = learner.seed or 0
-            own.insert(0, EvaluationCallback(run, learner.task, evaluate_every, episodes, seed, envs, evaluator))
+            measured = run, learner.task, evaluate_every, episodes, seed, envs, evaluator
+            own.insert(0, KeepBest(keep_best, *measured) if keep_best else EvaluationCallback(*measured))
         callbacks.append(own)
     # The first learner's callbacks come first of all, where every learner has made equally many steps.
     callbacks[0] = [stop, *callbacks[0]]

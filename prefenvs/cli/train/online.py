@@ -19,6 +19,7 @@ from prefenvs.cli.train import raters as train_raters
 from prefenvs.cli.train.options import EXAMPLE, Training, has_checkpoint, read_groups, record_of, report
 from prefenvs.envs import draws_live
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeInt
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task
 
@@ -37,6 +38,9 @@ class RewardTraining(Training):
 
     reward_model: str | None = None
     """A reward model of your own in place of the ensemble, module:NAME (see `prefenvs.protocols.RewardModel`)."""
+    keep_best: NonNegativeInt = 0
+    """End with the policy, of those at so many last evaluations, that the learned reward calls best, by episodes of
+    their own; 0 ends with the last one."""
 
 
 def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[str, str], resumed: Run | None) -> None:
@@ -105,6 +109,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
             training.progress,
             training.evaluate_async,
             wandb=training.wandb,
+            keep_best=getattr(training, "keep_best", 0),
         )
     report(summary, run, oracle)
 
