@@ -131,8 +131,8 @@ class EvaluationCallback(BaseCallback):
 class KeepBest(EvaluationCallback):
     """Evaluations after which the policy is kept that the learned reward, as it is at the end, calls best.
 
-    Of the present policy and those at the last evaluations, each plays episodes that no evaluation has. The last row of
-    evaluations.csv is that of the policy kept. Nothing here reads a true reward.
+    Each of the policies at the last evaluations plays episodes that no evaluation has. The last row of evaluations.csv
+    is that of the policy kept. Nothing here reads a true reward.
     """
 
     def __init__(self, count: int, *args: Any, **kwargs: Any) -> None:

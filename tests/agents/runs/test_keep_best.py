@@ -1,0 +1,62 @@
+"""A run may end with the policy that the learned reward calls best, of those at its last evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prefenvs.agents.online.pebble import PEBBLE
+from prefenvs.agents.runs.train import train
+from prefenvs.evaluate import evaluate
+from prefenvs.runs import Run
+
+from ..online.feedback.test_aggregate import make_agent
+
+TASK = "InvertedPendulum-v5"
+
+
+def run_with(
+    folder: Path, keep_best: int, liked: int | None, monkeypatch: pytest.MonkeyPatch, beside: bool = False
+) -> tuple[PEBBLE, Run]:
+    """Train for 200 steps by a learned reward that likes the policy played `liked`-th of those compared."""
+    run = Run.create(folder, "train pebble", {})
+    agent = make_agent()
+    own, played = agent.learned_reward, []
+
+    def reward(observations: np.ndarray, actions: np.ndarray, ends: np.ndarray | None = None):
+        if ends is None or liked is None:
+            return own(observations, actions)
+        played.append(len(ends))
+        likes = len(played) - 1 == liked
+        return np.full(len(observations), float(likes), np.float32), np.zeros(len(observations), np.float32)
+
+    monkeypatch.setattr(agent, "learned_reward", reward)
+    train([agent], [run], 200, 40, episodes=2, progress=False, keep_best=keep_best, evaluate_async=beside)
+    return agent, run
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_policy_kept_is_the_one_that_the_learned_reward_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    _, plain = run_with(tmp_path / "plain", 0, None, monkeypatch)
+    agent, run = run_with(tmp_path / "kept", 3, 0, monkeypatch, beside)
+    # The policies of steps 120, 160 and 200 are compared, and the first of them is liked.
+    kept = torch.load(run.path("policies/120.pt"), weights_only=True)
+    torch.testing.assert_close(dict(agent.policy.state_dict()), dict(kept), rtol=0, atol=0)
+    rows, before = run.rows("evaluations"), plain.rows("evaluations")
+    assert [row["steps"] for row in rows] == [row["steps"] for row in before] == [0, 40, 80, 120, 160, 200]
+    assert rows[-1]["mean_return"] == rows[3]["mean_return"] == before[3]["mean_return"]
+    found = evaluate(PEBBLE.load(run.folder), TASK, episodes=2, seed=agent.seed or 0)
+    assert found.returns.mean() == pytest.approx(rows[-1]["mean_return"])
+
+
+def test_the_last_policy_stays_where_none_is_liked_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, before = run_with(tmp_path / "plain", 0, None, monkeypatch)
+    agent, run = run_with(tmp_path / "kept", 3, 2, monkeypatch)
+    last = torch.load(run.path("policies/200.pt"), weights_only=True)
+    torch.testing.assert_close(dict(agent.policy.state_dict()), dict(last), rtol=0, atol=0)
+    assert run.rows("evaluations")[-1]["mean_return"] == before.rows("evaluations")[-1]["mean_return"]
