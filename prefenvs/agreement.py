@@ -17,7 +17,7 @@ from prefenvs.segments import Array
 from prefenvs.store import Event, Store, rows
 from prefenvs.store.database import reading
 from prefenvs.store.schema import query_segments, segments
-from prefenvs.tasks import list_tasks
+from prefenvs.tasks import known_task
 
 RUSHED = 0.1
 """Share of answers faster than their clips from which an annotator is flagged."""
@@ -313,15 +313,19 @@ def _clip_seconds(store: Store, queries: set[str]) -> dict[str, float]:
     """Return how long the longest clip of each query plays, in seconds of the task's own time."""
     found: dict[str, float] = {}
     # A store may hold tasks of other packages, whose rate is not known here.
-    rates = {task.id: task.fps for task in list_tasks()}
+    rates: dict[str, int | None] = {}
     columns = query_segments.c.query, segments.c.task, sa.func.max(segments.c.steps).label("steps")
     joined = sa.select(*columns).join(segments, segments.c.hash == query_segments.c.segment)
     with reading(store.engine) as connection:
         for part in rows.chunks(sorted(queries)):
             where = joined.where(query_segments.c.query.in_(part)).group_by(query_segments.c.query, segments.c.task)
             for row in connection.execute(where):
-                if row.task in rates:
-                    found[row.query] = row.steps / rates[row.task]
+                if row.task not in rates:
+                    task = known_task(row.task)
+                    rates[row.task] = None if task is None else task.fps
+                rate = rates[row.task]
+                if rate is not None:
+                    found[row.query] = row.steps / rate
     return found
 
 
