@@ -59,7 +59,8 @@ def train(
     `facts` in it. Where its data tell no task to act in, a learner is not evaluated. After Ctrl-C the checkpoints are
     written before KeyboardInterrupt goes on, so a run can be resumed.
     evaluate_async: in a process of its own, on another core. wandb: a project to send what is logged to as well.
-    keep_best: end with the policy, of those at so many last evaluations, that the learned reward calls best.
+    keep_best: end with the policy, of those at so many last evaluations, that the learned reward calls best; policies/
+    holds them.
     Raises PrefenvsError, without a summary, for a run that was to learn from labels and got none.
     """
     for run in runs:
