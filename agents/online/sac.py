@@ -49,9 +49,6 @@ class SACConfig:
 
     learning_rate: PositiveFloat = 5e-4
     """Adam's, for actor and critics."""
-    cooldown: Fraction = 0.0
-    """Share of the run, at its end, over which that rate falls to 0: the last policy is then no moment's whim; 0 keeps
-    the rate."""
     batch_size: PositiveInt = 1_024
     """Transitions in a gradient step."""
     hidden: tuple[PositiveInt, ...] = (1024, 1024)
@@ -105,22 +102,9 @@ class SACConfig:
 
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of the learner's constructor."""
-        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", *NETWORKS, "envs", "cooldown"}
+        names = {field.name for field in dataclasses.fields(SACConfig)} - {"hidden", *NETWORKS, "envs"}
         networks = {"net_arch": list(self.hidden)} | {name: getattr(self, name) for name in NETWORKS}
-        keywords = {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
-        return keywords | ({"learning_rate": Cooldown(self.learning_rate, self.cooldown)} if self.cooldown else {})
-
-
-@dataclass(frozen=True)
-class Cooldown:
-    """A learning rate that falls to 0 over the last `share` of a run, linearly; a schedule of Stable-Baselines3."""
-
-    rate: float
-    share: float
-
-    def __call__(self, progress_remaining: float) -> float:
-        """Return the rate where so much of the run is left, from 1 to 0."""
-        return self.rate * min(progress_remaining / self.share, 1.0)
+        return {name: getattr(self, name) for name in names} | {"policy_kwargs": networks}
 
 
 @dataclass(frozen=True)

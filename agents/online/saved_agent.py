@@ -26,7 +26,6 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.nets.saved import damage_told, find_saved, new_file, read_config
 from prefenvs.agents.nets.spaces import check_flat
-from prefenvs.agents.online.sac import Cooldown
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
@@ -306,7 +305,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _encode(value: Any) -> Any:
-    """Return JSON of plain values, of schedules that are not the user's and torch's classes; TypeError for others."""
+    """Return JSON of plain values, of Stable-Baselines3's schedules and torch's classes; TypeError for others."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -317,8 +316,6 @@ def _encode(value: Any) -> Any:
         return _encode(value.value_schedule if isinstance(value, FloatSchedule) else value.val)
     if isinstance(value, LinearSchedule):
         return {"linear": [value.start, value.end, value.end_fraction]}
-    if isinstance(value, Cooldown):
-        return {"cooldown": [value.rate, value.share]}
     if isinstance(value, list | tuple):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -341,8 +338,6 @@ def _decode(value: Any) -> Any:
         return kind
     if value.keys() == {"linear"}:
         return LinearSchedule(*value["linear"])
-    if value.keys() == {"cooldown"}:
-        return Cooldown(*value["cooldown"])
     return {key: _decode(item) for key, item in value.items()}
 
 

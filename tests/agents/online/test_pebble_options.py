@@ -7,7 +7,7 @@ import torch
 
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig, RewardEnsemble
 from prefenvs.agents.online.pebble import preset
-from prefenvs.agents.online.sac import CerConfig, SACConfig, ValueResets
+from prefenvs.agents.online.sac import CerConfig, ValueResets
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import find_task
 
@@ -133,22 +133,3 @@ def test_a_discount_by_the_horizon_is_simba_s(task: str, discount: float) -> Non
     assert preset(row).options.gamma == 0.99
     with pytest.raises(PrefenvsError, match=r"horizon_discount and gamma=0\.9 are two discounts"):
         preset(row, horizon_discount=True, gamma=0.9)
-
-
-def test_a_cooldown_lets_the_learning_rate_fall_to_0_at_the_end() -> None:
-    assert isinstance(SACConfig().keywords()["learning_rate"], float)
-    rate = SACConfig(learning_rate=0.1, cooldown=0.25).keywords()["learning_rate"]
-    assert [rate(left) for left in (1.0, 0.3, 0.25)] == [0.1, 0.1, 0.1]
-    assert rate(0.05) == pytest.approx(0.02)
-    agent = make_agent(Rater())
-    agent.learning_rate = rate
-    agent._setup_lr_schedule()
-    rates: list[float] = []
-
-    def note(found: dict[str, Any], _: dict[str, Any]) -> bool:
-        rates.append(found["self"].actor.optimizer.param_groups[0]["lr"])
-        return True
-
-    agent.learn(250, callback=note)
-    assert rates[150] == pytest.approx(0.1)
-    assert rates[-1] < 0.01

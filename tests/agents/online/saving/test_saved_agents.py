@@ -30,7 +30,6 @@ from prefenvs.agents.online import checkpoint as checkpoints
 from prefenvs.agents.online import saved_agent
 from prefenvs.agents.online.dqn import DQNConfig, make_dqn
 from prefenvs.agents.online.prefppo import PPOConfig
-from prefenvs.agents.online.sac import SACConfig
 from prefenvs.agents.runs.train import load_policy
 from prefenvs.datasets.sources import load_sb3
 from prefenvs.errors import PrefenvsError
@@ -372,10 +371,6 @@ def test_a_schedule_of_stable_baselines3_comes_back(tmp_path: Path) -> None:
     loaded = PrefPPO.load(tmp_path / "agent.zip", env=Point(), device="cpu")
     assert [loaded.clip_range(left) for left in (1.0, 0.5, 0.0)] == [0.4, 0.2, 0.0]
     assert loaded.clip_range(1 / 3) == falling(1 / 3)
-    agent = make_pebble(learning_rate=SACConfig(learning_rate=0.4, cooldown=0.5).keywords()["learning_rate"])
-    agent.save(tmp_path / "agent.zip")
-    loaded = PEBBLE.load(tmp_path / "agent.zip", env=Point(), device="cpu")
-    assert [loaded.lr_schedule(left) for left in (1.0, 0.5, 0.25, 0.0)] == [0.4, 0.4, 0.2, 0.0]
 
 
 def test_a_checkpoint_goes_on_whatever_code_its_agent_has(tmp_path: Path) -> None:
