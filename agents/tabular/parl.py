@@ -37,7 +37,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, check_settings
 from prefenvs.raters import AnyRater
 from prefenvs.segments import Array, Segment
-from prefenvs.tasks import Task
+from prefenvs.tasks import Task, find_task
 
 SelfPARL = TypeVar("SelfPARL", bound="PARL")
 
@@ -176,8 +176,10 @@ class PARL(DirectLearner, BaseAlgorithm):
         self.shares: list[float] = []
 
     def check_run(self, total_steps: int) -> None:
-        """As every learner's; raises PrefenvsError too for several environments."""
+        """As every learner's; raises PrefenvsError too for several environments, and for actions that are held."""
         super().check_run(total_steps)
+        if find_task(self.task).repeat > 1:
+            raise PrefenvsError(f"parl knows what single steps on the board do, and {self.task} holds each action")
         if self.n_envs != 1:
             raise PrefenvsError(f"parl plays one episode after the other, not in {self.n_envs} environments: give 1")
 

@@ -78,6 +78,9 @@ def test_it_learns_a_board_from_its_own_episodes() -> None:
 def test_other_tasks_and_several_environments_are_refused() -> None:
     with pytest.raises(PrefenvsError, match="one delivery board"):
         PARL("MlpPolicy", prefenvs.make("CartPole-v1"), PartialReturnOracle(), device="cpu")
+    held = PARL("MlpPolicy", prefenvs.make("Delivery-v0@2"), PartialReturnOracle(), device="cpu")
+    with pytest.raises(PrefenvsError, match="holds each action"):
+        held.learn(10_000)
     agent = PARL("MlpPolicy", make_envs("Delivery-v0", 2, 0), PartialReturnOracle(), device="cpu")
     with pytest.raises(PrefenvsError, match="not in 2 environments"):
         agent.learn(100)
