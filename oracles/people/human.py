@@ -5,6 +5,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -81,7 +82,7 @@ class HumanOracle(Oracle):
         if isinstance(weights, str) and weights != "gold":
             raise PrefenvsError(f'weights={weights!r} is unknown: give a number for each annotator, or "gold"')
         for annotator, weight in given.items():
-            if not 0 <= weight <= 1:
+            if not isinstance(weight, Real) or not 0 <= weight <= 1:
                 raise PrefenvsError(f"the weight {weight} of annotator {annotator!r} is not between 0 and 1")
         self.store, self.run, self.combine, self.wait, self.policy = store, run, combine, wait, policy
         check_list("annotators", annotators)
