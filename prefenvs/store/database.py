@@ -255,3 +255,5 @@ def _described(engine: sa.Engine) -> Iterator[None]:
         refused = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
         kind = PrefenvsError if refused else StoreUnavailable
         raise kind(f"{describe(engine.url)}: {cause}{f' ({hint})' if hint else ''}") from error
+    except UnicodeEncodeError as error:
+        raise PrefenvsError(f"{error.object!r} holds half a surrogate pair, which no database stores") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import uuid
 import zipfile
@@ -213,9 +214,13 @@ def test_links_are_renewed_and_revoked_at_once(app: Any, store: Store, ann: Pers
     assert fresh.http.get("/api/session").status_code == 401
 
 
-@pytest.mark.parametrize("body", [[], {"overlap": 2}, {"overlap": "many"}, {"delete": "ann"}, {"renew": " "}])
+ODD: list[Any] = [[], {"overlap": 2}, {"overlap": "many"}, {"delete": "ann"}, {"renew": " "}, {"revoke": "\ud800"}]
+
+
+@pytest.mark.parametrize("body", ODD)
 def test_malformed_actions_get_one_line(lab: Person, body: Any) -> None:
-    reply = lab.post("/api/manager", body)
+    headers = {"X-CSRF": lab.session["csrf"], "Content-Type": "application/json"}
+    reply = lab.http.post("/api/manager", content=json.dumps(body), headers=headers)
     assert (reply.status_code, "\n" in reply.json()["error"]) == (400, False)
     assert lab.http.post("/api/manager", json={"pause": True}).status_code == 403
 

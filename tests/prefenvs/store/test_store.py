@@ -328,6 +328,7 @@ def test_text_that_no_database_stores_is_refused(store: Store) -> None:
         lambda: store.add_queries([Query((segment, segment))]),
         lambda: store.add_queries(make_queries(1), run="\x00"),
         lambda: store.add_preferences([answer(make_queries(1)[0], annotator="\ud800")]),
+        lambda: store.preferences(run="\ud800"),
     ):
         with pytest.raises(PrefenvsError, match="no database stores"):
             write()
