@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from prefenvs.cli import main
 from prefenvs.datasets import OfflineDataset, load_dataset, read_label_table, write_label_table, write_npz
@@ -262,6 +264,26 @@ def test_damaged_files_are_told_in_one_line(name: str, text: bytes, message: str
     with pytest.raises(PrefenvsError, match=message) as error:
         read_label_table(tmp_path / name, DATA)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl", "labels.json", "labels.parquet", "folder"])
+def test_a_table_that_would_fill_the_memory_is_refused(name: str, tmp_path: Path) -> None:
+    """Also one of equal rows, which Parquet keeps in a few bytes."""
+    rows, path = 10_000, tmp_path / name
+    cells = dict(zip(HEADER.strip().split(","), (0, 0, 1, 1, "left", "ana", 5), strict=True))
+    if path.suffix == ".csv":
+        path.write_text(HEADER + rows * "0,0,1,1,left,ana,5\n")
+    elif path.suffix == ".jsonl":
+        path.write_text(rows * (json.dumps(cells) + "\n"))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows * [cells]))
+    else:
+        file = path if path.suffix else path / "one.parquet"
+        file.parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.table({column: rows * [value] for column, value in cells.items()}), file)
+    with pytest.raises(PrefenvsError, match=rf"{name} asks for .* GiB of memory.*--max-gib"):
+        read_label_table(path, DATA, length=4, max_gib=0.001)
+    assert read_label_table(path, DATA, length=4, max_gib=1).rows == rows
 
 
 def test_labels_of_other_data_are_refused_by_their_checksums(tmp_path: Path) -> None:
