@@ -203,7 +203,7 @@ class Desk:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
         self.apply_controls()
         self._rank_on()
-        people = sum(clock.time() - seen < ON for seen in self.seen.values())
+        people = sum(clock.time() - seen < ON for seen in [*self.seen.values()])
         count = min(UPCOMING * max(people, 1), MOST_UPCOMING)
         self.clips.prefetch(self.assignments.upcoming(count), self.look)
 

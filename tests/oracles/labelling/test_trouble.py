@@ -141,6 +141,18 @@ def test_a_clip_that_cannot_be_made_names_no_path(
     assert "/secret/clips" in caplog.text
 
 
+def test_looking_ahead_goes_on_while_people_come(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk: Desk = client.app.state.desk  # type: ignore[attr-defined]
+    desk.seen |= {"ann": time.time(), "bob": time.time()}
+
+    def another() -> float:
+        desk.seen[str(uuid.uuid4())] = time.time()
+        return time.time()
+
+    monkeypatch.setattr("prefenvs.oracles.labelling.server.clock", SimpleNamespace(time=another))
+    desk.look_ahead()
+
+
 def test_clips_for_a_screen_of_any_size(client: TestClient) -> None:
     for pixels in ("0", "-1", "9" * 400):
         assert client.get(f"/api/next?pixels={pixels}").status_code == 200
