@@ -79,6 +79,10 @@ class AssignmentPlan:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.kind == "rating" and (self.gold or self.tutorial):
+            raise PrefenvsError(
+                "gold and tutorial are pairs of clips, which kind='rating' does not show: leave them out"
+            )
         if self.run is not None:
             check_text("run", self.run)
 
@@ -250,7 +254,8 @@ class Assignments:
             return "there is no answer of yours with this id to undo"
         if target.kind == "undo":
             return "an undo cannot be undone: answer the question again"
-        if rows.select_events(connection, events.c.target == target.id, limit=1):
+        target, undone = rows.find_undo(connection, target)
+        if undone is not None:
             return ""
         undo = Event(
             kind="undo",
@@ -263,10 +268,11 @@ class Assignments:
             oracle=target.oracle,
             reason=item.reason,
             time=self.now(),
-            extra={"assignment": target.extra.get("assignment")},
+            extra={"assignment": target.extra.get("assignment")}
+            | ({} if target.id == item.target else {"answer": item.target}),
         )
         rows.add_events(connection, [undo])
-        where = assignments.c.answer == target.id
+        where = assignments.c.answer == item.target
         reopened = {"answer": None, "expires": self.now() + self.plan.lease}
         connection.execute(sa.update(assignments).where(where).values(reopened))
         return ""
@@ -413,7 +419,7 @@ class Undo:
 def _says_the_same(item: Event | Undo, stored: Event) -> bool:
     """Tell whether an answer that was sent again is the stored one; when it arrived is no part of what it says."""
     if isinstance(item, Undo):
-        return stored.kind == "undo" and stored.target == item.target
+        return stored.kind == "undo" and item.target in (stored.target, stored.extra.get("answer"))
 
     def content(event: Event) -> dict[str, object]:
         extra = {name: value for name, value in event.extra.items() if name != "received"}

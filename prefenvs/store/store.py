@@ -153,8 +153,9 @@ class Store(Closing):
     def undo(self, event: Event | str, annotator: str | None = None, reason: str = "") -> Event:
         """Take back an answer, given as its event or id, and return the undo event; a second undo returns the first.
 
-        The answer stays in the log. `annotator` is who takes it back, by default whoever gave it. Raises PrefenvsError
-        for an unknown event, and an undo.
+        The answer stays in the log. One that a manager discarded and restored is taken back as it stands now.
+        `annotator` is who takes it back, by default whoever gave it. Raises PrefenvsError for an unknown event, and an
+        undo.
         """
         key = event.id if isinstance(event, Event) else event
         with writing(self._engine) as connection:
@@ -163,10 +164,10 @@ class Store(Closing):
                 raise PrefenvsError(f"there is no event {key} in {describe(self._url)}")
             if found[0].kind == "undo":
                 raise PrefenvsError(f"event {key} is an undo, which cannot be taken back: answer the query again")
-            undone = rows.select_events(connection, events.c.target == key, limit=1)
-            if undone:
-                return undone[0]
-            undo = found[0].undone(annotator, reason)
+            event, undone = rows.find_undo(connection, found[0])
+            if undone is not None:
+                return undone
+            undo = event.undone(annotator, reason)
             rows.add_events(connection, [undo])
             return rows.select_events(connection, events.c.id == undo.id)[0]
 

@@ -167,6 +167,31 @@ def test_the_moment_of_an_answer_is_discarded_and_restored_with_it(store: Store,
         assert word in refused["reason"]
 
 
+def test_what_was_discarded_and_restored_can_be_undone_by_whoever_gave_it(
+    store: Store, ann: Person, lab: Person
+) -> None:
+    """The page knows an answer by the id that it gave it, whatever the lab has done since."""
+    (question,) = ann.next(1)["questions"]
+
+    def post(**about: Any) -> str:
+        item = {"uuid": str(uuid.uuid4()), "question": question["id"], "seconds": 2.0, **about}
+        for _ in range(2):
+            assert ann.post("/api/answers", {"answers": [item]}).json() == {"accepted": [item["uuid"]], "rejected": []}
+        return str(item["uuid"])
+
+    first = post(choice=0, moment=[0.1, 0.3])
+    for _ in range(2):
+        assert lab.post("/api/manager", {"discard": "ann"}).json() == {"discarded": 1}
+        assert lab.post("/api/manager", {"restore": "ann"}).json() == {"restored": 1}
+    assert len(store.preferences()) == 2
+    post(undo=first)
+    assert store.preferences() == []
+    assert ann.next(1)["questions"][0]["id"] == question["id"]
+    post(choice=1)
+    assert len(store.preferences()) == 1
+    assert lab.post("/api/manager", {"restore": "ann"}).json() == {"restored": 0}
+
+
 def test_somebody_who_gets_worse_is_seen_to(store: Store, lab: Person) -> None:
     queries = make_queries(30)
     store.add_queries(queries, run="gold")

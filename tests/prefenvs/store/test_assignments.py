@@ -228,6 +228,7 @@ def test_runs_are_kept_apart(store: Store) -> None:
 SENSELESS: list[dict[str, object]] = [
     *({"overlap": 1.1}, {"repeats": 0.6}, {"votes": 1}, {"lease": 0}, {"kind": "x"}),
     *({"overlap": "0.5"}, {"votes": 2.5}, {"lease": float("inf")}, {"tutorial": -3}, {"tutorial": 2.5}, {"run": 5}),
+    *({"gold": 0.1, "kind": "rating"}, {"tutorial": 1, "kind": "rating"}),
 ]
 
 
