@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.closing import Closing
 from prefenvs.limits import PIXELS
-from prefenvs.store import AssignmentPlan, Assignments, Store, read_note, rows, write_note
+from prefenvs.store import AssignmentPlan, Assignments, Store, change_note, read_note, rows
 from prefenvs.store.database import reading, writing
 from prefenvs.store.schema import clips as table
 from prefenvs.videos import ClipCache, ClipPool, Look
@@ -153,7 +153,7 @@ def note_size(store: Store, size: int) -> None:
     """Let machines that render know that a page shows clips of this size."""
     sizes = set(read_note(store, LOOKS).get("sizes", ()))
     if size not in sizes:
-        write_note(store, LOOKS, {"sizes": sorted({*sizes, size})})
+        change_note(store, LOOKS, lambda note: {"sizes": sorted({*note.get("sizes", ()), size})})
 
 
 def render_ahead(

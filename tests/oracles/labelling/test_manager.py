@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 import uuid
 import zipfile
@@ -18,10 +19,11 @@ from fastapi.testclient import TestClient
 
 from prefenvs.oracles import HumanOracle
 from prefenvs.oracles.labelling import Access, Clips, Form, create_app
-from prefenvs.oracles.labelling.manager import discard_answers, restore_answers
+from prefenvs.oracles.labelling.clips import LOOKS, note_size
+from prefenvs.oracles.labelling.manager import Controls, act, discard_answers, read_controls, restore_answers
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import AssignmentPlan, Event, Store, issue_manager_token, issue_token
+from prefenvs.store import AssignmentPlan, Event, Store, issue_manager_token, issue_token, read_note
 
 HOST = "http://labels.example"
 MANAGED = ["/manager", "/report", "/judging", "/api/judging", "/api/report", "/api/manager", "/api/export"]
@@ -217,6 +219,29 @@ def test_a_pause_hands_out_nothing_and_keeps_what_is_sent(ann: Person, lab: Pers
     lab.post("/api/manager", {"pause": False})
     assert len(ann.next(2)["questions"]) == 2
     assert len(store.preferences()) == 1
+
+
+def test_two_managers_at_once_both_have_their_way(store: Store, tmp_path: Path) -> None:
+    """Each at a server of their own; what their pages say of clips is kept too."""
+    with Store(tmp_path / "labels.sqlite") as other:
+        for turn in range(5):
+            act(store, "lab", {"pause": False, "overlap": 0.0})
+            meet = threading.Barrier(2)
+
+            def press(at: Store, action: dict[str, Any], size: int, meet: threading.Barrier = meet) -> None:
+                meet.wait()
+                act(at, "lab", action)
+                note_size(at, size)
+
+            sizes = 100 + 2 * turn, 101 + 2 * turn
+            presses = (store, {"pause": True}, sizes[0]), (other, {"overlap": 0.5}, sizes[1])
+            threads = [threading.Thread(target=press, args=arguments) for arguments in presses]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert read_controls(store) == Controls(paused=True, overlap=0.5)
+            assert {*sizes} <= {*read_note(store, LOOKS)["sizes"]}
 
 
 def test_overlap_can_be_changed_while_people_label(app: Any, store: Store, ann: Person, lab: Person) -> None:
