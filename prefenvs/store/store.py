@@ -7,9 +7,10 @@ import json
 import math
 import os
 import time as clock
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -130,12 +131,22 @@ class Store(Closing):
             rows.analyze(connection, len(asked))
 
     def add_preferences(self, preferences: Iterable[Preference], run: str = "") -> None:
-        """Append answers given to `run`, all or none; their queries are stored too where they are new."""
+        """Append answers given to `run`, all or none; their queries are stored too where they are new.
+
+        Answers that are alike in all, time included, are one, unless nobody is named: they may be several people's.
+        """
         preferences = list(preferences)
         if not preferences:
             return
         # Made before the transaction: hashing must not keep other writers waiting.
-        answers = [Event.of(preference, run) for preference in preferences]
+        answers, told = [], Counter[str]()
+        for preference in preferences:
+            event = Event.of(preference, run)
+            copies, told[event.id] = told[event.id], told[event.id] + 1
+            if copies and not event.annotator:
+                # By its place among its like, so that the same answers sent again are the same.
+                event = replace(event, id=str(uuid.uuid5(uuid.UUID(event.id), str(copies))))
+            answers.append(event)
         with writing(self._engine) as connection:
             rows.add_queries(connection, (preference.query for preference in preferences))
             rows.add_events(connection, answers)

@@ -381,6 +381,30 @@ def test_from_a_csv_to_a_store_and_back(tmp_path: Path, capsys: pytest.CaptureFi
     assert "choose one of first" in refused(capsys, *line, "--dry-run", "--choices", "left=best")
 
 
+def test_people_without_a_name_may_say_the_same(tmp_path: Path) -> None:
+    """Three to one is not one to one, however often the file is imported."""
+    data, store = str(write_npz(DATA, tmp_path / "data")), str(tmp_path / "labels.sqlite")
+    header = "episode_1,start_1,episode_2,start_2,choice\n"
+    (tmp_path / "mine.csv").write_text(header + 3 * "0,0,1,1,left\n" + "0,0,1,1,right\n")
+    for _ in range(2):
+        main(
+            [
+                "labels",
+                "import",
+                str(tmp_path / "mine.csv"),
+                "--dataset",
+                data,
+                "--segment-length",
+                "4",
+                "--store",
+                store,
+            ]
+        )
+        with Store(store, create=False) as opened:
+            assert [one.best for one in opened.preferences()] == [0, 0, 0, 1]
+            assert len(opened.events_after()) == 4
+
+
 def test_lists_of_more_segments_fit_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     segments = DATA.trajectories.sample(3, 4, np.random.default_rng(0))
     with Store(tmp_path / "labels.sqlite") as store:
