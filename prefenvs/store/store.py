@@ -133,7 +133,7 @@ class Store(Closing):
     def add_preferences(self, preferences: Iterable[Preference], run: str = "") -> None:
         """Append answers given to `run`, all or none; their queries are stored too where they are new.
 
-        Answers that are alike in all, time included, are one, unless nobody is named: they may be several people's.
+        Answers of one call that are alike in all, time included, are several: who has no name may be several people.
         """
         preferences = list(preferences)
         if not preferences:
@@ -143,7 +143,7 @@ class Store(Closing):
         for preference in preferences:
             event = Event.of(preference, run)
             copies, told[event.id] = told[event.id], told[event.id] + 1
-            if copies and not event.annotator:
+            if copies:
                 # By its place among its like, so that the same answers sent again are the same.
                 event = replace(event, id=str(uuid.uuid5(uuid.UUID(event.id), str(copies))))
             answers.append(event)
