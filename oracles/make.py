@@ -362,13 +362,22 @@ def _make_human(options: HumanOptions, context: RaterContext) -> Oracle:
 def _make_ratings(options: HumanOptions, context: RaterContext) -> Oracle:
     from prefenvs.oracles.people.rating import RatingOracle
 
+    _check_compared(options, "ratings")
     return RatingOracle(_store(options.store, context), context.run, wait=options.wait)
 
 
 def _make_rankings(options: HumanOptions, context: RaterContext) -> Oracle:
     from prefenvs.oracles.people.ranking import RankingOracle
 
+    _check_compared(options, "rankings")
     return RankingOracle(_store(options.store, context), context.run, wait=options.wait)
+
+
+def _check_compared(options: HumanOptions, name: str) -> None:
+    """Raise a PrefenvsError for an option that only answers to pairs take."""
+    for flag, given in (("trust gold", options.trust == "gold"), ("calibrate", options.calibrate)):
+        if given:
+            raise PrefenvsError(f"--{flag} goes with --oracle human, not with --oracle {name}: leave it out")
 
 
 def _store(location: str | None, context: RaterContext) -> Store:

@@ -107,8 +107,7 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
     ratings = _latest(event for event in log if event.kind == "rating")
     repeats = [event for event in log if event.kind == "repeat"]
     clips = _clip_seconds(store, {str(event.query) for event in labels})
-    votes = [(event.annotator, str(event.query), _vote(event)) for event in labels]
-    marks = [(event.annotator, str(event.segment), _vote(event)) for event in ratings]
+    votes, marks = _votes(labels), _votes(ratings)
     alpha, shared = krippendorff_alpha(votes, "nominal")
     rating_alpha, rated = krippendorff_alpha(marks, "ordinal")
     by_id = {event.id: event for event in log}
@@ -237,8 +236,19 @@ def _original(event: Event) -> str:
 
 
 def _latest(items: Iterable[Event]) -> list[Event]:
-    """Keep each annotator's last answer to each question."""
-    return list({(event.annotator, event.query or event.segment): event for event in items}.values())
+    """Keep each annotator's last answer to each question of a run, in the order of the log: those that stand."""
+    last: dict[object, Event] = {}
+    for event in items:
+        key = event.run, event.oracle, event.annotator, event.query or event.segment
+        last.pop(key, None)
+        last[key] = event
+    return list(last.values())
+
+
+def _votes(items: Iterable[Event]) -> list[tuple[str, str, float | None]]:
+    """What each annotator says of each question; the last answer counts where several runs asked it."""
+    said = {(event.annotator, str(event.query or event.segment)): _vote(event) for event in items}
+    return [(annotator, unit, value) for (annotator, unit), value in said.items()]
 
 
 def _vote(event: Event) -> float | None:

@@ -66,7 +66,8 @@ OpenFraction = Annotated[float, Range(0, 1, above=True, below=True)]
 FlipRate = Annotated[float, Range(0, 0.5, below=True)]
 """Share of labels that are flipped: at a half, a label says nothing."""
 Port = Annotated[int, Range(0, 65535)]
-Pixels = Annotated[int, Range(16, 4096)]
+PIXELS = Range(16, 4096)
+Pixels = Annotated[int, PIXELS]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, f
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.people.moment import add_moment, check_moment, undo_moment
 from prefenvs.oracles.people.strength import Strength, soften
-from prefenvs.store import GOLD, TUTORIAL, Assignment, Assignments, Event, Store, StoreUnavailable, Undo
+from prefenvs.store import (
+    GOLD,
+    TUTORIAL,
+    Assignment,
+    Assignments,
+    Event,
+    Store,
+    StoreUnavailable,
+    Undo,
+    check_annotator,
+)
 
 ORACLE = "human"
 MOST_ANSWERS = 100
@@ -133,11 +143,9 @@ def import_answers(store: Store, path: Path) -> tuple[int, list[str]]:
     found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for number, entry in enumerate(_read_export(path)):
         try:
-            content, annotator = entry["content"], entry["annotator"]
+            content, annotator = entry["content"], check_annotator(entry["annotator"])
             key, order = str(uuid.UUID(content["answer"]["uuid"])), float(content["order"])
-            if not annotator or not isinstance(annotator, str):
-                raise ValueError("it names no annotator")
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             reasons.append(f"entry {number}: cannot be read ({type(error).__name__}: {error})")
             continue
         if entry.get("store") != store.identity:

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.closing import Closing
-from prefenvs.store import AssignmentPlan, Assignments, Store, read_note, rows, write_note
+from prefenvs.limits import PIXELS
+from prefenvs.store import AssignmentPlan, Assignments, Store, change_note, read_note, rows
 from prefenvs.store.database import reading, writing
 from prefenvs.store.schema import clips as table
 from prefenvs.videos import ClipCache, ClipPool, Look
@@ -46,8 +47,9 @@ class Clips(Closing):
         """Keep clips in `folder`, which is made if need be.
 
         size: pixels of a side at most. quality: see `videos.Recorder`. workers: processes that render one size, by
-        default one for two CPU cores, since learning may use the others.
+        default one for two CPU cores, since learning may use the others. Raises PrefenvsError for other numbers.
         """
+        PIXELS.check("size", size)
         self.store = store
         if workers is None:
             workers = max(1, min((os.cpu_count() or 1) // 2, MOST_WORKERS))
@@ -67,7 +69,8 @@ class Clips(Closing):
 
         Without a number, the largest. It need not be reached: a tenth more is hardly seen, and costs a quarter more.
         """
-        enough = [i for i, side in enumerate(self.sizes) if pixels is not None and side >= 0.9 * pixels]
+        # In whole numbers: one of a request may be too large for a float.
+        enough = [i for i, side in enumerate(self.sizes) if pixels is not None and 10 * side >= 9 * pixels]
         return self.looks[enough[0] if enough else -1]
 
     def url(self, key: str, look: str = "") -> str:
@@ -150,7 +153,7 @@ def note_size(store: Store, size: int) -> None:
     """Let machines that render know that a page shows clips of this size."""
     sizes = set(read_note(store, LOOKS).get("sizes", ()))
     if size not in sizes:
-        write_note(store, LOOKS, {"sizes": sorted({*sizes, size})})
+        change_note(store, LOOKS, lambda note: {"sizes": sorted({*note.get("sizes", ()), size})})
 
 
 def render_ahead(

@@ -21,12 +21,12 @@ from prefenvs.store import (
     GOLD,
     Event,
     Store,
+    change_note,
     check_annotator,
     count_tokens,
     issue_token,
     read_note,
     revoke_tokens,
-    write_note,
 )
 from prefenvs.store.database import reading
 from prefenvs.store.schema import assignments
@@ -83,7 +83,7 @@ def act(store: Store, manager: str, body: Any) -> dict[str, Any]:
     if action.pause is not None or action.overlap is not None:
         changes = {"paused": action.pause, "overlap": action.overlap}
         given = {name: value for name, value in changes.items() if value is not None}
-        write_note(store, CONTROLS, {**dataclasses.asdict(read_controls(store)), **given})
+        change_note(store, CONTROLS, lambda note: {**note, **given})
     if action.discard is not None:
         return {"discarded": discard_answers(store, action.discard, manager)}
     if action.restore is not None:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request
@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 
 from prefenvs.agreement import measure_agreement
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import check_list
 from prefenvs.oracles.labelling.access import Access, Denied, Guard, Visitor
 from prefenvs.oracles.labelling.answers import MOST_TAGS, TAG_LENGTH, Pace, store_answers
 from prefenvs.oracles.labelling.clips import Clips, note_size
@@ -72,6 +73,11 @@ class Form:
     show: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
+        check_list("tags", self.tags)
+        check_list("show", self.show)
+        for figure in self.show:
+            if figure not in get_args(Figure):
+                raise PrefenvsError(f"show={figure!r} is no figure: choose {', '.join(get_args(Figure))}")
         if len(self.tags) > MOST_TAGS or any(not 0 < len(tag) <= TAG_LENGTH for tag in self.tags):
             raise PrefenvsError(f"--tags takes at most {MOST_TAGS} reasons of at most {TAG_LENGTH} characters each")
 
@@ -197,7 +203,7 @@ class Desk:
         """Have the clips made of the questions that will be handed out next, so that nobody waits for them."""
         self.apply_controls()
         self._rank_on()
-        people = sum(clock.time() - seen < ON for seen in self.seen.values())
+        people = sum(clock.time() - seen < ON for seen in [*self.seen.values()])
         count = min(UPCOMING * max(people, 1), MOST_UPCOMING)
         self.clips.prefetch(self.assignments.upcoming(count), self.look)
 

@@ -31,7 +31,7 @@ def serve(
 
     clips: folder for the clips that people see, `size` pixels wide. port: 0 for any free one. annotator: the name under
     which everybody labels; None asks for tokens (`prefenvs.store.issue_token`). plan: which questions, and who gets
-    them. Raises PrefenvsError for a port that is taken.
+    them. Raises PrefenvsError for a port that cannot be had.
     """
     import uvicorn
 
@@ -39,10 +39,11 @@ def serve(
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        raise PrefenvsError(f"port {port} of 127.0.0.1 cannot be had ({error.strerror}): choose 0 for any") from None
-    with Clips(store, Path(clips), size) as made, listener:
+        reason = error.strerror if isinstance(error, OSError) else "none is above 65535"
+        raise PrefenvsError(f"port {port} of 127.0.0.1 cannot be had ({reason}): choose 0 for any") from None
+    with listener, Clips(store, Path(clips), size) as made:
         app = create_app(store, Access(store, annotator), made, plan or AssignmentPlan())
         config: Any = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
         server = uvicorn.Server(config)

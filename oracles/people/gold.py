@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share
+from prefenvs.oracles.people.moment import is_moment
 from prefenvs.store import GOLD, RANKING, Event, Store
 from prefenvs.store.database import reading
 from prefenvs.store.schema import requests
@@ -43,7 +44,7 @@ def make_gold(store: Store, count: int, run: str | None = None, seed: int = 0) -
     """Choose up to `count` gold pairs among the queries asked, by true returns; return how many there are now.
 
     They are drawn from the quarter whose returns differ most: a gold question must not be a hard one. run: of this run
-    only. Raises PrefenvsError where no true rewards are in the store.
+    only. Raises PrefenvsError where the store knows of no pair whose true returns differ.
     """
     present = list_gold(store)
     if len(present) >= count:
@@ -54,11 +55,13 @@ def make_gold(store: Store, count: int, run: str | None = None, seed: int = 0) -
     gaps = {}
     for key, query in store.find_queries(ids, with_true_rewards=True).items():
         sums = [float(s.true_rewards.sum()) for s in query.segments if s.true_rewards is not None]
-        if len(sums) == len(query.segments) == 2 and key not in present:
+        # Of equal returns neither is right.
+        if len(sums) == len(query.segments) == 2 and key not in present and abs(sums[0] - sums[1]) > 0:
             gaps[key] = sums[0] - sums[1]
     if not gaps and not present:
         raise PrefenvsError(
-            "gold needs true rewards, of which the store holds none: give right answers, --gold-by NAME"
+            "gold needs true rewards that differ between the clips of a pair, of which the store holds none: give "
+            "right answers, --gold-by NAME"
         )
     clear = sorted(gaps, key=lambda key: -abs(gaps[key]))[: max(count, round(CLEAR * len(gaps)))]
     wanted = min(count - len(present), len(clear))
@@ -69,7 +72,10 @@ def make_gold(store: Store, count: int, run: str | None = None, seed: int = 0) -
 
 def take_gold(store: Store, annotator: str, run: str | None = None) -> int:
     """Let the standing answers of somebody in the lab to pairs be gold; return how many gold pairs there are now."""
-    answers = [a for a in store.preferences(run, [annotator]) if a.best is not None and len(a.query.segments) == 2]
+    # The moment that decided is no question that anybody was asked.
+    moments = {event.query for event in store.events_after(run=run) if is_moment(event)}
+    answers = [a for a in store.preferences(run, [annotator]) if a.best is not None and a.query.id not in moments]
+    answers = [a for a in answers if len(a.query.segments) == 2]
     if not answers:
         raise PrefenvsError(f"--gold-by {annotator}: this annotator has preferred no clip of a pair in the store")
     _set(

@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import check_list
+from prefenvs.limits import Range, check_list
 from prefenvs.oracles.people.gold import score_gold
 from prefenvs.oracles.people.strength import calibrate, recalibrate
 from prefenvs.preferences import Oracle, Preference, Query
@@ -81,8 +81,7 @@ class HumanOracle(Oracle):
         if isinstance(weights, str) and weights != "gold":
             raise PrefenvsError(f'weights={weights!r} is unknown: give a number for each annotator, or "gold"')
         for annotator, weight in given.items():
-            if not 0 <= weight <= 1:
-                raise PrefenvsError(f"the weight {weight} of annotator {annotator!r} is not between 0 and 1")
+            Range(0, 1).check(f"the weight of annotator {annotator!r}", weight)
         self.store, self.run, self.combine, self.wait, self.policy = store, run, combine, wait, policy
         check_list("annotators", annotators)
         self.annotators = None if annotators is None else frozenset(annotators)
@@ -113,11 +112,11 @@ class HumanOracle(Oracle):
 
     @property
     def pending(self) -> int:
-        """Number of asked queries that nobody has answered, or whose answers have not been handed out."""
+        """Number of asked queries that nobody has answered, or whose answers were not handed out, or called back."""
         new = self.store.events_after(self._cursor, run=self.run)
         undone = {event.target for event in new if event.kind == "undo"}
         unread = {event.query or event.segment for event in new if self._counts(event) and event.id not in undone}
-        return self._count_open() + len(unread)
+        return self._count_open() + len(unread | self._withdrawn(new))
 
     def report(self, status: Mapping[str, float | None]) -> None:
         """Leave the learner's status where the labelling page shows it."""
@@ -142,6 +141,17 @@ class HumanOracle(Oracle):
     def _count_open(self) -> int:
         """Number of questions that nobody has answered."""
         return self.store.count_pending(self.run)
+
+    def _withdrawn(self, new: Sequence[Event]) -> set[str | None]:
+        """What was handed out and has been taken back, and is not open since somebody else's answer stands."""
+        fresh = {event.id for event in new}
+        taken = self.store.find_events({event.target for event in new if event.target is not None} - fresh)
+        subjects = {event.query or event.segment for event in taken.values() if self._counts(event)}
+        if not subjects:
+            return set()
+        log = self.store.events_after(run=self.run)
+        undone = {event.target for event in log}
+        return subjects & {e.query or e.segment for e in log if e.kind in self.kinds and e.id not in undone}
 
     def _counts(self, event: Event) -> bool:
         """Tell whether an event is an answer by somebody who is listened to."""

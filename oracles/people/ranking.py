@@ -92,11 +92,18 @@ def newest(store: Store) -> tuple[int, int]:
 def ask_next(store: Store, runs: Collection[str], length: int = LENGTH) -> int:
     """Ask what the lists of these runs need next, one comparison of each; returns how many questions there are."""
     count = 0
+    select = sa.select(requests.c.query).where(requests.c.policy != RANKING)
     for run in runs:
         lists = list_rankings(store, run, store.events_after(run=run), length)
         pairs = [ranked.pair for ranked in lists if ranked.pair is not None]
         found = store.find_segments({key for pair in pairs for key in pair})
-        store.add_queries([Query((found[new], found[old])) for new, old in pairs], run=run, policy=RANKING)
+        needed = [Query((found[new], found[old])) for new, old in pairs]
+        # What the run asks for another end is shown on no page for ranking: the same pair the other way round is.
+        others = select.where(requests.c.run == run, requests.c.query.in_([query.id for query in needed]))
+        with reading(store.engine) as connection:
+            taken = set(connection.scalars(others))
+        needed = [Query(query.segments[::-1]) if query.id in taken else query for query in needed]
+        store.add_queries(needed, run=run, policy=RANKING)
         count += len(pairs)
     return count
 
@@ -128,6 +135,18 @@ class RankingOracle(HumanOracle):
     `ask` puts the clips of the queries up for ranking, in lists of LENGTH; `collect` returns what all pairs of each
     list say, of lists that are not complete too. A comparison that is undone or answered anew corrects what followed.
     """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str = "",
+        *,
+        annotators: Collection[str] | None = None,
+        wait: bool = False,
+        policy: str = "",
+    ) -> None:
+        """Make an oracle of whoever ranks clips of `run` in `store`; see HumanOracle."""
+        super().__init__(store, run, annotators=annotators, wait=wait, policy=policy)
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Store the queries, and ask the first comparison of each list that is new."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from prefenvs.errors import PrefenvsError
 from prefenvs.oracles.people.human import HumanOracle
 from prefenvs.preferences import Preference
 from prefenvs.store import PARTNERS, AssignmentPlan, Assignments, Event, Store, pair_ratings
@@ -34,8 +35,11 @@ class RatingOracle(HumanOracle):
     ) -> None:
         """Make an oracle of whoever rates clips of `run` in `store`; see HumanOracle.
 
-        partners: clips rated earlier that each rated clip is compared with.
+        partners: clips rated earlier that each rated clip is compared with. Raises PrefenvsError for other weights than
+        numbers: what repeats and gold tell is of comparisons.
         """
+        if isinstance(weights, str):
+            raise PrefenvsError(f"weights={weights!r} does not go with ratings: give a number for each annotator")
         super().__init__(store, run, annotators=annotators, weights=weights, wait=wait, policy=policy)
         self.partners = partners
 

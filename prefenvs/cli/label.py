@@ -107,6 +107,7 @@ class Label:
             raise PrefenvsError(
                 "others reach the page through --proxy, and then need tokens: name them, --annotators NAME"
             )
+        self._check_effect()
         if self.log == "json":
             log_as_json()
         known = self.gold_share if self.gold or self.gold_by else 0.0
@@ -137,6 +138,17 @@ class Label:
                 forwarded_allow_ips=list(self.proxy),
             )
             uvicorn.Server(config).run(sockets=[listener])
+
+    def _check_effect(self) -> None:
+        """Raise a PrefenvsError for an option that would have no effect."""
+        pairs = {"gold": self.gold, "gold-by": self.gold_by, "tutorial": self.tutorial, "strength": self.strength}
+        for flag, given in pairs.items():
+            if given and self.kind == "rating":
+                raise PrefenvsError(f"--{flag} is about clips beside each other, not --kind rating: leave it out")
+        if self.gold_share != Label.gold_share and not (self.gold or self.gold_by):
+            raise PrefenvsError("--gold-share is a share of gold questions: have some, --gold COUNT or --gold-by NAME")
+        if self.manager != Label.manager and not self.annotators:
+            raise PrefenvsError("--manager has a link beside those of --annotators: name these, or leave it out")
 
     def _draws(self) -> bool:
         """Whether clips are drawn: not where all that the store holds was recorded by cameras."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ARGUMENTS: list[str] = []
 """The words of the command line that is read at present."""
 PARTS = ("cheap", "costly")
-LOOKING = ("human", "ratings", "vlm", "clip")
+LOOKING = ("human", "ratings", "rankings", "vlm", "clip")
 """Raters that are shown pictures."""
 
 

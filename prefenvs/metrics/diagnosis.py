@@ -108,6 +108,8 @@ def diagnose(
         )
     if episodes.observations.ndim != 2:
         raise PrefenvsError(f"{episodes.task!r} observes pictures: what lies near what is known of vectors alone")
+    if len(episodes.observations) < 2:
+        raise PrefenvsError("the policy's episodes have one step in all, too few to compare with: run more of them")
     if episodes.true_rewards is None:
         raise PrefenvsError(f"the episodes of {episodes.task!r} carry no true rewards to compare with")
     rng = np.random.default_rng(seed)
@@ -184,7 +186,7 @@ def _nearness(preferences: Sequence[Preference], episodes: Trajectories, rng: np
     which = np.repeat(np.arange(len(episodes)), episodes.lengths)
     chosen = rng.permutation(len(own))[:MOST_STEPS]
     half = which[chosen] % 2 == 0
-    if len(episodes) < 2:
+    if half.all() or not half.any():
         half = np.arange(len(chosen)) % 2 == 0
     reference, held_out = own[chosen][half] / scale, own[chosen][~half] / scale
     tree = KDTree(reference)

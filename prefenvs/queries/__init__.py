@@ -15,6 +15,7 @@ from scipy.special import entr, expit
 
 from prefenvs.errors import PrefenvsError, near_matches, one_line
 from prefenvs.internal.loading import import_object
+from prefenvs.limits import AtLeastTwo, NonNegativeFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.protocols import QuerySelector, RewardModel, predict_segments
 from prefenvs.segments import Array, SegmentBatch
@@ -121,8 +122,8 @@ class Selector:
     """
 
     name: str = "disagreement"
-    oversample: int = 10
-    last_episodes: int | None = None
+    oversample: PositiveInt = 10
+    last_episodes: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         name: object = self.name  # whatever a caller without types has given
@@ -132,10 +133,7 @@ class Selector:
         if self.name not in NAMES:
             known = f"choose one of {', '.join(NAMES)}.{near_matches(self.name, NAMES)}"
             raise PrefenvsError(f"unknown query selector {self.name!r}: {known}")
-        for name in ("oversample", "last_episodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PrefenvsError(f"{name} must be at least 1, got {value}")
+        check_settings(self)
         if self.name == "near-on-policy" and self.last_episodes is None:
             raise PrefenvsError("near-on-policy needs last_episodes, the number of newest episodes to draw from")
 
@@ -160,8 +158,7 @@ class Selector:
         are the earlier answers, whose pairs of the same length are k-center's first centres (skips do not count).
         Raises PrefenvsError for a count below 1.
         """
-        if count < 1:
-            raise PrefenvsError(f"a selector chooses at least 1 query, got count={count}")
+        _check_count(count)
         visible = replace(pool, true_rewards=None, states=None, scenes=None)
         candidates = count if self.name in ("uniform", "near-on-policy") else count * self.oversample
         # Unlike segments are the rule; where they are not, look ten times as far.
@@ -179,13 +176,7 @@ class Selector:
 
     def _draw(self, pool: Trajectories, count: int, length: int, rng: np.random.Generator) -> Array:
         """Draw distinct unordered pairs of distinct segments, uniformly: [N <= count, 2, (episode, start)]."""
-        segments = pool.count_segments(length, self.last_episodes)
-        if segments < 2:
-            longest = int(pool.lengths[-(self.last_episodes or 0) :].max(initial=0))
-            raise PrefenvsError(
-                f"a query needs 2 segments of {length} steps, but the episodes to draw from hold {segments} (the "
-                f"longest has {longest} steps); choose a shorter segment or collect more steps first"
-            )
+        segments = _count_segments(pool, length, self.last_episodes)
         total = segments * (segments - 1) // 2
         numbers = rng.choice(total, size=min(count, total), replace=False)
         sides = rng.permuted(number_to_pair(numbers), axis=1)
@@ -265,10 +256,13 @@ class PolicyLikelihood:
     """
 
     log_likelihood: LogLikelihood
-    temperature: float = 1.0
-    candidates: int = 40
+    temperature: NonNegativeFloat = 1.0
+    candidates: AtLeastTwo = 40
     """Segments drawn for each query."""
-    last_episodes: int = 100
+    last_episodes: PositiveInt = 100
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def select(
         self,
@@ -279,15 +273,20 @@ class PolicyLikelihood:
         labelled: Sequence[Preference],
         rng: np.random.Generator,
     ) -> list[Query]:
-        """Choose `count` pairs of segments of `length` steps, fewer where the pool holds too few."""
+        """Choose `count` pairs of segments of `length` steps, fewer where the pool holds too few.
+
+        Raises PrefenvsError for a count below 1, and a pool with fewer than two segments.
+        """
+        _check_count(count)
         visible = replace(pool, true_rewards=None, states=None, scenes=None)
-        total = visible.count_segments(length, self.last_episodes)
+        total = _count_segments(visible, length, self.last_episodes)
         drawn = rng.choice(total, size=min(self.candidates * count, total), replace=False)
         where = np.stack(visible.locate(drawn, length, self.last_episodes), axis=-1)
         likelihood = np.concatenate([self._score(visible, part, length) for part in _chunks(where, length)])
         ranks = np.empty(len(where))
         ranks[np.argsort(-likelihood, kind="stable")] = np.arange(1, len(where) + 1)
-        odds = ranks**-self.temperature
+        # At a high temperature the last ranks must stay possible: as many are drawn as are asked for.
+        odds = np.maximum(ranks**-self.temperature, np.finfo(np.float64).tiny)
         size = 2 * min(count, len(where) // 2)
         chosen = where[rng.choice(len(where), size=size, replace=False, p=odds / odds.sum())]
         pairs = chosen.reshape(-1, 2, 2)
@@ -329,6 +328,23 @@ def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
         f"the query selector {given!r} is no selector: give one of {', '.join(NAMES)}, module:NAME, a function, or an "
         "object with a method select"
     )
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise PrefenvsError(f"a selector chooses at least 1 query, got count={count}")
+
+
+def _count_segments(pool: Trajectories, length: int, last_episodes: int | None) -> int:
+    """Number of segments to draw from; raises PrefenvsError for fewer than two."""
+    segments = pool.count_segments(length, last_episodes)
+    if segments < 2:
+        longest = int(pool.lengths[-(last_episodes or 0) :].max(initial=0))
+        raise PrefenvsError(
+            f"a query needs 2 segments of {length} steps, but the episodes to draw from hold {segments} (the "
+            f"longest has {longest} steps); choose a shorter segment or collect more steps first"
+        )
+    return segments
 
 
 def _binary_entropy(probabilities: Array) -> Array:

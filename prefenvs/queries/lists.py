@@ -41,7 +41,7 @@ class ListBuilder:
             raise PrefenvsError(
                 f"ranked lists are made by {' or '.join(METHODS)}, not {method!r}.{near_matches(method, METHODS)}"
             )
-        if questions < 1:
+        if not questions >= 1:
             raise PrefenvsError(f"a ranked list takes at least 1 question, got {questions}")
         self.method, self.questions = method, questions
         self.rng = np.random.default_rng() if rng is None else rng
@@ -135,8 +135,10 @@ def rank_segments(
     """Ask a rater `questions` questions about segments, one after the other, and return all pairs of their lists.
 
     The segment that the last question leaves without a place is left out. Raises PrefenvsError for a rater that does
-    not answer at once, and where the segments do not last.
+    not answer at once, where the segments do not last, and for no question.
     """
+    if questions < 1:
+        raise PrefenvsError(f"a ranked list takes at least 1 question, got {questions}")
     answer: Preference | None = None
     for segment in segments:
         query = builder.add(segment)

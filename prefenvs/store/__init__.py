@@ -30,6 +30,7 @@ from prefenvs.store.recorded import Recorded
 from prefenvs.store.schema import SCHEMA_VERSION
 from prefenvs.store.store import Stats, Store
 from prefenvs.store.tokens import (
+    change_note,
     check_annotator,
     count_tokens,
     find_annotator,
@@ -63,6 +64,7 @@ __all__ = [
     "add_calls",
     "answered_before",
     "called_queries",
+    "change_note",
     "check_annotator",
     "count_tokens",
     "export_store",

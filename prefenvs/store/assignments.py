@@ -9,18 +9,20 @@ import time as clock
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import AtLeastTwo, Fraction, NonNegativeInt, PositiveFloat, Range, check_settings
 from prefenvs.store import rows
 from prefenvs.store.database import reading, writing
-from prefenvs.store.events import ANSWERS, Event
+from prefenvs.store.events import ANSWERS, Event, check_text
 from prefenvs.store.schema import assignments, events, queries, query_segments, requests
 from prefenvs.store.store import Store
 
 Kind = Literal["comparison", "rating", "ranking"]
+AtMostHalf = Annotated[float, Range(0, 0.5)]
 RANKING = "ranking"
 """Policy tag of the comparisons that place clips in ranked lists."""
 GOLD, TUTORIAL = "gold", "tutorial"
@@ -68,23 +70,21 @@ class AssignmentPlan:
 
     run: str | None = None
     kind: Kind = "comparison"
-    overlap: float = 0.0
-    votes: int = 2
-    repeats: float = 0.05
-    lease: float = 300.0
-    gold: float = 0.0
-    tutorial: int = 0
+    overlap: Fraction = 0.0
+    votes: AtLeastTwo = 2
+    repeats: AtMostHalf = 0.05
+    lease: PositiveFloat = 300.0
+    gold: AtMostHalf = 0.0
+    tutorial: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        for name, most in (("overlap", 1.0), ("repeats", 0.5), ("gold", 0.5)):
-            if not 0 <= getattr(self, name) <= most:
-                raise PrefenvsError(f"{name}={getattr(self, name)} is no share of questions between 0 and {most:g}")
-        if self.votes < 2:
-            raise PrefenvsError(f"votes={self.votes}: a question that overlaps is answered by 2 annotators or more")
-        if not self.lease > 0:
-            raise PrefenvsError(f"lease={self.lease} is no number of seconds above 0")
-        if self.kind not in get_args(Kind):
-            raise PrefenvsError(f"kind={self.kind!r} of question is unknown: choose {', '.join(get_args(Kind))}")
+        check_settings(self)
+        if self.kind == "rating" and (self.gold or self.tutorial):
+            raise PrefenvsError(
+                "gold and tutorial are pairs of clips, which kind='rating' does not show: leave them out"
+            )
+        if self.run is not None:
+            check_text("run", self.run)
 
 
 class Assignments:
@@ -182,7 +182,13 @@ class Assignments:
                 item.id
                 for item in found.values()
                 if self._has_answered(connection, annotator, item)
-                or (item.expires < self.now() and item.repeats is None and self._has_answered(connection, None, item))
+                # Gold questions are for everybody.
+                or (
+                    item.expires < self.now()
+                    and item.repeats is None
+                    and item.run not in (GOLD, TUTORIAL)
+                    and self._has_answered(connection, None, item)
+                )
             ]
 
     def count_asked(self) -> int:
@@ -248,7 +254,8 @@ class Assignments:
             return "there is no answer of yours with this id to undo"
         if target.kind == "undo":
             return "an undo cannot be undone: answer the question again"
-        if rows.select_events(connection, events.c.target == target.id, limit=1):
+        target, undone = rows.find_undo(connection, target)
+        if undone is not None:
             return ""
         undo = Event(
             kind="undo",
@@ -261,10 +268,11 @@ class Assignments:
             oracle=target.oracle,
             reason=item.reason,
             time=self.now(),
-            extra={"assignment": target.extra.get("assignment")},
+            extra={"assignment": target.extra.get("assignment")}
+            | ({} if target.id == item.target else {"answer": item.target}),
         )
         rows.add_events(connection, [undo])
-        where = assignments.c.answer == target.id
+        where = assignments.c.answer == item.target
         reopened = {"answer": None, "expires": self.now() + self.plan.lease}
         connection.execute(sa.update(assignments).where(where).values(reopened))
         return ""
@@ -359,7 +367,7 @@ class Assignments:
         """Return the questions of the tutorial that an annotator has still to see, at most `count`."""
         if not self.plan.tutorial or self.plan.kind == "rating":
             return []
-        mine = (assignments.c.annotator == annotator, assignments.c.run == TUTORIAL)
+        mine = (*_had(annotator, now), assignments.c.run == TUTORIAL)
         seen = connection.scalar(sa.select(sa.func.count()).select_from(assignments).where(*mine)) or 0
         return self._pick_gold(connection, annotator, TUTORIAL, min(count, self.plan.tutorial - seen), now)
 
@@ -369,7 +377,7 @@ class Assignments:
         """Return up to `count` new assignments of gold questions that are new to somebody."""
         if count <= 0 or self.plan.kind == "rating":
             return []
-        known = set(connection.scalars(sa.select(assignments.c.query).where(assignments.c.annotator == annotator)))
+        known = set(connection.scalars(sa.select(assignments.c.query).where(*_had(annotator, now))))
         select = sa.select(events.c.query, queries.c.size).join(queries, queries.c.id == events.c.query)
         gold = connection.execute(select.where(events.c.kind == "gold", events.c.run == GOLD).distinct())
         free = sorted((row.query, row.size) for row in gold if row.query not in known)
@@ -411,7 +419,7 @@ class Undo:
 def _says_the_same(item: Event | Undo, stored: Event) -> bool:
     """Tell whether an answer that was sent again is the stored one; when it arrived is no part of what it says."""
     if isinstance(item, Undo):
-        return stored.kind == "undo" and stored.target == item.target
+        return stored.kind == "undo" and item.target in (stored.target, stored.extra.get("answer"))
 
     def content(event: Event) -> dict[str, object]:
         extra = {name: value for name, value in event.extra.items() if name != "received"}
@@ -437,6 +445,11 @@ def _asked(plan: AssignmentPlan) -> sa.Subquery:
     if plan.run is not None:
         select = select.where(requests.c.run == plan.run)
     return select.subquery()
+
+
+def _had(annotator: str, now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    """Conditions under which an annotator has answered an assignment, or still has it."""
+    return assignments.c.annotator == annotator, assignments.c.answer.is_not(None) | (assignments.c.expires > now)
 
 
 def _bound(share: float) -> str:

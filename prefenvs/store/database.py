@@ -65,6 +65,7 @@ def open_engine(url: sa.URL, create: bool) -> sa.Engine:
         _check_path(Path(str(url.database)), create)
         engine = sa.create_engine(url)
         sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=_file_of(url)))
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         try:
@@ -139,7 +140,23 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that turns from reading to writing half-way fails at once if another writer came first, whatever
     # the timeout; so a writer takes the lock, and waits for it, at the beginning.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("store_writes") else "BEGIN")
+    writes = connection.get_execution_options().get("store_writes")
+    # SQLite would go on writing into a file that is gone, and nobody would find there what it has taken.
+    if writes and connection.info["file"] != _file_of(connection.engine.url):
+        raise StoreUnavailable(
+            f"{describe(connection.engine.url)} was removed, moved or replaced while it was open: put the file back, "
+            "or start anew with the one that is there now; nothing of this batch was stored"
+        )
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _file_of(url: sa.URL) -> tuple[int, int] | None:
+    """What tells the file at a path from any other; None if there is none."""
+    try:
+        found = os.stat(str(url.database))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _begin_postgres(connection: sa.Connection) -> None:
@@ -255,3 +272,5 @@ def _described(engine: sa.Engine) -> Iterator[None]:
         refused = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
         kind = PrefenvsError if refused else StoreUnavailable
         raise kind(f"{describe(engine.url)}: {cause}{f' ({hint})' if hint else ''}") from error
+    except UnicodeEncodeError as error:
+        raise PrefenvsError(f"{error.object!r} holds half a surrogate pair, which no database stores") from None

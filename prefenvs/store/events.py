@@ -177,9 +177,14 @@ def check_text(name: str, value: object) -> str:
 
 def check_number(name: str, value: object) -> float:
     """Return `value` as a float if it is a finite number; raises PrefenvsError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+    try:
+        # A whole number of JSON may be too large for a float.
+        number = float(value) if isinstance(value, int | float | np.number) else math.nan
+    except (OverflowError, TypeError):
+        number = math.inf
+    if isinstance(value, bool) or not math.isfinite(number):
         raise PrefenvsError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
+    return number
 
 
 def _dump(value: Any) -> str:

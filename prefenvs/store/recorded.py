@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import Policy
 from prefenvs.store.store import Store
@@ -66,12 +67,21 @@ class Recorded(Oracle):
         return {"oracle": self.oracle.state_dict(), "open": list(self._open)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned, and ask again what was open then."""
+        """Take up what `state_dict` returned, and ask again what was open then.
+
+        Raises PrefenvsError for a store that lacks some of it.
+        """
         if set(state) != {"oracle", "open"}:
             # From before open queries were kept.
             state = {"oracle": state, "open": []}
-        self.oracle.load_state_dict(state["oracle"])
         found = self.store.find_queries(state["open"], with_true_rewards=True)
-        self._open = {key: None for key in state["open"] if key in found}
+        missing = [key for key in state["open"] if key not in found]
+        if missing:
+            raise PrefenvsError(
+                f"{self.store.location} lacks {len(missing)} of {len(state['open'])} questions that were open at the "
+                f"checkpoint, such as {missing[0]}: put the store that they were asked in back"
+            )
+        self.oracle.load_state_dict(state["oracle"])
+        self._open = dict.fromkeys(state["open"])
         if self._open:
             self.oracle.ask([found[key] for key in self._open])

@@ -151,6 +151,22 @@ def select_events(connection: sa.Connection, *where: sa.ColumnElement[bool], lim
     return [Event.of_row(dict(row)) for row in connection.execute(statement.limit(limit)).mappings()]
 
 
+def find_undo(connection: sa.Connection, event: Event) -> tuple[Event, Event | None]:
+    """Return an answer and the undo that took it back, None while it stands.
+
+    An answer that was given again as it was, `extra["restores"]`, stands in the place of the one taken back.
+    """
+    while True:
+        undo = next(iter(select_events(connection, events.c.target == event.id, limit=1)), None)
+        if undo is None:
+            return event, None
+        same = [events.c[name] == getattr(event, name) for name in ("run", "query", "segment", "annotator")]
+        again = [copy for copy in select_events(connection, *same) if copy.extra.get("restores") == event.id]
+        if not again:
+            return event, undo
+        event = again[0]
+
+
 def load_segments(connection: sa.Connection, hashes: Iterable[str], with_true_rewards: bool) -> dict[str, Segment]:
     """Return the segments by hash; without true rewards unless they are asked for."""
     found: dict[str, Segment] = {}

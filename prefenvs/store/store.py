@@ -7,9 +7,10 @@ import json
 import math
 import os
 import time as clock
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -130,12 +131,22 @@ class Store(Closing):
             rows.analyze(connection, len(asked))
 
     def add_preferences(self, preferences: Iterable[Preference], run: str = "") -> None:
-        """Append answers given to `run`, all or none; their queries are stored too where they are new."""
+        """Append answers given to `run`, all or none; their queries are stored too where they are new.
+
+        Answers of one call that are alike in all, time included, are several: who has no name may be several people.
+        """
         preferences = list(preferences)
         if not preferences:
             return
         # Made before the transaction: hashing must not keep other writers waiting.
-        answers = [Event.of(preference, run) for preference in preferences]
+        answers, told = [], Counter[str]()
+        for preference in preferences:
+            event = Event.of(preference, run)
+            copies, told[event.id] = told[event.id], told[event.id] + 1
+            if copies:
+                # By its place among its like, so that the same answers sent again are the same.
+                event = replace(event, id=str(uuid.uuid5(uuid.UUID(event.id), str(copies))))
+            answers.append(event)
         with writing(self._engine) as connection:
             rows.add_queries(connection, (preference.query for preference in preferences))
             rows.add_events(connection, answers)
@@ -153,8 +164,9 @@ class Store(Closing):
     def undo(self, event: Event | str, annotator: str | None = None, reason: str = "") -> Event:
         """Take back an answer, given as its event or id, and return the undo event; a second undo returns the first.
 
-        The answer stays in the log. `annotator` is who takes it back, by default whoever gave it. Raises PrefenvsError
-        for an unknown event, and an undo.
+        The answer stays in the log. One that a manager discarded and restored is taken back as it stands now.
+        `annotator` is who takes it back, by default whoever gave it. Raises PrefenvsError for an unknown event, and an
+        undo.
         """
         key = event.id if isinstance(event, Event) else event
         with writing(self._engine) as connection:
@@ -163,10 +175,10 @@ class Store(Closing):
                 raise PrefenvsError(f"there is no event {key} in {describe(self._url)}")
             if found[0].kind == "undo":
                 raise PrefenvsError(f"event {key} is an undo, which cannot be taken back: answer the query again")
-            undone = rows.select_events(connection, events.c.target == key, limit=1)
-            if undone:
-                return undone[0]
-            undo = found[0].undone(annotator, reason)
+            event, undone = rows.find_undo(connection, found[0])
+            if undone is not None:
+                return undone
+            undo = event.undone(annotator, reason)
             rows.add_events(connection, [undo])
             return rows.select_events(connection, events.c.id == undo.id)[0]
 

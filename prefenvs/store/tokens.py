@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,14 +57,19 @@ def count_tokens(store: Store) -> dict[str, int]:
 def read_note(store: Store, name: str) -> dict[str, Any]:
     """Return the store's note of this name, empty if there is none."""
     with reading(store.engine) as connection:
-        found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"note:{name}"))
-    return {} if found is None else dict(json.loads(found))
+        return _find_note(connection, name)
 
 
 def write_note(store: Store, name: str, content: Mapping[str, Any]) -> None:
     """Leave a note in the store, in place of the last one of this name."""
+    change_note(store, name, lambda _: content)
+
+
+def change_note(store: Store, name: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Leave what `change` makes of the store's note of this name in its place; no other writer comes in between."""
     with writing(store.engine) as connection:
-        put(connection, meta, {"key": f"note:{name}", "value": json.dumps(dict(content), allow_nan=False)})
+        content = dict(change(_find_note(connection, name)))
+        put(connection, meta, {"key": f"note:{name}", "value": json.dumps(content, allow_nan=False)})
 
 
 def find_annotator(store: Store, token: str) -> str | None:
@@ -92,6 +97,11 @@ def check_annotator(name: str) -> str:
     if not name or len(name) > NAME_LIMIT or name != name.strip() or not name.isprintable():
         raise PrefenvsError(f"annotator {name!r} is no name: use 1 to {NAME_LIMIT} printable characters")
     return name
+
+
+def _find_note(connection: sa.Connection, name: str) -> dict[str, Any]:
+    found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"note:{name}"))
+    return {} if found is None else dict(json.loads(found))
 
 
 def _hash(token: str) -> str:

@@ -193,6 +193,10 @@ WRONG = [
     ["label", "--store", "folder"], ["label", "--store", "broken.sqlite"], ["label", "--store", "nowhere/x.sqlite"],
     ["label", "--store", "store.sqlite", "--host", "0.0.0.0"],
     ["label", "--store", "store.sqlite", "--host", "nope.invalid"],
+    *(["label", "--store", "store.sqlite", *rest] for rest in (
+        ["--gold-share", "0.2"], ["--manager", "lab"], ["--kind", "rating", "--gold", "3"],
+        ["--kind", "rating", "--tutorial", "3"], ["--kind", "rating", "--gold-by", "ana"],
+        ["--kind", "rating", "--strength"])),
 ]  # fmt: skip
 LINES += WRONG
 

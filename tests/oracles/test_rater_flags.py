@@ -12,6 +12,7 @@ from prefenvs import PrefenvsError
 from prefenvs.cli import main
 from prefenvs.cli.raters import check_flags, make_rater, rater_on, rater_options
 from prefenvs.oracles import HybridOracle, PartialReturnOracle, list_raters
+from prefenvs.store import Store
 
 
 def names(kind: type) -> set[str]:
@@ -66,6 +67,16 @@ def test_a_flag_of_another_rater_is_refused() -> None:
         check_flags({"no-wait": None})
     with pytest.raises(PrefenvsError, match="--expert goes with --oracle regret, not with --true-reward"):
         check_flags({"oracle": "regret", "expert": "x"}, rater="--true-reward")
+
+
+@pytest.mark.parametrize("name", ["ratings", "rankings"])
+def test_what_only_comparisons_take_is_refused(name: str, tmp_path: Path) -> None:
+    with Store(tmp_path / "labels.sqlite") as store:
+        for options in ("trust=gold", "calibrate=true"):
+            flag = options.split("=")[0]
+            with pytest.raises(PrefenvsError, match=f"--{flag}.* goes with --oracle human, not with --oracle {name}"):
+                make_rater(f"{name}:{options}", store=store)
+        assert make_rater(name, store=store).pending == 0
 
 
 def test_help_shows_the_options_of_the_rater_named(capsys: pytest.CaptureFixture[str]) -> None:

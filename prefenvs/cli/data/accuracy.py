@@ -110,7 +110,7 @@ class LabelsAccuracy:
             with Store(path, create=False) as store:
                 preferences = store.preferences(with_true_rewards=True)
         elif is_table(path):
-            found = read_label_table(path, dataset, task=self.task)
+            found = read_label_table(path, dataset, task=self.task, max_gib=self.max_gib)
             found.check()
             preferences = found.preferences
         elif dataset is None:

@@ -58,7 +58,7 @@ class LabelsImport:
     crossing: Literal["drop", "refuse"] = "drop"
     """What to do where a published pair has a segment across an episode's end: leave it out, or import nothing."""
     max_gib: PositiveFloat | None = None
-    """Memory in GiB that the data set may take; by default 4."""
+    """Memory in GiB that the data set may take, and so may a table; by default 4."""
 
     def run(self) -> None:
         """Print the report and write the labels; raises PrefenvsError where there is none, or nowhere to write to."""
@@ -104,6 +104,7 @@ class LabelsImport:
             length=self.segment_length,
             annotator=self.annotator,
             task=self.task,
+            max_gib=self.max_gib,
         )
         print("\n".join(table.report()))
         if not table.preferences:

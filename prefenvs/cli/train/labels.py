@@ -51,7 +51,7 @@ class LabelSource:
     segment_length: in steps, for raters. held_out: share of the episodes whose labels are kept for measuring. form,
     discount: of regret, see `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the
     control without knowledge. lists: ask one question after the other and learn from the pairs of ranked lists, of
-    list_questions each; labels and those held out then count questions.
+    list_questions each; labels and those held out then count questions. max_gib: memory that a label table may take.
     """
 
     preferences: str
@@ -64,6 +64,7 @@ class LabelSource:
     shuffle: bool = False
     lists: ListMethod | None = None
     list_questions: int = 100
+    max_gib: float | None = None
 
     @property
     def kind(self) -> str:
@@ -181,7 +182,7 @@ class LabelSource:
         if is_table(path):
             from prefenvs.datasets.labels.table import read_label_table
 
-            table = read_label_table(path, dataset, length=self.segment_length)
+            table = read_label_table(path, dataset, length=self.segment_length, max_gib=self.max_gib)
             table.check()
             return table.preferences, 0
         labels = read_labels(path)

@@ -46,7 +46,7 @@ class DataOptions:
     task: str = ""
     """Task to evaluate on, where the data set does not tell it; without one the policy is not evaluated."""
     max_gib: PositiveFloat | None = None
-    """Memory in GiB that the data set may take; by default 4."""
+    """Memory in GiB that the data set may take, and so may a label table; by default 4."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class LabelOptions:
     held_out: FractionBelowOne = 0.0
     """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
 
-    def source(self, seed: int) -> LabelSource:
-        """Return where the labels of a seed come from."""
+    def source(self, seed: int, max_gib: float | None = None) -> LabelSource:
+        """Return where the labels of a seed come from; a label table may take `max_gib` of memory."""
         return LabelSource(
             self.preferences,
             self.labels,
@@ -96,6 +96,7 @@ class LabelOptions:
             self.shuffle_labels,
             self.lists,
             self.list_questions,
+            max_gib,
         )
 
     @property
@@ -207,7 +208,8 @@ def _assemble(
     torch.set_num_threads(training.threads)
     true_reward = bool(getattr(options, "true_reward", False))
     needs = options is None or options.needs_labels(settings.config)
-    labels = [_labels_of(wanted.source(one.seed), dataset, resumed) if needs else Labels(None, [], {}) for one in each]
+    sources = [wanted.source(one.seed, groups["data"].max_gib) for one in each]
+    labels = [_labels_of(source, dataset, resumed) if needs else Labels(None, [], {}) for source in sources]
     parts = [
         Offline(
             dataset,
@@ -215,11 +217,11 @@ def _assemble(
             one.seed,
             one.device,
             one.folder if resumed is None else resumed.folder,
-            partial(rank, wanted.source(one.seed), dataset),
+            partial(rank, source, dataset),
             dataset.trajectories.true_rewards if true_reward else None,
             dataset.trajectories.returns if true_reward and dataset.trajectories.true_rewards is not None else None,
         )
-        for one, own in zip(each, labels, strict=True)
+        for one, own, source in zip(each, labels, sources, strict=True)
     ]
     learners = algorithm.make_offline(settings, parts)
     for learner in learners:

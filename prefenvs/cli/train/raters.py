@@ -80,7 +80,7 @@ def attach_rater(agent: Any, run: Run, stack: contextlib.ExitStack, film: bool =
 
 def _connect(rater: Oracle, store: Store, run: Run, stack: contextlib.ExitStack) -> None:
     """Give a rater that needs them the run's store and the run's name, which its questions go under."""
-    from prefenvs.oracles import HumanOracle, RatingOracle, VLMOracle
+    from prefenvs.oracles import HumanOracle, RankingOracle, RatingOracle, VLMOracle
 
     if isinstance(rater, VLMOracle):
         rater.store, rater.run = rater.store or store, run.folder.name
@@ -88,6 +88,6 @@ def _connect(rater: Oracle, store: Store, run: Run, stack: contextlib.ExitStack)
         stack.enter_context(rater)
     if isinstance(rater, HumanOracle):
         rater.run = run.folder.name
-        kind = " --kind rating" if isinstance(rater, RatingOracle) else ""
-        page = f"prefenvs label --store {rater.store.location}{kind}"
+        kinds = {RatingOracle: " --kind rating", RankingOracle: " --kind ranking"}
+        page = f"prefenvs label --store {rater.store.location}{kinds.get(type(rater), '')}"
         print(f"questions go to {rater.store.location}: label with `{page}`", flush=True)

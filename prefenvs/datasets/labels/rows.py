@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefenvs.errors import PrefenvsError, install_command
-from prefenvs.internal.file_sizes import check_npz
+from prefenvs.internal.file_sizes import check_npz, check_size
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".npz")
 """Endings of files that `read_rows` reads."""
+OBJECTS = 8
+"""Bytes that rows take as Python's objects, for each that their file has, about."""
+BATCH = 1024
+"""Rows of a Parquet file that are read at a time."""
 NPZ = {
     "obs_1": "observations_1",
     "obs_2": "observations_2",
@@ -41,18 +46,19 @@ def is_table(path: Path) -> bool:
 def read_rows(path: Path) -> list[Row]:
     """Read a label file or a folder of Parquet files.
 
-    Raises PrefenvsError for a file that is missing, damaged, or of another kind.
+    Raises PrefenvsError for a file that is missing, damaged, of another kind, or larger than the limit on memory.
     """
     if not path.exists():
         raise PrefenvsError(f"there is no label file {path}")
     if not is_table(path):
         raise PrefenvsError(f"{path} is no label file: give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     if path.is_dir():
-        return [row for file in _parquet_files(path) for row in _read_parquet(file, f"{file.name} ")]
+        return list(_read_parquet({f"{file.name} ": file for file in _parquet_files(path)}, path))
     if path.suffix == ".parquet":
-        return list(_read_parquet(path, ""))
+        return list(_read_parquet({"": path}, path))
     if path.suffix == ".npz":
         return list(_read_npz(path))
+    check_size(OBJECTS * path.stat().st_size, path)
     try:
         # As bytes first: line ends within quotes are part of a name.
         text = path.read_bytes().decode("utf-8-sig")
@@ -87,18 +93,27 @@ def _read_csv(text: str, path: Path) -> Iterator[Row]:
         raise PrefenvsError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _read_parquet(path: Path, where: str) -> Iterator[Row]:
+def _read_parquet(files: Mapping[str, Path], table: Path) -> Iterator[Row]:
+    """Read the files of a table by what is said before the numbers of their rows; equal rows take next to no disk."""
     try:
         from pyarrow import parquet
     except ModuleNotFoundError:
         raise PrefenvsError(f"Parquet needs pyarrow: {install_command('labels')}") from None
-    try:
-        records = parquet.read_table(path).to_pylist()
-    except Exception as error:
-        # pyarrow raises errors of several types for damaged files.
-        raise PrefenvsError(f"{path} is no Parquet file: {str(error).partition(chr(10))[0]}") from None
-    for number, record in enumerate(records, 1):
-        yield Row(f"{where}row {number}", _filled(record.items()))
+    size = 0
+    for where, path in files.items():
+        numbers = itertools.count(1)
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(BATCH):
+                    size += OBJECTS * (batch.nbytes + 8 * batch.num_rows * batch.num_columns)
+                    check_size(size, table)
+                    for record, number in zip(batch.to_pylist(), numbers, strict=False):
+                        yield Row(f"{where}row {number}", _filled(record.items()))
+        except PrefenvsError:
+            raise
+        except Exception as error:
+            # pyarrow raises errors of several types for damaged files.
+            raise PrefenvsError(f"{path} is no Parquet file: {str(error).partition(chr(10))[0]}") from None
 
 
 def _read_npz(path: Path) -> Iterator[Row]:

@@ -17,6 +17,7 @@ import numpy as np
 from prefenvs.datasets.labels.rows import Row, read_rows, selected
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.internal.file_sizes import size_limit
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import known_task
@@ -114,6 +115,7 @@ def read_label_table(
     length: int | None = None,
     annotator: str = "",
     task: str = "",
+    max_gib: float | None = None,
 ) -> LabelTable:
     """Read a CSV, JSON lines or Parquet file, an export of Label Studio, or labelled segments in .npz.
 
@@ -122,15 +124,17 @@ def read_label_table(
     tie or skip. segments: a table of id, episode and start (and length), for files that name segments by an id.
     length: steps of a segment where no column tells it, by default the task's own. annotator: who answered, where no
     column tells it; nobody by default, and then every answer stands. task: of segments that the file itself holds.
+    max_gib: memory that its rows may take, 4 GiB by default.
     Rows that are no label are told in the result. Raises PrefenvsError for a file that cannot be read, that lacks the
     columns, or whose choices may mean one thing or another.
     """
     path = Path(path)
-    read = read_rows(path)
+    with size_limit(max_gib):
+        read = read_rows(path)
+        known = None if segments is None else _read_places(Path(segments))
     rows = [_renamed(row, columns or {}) for row in read]
     _check_columns(path, read, rows, columns or {}, dataset)
     meanings = _meanings(path, rows, choices or {})
-    known = None if segments is None else _read_places(Path(segments))
     if length is None and dataset is not None:
         about = known_task(dataset.task)
         length = None if about is None else about.segment_length

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from prefenvs.oracles.labelling.answers import import_answers
 from prefenvs.store import Store
 
 from ..conftest import wait_until_loaded
@@ -273,6 +274,22 @@ def test_an_answer_that_something_on_the_way_refuses_stays_and_holds_up_no_other
     page.run("window.fetch = window.realFetch")
     assert {event.reason for event in wait_for_events(4)} == {"", "odd word"}
     page.wait(lambda: page.unsent == 0 and page.run(KEPT) == "")
+
+
+def test_what_a_browser_without_storage_exports_can_be_imported(store, serve, visit, make_queries, tmp_path):
+    store.add_queries(make_queries(2))
+    page = visit(serve("lab/ann"))
+    page.clips()
+    page.run(
+        "Storage.prototype.setItem = () => { throw new Error('full'); };"
+        "window.realFetch = fetch; window.fetch = (url, options) => options?.method === 'POST'"
+        " ? Promise.resolve(new Response('no', { status: 400 })) : window.realFetch(url, options)"
+    )
+    page.answer(LEFT)
+    page.wait(lambda: "cannot be sent" in page.run(KEPT))
+    (kept,) = export_answers(page, tmp_path)["answers"]
+    assert kept["annotator"] == "lab/ann"
+    assert import_answers(store, tmp_path / "prefenvs-answers.json") == (1, [])
 
 
 PRESSES = {

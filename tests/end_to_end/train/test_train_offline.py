@@ -97,6 +97,7 @@ def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
 def test_a_resumed_run_learns_from_all_answers_also_from_those_given_again(data, tmp_path):
     lines = ["episode_1,start_1,episode_2,start_2,length,choice,annotator"]
     lines += ["0,0,1,0,2,left,ana", "0,1,1,1,2,left,ana", "0,0,1,0,2,right,ana", "0,0,1,0,2,skip,ana"]
+    lines += ["0,1,1,1,2,left,ana"]  # word for word
     (tmp_path / "labels.csv").write_text("\n".join([*lines, "0,0,1,0,2,left,"]) + "\n")
     labels = LabelSource(str(tmp_path / "labels.csv"), None, None, 0.0, 0).read(load_dataset(data))
     run = Run.create(tmp_path / "run", "train iql", {})
@@ -105,7 +106,7 @@ def test_a_resumed_run_learns_from_all_answers_also_from_those_given_again(data,
         [(one.query.id, one.skipped or one.probabilities.tolist(), one.annotator) for one in side]
         for side in (labels.train, offline_labels.kept(run).train)
     ]
-    assert len(told[0]) == 5
+    assert len(told[0]) == 6
     assert told[0] == told[1]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import threading
 import time
 import uuid
 import zipfile
@@ -17,10 +19,11 @@ from fastapi.testclient import TestClient
 
 from prefenvs.oracles import HumanOracle
 from prefenvs.oracles.labelling import Access, Clips, Form, create_app
-from prefenvs.oracles.labelling.manager import discard_answers, restore_answers
+from prefenvs.oracles.labelling.clips import LOOKS, note_size
+from prefenvs.oracles.labelling.manager import Controls, act, discard_answers, read_controls, restore_answers
 from prefenvs.preferences import Query, make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import AssignmentPlan, Event, Store, issue_manager_token, issue_token
+from prefenvs.store import AssignmentPlan, Event, Store, issue_manager_token, issue_token, read_note
 
 HOST = "http://labels.example"
 MANAGED = ["/manager", "/report", "/judging", "/api/judging", "/api/report", "/api/manager", "/api/export"]
@@ -166,6 +169,31 @@ def test_the_moment_of_an_answer_is_discarded_and_restored_with_it(store: Store,
         assert word in refused["reason"]
 
 
+def test_what_was_discarded_and_restored_can_be_undone_by_whoever_gave_it(
+    store: Store, ann: Person, lab: Person
+) -> None:
+    """The page knows an answer by the id that it gave it, whatever the lab has done since."""
+    (question,) = ann.next(1)["questions"]
+
+    def post(**about: Any) -> str:
+        item = {"uuid": str(uuid.uuid4()), "question": question["id"], "seconds": 2.0, **about}
+        for _ in range(2):
+            assert ann.post("/api/answers", {"answers": [item]}).json() == {"accepted": [item["uuid"]], "rejected": []}
+        return str(item["uuid"])
+
+    first = post(choice=0, moment=[0.1, 0.3])
+    for _ in range(2):
+        assert lab.post("/api/manager", {"discard": "ann"}).json() == {"discarded": 1}
+        assert lab.post("/api/manager", {"restore": "ann"}).json() == {"restored": 1}
+    assert len(store.preferences()) == 2
+    post(undo=first)
+    assert store.preferences() == []
+    assert ann.next(1)["questions"][0]["id"] == question["id"]
+    post(choice=1)
+    assert len(store.preferences()) == 1
+    assert lab.post("/api/manager", {"restore": "ann"}).json() == {"restored": 0}
+
+
 def test_somebody_who_gets_worse_is_seen_to(store: Store, lab: Person) -> None:
     queries = make_queries(30)
     store.add_queries(queries, run="gold")
@@ -193,6 +221,29 @@ def test_a_pause_hands_out_nothing_and_keeps_what_is_sent(ann: Person, lab: Pers
     assert len(store.preferences()) == 1
 
 
+def test_two_managers_at_once_both_have_their_way(store: Store, tmp_path: Path) -> None:
+    """Each at a server of their own; what their pages say of clips is kept too."""
+    with Store(tmp_path / "labels.sqlite") as other:
+        for turn in range(5):
+            act(store, "lab", {"pause": False, "overlap": 0.0})
+            meet = threading.Barrier(2)
+
+            def press(at: Store, action: dict[str, Any], size: int, meet: threading.Barrier = meet) -> None:
+                meet.wait()
+                act(at, "lab", action)
+                note_size(at, size)
+
+            sizes = 100 + 2 * turn, 101 + 2 * turn
+            presses = (store, {"pause": True}, sizes[0]), (other, {"overlap": 0.5}, sizes[1])
+            threads = [threading.Thread(target=press, args=arguments) for arguments in presses]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert read_controls(store) == Controls(paused=True, overlap=0.5)
+            assert {*sizes} <= {*read_note(store, LOOKS)["sizes"]}
+
+
 def test_overlap_can_be_changed_while_people_label(app: Any, store: Store, ann: Person, lab: Person) -> None:
     ann.label(8)
     bob = Person(app, issue_token(store, "bob"))
@@ -213,9 +264,13 @@ def test_links_are_renewed_and_revoked_at_once(app: Any, store: Store, ann: Pers
     assert fresh.http.get("/api/session").status_code == 401
 
 
-@pytest.mark.parametrize("body", [[], {"overlap": 2}, {"overlap": "many"}, {"delete": "ann"}, {"renew": " "}])
+ODD: list[Any] = [[], {"overlap": 2}, {"overlap": "many"}, {"delete": "ann"}, {"renew": " "}, {"revoke": "\ud800"}]
+
+
+@pytest.mark.parametrize("body", ODD)
 def test_malformed_actions_get_one_line(lab: Person, body: Any) -> None:
-    reply = lab.post("/api/manager", body)
+    headers = {"X-CSRF": lab.session["csrf"], "Content-Type": "application/json"}
+    reply = lab.http.post("/api/manager", content=json.dumps(body), headers=headers)
     assert (reply.status_code, "\n" in reply.json()["error"]) == (400, False)
     assert lab.http.post("/api/manager", json={"pause": True}).status_code == 403
 

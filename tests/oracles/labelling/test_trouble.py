@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
-from prefenvs.oracles.labelling import Access, Clips, create_app
+from prefenvs.oracles.labelling import Access, Clips, Form, create_app, serve
 from prefenvs.oracles.labelling.answers import Pace, Refused, import_answers
 from prefenvs.oracles.labelling.server import Desk
 from prefenvs.store import AssignmentPlan, Event, Store, StoreUnavailable, issue_token
@@ -139,6 +139,35 @@ def test_a_clip_that_cannot_be_made_names_no_path(
     assert reply.status_code == 404
     assert "secret" not in reply.text
     assert "/secret/clips" in caplog.text
+
+
+def test_looking_ahead_goes_on_while_people_come(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk: Desk = client.app.state.desk  # type: ignore[attr-defined]
+    desk.seen |= {"ann": time.time(), "bob": time.time()}
+
+    def another() -> float:
+        desk.seen[str(uuid.uuid4())] = time.time()
+        return time.time()
+
+    monkeypatch.setattr("prefenvs.oracles.labelling.server.clock", SimpleNamespace(time=another))
+    desk.look_ahead()
+
+
+def test_clips_for_a_screen_of_any_size(client: TestClient) -> None:
+    for pixels in ("0", "-1", "9" * 400):
+        assert client.get(f"/api/next?pixels={pixels}").status_code == 200
+
+
+@pytest.mark.parametrize("form", [{"tags": "falls"}, {"show": "rate"}, {"show": ("speed",)}])
+def test_a_form_offers_what_there_is(form: dict[str, Any]) -> None:
+    with pytest.raises(PrefenvsError, match=next(iter(form))):
+        Form(**form)
+
+
+@pytest.mark.parametrize("options", [{"port": 65_536}, {"size": 0}])
+def test_serving_says_what_it_cannot_do(store: Store, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(PrefenvsError, match=next(iter(options))), serve(store, tmp_path / "clips", **options):
+        pass
 
 
 @pytest.mark.parametrize("path", READING)
@@ -351,6 +380,13 @@ def test_what_the_page_exported_can_be_imported(
         store, exported(store, tmp_path, {"order": 1, "answer": good}, about={"annotator": "eve"})
     )
     assert "never given" in reasons[0]
+    # One entry that makes no sense does not keep the others out.
+    path = exported(store, tmp_path, {"order": 1, "answer": good}, {"order": 10**400, "answer": good})
+    entries = json.loads(path.read_text())
+    entries["answers"].append(entries["answers"][0] | {"annotator": "\ud800"})
+    path.write_text(json.dumps(entries))
+    taken, reasons = import_answers(store, path)
+    assert (taken, [reason[:8] for reason in reasons]) == (1, ["entry 0:", "entry 2:"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import HumanOracle
 from prefenvs.oracles.people.gold import list_gold, make_gold, score_gold, take_gold
+from prefenvs.oracles.people.moment import add_moment
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import SegmentBatch
 from prefenvs.store import GOLD, TUTORIAL, Assignment, AssignmentPlan, Assignments, Event, Store
@@ -61,6 +63,60 @@ def test_the_lab_may_say_what_is_right(store: Store) -> None:
     store.add_preferences([Preference(query, np.array([0.0, 1.0]), "ana", "human") for query in queries[:2]], run="r")
     assert take_gold(store, "ana") == take_gold(store, "ana") == 2
     assert list_gold(store) == {query.id: (0.0, 1.0) for query in queries[:2]}
+
+
+@pytest.mark.parametrize("reward", [0.0, np.nan])
+def test_a_pair_of_equal_returns_is_no_gold(store: Store, reward: float) -> None:
+    queries = make_queries(9)
+    alike = [Query(tuple(replace(s, true_rewards=np.full(4, reward)) for s in q.segments)) for q in queries[1:]]
+    store.add_queries(alike, run="r")
+    with pytest.raises(PrefenvsError, match="differ"):
+        make_gold(store, 3)
+    store.add_queries(queries[:1], run="r")
+    assert make_gold(store, 3) == 1
+    assert list(list_gold(store)) == [queries[0].id]
+
+
+def test_a_moment_of_the_lab_is_no_gold_question(store: Store) -> None:
+    store.add_queries(make_queries(1), run="r")
+    [item] = Assignments(store, AssignmentPlan("r")).lease("ana", 1)
+    event = Event(
+        "comparison", item.query, probabilities=(0.0, 1.0), annotator="ana", run="r", oracle="human",
+        extra={"assignment": item.id, "moment": [0.0, 0.01]},
+    )  # fmt: skip
+    store.add_events([event])
+    add_moment(store, event)
+    assert len(store.preferences()) == 2
+    assert take_gold(store, "ana") == 1
+    assert list(list_gold(store)) == [item.query]
+
+
+def test_what_nobody_answered_in_time_is_asked_again(store: Store) -> None:
+    """Somebody opens the link, is called away, and comes back the next day: to the tutorial, and to all of the gold."""
+    store.add_queries(make_queries(40), run="r")
+    make_gold(store, 5)
+    now = [1_000_000.0]
+    plan = AssignmentPlan("r", repeats=0, gold=0.5, tutorial=3, lease=60)
+    desk = Assignments(store, plan, seed=0, now=lambda: now[0])
+    for _ in range(2):
+        first = desk.lease("ann", 9)
+        assert [item.run for item in first] == [TUTORIAL] * 3
+        now[0] += 86_400
+    for item in first:
+        answer(desk, item, 0)
+    # That another has answered it meanwhile closes no gold question.
+    for item in desk.lease("bob", 3):
+        answer(desk, item, 0)
+    held = [item for item in desk.lease("ann", 20) if item.run == GOLD]
+    assert len(held) == 2
+    now[0] += 86_400
+    for item in desk.lease("bob", 20):
+        answer(desk, item, 0)
+    assert not set(desk.closed("ann", [item.id for item in held])) & {item.id for item in held}
+    again = [item for item in desk.lease("ann", 20) if item.run == GOLD]
+    assert {item.query for item in again} == {item.query for item in held}
+    answer(desk, held[0], 0)
+    assert desk.closed("ann", [item.id for item in again]) == [i.id for i in again if i.query == held[0].query]
 
 
 def test_a_tutorial_comes_first_and_hidden_gold_measures_people(store: Store) -> None:

@@ -96,6 +96,21 @@ def test_what_is_undone_after_collecting_is_withdrawn_by_a_skip(store: Store) ->
     assert oracle.collect() == []
 
 
+def test_what_is_taken_back_beside_another_s_answer_is_pending(store: Store) -> None:
+    """Else a learner that has asked all of its budget would not look again, and learn from it for ever."""
+    [query] = make_queries(1)
+    oracle = HumanOracle(store)
+    oracle.ask([query])
+    for name in ("ann", "bob"):
+        say(store, query, 0, name)
+    assert len(oracle.collect()) == 2
+    assert oracle.pending == 0
+    undo_last(store)
+    assert oracle.pending == 1
+    assert figures(oracle.collect()) == [(query.id, "bob", None)]
+    assert (oracle.pending, oracle.collect()) == (0, [])
+
+
 def test_undone_and_answered_anew_between_two_looks_is_one_correction(store: Store) -> None:
     [query] = make_queries(1)
     oracle = HumanOracle(store)

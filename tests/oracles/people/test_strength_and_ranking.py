@@ -140,6 +140,17 @@ def test_an_undone_comparison_corrects_what_a_learner_was_told(store: Store) -> 
     assert again.collect() == []
 
 
+def test_a_pair_that_a_list_needs_may_be_asked_by_the_run_already(store: Store) -> None:
+    """It is shown on the page for ranking all the same, so that no list waits for ever."""
+    one, two, three = [segment for query in make_queries(2) for segment in query.segments][:3]
+    oracle = RankingOracle(store, "r")
+    oracle.ask([Query((one, two)), Query((three, one))])
+    order = {one.hash: 0.0, two.hash: 1.0, three.hash: -1.0}
+    assert rank_all(store, order.__getitem__) == 3
+    assert oracle.pending == 3
+    assert len(oracle.collect()) == 3
+
+
 def test_lists_of_one_clip_are_refused(store: Store) -> None:
     with pytest.raises(PrefenvsError, match="ranks nothing"):
         list_rankings(store, "r", [], 1)

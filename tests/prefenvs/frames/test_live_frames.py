@@ -153,7 +153,8 @@ def test_record_shows_what_was_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_which_raters_are_shown_pictures() -> None:
-    assert looks_at_pictures({"oracle": "human"})
+    for rater in ("human", "ratings", "rankings"):
+        assert looks_at_pictures({"oracle": rater})
     assert looks_at_pictures({"oracle": "hybrid:cheap=oracle,costly=human"})
     assert not looks_at_pictures({"oracle": "mistake"})
     assert not looks_at_pictures({})

@@ -50,6 +50,16 @@ def test_alpha_needs_two_people_and_two_values() -> None:
     assert krippendorff_alpha([("a", "x", 1.0), ("b", "x", None)], "nominal") == (None, 0)
 
 
+def test_the_same_question_of_two_runs_is_two_labels_and_one_opinion(store: Store) -> None:
+    queries = make_queries(3)
+    for run, best in (("a", 0), ("b", 1)):
+        for who in ("ann", "bob"):
+            store.add_preferences([say(query, best, who) for query in queries], run=run)
+    found = measure_agreement(store)
+    assert {one.name: one.labels for one in found.annotators} == store.stats().by_annotator == {"ann": 6, "bob": 6}
+    assert (found.shared, found.percent) == (3, 1.0)
+
+
 def test_two_who_agree_and_one_who_does_not(store: Store) -> None:
     queries = make_queries(40)
     best = np.random.default_rng(1).integers(2, size=40)

@@ -60,6 +60,14 @@ def check(model: Linear, label_place: float = 0.0, right: float = 1.0, seed: int
     return diagnose(model, labels(rng, label_place, right=right), episodes(rng, 0.0), LENGTH)
 
 
+def test_episodes_of_a_few_steps() -> None:
+    rng, model = np.random.default_rng(0), Linear(1.0, 0.0)
+    with pytest.raises(PrefenvsError, match="one step"):
+        diagnose(model, labels(rng, 0.0), episodes(rng, 0.0, 1, 1), LENGTH)
+    for count, steps in ((1, 2), (2, 1)):
+        assert len(diagnose(model, labels(rng, 0.0), episodes(rng, 0.0, count, steps), LENGTH).near) == 120
+
+
 def test_a_right_reward_is_found_right() -> None:
     found = check(Linear(1.0, 0.0))
     assert found.on_labels.value == found.on_policy.value == found.on_mixed.value == 1.0

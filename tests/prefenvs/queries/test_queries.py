@@ -334,11 +334,29 @@ def test_policy_likelihood_asks_about_what_the_policy_would_do_now() -> None:
         find_selector("policy-likelihood")
 
 
+def test_policy_likelihood_says_what_it_cannot_do() -> None:
+    def log_likelihood(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return np.zeros(len(observations))
+
+    for name, value in (("temperature", -1.0), ("temperature", np.nan), ("candidates", 1), ("last_episodes", 2.5)):
+        with pytest.raises(PrefenvsError, match=name):
+            PolicyLikelihood(log_likelihood, **{name: value})  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    selector = PolicyLikelihood(log_likelihood, temperature=1000.0)
+    assert len(selector.select(random_pool([20] * 30), 40, 5, None, [], rng)) == 40
+    with pytest.raises(PrefenvsError, match="at least 1 query"):
+        selector.select(random_pool([20]), 0, 5, None, [], rng)
+    for length in (20, 21):
+        with pytest.raises(PrefenvsError, match="shorter segment"):
+            selector.select(random_pool([20]), 3, length, None, [], rng)
+
+
 def test_wrong_settings_are_refused_with_a_way_out() -> None:
     with pytest.raises(PrefenvsError, match=r"disagrement.*Did you mean disagreement"):
         Selector.named("disagrement")
-    with pytest.raises(PrefenvsError, match="oversample"):
-        Selector("entropy", oversample=0)
+    for name, value in (("oversample", 0), ("oversample", 2.5), ("oversample", "3"), ("last_episodes", 1.5)):
+        with pytest.raises(PrefenvsError, match=name):
+            Selector("entropy", **{name: value})  # type: ignore[arg-type]
     with pytest.raises(PrefenvsError, match="last_episodes"):
         Selector("near-on-policy")
     pool, rng = random_pool([20]), np.random.default_rng(0)

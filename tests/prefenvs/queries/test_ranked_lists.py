@@ -86,6 +86,9 @@ def test_what_cannot_be_is_refused() -> None:
         ListBuilder("lier")
     with pytest.raises(PrefenvsError, match="lasted for 1 of 5 questions"):
         ranked(ListBuilder(), [0.0, 1.0], 5)
+    for few in (0, -1):
+        with pytest.raises(PrefenvsError, match="at least 1 question"):
+            ranked(ListBuilder(), [0.0, 1.0], few)
     builder = ListBuilder()
     with pytest.raises(PrefenvsError, match="no open question"):
         builder.answer(None)

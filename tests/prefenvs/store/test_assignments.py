@@ -225,7 +225,14 @@ def test_runs_are_kept_apart(store: Store) -> None:
     assert {(item.run, item.query) for item in given} == {("b", first.id), ("b", second.id)}
 
 
-@pytest.mark.parametrize("options", [{"overlap": 1.1}, {"repeats": 0.6}, {"votes": 1}, {"lease": 0}, {"kind": "x"}])
+SENSELESS: list[dict[str, object]] = [
+    *({"overlap": 1.1}, {"repeats": 0.6}, {"votes": 1}, {"lease": 0}, {"kind": "x"}),
+    *({"overlap": "0.5"}, {"votes": 2.5}, {"lease": float("inf")}, {"tutorial": -3}, {"tutorial": 2.5}, {"run": 5}),
+    *({"gold": 0.1, "kind": "rating"}, {"tutorial": 1, "kind": "rating"}),
+]
+
+
+@pytest.mark.parametrize("options", SENSELESS)
 def test_senseless_plans_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(PrefenvsError, match=next(iter(options))):
         AssignmentPlan(**options)  # type: ignore[arg-type]

@@ -15,7 +15,17 @@ import sqlalchemy as sa
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import Segment, SegmentBatch
-from prefenvs.store import AssignmentPlan, Assignments, Call, Event, Store, add_calls, find_replies, issue_token
+from prefenvs.store import (
+    AssignmentPlan,
+    Assignments,
+    Call,
+    Event,
+    Store,
+    StoreUnavailable,
+    add_calls,
+    find_replies,
+    issue_token,
+)
 
 
 def make_queries(count: int, seed: int = 0, length: int = 5) -> list[Query]:
@@ -328,10 +338,32 @@ def test_text_that_no_database_stores_is_refused(store: Store) -> None:
         lambda: store.add_queries([Query((segment, segment))]),
         lambda: store.add_queries(make_queries(1), run="\x00"),
         lambda: store.add_preferences([answer(make_queries(1)[0], annotator="\ud800")]),
+        lambda: store.preferences(run="\ud800"),
     ):
         with pytest.raises(PrefenvsError, match="no database stores"):
             write()
     assert store.stats().queries == 0
+
+
+@pytest.mark.parametrize("change", ["removed", "moved", "replaced"])
+def test_a_file_that_is_gone_takes_no_label(change: str, tmp_path: Path) -> None:
+    """Until it is back: SQLite itself would take them, and nobody would ever see them."""
+    path, away, queries = tmp_path / "labels.sqlite", tmp_path / "away.sqlite", make_queries(2)
+    with Store(path) as store:
+        store.add_preferences([answer(queries[0])])
+        path.rename(away)
+        if change == "removed":
+            away.unlink()
+        elif change == "replaced":
+            path.touch()
+        with pytest.raises(StoreUnavailable, match=r"labels.sqlite was removed, moved or replaced"):
+            store.add_preferences([answer(queries[1])])
+        if change != "removed":
+            away.replace(path)
+            store.add_preferences([answer(queries[1])])
+    if change != "removed":
+        with Store(path, create=False) as again:
+            assert again.stats().labels == 2
 
 
 def test_threads_may_share_a_store(store: Store) -> None:

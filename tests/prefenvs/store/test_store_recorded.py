@@ -91,6 +91,19 @@ def test_a_checkpoint_asks_again_what_was_open_then_and_no_more(tmp_path: Path) 
         assert second.pending == 0
 
 
+def test_a_store_without_what_a_checkpoint_waits_for_is_told(tmp_path: Path) -> None:
+    with Store(tmp_path / "labels.sqlite") as store:
+        first = Recorded(ReturnOracle(0), store, run="r")
+        first.ask(make_queries(5))
+        state = first.state_dict()
+    with Store(tmp_path / "other.sqlite") as store:
+        store.add_queries(make_queries(5)[:2])
+        second = Recorded(ReturnOracle(), store, run="r")
+        with pytest.raises(PrefenvsError, match=r"other.sqlite lacks 3 of 5 questions"):
+            second.load_state_dict(state)
+        assert second.pending == 0
+
+
 def test_answers_that_could_not_be_stored_are_neither_handed_out_nor_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

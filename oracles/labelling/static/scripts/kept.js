@@ -65,7 +65,8 @@ export class Kept {
     const answers = stored();
     const there = new Set(answers.map(({ content }) => content?.answer?.uuid));
     for (const [state, items] of [["answer", outbox?.items], ["refused", outbox?.rejected]]) {
-      const [, store, annotator] = (this.prefix() || "prefenvs//").split("/");
+      const [, store, ...name] = (this.prefix() || "prefenvs//").split("/");
+      const annotator = name.slice(0, -1).join("/");
       for (const content of items?.values() ?? []) {
         if (!there.has(content.answer.uuid)) answers.push({ store, annotator, state, content });
       }

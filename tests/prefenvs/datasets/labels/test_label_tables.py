@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from prefenvs.cli import main
 from prefenvs.datasets import OfflineDataset, load_dataset, read_label_table, write_label_table, write_npz
@@ -264,6 +266,26 @@ def test_damaged_files_are_told_in_one_line(name: str, text: bytes, message: str
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl", "labels.json", "labels.parquet", "folder"])
+def test_a_table_that_would_fill_the_memory_is_refused(name: str, tmp_path: Path) -> None:
+    """Also one of equal rows, which Parquet keeps in a few bytes."""
+    rows, path = 10_000, tmp_path / name
+    cells = dict(zip(HEADER.strip().split(","), (0, 0, 1, 1, "left", "ana", 5), strict=True))
+    if path.suffix == ".csv":
+        path.write_text(HEADER + rows * "0,0,1,1,left,ana,5\n")
+    elif path.suffix == ".jsonl":
+        path.write_text(rows * (json.dumps(cells) + "\n"))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows * [cells]))
+    else:
+        file = path if path.suffix else path / "one.parquet"
+        file.parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.table({column: rows * [value] for column, value in cells.items()}), file)
+    with pytest.raises(PrefenvsError, match=rf"{name} asks for .* GiB of memory.*--max-gib"):
+        read_label_table(path, DATA, length=4, max_gib=0.001)
+    assert read_label_table(path, DATA, length=4, max_gib=1).rows == rows
+
+
 def test_labels_of_other_data_are_refused_by_their_checksums(tmp_path: Path) -> None:
     segments = DATA.trajectories.sample(2, 4, np.random.default_rng(0))
     label = Preference(Query((segments[0], segments[1])), np.array([1.0, 0.0]), "ana", "human", 5.0)
@@ -357,6 +379,30 @@ def test_from_a_csv_to_a_store_and_back(tmp_path: Path, capsys: pytest.CaptureFi
     assert "does not go with a label table" in refused(capsys, *line, "--dry-run", "--rows", "raw")
     assert "is no pair" in refused(capsys, *line, "--dry-run", "--columns", "choice")
     assert "choose one of first" in refused(capsys, *line, "--dry-run", "--choices", "left=best")
+
+
+def test_people_without_a_name_may_say_the_same(tmp_path: Path) -> None:
+    """Three to one is not one to one, however often the file is imported."""
+    data, store = str(write_npz(DATA, tmp_path / "data")), str(tmp_path / "labels.sqlite")
+    header = "episode_1,start_1,episode_2,start_2,choice\n"
+    (tmp_path / "mine.csv").write_text(header + 3 * "0,0,1,1,left\n" + "0,0,1,1,right\n")
+    for _ in range(2):
+        main(
+            [
+                "labels",
+                "import",
+                str(tmp_path / "mine.csv"),
+                "--dataset",
+                data,
+                "--segment-length",
+                "4",
+                "--store",
+                store,
+            ]
+        )
+        with Store(store, create=False) as opened:
+            assert [one.best for one in opened.preferences()] == [0, 0, 0, 1]
+            assert len(opened.events_after()) == 4
 
 
 def test_lists_of_more_segments_fit_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
