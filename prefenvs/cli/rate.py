@@ -305,8 +305,10 @@ class _Labelling:
         except BaseException as error:
             # What is under way has been paid for.
             _close(self.oracle)
-            self._store_answers()
-            self._report()
+            try:
+                self._store_answers()
+            finally:
+                self._report()
             if isinstance(error, KeyboardInterrupt):
                 print(f"{self.store.count_pending(self.run)} queries are left, which the same command goes on with")
             raise
@@ -321,6 +323,8 @@ class _Labelling:
     def _step(self) -> bool:
         """Ask what may be asked, store what has been answered; tell whether there is more to come."""
         trouble = getattr(self.oracle, "trouble", None)
+        # Before answers are taken, so that none comes between the last look and the end.
+        under_way = not getattr(self.oracle, "settle", lambda _: True)(0.0)
         if self.oracle.pending < FEW and trouble is None:
             waiting = self.store.pending_queries(
                 run=self.run, limit=self.oracle.pending + CHUNK, with_true_rewards=not hasattr(self.oracle, "tokens")
@@ -334,7 +338,7 @@ class _Labelling:
                 f"none of the first {self.skipped} replies is a verdict{self._last_reply()}: mend the prompts "
                 "(--copy-prompts), raise --vlm-max-tokens, or choose another model"
             )
-        return answered > 0 or (self.oracle.pending > 0 and trouble is None)
+        return answered > 0 or under_way or (self.oracle.pending > 0 and trouble is None)
 
     def _store_answers(self) -> int:
         answers = self.oracle.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -124,6 +125,33 @@ def test_a_stopped_program_goes_on_and_pays_for_nothing_twice(make_queries, serv
     server.delay = 0.0
     main(command)
     assert len(server.requests) == 40
+
+
+def test_answers_under_way_when_the_server_fails_are_waited_for(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    good, calls = fill(path, make_queries(8)), itertools.count(1)
+
+    def script(request):
+        if next(calls) == 3:
+            return 503, {"error": {"message": "busy"}}
+        time.sleep(1.0)
+        return good(request)
+
+    server = serve(script)
+    main(["rate", "--store", str(path), "--no-progress", *options(server, "--vlm-attempts", "1")])
+    assert "lesson: 8 labels" in capsys.readouterr().out
+    assert len(server.requests) == 9
+
+
+def test_what_was_paid_for_is_told_when_the_server_turns_away(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    good, calls = fill(path, make_queries(8)), itertools.count(1)
+    server = serve(lambda request: (401, {}) if next(calls) > 3 else good(request))
+    with pytest.raises(SystemExit):
+        main(["rate", "--store", str(path), "--no-progress", *options(server, "--vlm-concurrency", "1")])
+    out, told = capsys.readouterr()
+    assert "lesson: 3 labels, 0 skips; tokens 330" in out
+    assert "check the key" in told
 
 
 def test_a_biased_rater_is_seen_through(make_queries) -> None:
