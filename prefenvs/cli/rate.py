@@ -151,7 +151,7 @@ class Rate:
         name, location = f"rate {self.dataset} {lists}", self._location()
         segments = [segment for query in queries for segment in query.segments]
         builder = ListBuilder(lists, self.list_questions, np.random.default_rng([self.seed, 3]))
-        with Store(location) as store:
+        with Store(location) as store, store.claim(f"a rating of run {name!r}"):
             inner = self._make_oracle(segments[0].task, store, name)
             oracle = _OneByOne(inner, store, name, self.pairs, self.progress)
             try:
@@ -184,8 +184,10 @@ class Rate:
         first = store.pending_queries(run=run, limit=1)
         if not first:
             return
-        oracle = self._make_oracle(first[0].segments[0].task, store, run)
-        _Labelling(store, run, oracle, self.progress).finish()
+        # Two processes would pay for the same queries, each up to the whole budget.
+        with store.claim(f"a rating of run {run!r}"):
+            oracle = self._make_oracle(first[0].segments[0].task, store, run)
+            _Labelling(store, run, oracle, self.progress).finish()
 
     def _check(self, count: int) -> None:
         from prefenvs.oracles.calibration import bin_rows, calibrate

@@ -147,6 +147,20 @@ def test_answers_under_way_when_the_server_fails_are_waited_for(make_queries, se
     assert len(server.requests) == 9
 
 
+def test_a_second_process_is_sent_away_and_pays_for_nothing(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    server = serve(fill(path, make_queries(4)))
+    command = ["rate", "--store", str(path), "--no-progress", *options(server)]
+    with Store(path) as store, store.claim("a rating of run 'lesson'"):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "another process has a rating of run 'lesson'" in capsys.readouterr().err
+        assert server.requests == []
+    main(command)
+    assert len(server.requests) == 4
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".lock"] == []
+
+
 def test_what_was_paid_for_is_told_when_the_server_turns_away(make_queries, serve, tmp_path: Path, capsys) -> None:
     path = tmp_path / "labels.sqlite"
     good, calls = fill(path, make_queries(8)), itertools.count(1)
