@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
@@ -136,7 +136,8 @@ class FunctionOracle(Oracle):
             many = f" or one of the {len(group) - 1} asked with it" if len(group) > 1 else ""
             reason = one_line(error)
             raise PrefenvsError(f"{self.name} failed on {describe(group[0])}{many}: {reason}") from error
-        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or len(values) != len(group):
+        listed = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and np.ndim(values) > 0
+        if not listed or len(values) != len(group):
             raise PrefenvsError(
                 f"{self.name} returned {_show(values)} for {len(group)} queries: return one answer each"
             )
@@ -183,6 +184,7 @@ class ObjectOracle(Oracle):
         self.name = str(getattr(rater, "name", "") or type(rater).__name__)
         self._asked: dict[str, None] = {}
         self._open: dict[str, None] = {}
+        self._told: list[Preference] = []
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Pass queries on."""
@@ -191,15 +193,25 @@ class ObjectOracle(Oracle):
             asked |= dict.fromkeys(query.id for query in queries)
 
     def collect(self) -> list[Preference]:
-        """Return new answers, named where they name nobody; raises PrefenvsError for what answers no query asked."""
-        answers = []
-        for answer in self.rater.collect():
-            if not isinstance(answer, Preference):
-                raise PrefenvsError(
-                    f"{self.name}.collect() returned {_show(answer)}: return prefenvs.Preference objects"
-                )
-            if answer.query.id not in self._asked:
-                raise PrefenvsError(f"{self.name} answered {describe(answer.query)}, which it was not asked")
+        """Return new answers, named where they name nobody; raises PrefenvsError for what answers no query asked.
+
+        Answers that came before it are handed out first; the next call raises, and goes on behind it.
+        """
+        found = self.rater.collect()
+        if not isinstance(found, Iterable):
+            raise PrefenvsError(
+                f"{self.name}.collect() returned {_show(found)}: return a list of prefenvs.Preference objects, empty "
+                "without an answer"
+            )
+        self._told += found
+        answers: list[Preference] = []
+        while self._told:
+            wrong = self._what_is_wrong(self._told[0])
+            if wrong and answers:
+                break
+            answer = self._told.pop(0)
+            if wrong:
+                raise PrefenvsError(wrong)
             self._open.pop(answer.query.id, None)
             answers.append(replace(answer, annotator=answer.annotator or self.name, oracle=self.name))
         return answers
@@ -239,6 +251,13 @@ class ObjectOracle(Oracle):
     def close(self) -> None:
         """Close the object if it can be closed."""
         self._pass_on("close")
+
+    def _what_is_wrong(self, answer: object) -> str:
+        if not isinstance(answer, Preference):
+            return f"{self.name}.collect() returned {_show(answer)}: return prefenvs.Preference objects"
+        if answer.query.id not in self._asked:
+            return f"{self.name} answered {describe(answer.query)}, which it was not asked"
+        return ""
 
     def _pass_on(self, method: str, *arguments: Any) -> Any:
         return getattr(self.rater, method, lambda *_: None)(*arguments)
