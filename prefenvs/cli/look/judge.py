@@ -127,14 +127,14 @@ class Judge:
                     raise PrefenvsError(f"--episodes {self.episodes} is for runs: of data sets all episodes are judged")
                 read = {"chosen_task": self.task, "skip_damaged": self.skip_damaged}
                 task, names, _ = read_policies(self.dataset, self.task, self.skip_damaged)
-                config = {"task": task, "dataset": list(self.dataset), "runs": [], "names": names}
-                return Run.create(self.folder, "judge", config | read | how)
+                about = {"task": task, "dataset": list(self.dataset), "runs": [], "names": names}
+                return Run.create(self.folder, "judge", about | read | how)
             tasks = {find_task(Run.open(folder).task).id for folder in self.runs}
             if len(self.runs) < 2:
                 raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
             if len(tasks) > 1:
                 raise PrefenvsError(f"agents are compared on one task, these have {', '.join(sorted(tasks))}")
-            config = {
+            config: dict[str, Any] = {
                 "task": tasks.pop(),
                 "runs": [str(folder.resolve()) for folder in self.runs],
                 "names": _names(self.runs),
