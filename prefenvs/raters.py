@@ -71,7 +71,7 @@ class FunctionOracle(Oracle):
     segment has observations [T, obs], actions [T, act] and, where they were recorded, true_rewards [T] and states.
 
     The function is called by `collect`. If it raises, or returns something else, answers given before are handed out
-    first; the next call tries that query again.
+    first; the next call tries that query again. What Ctrl-C leaves behind is handed out by the next call too.
     """
 
     def __init__(self, function: Callable[..., Any], name: str = "", annotator: str = "") -> None:
@@ -82,6 +82,8 @@ class FunctionOracle(Oracle):
         self.annotator = annotator or own
         self.batched = bool(getattr(function, "batched", False))
         self._open: list[Query] = []
+        self._answers: list[Preference] = []
+        self._stopped = False
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Accept queries; raises PrefenvsError where the function does not take so many segments."""
@@ -93,17 +95,17 @@ class FunctionOracle(Oracle):
             except ValueError:  # a function of C tells nothing of its arguments
                 pass
         self._open += queries
+        self._stopped = False
 
     def collect(self) -> list[Preference]:
         """Call the function and return its answers; raises PrefenvsError for the first query that it fails on."""
-        answers: list[Preference] = []
-        while self._open:
+        while self._open and not self._stopped:
             group = self._next_group()
             try:
                 values = self._call(group)
-                answers += [self._answer(query, value) for query, value in zip(group, values, strict=True)]
+                self._answers += [self._answer(query, value) for query, value in zip(group, values, strict=True)]
             except PrefenvsError:
-                if answers:
+                if self._answers:
                     break
                 raise
             if self.batched:
@@ -111,12 +113,17 @@ class FunctionOracle(Oracle):
                 self._open = [query for query in self._open if id(query) not in done]
             else:
                 del self._open[0]
+        answers, self._answers = self._answers, []
         return answers
 
     @property
     def pending(self) -> int:
-        """Number of queries that the function has not answered."""
-        return len(self._open)
+        """Number of queries whose answers have not been handed out."""
+        return len(self._open) + len(self._answers)
+
+    def close(self) -> None:
+        """Call the function no more until queries are asked anew; `collect` still returns what it has answered."""
+        self._stopped = True
 
     def _next_group(self) -> list[Query]:
         """Return the queries of the next call: one, or for a batched function all of the same number and lengths."""

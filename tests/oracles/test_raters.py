@@ -316,6 +316,26 @@ def test_a_batched_function_sees_all_queries_of_one_length_at_once() -> None:
         ask(batched(lambda first, second: 1 / 0), pair(0), pair(1))
 
 
+def test_ctrl_c_ends_a_function_s_work_and_loses_none_of_it() -> None:
+    called = []
+
+    def slow(first: Any, second: Any) -> int:
+        called.append(first)
+        if len(called) == 3:
+            raise KeyboardInterrupt
+        return 0
+
+    oracle = as_oracle(slow)
+    oracle.ask([pair(mark) for mark in range(5)])
+    with pytest.raises(KeyboardInterrupt):
+        oracle.collect()
+    oracle.close()  # type: ignore[attr-defined]
+    assert [answer.query.id for answer in oracle.collect()] == [pair(0).id, pair(1).id]
+    assert (len(called), oracle.pending) == (3, 3)
+    oracle.ask([pair(5)])
+    assert len(oracle.collect()) == 4
+
+
 class Stray:
     """Answers what it was not asked."""
 
