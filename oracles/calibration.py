@@ -14,9 +14,7 @@ import numpy as np
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share
-from prefenvs.oracles.hybrid.oracle import HybridOracle
 from prefenvs.oracles.simulated.partial_return import true_rewards
-from prefenvs.oracles.vlm.oracle import VLMOracle
 from prefenvs.oracles.vlm.verdicts import Judgement
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
@@ -102,10 +100,12 @@ def calibrate(oracle: Oracle, queries: Sequence[Query], bins: int = 4, patience:
             raise PrefenvsError(f"{oracle.pending} of {len(queries)} queries were not answered within {patience:g} s")
     if failed is None and trouble is not None and trouble.kind == "fatal":
         failed = PrefenvsError(trouble.message)
-    if isinstance(oracle, VLMOracle | HybridOracle):
-        if isinstance(failed, KeyboardInterrupt):
-            oracle.close()
-        oracle.settle()
+    interrupted, settle = isinstance(failed, KeyboardInterrupt), getattr(oracle, "settle", None)
+    if interrupted:
+        getattr(oracle, "close", lambda: None)()
+    if settle is not None:
+        settle()
+    if interrupted or settle is not None:
         with contextlib.suppress(PrefenvsError):  # the one that ended it
             answers.update({answer.query.id: answer for answer in oracle.collect()})
     asked = [(query, difference) for query, difference in zip(queries, differences, strict=True) if query.id in answers]
