@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 # Queries loaded at a time, and how few may be left before more are loaded.
 CHUNK, FEW = 256, 64
 SLEEP = 0.05
-# Replies that are no verdict before a model, which has given none yet, is asked no more.
-NONSENSE = 20
 # Pairs of a data set that are sampled together.
 BLOCK = 100
 BINS = ("true difference", "queries", "accuracy")
@@ -372,11 +370,10 @@ class _Labelling:
             self._asked |= {query.id for query in new}
             self.oracle.ask(new)
         answered = self._store_answers()
-        if self.skipped >= NONSENSE and self._unread == self.skipped and not self.labelled:
-            raise PrefenvsError(
-                f"none of the first {self.skipped} replies is a verdict{self._last_reply()}: mend the prompts "
-                "(--copy-prompts), raise --vlm-max-tokens, or choose another model"
-            )
+        if not self.labelled:
+            from prefenvs.oracles.vlm.records import refuse_nonsense
+
+            refuse_nonsense(self.oracle, self.skipped, self.store, self.run)
         return answered > 0 or under_way or (self.oracle.pending > 0 and trouble is None)
 
     def _store_answers(self) -> int:
@@ -389,20 +386,6 @@ class _Labelling:
         self._bar.update(len(answers))
         return len(answers)
 
-    @property
-    def _unread(self) -> int:
-        """How many replies were none that could be read."""
-        from prefenvs.oracles.vlm.verdicts import CUT_OFF, REFUSED, WRONG_FORM
-
-        reasons = Counter[str](getattr(self.oracle, "reasons", ()))
-        return sum(reasons[reason] for reason in (WRONG_FORM, REFUSED, CUT_OFF))
-
-    def _last_reply(self) -> str:
-        from prefenvs.store import list_calls
-
-        replies = [call.reply for call in list_calls(self.store, self.run) if call.reply]
-        return f", the last is {' '.join(replies[-1].split())[:160]!r}" if replies else ""
-
     def _costs(self) -> dict[str, str]:
         if not hasattr(self.oracle, "tokens"):
             return {}
@@ -410,13 +393,16 @@ class _Labelling:
         return {"tokens": f"{tokens:,.0f}", **({"cost": f"{cost:.4f}"} if cost else {})}
 
     def _report(self) -> None:
+        from prefenvs.oracles.vlm.records import count_unread, last_reply
+
         reasons = Counter[str](getattr(self.oracle, "reasons", ()))
         why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         used = ", ".join(f"{name} {value}" for name, value in self._costs().items())
         about = f"{self.labelled} labels, {self.skipped} skips{f' ({why})' if why else ''}"
         print(f"{self.run or 'queries'}: {about}{f'; {used}' if used else ''}")
-        if self._unread > self.labelled:
-            print(f"most replies are no verdict{self._last_reply()}; --store {self.store.location} --audit prints all")
+        if count_unread(self.oracle) > self.labelled:
+            last = last_reply(self.store, self.run)
+            print(f"most replies are no verdict{last}; --store {self.store.location} --audit prints all")
 
 
 class _OneByOne(Oracle):
@@ -436,6 +422,8 @@ class _OneByOne(Oracle):
             self._bar.update()
 
     def _wait(self, query: Query) -> list[Preference]:
+        from prefenvs.oracles.vlm.records import refuse_nonsense
+
         self.inner.ask([query])
         answers = self.inner.collect()
         while not answers:
@@ -447,6 +435,7 @@ class _OneByOne(Oracle):
             answers = self.inner.collect()
         self.store.add_preferences(answers, run=self.run)
         self.asked += 1
+        refuse_nonsense(self.inner, self.asked, self.store, self.run)
         return answers
 
     def collect(self) -> list[Preference]:
