@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time as clock
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles.simulated.partial_return import true_rewards
-from prefenvs.oracles.vlm.oracle import VLMOracle
 from prefenvs.oracles.vlm.verdicts import Judgement
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
+from prefenvs.store.calls import IDENTICAL
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Calibration:
     of the greater return. first: of all choices made, those that fell on what was shown first; without a position bias
     about half. consistent: of the queries shown in both orders, those with the same choice. skips: by reason; ties:
     answers without a best segment. bins: by quantiles of the true difference. cost, tokens: of all; seconds: on the
-    clock.
+    clock. cached: queries that replies in the store answered at no cost. failed: what ended it early.
     """
 
     queries: int
@@ -50,6 +52,13 @@ class Calibration:
     cost: float
     tokens: int
     seconds: float
+    cached: int = 0
+    failed: BaseException | None = None
+
+    @property
+    def paid(self) -> int:
+        """Queries that cost and tokens are of."""
+        return self.queries - self.cached
 
     @property
     def useful(self) -> int:
@@ -58,38 +67,80 @@ class Calibration:
 
     @property
     def cost_per_label(self) -> float:
-        """Money for each useful answer; NaN if there is none."""
-        return self.cost / self.useful if self.useful else math.nan
+        """Money for each useful answer, where none is in the store already; NaN if there is none."""
+        return self.cost * self.queries / (self.paid * self.useful) if self.paid and self.useful else math.nan
 
 
 def calibrate(oracle: Oracle, queries: Sequence[Query], bins: int = 4, patience: float | None = None) -> Calibration:
     """Ask a rater about queries of two segments with true rewards, wait for its answers, and measure them.
 
     bins: quantiles that the true differences are divided into. patience: seconds to wait; None is for as long as it
-    takes. A rater that ends half-way, by its budget or an outage, is measured on what it has answered. Raises
-    PrefenvsError if a segment has no true rewards, or if nothing was answered.
+    takes. A rater that ends half-way, by its budget, an outage, an error or Ctrl-C, is measured on what it has answered
+    (`failed`). Raises PrefenvsError if a segment has no true rewards, or if nothing was answered.
     """
     begun = clock.monotonic()
     differences = true_differences(queries)
     oracle.ask(list(queries))
     answers: dict[str, Preference] = {}
+    failed: BaseException | None = None
+    trouble: Any = None
     while True:
         waiting = oracle.pending
-        answers.update({answer.query.id: answer for answer in oracle.collect()})
+        try:
+            answers.update({answer.query.id: answer for answer in oracle.collect()})
+            clock.sleep(0.02 if waiting else 0.0)
+        except (PrefenvsError, KeyboardInterrupt) as error:
+            # What has been answered may have been paid for.
+            failed = error
+            break
         trouble = getattr(oracle, "trouble", None)
         if not waiting or trouble is not None:
             break
         if patience is not None and clock.monotonic() - begun > patience:
             raise PrefenvsError(f"{oracle.pending} of {len(queries)} queries were not answered within {patience:g} s")
-        clock.sleep(0.02)
-    if isinstance(oracle, VLMOracle):
-        oracle.settle()
-        answers.update({answer.query.id: answer for answer in oracle.collect()})
+    if failed is None and trouble is not None and trouble.kind == "fatal":
+        failed = PrefenvsError(trouble.message)
+    interrupted, settle = isinstance(failed, KeyboardInterrupt), getattr(oracle, "settle", None)
+    if interrupted:
+        getattr(oracle, "close", lambda: None)()
+    if settle is not None:
+        settle()
+    if interrupted or settle is not None:
+        with contextlib.suppress(PrefenvsError):  # the one that ended it
+            answers.update({answer.query.id: answer for answer in oracle.collect()})
     asked = [(query, difference) for query, difference in zip(queries, differences, strict=True) if query.id in answers]
+    if not asked and failed is not None:
+        raise failed
     if not asked:
-        trouble = getattr(oracle, "trouble", None)
         raise PrefenvsError(f"the rater answered none of the queries{f': {trouble.message}' if trouble else ''}")
-    return _measure(oracle, asked, answers, bins, clock.monotonic() - begun)
+    return replace(_measure(oracle, asked, answers, bins, clock.monotonic() - begun), failed=failed)
+
+
+def percent(share: Share) -> str:
+    """Return a share with its 95% interval, or a dash if it is of nothing."""
+    low, high = share.interval
+    return "-" if share.value != share.value else f"{share.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def bin_rows(found: Calibration) -> list[tuple[str, str, str]]:
+    """Return the rows of the table by true difference, by size of the true difference."""
+    return [(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right)) for part in found.bins]
+
+
+def describe_cost(found: Calibration, more: int) -> str:
+    """Return what a check took, and what `more` queries like its own will take: tokens, and money where it is known."""
+    ahead = more / found.paid
+    total = f"{found.tokens:,} tokens"
+    labels = found.useful * found.paid / found.queries
+    each = f"{found.tokens / labels:,.0f} tokens" if labels else "no useful label"
+    coming = f"{round(ahead * found.tokens, -2):,.0f} tokens"
+    if found.cost:
+        total, coming = f"{found.cost:.4f}, {total}", f"{ahead * found.cost:.2f}, {coming}"
+        each = f"{found.cost_per_label:.6f}, {each}" if found.useful else each
+    each = f"per useful label: {each}" if found.useful else each
+    priced = "" if found.cost else " (--vlm-price-in and --vlm-price-out, for a million tokens, make it money)"
+    held = f" ({found.cached} queries were answered before)" if found.cached else ""
+    return f"cost: {total}{held}; {each}; {more:,} queries like these: {coming}{priced}"
 
 
 def true_differences(queries: Sequence[Query]) -> Array:
@@ -137,6 +188,7 @@ def _measure(
         cost=sum(judgement.cost for judgement in used),
         tokens=sum(judgement.tokens_in + judgement.tokens_out for judgement in used),
         seconds=seconds,
+        cached=sum(judgement.cached and judgement.reason != IDENTICAL for judgement in used),
     )
 
 

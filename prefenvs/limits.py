@@ -129,7 +129,8 @@ def check_settings(settings: Any) -> None:
         value, limits = getattr(settings, field.name), limits_of(hints[field.name])
         hint = bare[field.name]
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        for one in value if isinstance(value, tuple | list) else (value,):
+        several = isinstance(value, tuple | list) and any(get_origin(kind) is not None for kind in kinds)
+        for one in value if several else (value,):
             if isinstance(limits, Range) and not (one is None and type(None) in kinds):
                 limits.check(field.name, one)
                 if int in kinds and float not in kinds and not isinstance(one, Integral):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
@@ -71,7 +71,7 @@ class FunctionOracle(Oracle):
     segment has observations [T, obs], actions [T, act] and, where they were recorded, true_rewards [T] and states.
 
     The function is called by `collect`. If it raises, or returns something else, answers given before are handed out
-    first; the next call tries that query again.
+    first; the next call tries that query again. What Ctrl-C leaves behind is handed out by the next call too.
     """
 
     def __init__(self, function: Callable[..., Any], name: str = "", annotator: str = "") -> None:
@@ -82,6 +82,8 @@ class FunctionOracle(Oracle):
         self.annotator = annotator or own
         self.batched = bool(getattr(function, "batched", False))
         self._open: list[Query] = []
+        self._answers: list[Preference] = []
+        self._stopped = False
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Accept queries; raises PrefenvsError where the function does not take so many segments."""
@@ -93,17 +95,17 @@ class FunctionOracle(Oracle):
             except ValueError:  # a function of C tells nothing of its arguments
                 pass
         self._open += queries
+        self._stopped = False
 
     def collect(self) -> list[Preference]:
         """Call the function and return its answers; raises PrefenvsError for the first query that it fails on."""
-        answers: list[Preference] = []
-        while self._open:
+        while self._open and not self._stopped:
             group = self._next_group()
             try:
                 values = self._call(group)
-                answers += [self._answer(query, value) for query, value in zip(group, values, strict=True)]
+                self._answers += [self._answer(query, value) for query, value in zip(group, values, strict=True)]
             except PrefenvsError:
-                if answers:
+                if self._answers:
                     break
                 raise
             if self.batched:
@@ -111,12 +113,17 @@ class FunctionOracle(Oracle):
                 self._open = [query for query in self._open if id(query) not in done]
             else:
                 del self._open[0]
+        answers, self._answers = self._answers, []
         return answers
 
     @property
     def pending(self) -> int:
-        """Number of queries that the function has not answered."""
-        return len(self._open)
+        """Number of queries whose answers have not been handed out."""
+        return len(self._open) + len(self._answers)
+
+    def close(self) -> None:
+        """Call the function no more until queries are asked anew; `collect` still returns what it has answered."""
+        self._stopped = True
 
     def _next_group(self) -> list[Query]:
         """Return the queries of the next call: one, or for a batched function all of the same number and lengths."""
@@ -136,7 +143,8 @@ class FunctionOracle(Oracle):
             many = f" or one of the {len(group) - 1} asked with it" if len(group) > 1 else ""
             reason = one_line(error)
             raise PrefenvsError(f"{self.name} failed on {describe(group[0])}{many}: {reason}") from error
-        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or len(values) != len(group):
+        listed = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and np.ndim(values) > 0
+        if not listed or len(values) != len(group):
             raise PrefenvsError(
                 f"{self.name} returned {_show(values)} for {len(group)} queries: return one answer each"
             )
@@ -183,6 +191,7 @@ class ObjectOracle(Oracle):
         self.name = str(getattr(rater, "name", "") or type(rater).__name__)
         self._asked: dict[str, None] = {}
         self._open: dict[str, None] = {}
+        self._told: list[Preference] = []
 
     def ask(self, queries: Sequence[Query]) -> None:
         """Pass queries on."""
@@ -191,15 +200,25 @@ class ObjectOracle(Oracle):
             asked |= dict.fromkeys(query.id for query in queries)
 
     def collect(self) -> list[Preference]:
-        """Return new answers, named where they name nobody; raises PrefenvsError for what answers no query asked."""
-        answers = []
-        for answer in self.rater.collect():
-            if not isinstance(answer, Preference):
-                raise PrefenvsError(
-                    f"{self.name}.collect() returned {_show(answer)}: return prefenvs.Preference objects"
-                )
-            if answer.query.id not in self._asked:
-                raise PrefenvsError(f"{self.name} answered {describe(answer.query)}, which it was not asked")
+        """Return new answers, named where they name nobody; raises PrefenvsError for what answers no query asked.
+
+        Answers that came before it are handed out first; the next call raises, and goes on behind it.
+        """
+        found = self.rater.collect()
+        if not isinstance(found, Iterable):
+            raise PrefenvsError(
+                f"{self.name}.collect() returned {_show(found)}: return a list of prefenvs.Preference objects, empty "
+                "without an answer"
+            )
+        self._told += found
+        answers: list[Preference] = []
+        while self._told:
+            wrong = self._what_is_wrong(self._told[0])
+            if wrong and answers:
+                break
+            answer = self._told.pop(0)
+            if wrong:
+                raise PrefenvsError(wrong)
             self._open.pop(answer.query.id, None)
             answers.append(replace(answer, annotator=answer.annotator or self.name, oracle=self.name))
         return answers
@@ -239,6 +258,13 @@ class ObjectOracle(Oracle):
     def close(self) -> None:
         """Close the object if it can be closed."""
         self._pass_on("close")
+
+    def _what_is_wrong(self, answer: object) -> str:
+        if not isinstance(answer, Preference):
+            return f"{self.name}.collect() returned {_show(answer)}: return prefenvs.Preference objects"
+        if answer.query.id not in self._asked:
+            return f"{self.name} answered {describe(answer.query)}, which it was not asked"
+        return ""
 
     def _pass_on(self, method: str, *arguments: Any) -> Any:
         return getattr(self.rater, method, lambda *_: None)(*arguments)

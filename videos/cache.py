@@ -146,7 +146,9 @@ class ClipCache(Closing):
             if self._bytes is None:
                 self._bytes = sum(size for _, size, _ in self._files())
             else:
-                self._bytes += path.stat().st_size
+                # Another process, or another clip's turn, may have removed it already.
+                with contextlib.suppress(FileNotFoundError):
+                    self._bytes += path.stat().st_size
             if self._bytes > self.max_bytes:
                 self._bytes = self._trim(self.max_bytes, spared=path)
 

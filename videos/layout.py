@@ -32,7 +32,15 @@ def side_by_side(frames: Sequence[Array], gap: int = GAP) -> Array:
 
 
 def grid(frames: Sequence[Array], columns: int, gap: int = GAP) -> Array:
-    """Put frames [H, W, 3] uint8 of one size into rows of `columns`, `gap` dark pixels apart; places left are dark."""
+    """Put frames [H, W, 3] uint8 of one size into rows of `columns`, `gap` dark pixels apart; places left are dark.
+
+    Raises PrefenvsError for frames of several sizes.
+    """
+    sizes = {frame.shape[:2] for frame in frames}
+    if len(sizes) > 1:
+        raise PrefenvsError(
+            f"frames in a grid have one size, these have {sorted(sizes)}: choose a pair, (width, height)"
+        )
     height, width = frames[0].shape[:2]
     rows = -(-len(frames) // columns)
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), GROUND, np.uint8)

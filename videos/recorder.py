@@ -72,32 +72,41 @@ class Recorder(Closing):
         """Return the (width, height) of a segment's frames; nothing is drawn or decoded."""
         return self._source.shape(segment)
 
-    def steps(self, segment: Segment | int) -> tuple[Array, Fraction]:
+    def steps(self, segment: Segment | int, fps: float | Fraction | None = None) -> tuple[Array, Fraction]:
         """Return which steps of a segment, or of so many steps, a clip shows, [n] int64, and its frames a second.
 
-        Where cameras recorded at no regular rate, a frame is the step that was seen last at its time.
+        Where cameras recorded at no regular rate, a frame is the step that was seen last at its time. fps: in place of
+        the recorder's own.
         """
+        wanted = self._fps if fps is None else fps
         length = segment if isinstance(segment, int) else len(segment)
         recording = None if isinstance(segment, int) else segment.recording
         if length < 1:
             raise PrefenvsError("there is nothing to show in a segment of 0 steps")
         if recording is not None and not recording.regular:
-            return self._steps_by_time(recording)
+            return self._steps_by_time(recording, wanted)
         own = Fraction(self.task.fps) if recording is None else Fraction(recording.fps).limit_denominator(1000)
         rate = own * Fraction(self._speed).limit_denominator(1000)
-        if self._fps is None:
+        if wanted is None:
             stride = math.ceil(rate / MAX_FPS)
-            fps, steps = rate / stride, np.arange(0, length, stride)
+            exact, steps = rate / stride, np.arange(0, length, stride)
         else:
-            fps = Fraction(self._fps).limit_denominator(1000)
-            count = max(1, math.ceil(length * fps / rate))
-            steps = np.arange(count) * rate.numerator * fps.denominator // (rate.denominator * fps.numerator)
+            exact = Fraction(wanted).limit_denominator(1000)
+            count = max(1, math.ceil(length * exact / rate))
+            steps = np.arange(count) * rate.numerator * exact.denominator // (rate.denominator * exact.numerator)
         if steps[-1] != length - 1:
             steps = np.append(steps, length - 1)
-        return steps, fps
+        return steps, exact
 
-    def _steps_by_time(self, recording: Recording) -> tuple[Array, Fraction]:
-        fps = Fraction(self._fps or min(recording.fps * self._speed, MAX_FPS)).limit_denominator(1000)
+    def _on_one_clock(self, segments: Sequence[Segment]) -> tuple[list[Array], Fraction]:
+        """Return which steps of each segment a common clip shows, and its frames a second: those of the fastest."""
+        shown = [self.steps(segment) for segment in segments]
+        fps = max(rate for _, rate in shown)
+        pairs = zip(segments, shown, strict=True)
+        return [steps if rate == fps else self.steps(segment, fps)[0] for segment, (steps, rate) in pairs], fps
+
+    def _steps_by_time(self, recording: Recording, wanted: float | Fraction | None) -> tuple[Array, Fraction]:
+        fps = Fraction(wanted or min(recording.fps * self._speed, MAX_FPS)).limit_denominator(1000)
         passed = recording.times - recording.times[0]
         count = max(1, math.ceil((passed[-1] + 1.0 / recording.fps) * fps / self._speed))
         steps = np.searchsorted(passed, np.arange(count) * self._speed / float(fps) + 1e-6, side="right") - 1
@@ -129,17 +138,16 @@ class Recorder(Closing):
         A shorter segment holds its last frame until the longest ends. `captions`, one for each, are left out by default
         so that a rater reads nothing into them.
         """
-        shown = [self.steps(segment) for segment in query.segments]
-        sides = [self._pictures(segment, steps) for segment, (steps, _) in zip(query.segments, shown, strict=True)]
+        shown, fps = self._on_one_clock(query.segments)
+        sides = [self._pictures(segment, steps) for segment, steps in zip(query.segments, shown, strict=True)]
         if captions is not None:
             texts = list(captions)
             if len(texts) != len(sides):
                 raise PrefenvsError(f"{len(texts)} captions were given for the {len(sides)} segments of a query")
             lines = layout.count_lines(texts, *self.size)
             sides = [_captioned(side, text, lines) for side, text in zip(sides, texts, strict=True)]
-        count = max(len(steps) for steps, _ in shown)
         joined = (layout.side_by_side(frames) for frames in _in_step(sides))
-        return write_clip(self._bar(joined, count, path), path, shown[0][1])
+        return write_clip(self._bar(joined, max(map(len, shown)), path), path, fps)
 
     def sides(self, query: Query, paths: Sequence[str | Path]) -> list[Path]:
         """Write each segment of a query to a file of its own, all of one length and rate, for a player of one's own.
@@ -148,10 +156,10 @@ class Recorder(Closing):
         """
         if len(paths) != len(query.segments):
             raise PrefenvsError(f"{len(paths)} paths were given for the {len(query.segments)} segments of a query")
-        shown = [self.steps(segment) for segment in query.segments]
-        count = max(len(steps) for steps, _ in shown)
+        shown, fps = self._on_one_clock(query.segments)
+        count = max(map(len, shown))
         written = []
-        for segment, (steps, fps), path in zip(query.segments, shown, paths, strict=True):
+        for segment, steps, path in zip(query.segments, shown, paths, strict=True):
             held = np.append(steps, np.full(count - len(steps), steps[-1]))
             written.append(write_clip(self._bar(self._pictures(segment, held), count, path), path, fps))
         return written
@@ -178,23 +186,23 @@ class Recorder(Closing):
         chosen = list(range(len(trajectories)) if episodes is None else episodes)
         if not chosen or min(chosen) < 0 or max(chosen) >= len(trajectories):
             raise PrefenvsError(f"episodes {chosen} cannot be shown: there are {len(trajectories)} of them, from 0 on")
-        shown = [self.steps(trajectories.episode(episode)) for episode in chosen]
-        pause = round(shown[0][1] * Fraction(PAUSE))
+        shown, fps = self._on_one_clock([trajectories.episode(episode) for episode in chosen])
+        pause = round(fps * Fraction(PAUSE))
 
         texts = [] if caption is None else [_describe(trajectories, episode, caption) for episode in chosen]
         # One height for all frames, whatever the longest caption takes.
         lines = layout.count_lines(texts, *self.size) if texts else 0
 
         def pictures() -> Iterator[Array]:
-            for position, (episode, (steps, _)) in enumerate(zip(chosen, shown, strict=True)):
+            for position, (episode, steps) in enumerate(zip(chosen, shown, strict=True)):
                 side = self._pictures(trajectories.episode(episode), steps)
                 for picture in _captioned(side, texts[position], lines) if texts else side:
                     yield picture
                 if position < len(chosen) - 1:
                     yield from repeat(picture, pause)
 
-        count = sum(len(steps) for steps, _ in shown) + pause * (len(chosen) - 1)
-        return write_clip(self._bar(pictures(), count, path), path, shown[0][1])
+        count = sum(map(len, shown)) + pause * (len(chosen) - 1)
+        return write_clip(self._bar(pictures(), count, path), path, fps)
 
     def gallery(self, trajectories: Trajectories, path: str | Path, columns: int | None = None) -> Path:
         """Write all episodes at once, in a grid with as many columns as rows unless `columns` says otherwise.
@@ -203,11 +211,11 @@ class Recorder(Closing):
         """
         if not len(trajectories) or (columns is not None and columns < 1):
             raise PrefenvsError(f"a grid of {len(trajectories)} episodes in {columns} columns shows nothing")
-        shown = [self.steps(trajectories.episode(at)) for at in range(len(trajectories))]
+        shown, fps = self._on_one_clock([trajectories.episode(at) for at in range(len(trajectories))])
         columns = columns or math.ceil(math.sqrt(len(shown)))
-        sides = [self._pictures(trajectories.episode(at), steps) for at, (steps, _) in enumerate(shown)]
+        sides = [self._pictures(trajectories.episode(at), steps) for at, steps in enumerate(shown)]
         grid = (layout.grid(frames, columns) for frames in _in_step(sides))
-        return write_clip(self._bar(grid, max(len(steps) for steps, _ in shown), path), path, shown[0][1])
+        return write_clip(self._bar(grid, max(map(len, shown)), path), path, fps)
 
     def close(self) -> None:
         """Free the renderer; a second call does nothing."""

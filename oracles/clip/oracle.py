@@ -8,9 +8,11 @@ import numpy as np
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.frames.rewards import StateReward, score_segment
+from prefenvs.oracles.clip.reward import CLIPReward
 from prefenvs.oracles.simulated.synthetic import SyntheticOracle
 from prefenvs.oracles.simulated.teachers import Teacher
 from prefenvs.segments import Array, Segment
+from prefenvs.tasks import is_same_task
 from prefenvs.trajectories import Trajectories
 
 
@@ -48,7 +50,16 @@ class CLIPOracle(SyntheticOracle):
         """Ignore the policy: it would tell the true return."""
 
     def step_values(self, segments: Sequence[Segment]) -> Array:
-        """Return the rewards [N, T] of what the segments show; raises PrefenvsError where one shows nothing."""
+        """Return the rewards [N, T] of what the segments show.
+
+        Raises PrefenvsError where one shows nothing, or another task than the reward's.
+        """
+        if isinstance(self.reward, CLIPReward):
+            # States of another task may be as many numbers, and would be drawn as this one's.
+            own = self.reward.task.id
+            other = next((s.task for s in segments if s.task and not is_same_task(s.task, own)), None)
+            if other is not None:
+                raise PrefenvsError(f"a CLIP reward of {own!r} cannot judge a segment of {other!r}: make one of that")
         bare = next((segment for segment in segments if not segment.visible), None)
         if bare is not None:
             raise PrefenvsError(

@@ -9,11 +9,10 @@ import numpy as np
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import Fraction, NonNegativeInt
+from prefenvs.limits import Fraction, NonNegativeInt, check_settings
 from prefenvs.preferences import Preference, Query
 
 Route = Literal["disagreement", "uncertainty", "inconsistency", "learned", "random"]
-ROUTES = ("disagreement", "uncertainty", "inconsistency", "learned", "random")
 AFTER = ("uncertainty", "inconsistency", "learned")
 """Routes that hear the cheap rater first."""
 AUDIT = "audit"
@@ -35,13 +34,7 @@ class HybridConfig:
     """Most queries for the costly rater in all, audits included."""
 
     def __post_init__(self) -> None:
-        if self.route not in ROUTES:
-            raise PrefenvsError(f"route={self.route!r} is unknown: choose {', '.join(ROUTES)}")
-        for name in ("share", "audit"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise PrefenvsError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
-        if self.limit is not None and self.limit < 0:
-            raise PrefenvsError(f"limit is a number of queries, got {self.limit}")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class HybridOracle(Oracle, Closing):
     def ask(self, queries: Sequence[Query]) -> None:
         """Route queries of two segments; a route that goes by the cheap rater's answer decides when that has come.
 
-        Raises PrefenvsError for what a rater refuses, and for a missing ensemble; then none of them is asked.
+        Raises PrefenvsError for what a rater refuses, and for a missing ensemble; then none of them is asked. Where the
+        costly rater refuses, what the cheap one has been asked by then is left to it.
         """
         for query in queries:
             if len(query.segments) != 2:
@@ -100,16 +101,25 @@ class HybridOracle(Oracle, Closing):
         again = [Case.unpack(query, self._restored[key]) for key, query in fresh.items() if key in self._restored]
         new = [Case(query) for key, query in fresh.items() if key not in self._restored]
         before = self._rng.bit_generator.state, self._quota.state_dict()
+        taken: list[Case] = []
         try:
             self._route_before(new)
             cases = new + again
-            self.cheap.ask([case.query for case in cases if case.cheap is None and case.reason in ("", AUDIT)])
+            asked = [case for case in cases if case.cheap is None and case.reason in ("", AUDIT)]
+            self.cheap.ask([case.query for case in asked])
+            taken = asked
             self.costly.ask([case.query for case in cases if case.reason])
         except BaseException:
             self._rng.bit_generator.state = before[0]
             self._quota.load_state_dict(before[1])
+            for case in taken:
+                case.reason = ""
+            self._open_cases(taken)
             raise
         self.asked_costly += sum(bool(case.reason) for case in new)
+        self._open_cases(cases)
+
+    def _open_cases(self, cases: Sequence[Case]) -> None:
         for case in cases:
             self._open[case.query.id] = case
             self._restored.pop(case.query.id, None)
@@ -179,6 +189,11 @@ class HybridOracle(Oracle, Closing):
         self.cheap.report(status)
         self.costly.report(status)
 
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until neither rater has a call under way, if it tells, each for at most `timeout` seconds."""
+        settled = [getattr(rater, "settle", lambda _: True)(timeout) for rater in (self.cheap, self.costly)]
+        return all(settled)
+
     def close(self) -> None:
         """Close the raters that can be closed."""
         for rater in (self.cheap, self.costly):
@@ -231,7 +246,7 @@ class HybridOracle(Oracle, Closing):
                 "routing by disagreement needs the reward ensemble: give model=... or disagreement=..., or call watch"
             )
         else:
-            scores = np.asarray(self.disagreement([case.query for case in rest]), np.float64)
+            scores = _read_scores(self.disagreement([case.query for case in rest]), len(rest))
         audits = sum(bool(case.reason) for case in cases)
         self._choose(rest, scores, audits)
 
@@ -336,6 +351,18 @@ class HybridOracle(Oracle, Closing):
         for cheap, costly in lessons:
             if self.config.route == "learned" and costly is not None:
                 self.router.add(self._describe([cheap])[0], cheap.best != costly)
+
+
+def _read_scores(given: Any, count: int) -> Array:
+    """Return the disagreement about so many queries, [Q]; raises PrefenvsError for anything else."""
+    try:
+        scores = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        scores = np.zeros(())
+    if scores.shape != (count,) or not np.all(np.isfinite(scores)):
+        shown = " ".join(repr(given).split())[:60]
+        raise PrefenvsError(f"disagreement returned {shown} for {count} queries: return one finite number for each")
+    return scores
 
 
 def _agree(entries: Sequence[Routed]) -> Share:

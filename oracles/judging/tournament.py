@@ -15,7 +15,7 @@ from prefenvs.internal.seeding import derive_seed, sequence
 from prefenvs.oracles.judging.ranking import DRAWS, Matches, Ranking, information, rank
 from prefenvs.oracles.make import RaterContext, make_rater, read_spec
 from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
-from prefenvs.preferences import Preference, Query
+from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array, Segment
 from prefenvs.store import Store
 
@@ -180,17 +180,19 @@ class Tournament:
         return still
 
 
-def judge_by_rater(queries: Sequence[Query], spec: str = "oracle", seed: int = 0) -> list[Preference]:
-    """Let a rater, named as `make_rater` takes it, compare whole episodes of any lengths; teachers go by true return.
-
-    Raises PrefenvsError for a rater that cannot do so at once.
-    """
+def make_judge(spec: str, seed: int = 0) -> Oracle:
+    """Return the rater of a line as `make_rater` takes it; raises PrefenvsError for one that cannot judge at once."""
     rater = read_spec(spec).rater
     if rater.late or rater.needs:
         raise PrefenvsError(
             f"whole episodes are judged by people, or at once by a simulated rater or module:NAME, not by {spec}"
         )
-    oracle = make_rater(spec, RaterContext(seed=seed))
+    return make_rater(spec, RaterContext(seed=seed))
+
+
+def judge_by_rater(queries: Sequence[Query], spec: str = "oracle", seed: int = 0) -> list[Preference]:
+    """Let a rater (see `make_judge`) compare whole episodes of any lengths; teachers go by true return."""
+    oracle = make_judge(spec, seed)
     if isinstance(oracle, PartialReturnOracle):
         oracle.ask([_padded(query) for query in queries])
         return [replace(answer, query=query) for query, answer in zip(queries, oracle.collect(), strict=True)]

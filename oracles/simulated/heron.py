@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import import_object
-from prefenvs.limits import NonNegativeFloat
+from prefenvs.limits import NonNegativeFloat, check_list, check_settings
 from prefenvs.oracles.simulated.immediate import ImmediateOracle
 from prefenvs.oracles.simulated.partial_return import true_rewards
 from prefenvs.preferences import Preference, Query
@@ -42,6 +42,7 @@ class HeronOptions:
     """Answer where no factor decides."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not self.factor:
             raise PrefenvsError(
                 f"heron needs its factors, most important first, such as factor=-effort: {', '.join(KNOWN)}"
@@ -72,6 +73,7 @@ class HeronOracle(ImmediateOracle):
     ) -> None:
         """Take factors and margins as `HeronOptions` describes them; raises PrefenvsError for unknown factors."""
         super().__init__()
+        check_list("factors", factors)
         options = HeronOptions(tuple(factors), tuple(margins), undecided)
         self.factors = [find_factor(name) for name in options.factor]
         self.margins = np.broadcast_to(np.array(options.margin, np.float64), (len(self.factors),))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import NonNegativeFloat, NonNegativeInt, check_settings
 from prefenvs.store import Spending
 
 
@@ -20,17 +20,14 @@ class Budget:
     currency of the prices. price_in, price_out: of a million tokens of prompts and of replies.
     """
 
-    queries: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
-    price_in: float = 0.0
-    price_out: float = 0.0
+    queries: NonNegativeInt | None = None
+    tokens: NonNegativeInt | None = None
+    cost: NonNegativeFloat | None = None
+    price_in: NonNegativeFloat = 0.0
+    price_out: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("queries", "tokens", "cost", "price_in", "price_out"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise PrefenvsError(f"the budget's {name} is a number of at least 0, got {value}")
+        check_settings(self)
         if self.cost is not None and not (self.price_in or self.price_out):
             raise PrefenvsError(
                 f"a limit of {self.cost:g} in money needs the prices of a million tokens: price_in and price_out"

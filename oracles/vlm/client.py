@@ -19,7 +19,7 @@ LONGEST_PAUSE = 60.0
 LONGEST_WAIT = 600.0
 """Seconds; a server that asks for more than this is taken to be out of quota."""
 PATIENCE = 10.0
-"""Seconds that a server may take for its list of models or for one word."""
+"""Seconds that a server may take for a connection, for its list of models or for one word."""
 REDIRECTS = 3
 """Redirects that are followed; more go in a circle."""
 MOST_TOKENS = 10**8
@@ -119,7 +119,8 @@ class ModelClient:
             api_key=self._key or "none",
             base_url=config.base_url,
             max_retries=0,
-            timeout=config.timeout,
+            # A server that cannot be reached at all must be told from one that thinks, which may charge for it.
+            timeout=openai.Timeout(config.timeout, connect=min(config.timeout / 2, PATIENCE)),
             http_client=http,
         )
         self._slots = asyncio.Semaphore(config.concurrency)

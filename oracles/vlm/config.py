@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,17 @@ from urllib.parse import urlsplit
 from tyro.conf import arg
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt, Seed
+from prefenvs.limits import (
+    LARGE,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Pixels,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Seed,
+    check_settings,
+)
 from prefenvs.oracles.vlm.budget import Budget
 from prefenvs.oracles.vlm.pictures import View
 
@@ -40,27 +49,27 @@ class VLMConfig:
     cancels; given, as in the query."""
     view: View = field(default_factory=View)
     """What is shown of a segment."""
-    prompts: Path | None = None
+    prompts: Path | str | None = None
     """Folder of edited prompts."""
     sentence: str = ""
     """The task in a sentence; the task's own by default."""
-    temperature: float | None = 0.0
+    temperature: NonNegativeFloat | None = 0.0
     """None leaves it to the server, as some models demand."""
-    seed: int | None = 0
+    seed: Annotated[int, Range(-LARGE, LARGE)] | None = 0
     """Seed of the model's sampling; None leaves it out, as some servers demand."""
-    max_tokens: int = 512
+    max_tokens: PositiveInt = 512
     """Most tokens of one reply."""
-    concurrency: int = 8
+    concurrency: PositiveInt = 8
     """Calls under way at a time."""
-    per_minute: float | None = None
+    per_minute: PositiveFloat | None = None
     """Most calls begun in a minute."""
-    timeout: float = 60.0
+    timeout: PositiveFloat = 60.0
     """Seconds that a reply may take."""
-    attempts: int = 6
+    attempts: PositiveInt = 6
     """Attempts at a call before the server is taken to be down."""
-    backoff: float = 1.0
+    backoff: NonNegativeFloat = 1.0
     """Seconds before the second attempt; doubled for each further one, up to 60."""
-    picture_tokens: int = 1_600
+    picture_tokens: PositiveInt = 1_600
     """Tokens set aside for a picture until replies show how many it takes."""
     budget: Budget = field(default_factory=Budget)
     """Where it stops."""
@@ -70,22 +79,10 @@ class VLMConfig:
     """Further fields of the request, such as {"top_p": 0.9}."""
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("stages", ("two", "one")),
-            ("answer", ("verdict", "probability")),
-            ("order", ("mixed", "both", "given")),
-        ):
-            if getattr(self, name) not in known:
-                raise PrefenvsError(f"{name}={getattr(self, name)!r} is unknown: choose {' or '.join(known)}")
-        for name in ("max_tokens", "concurrency", "attempts", "picture_tokens"):
-            if getattr(self, name) < 1:
-                raise PrefenvsError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("timeout", "per_minute"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise PrefenvsError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("temperature", "backoff"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
-                raise PrefenvsError(f"{name} must be a number of at least 0, got {getattr(self, name)}")
+        check_settings(self)
+        for name, kind in (("view", View), ("budget", Budget), ("extra", Mapping)):
+            if not isinstance(getattr(self, name), kind):
+                raise PrefenvsError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         if self.answer == "probability" and self.stages == "two":
             raise PrefenvsError("a stated probability comes with one stage: set stages to one")
         _check_url(self.base_url)

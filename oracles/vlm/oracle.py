@@ -26,6 +26,8 @@ from prefenvs.store import Spending, Store
 from prefenvs.tasks import Task, find_task, is_same_task
 
 POLL_SECONDS = 0.05
+MARGIN = 5.0
+"""Seconds in which a reply that has come is written down."""
 
 
 class VLMOracle(Oracle, Closing):
@@ -143,15 +145,16 @@ class VLMOracle(Oracle, Closing):
         """Wait until all that can be answered is, for at most `timeout` seconds; `collect` then returns it."""
         return self._worker is None or self._worker.idle.wait(timeout)
 
-    def close(self, patience: float = 30.0) -> None:
+    def close(self, patience: float | None = None) -> None:
         """Begin no more calls and let those under way end and be written down; `collect` still returns answers.
 
-        patience: seconds after which they are left behind. A later `ask` starts anew.
+        patience: seconds after which they are left behind, by default those that a reply may take and a few more. A
+        later `ask` starts anew.
         """
         with self._lock:
             worker = self._worker
         if worker is not None:
-            worker.close(patience)
+            worker.close(self.config.timeout + MARGIN if patience is None else patience)
 
     def _start(self) -> Worker:
         with self._lock:

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from prefenvs.errors import PrefenvsError
 from prefenvs.frames.clips import write_clip
 from prefenvs.frames.source import SegmentFrames
+from prefenvs.limits import PositiveInt, check_settings
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
 from prefenvs.videos.layout import side_by_side
@@ -36,14 +37,13 @@ class View:
     """
 
     kind: Literal["last", "strip", "frames", "clip"] = "last"
-    frames: int = 4
-    size: int = 256
+    frames: PositiveInt = 4
+    size: PositiveInt = 256
     hide_robot: bool = False
-    max_bytes: int = 16_000_000
+    max_bytes: PositiveInt = 16_000_000
 
     def __post_init__(self) -> None:
-        if self.kind not in ("last", "strip", "frames", "clip"):
-            raise PrefenvsError(f"the view {self.kind!r} is unknown: choose last, strip, frames or clip")
+        check_settings(self)
         if self.kind != "last" and not 2 <= self.frames <= 64:
             raise PrefenvsError(f"a view of {self.frames} frames cannot be shown: choose 2 to 64, or the view last")
         width = self.size * (self.frames if self.kind == "strip" else 1)

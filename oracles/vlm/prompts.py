@@ -19,7 +19,7 @@ FIELDS = {
 _FIELD = re.compile(r"\{(task|shown|first|second|analysis)\}")
 
 
-def read_prompts(folder: Path | None = None) -> dict[str, str]:
+def read_prompts(folder: Path | str | None = None) -> dict[str, str]:
     """Return the prompts by name, those in `folder` in place of the shipped ones.
 
     A folder holds any of analysis.txt, verdict.txt (the two stages) and combined.txt (one stage). Raises PrefenvsError
@@ -27,6 +27,7 @@ def read_prompts(folder: Path | None = None) -> dict[str, str]:
     """
     found = {name: (SHIPPED / f"{name}.txt").read_text(encoding="utf-8") for name in FIELDS}
     if folder is not None:
+        folder = Path(folder)
         own = [name for name in FIELDS if (folder / f"{name}.txt").is_file()]
         if not own:
             raise PrefenvsError(f"{folder} holds no prompt: it may have {', '.join(f'{name}.txt' for name in FIELDS)}")
@@ -43,8 +44,9 @@ def read_prompts(folder: Path | None = None) -> dict[str, str]:
     return found
 
 
-def copy_prompts(folder: Path) -> list[Path]:
+def copy_prompts(folder: Path | str) -> list[Path]:
     """Write the shipped prompts to a folder, to be edited there; files that exist are left as they are."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.txt" for name in FIELDS]
     for path in paths:

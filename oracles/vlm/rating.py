@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -158,6 +158,11 @@ class Rating:
         schema = SCHEMA if self.config.stages == "one" else None
         return await self.records.answered_before(self.model, f'"settings": {self._settings(schema)}}}')
 
+    @property
+    def most(self) -> tuple[int, int]:
+        """Tokens of prompts and of replies that are set aside for a query."""
+        return self._set_aside(self._estimate(self._first_prompt(("", ""))))
+
     def stop(self) -> None:
         """Begin no further call; those that wait for another attempt are given up, those under way end."""
         if self._client is not None:
@@ -178,14 +183,8 @@ class Rating:
 
     async def _opinion(self, case: _Case, shown: tuple[int, int]) -> Opinion:
         """Put one query to the model in one order."""
-        texts = {"task": self.config.sentence or self.task.sentence, "shown": self.config.view.describe()}
-        segments = {name: case.query.segments[i] for name, i in zip(("first", "second"), shown, strict=True)}
-        names = {
-            name: [{"type": "segment", "segment": segment.hash, "view": self.config.view.name}]
-            for name, segment in segments.items()
-        }
+        prompt = self._first_prompt([case.query.segments[i].hash for i in shown])
         single = self.config.stages == "one"
-        prompt = fill(self.prompts["combined" if single else "analysis"], texts, names)
         reply = await self._call(case, prompt, SCHEMA if single else None)
         read: tuple[float | None, str]
         if single or reply.finish == IDENTICAL:
@@ -196,9 +195,21 @@ class Rating:
         if not (reply.reply or "").strip():
             return Opinion(shown, None, WRONG_FORM)
         # A description that was cut off is still a description.
-        prompt = fill(self.prompts["verdict"], texts | {"analysis": reply.reply or ""}, {})
+        prompt = fill(self.prompts["verdict"], self._texts | {"analysis": reply.reply or ""}, {})
         verdict = await self._call(case, prompt, None)
         return Opinion(shown, *read_verdict(verdict.reply or "", verdict.finish))
+
+    @property
+    def _texts(self) -> dict[str, str]:
+        return {"task": self.config.sentence or self.task.sentence, "shown": self.config.view.describe()}
+
+    def _first_prompt(self, hashes: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the prompt that shows two segments, by their hashes, in this order."""
+        names = {
+            name: [{"type": "segment", "segment": key, "view": self.config.view.name}]
+            for name, key in zip(("first", "second"), hashes, strict=True)
+        }
+        return fill(self.prompts["combined" if self.config.stages == "one" else "analysis"], self._texts, names)
 
     async def _call(self, case: _Case, prompt: list[dict[str, Any]], schema: dict[str, Any] | None) -> Call:
         """Return the reply to a prompt: the one in the records, or else a new one."""
@@ -231,11 +242,9 @@ class Rating:
         )
         if shows and case.identical:
             return await self.records.add(replace(call, reply="", finish=IDENTICAL))
-        guess, limit = self._estimate(case, prompt), self.config.max_tokens
+        guess, limit = self._estimate(prompt), self.config.max_tokens
         if case.ticket is None:
-            calls = (2 if self.config.stages == "two" else 1) * len(self._orders(case.query))
-            # A second stage reads what the first one wrote.
-            case.ticket = await self.purse.reserve(case.query.id, calls * (guess + limit), calls * limit)
+            case.ticket = await self.purse.reserve(case.query.id, *self._set_aside(guess))
         price = self.config.budget.price
         case.asked = replace(call, tokens_in=guess, tokens_out=limit, cost=price(guess, limit))
         attempts = _Attempts(self.purse, self.records, case, case.asked)
@@ -255,7 +264,13 @@ class Rating:
         settings["limit"] = settings.pop("max_completion_tokens", None) or settings.pop("max_tokens")
         return json.dumps(settings, sort_keys=True)
 
-    def _estimate(self, case: _Case, prompt: list[dict[str, Any]]) -> int:
+    def _set_aside(self, guess: int) -> tuple[int, int]:
+        """Tokens of prompts and of replies that a query takes at most, whose first prompt takes `guess`."""
+        calls = (2 if self.config.stages == "two" else 1) * (2 if self.config.order == "both" else 1)
+        # A second stage reads what the first one wrote.
+        return calls * (guess + self.config.max_tokens), calls * self.config.max_tokens
+
+    def _estimate(self, prompt: list[dict[str, Any]]) -> int:
         """Tokens that a prompt takes at most: one is three bytes or more on average, in English and elsewhere."""
         letters = sum(len(str(part["text"]).encode(errors="replace")) for part in prompt if part["type"] == "text")
         shown = len([part for part in prompt if part["type"] == "segment"]) * self.config.view.pictures
@@ -272,3 +287,11 @@ class Rating:
 
     async def _draw(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._artist, work)
+
+
+def most_tokens(task: Task, config: VLMConfig) -> tuple[int, int]:
+    """Return the tokens of prompts and of replies that a query may take, before any reply shows what a picture takes.
+
+    No server is asked.
+    """
+    return Rating(task, "", replace(config, replay=True), Records(None, "")).most

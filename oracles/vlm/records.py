@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from prefenvs.store import Call, Spending, Store, add_calls, answered_before, called_queries, find_replies, sum_calls
+from prefenvs.errors import PrefenvsError
+from prefenvs.oracles.vlm.verdicts import CUT_OFF, REFUSED, WRONG_FORM
+from prefenvs.preferences import Oracle
+from prefenvs.store import (
+    Call,
+    Spending,
+    Store,
+    add_calls,
+    answered_before,
+    called_queries,
+    find_replies,
+    list_calls,
+    sum_calls,
+)
 
 _Result = TypeVar("_Result")
+NONSENSE = 20
+"""Replies that are no verdict before a model, which has given none yet, is asked no more."""
 
 
 class Records:
@@ -97,3 +113,24 @@ class Records:
 
     async def _do(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._clerk, work)
+
+
+def count_unread(oracle: Oracle) -> int:
+    """Return how many of a model's replies were none that could be read."""
+    reasons = Counter[str](getattr(oracle, "reasons", ()))
+    return sum(reasons[reason] for reason in (WRONG_FORM, REFUSED, CUT_OFF))
+
+
+def last_reply(store: Store, run: str) -> str:
+    """Quote a model's last reply, for a message; empty where there is none."""
+    replies = [call.reply for call in list_calls(store, run) if call.reply]
+    return f", the last is {' '.join(replies[-1].split())[:160]!r}" if replies else ""
+
+
+def refuse_nonsense(oracle: Oracle, answers: int, store: Store, run: str) -> None:
+    """Raise a PrefenvsError where a model has given so many answers, and none that is a verdict."""
+    if answers >= NONSENSE and count_unread(oracle) == answers:
+        raise PrefenvsError(
+            f"none of the first {answers} replies is a verdict{last_reply(store, run)}: mend the prompts "
+            "(--copy-prompts), raise --vlm-max-tokens, or choose another model"
+        )

@@ -24,15 +24,12 @@ from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
-    from prefenvs.metrics.accuracy import Share
     from prefenvs.oracles.calibration import Calibration
     from prefenvs.store import Store
 
 # Queries loaded at a time, and how few may be left before more are loaded.
 CHUNK, FEW = 256, 64
 SLEEP = 0.05
-# Replies that are no verdict before a model, which has given none yet, is asked no more.
-NONSENSE = 20
 # Pairs of a data set that are sampled together.
 BLOCK = 100
 BINS = ("true difference", "queries", "accuracy")
@@ -66,8 +63,9 @@ class Rate:
     """Steps in a sampled segment; the task's own by default."""
     skip_damaged: bool = False
     """Leave out damaged episodes of recordings."""
-    check: Annotated[int, Range(2, LARGE)] | None = None
-    """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task."""
+    check: Annotated[int, Range(0, LARGE)] | None = None
+    """Measure the rater on so many queries, of the store, the data set, or random behaviour in --task; 0 sends a model
+    nothing and tells what --pairs may cost at most."""
     out: Path | None = None
     """With --check: write the accuracy by size of the true difference to this .csv file too."""
     oracle: str = "vlm"
@@ -87,6 +85,13 @@ class Rate:
         """Copy prompts, list calls, measure, or label."""
         if self.out is not None and self.check is None:
             raise PrefenvsError(f"--out {self.out} is for the table of --check N: give both")
+        if self.lists is not None and self.check is not None:
+            raise PrefenvsError(f"--lists {self.lists} makes labels, and --check makes none: leave one of them out")
+        if self.task_run is not None and (self.store is None or self.dataset is not None):
+            raise PrefenvsError(f"--task-run {self.task_run} names queries of a --store, without a --dataset")
+        for name, given in (("max-gib", self.max_gib is not None), ("skip-damaged", self.skip_damaged)):
+            if given and self.dataset is None:
+                raise PrefenvsError(f"--{name} is about a data set: name it with --dataset, or leave it out")
         if self.copy_prompts is not None:
             from prefenvs.oracles.vlm import copy_prompts
 
@@ -97,6 +102,8 @@ class Rate:
             with self._open_store(create=False) as store:
                 for call in list_calls(store, self.task_run):
                     print(to_json(asdict(call) | {"prompt": json.loads(call.prompt)}))
+        elif self.check == 0:
+            self._tell_price()
         elif self.check is not None:
             self._check(self.check)
         else:
@@ -142,7 +149,7 @@ class Rate:
         name, location = f"rate {self.dataset} {lists}", self._location()
         segments = [segment for query in queries for segment in query.segments]
         builder = ListBuilder(lists, self.list_questions, np.random.default_rng([self.seed, 3]))
-        with Store(location) as store:
+        with Store(location) as store, store.claim(f"a rating of run {name!r}"):
             inner = self._make_oracle(segments[0].task, store, name)
             oracle = _OneByOne(inner, store, name, self.pairs, self.progress)
             try:
@@ -175,24 +182,20 @@ class Rate:
         first = store.pending_queries(run=run, limit=1)
         if not first:
             return
-        oracle = self._make_oracle(first[0].segments[0].task, store, run)
-        _Labelling(store, run, oracle, self.progress).finish()
+        # Two processes would pay for the same queries, each up to the whole budget.
+        with store.claim(f"a rating of run {run!r}"):
+            oracle = self._make_oracle(first[0].segments[0].task, store, run)
+            _Labelling(store, run, oracle, self.progress).finish()
 
     def _check(self, count: int) -> None:
-        from prefenvs.oracles.calibration import calibrate
+        from prefenvs.oracles.calibration import bin_rows, calibrate
         from prefenvs.store import Store
 
         if count < 2:
             raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
-        if self.dataset is None and self.store is None and self.task is None:
-            raise PrefenvsError("--check needs queries: name a --task, a --dataset, or a --store with true rewards")
+        self._check_source()
         self._check_rater()
-        if self.dataset is not None:
-            queries = self._sample_dataset(count)
-        elif self.store is not None and self.task is None:
-            queries = self._sample_store(count)
-        else:
-            queries = self._sample_behaviour(count)
+        queries = self._sample(count)
         store = None if self.store is None else Store(self.store)
         oracle = self._make_oracle(queries[0].segments[0].task, store, "check")
         try:
@@ -209,6 +212,36 @@ class Rate:
         print_calibration(found, oracle.name, self.pairs)
         if self.out is not None:
             write_table(self.out, BINS, bin_rows(found))
+        if found.failed is not None:
+            raise found.failed
+
+    def _check_source(self) -> None:
+        if self.dataset is None and self.store is None and self.task is None:
+            raise PrefenvsError("--check needs queries: name a --task, a --dataset, or a --store with true rewards")
+
+    def _tell_price(self) -> None:
+        """Print what a model may cost at most, without a word to it."""
+        from prefenvs.oracles.vlm.rating import most_tokens
+
+        self._check_source()
+        rater, options = read_options(self.oracle, self.rater)
+        if rater.name != "vlm":
+            raise PrefenvsError(f"--check 0 tells what a model may cost, and {self.oracle} costs nothing: --check 2")
+        config = options.config()
+        tokens = most_tokens(find_task(self.task or self._sample(2)[0].segments[0].task), config)
+        cost = config.budget.price(*tokens) * self.pairs
+        most = f"{sum(tokens) * self.pairs:,} tokens{f', {cost:.2f}' if cost else ''}"
+        print(
+            f"nothing was sent; a query takes at most {tokens[0]:,} tokens of prompts ({config.picture_tokens:,} for a "
+            f"picture) and {tokens[1]:,} of replies; {self.pairs:,} queries: at most {most}"
+        )
+
+    def _sample(self, count: int) -> list[Query]:
+        if self.dataset is not None:
+            return self._sample_dataset(count)
+        if self.store is not None and self.task is None:
+            return self._sample_store(count)
+        return self._sample_behaviour(count)
 
     def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
         return make_rater(self.oracle, self.rater, task or self.task or "", self.seed, store, run)
@@ -259,12 +292,14 @@ class Rate:
 
         assert self.store is not None
         with Store(self.store, create=False) as store:
-            ids = sorted({event.query for event in store.events_after() if event.query is not None})
-            ids += [query.id for query in store.pending_queries() if query.id not in set(ids)]
-            found = store.find_queries(ids, with_true_rewards=True)
-        known = [query for query in found.values() if all(s.true_rewards is not None for s in query.segments)]
+            events = store.events_after(run=self.task_run)
+            ids = sorted({event.query for event in events if event.query is not None})
+            ids += [query.id for query in store.pending_queries(run=self.task_run) if query.id not in set(ids)]
+            found = store.find_queries(ids, with_true_rewards=True).values()
+        pairs = [query for query in found if len(query.segments) == 2]
+        known = [query for query in pairs if all(s.true_rewards is not None for s in query.segments)]
         if len(known) < 2:
-            raise PrefenvsError(f"{self.store} holds {len(known)} queries with true rewards: name a --task instead")
+            raise PrefenvsError(f"{self.store} holds {len(known)} pairs with true rewards: name a --task instead")
         chosen = np.random.default_rng(self.seed).permutation(len(known))[:count]
         return [known[i] for i in chosen]
 
@@ -288,6 +323,8 @@ class _Labelling:
         self.store, self.run, self.oracle = store, run, oracle
         self.skipped = self.labelled = 0
         self._asked: set[str] = set()
+        # Answers that the rater has handed out and the store does not have yet: Ctrl-C may come in between.
+        self._held: list[Preference] = []
         self._bar = tqdm(
             total=store.count_pending(run), desc=run or "queries", unit="query", disable=None if progress else True
         )
@@ -305,8 +342,10 @@ class _Labelling:
         except BaseException as error:
             # What is under way has been paid for.
             _close(self.oracle)
-            self._store_answers()
-            self._report()
+            try:
+                self._store_answers()
+            finally:
+                self._report()
             if isinstance(error, KeyboardInterrupt):
                 print(f"{self.store.count_pending(self.run)} queries are left, which the same command goes on with")
             raise
@@ -321,6 +360,8 @@ class _Labelling:
     def _step(self) -> bool:
         """Ask what may be asked, store what has been answered; tell whether there is more to come."""
         trouble = getattr(self.oracle, "trouble", None)
+        # Before answers are taken, so that none comes between the last look and the end.
+        under_way = not getattr(self.oracle, "settle", lambda _: True)(0.0)
         if self.oracle.pending < FEW and trouble is None:
             waiting = self.store.pending_queries(
                 run=self.run, limit=self.oracle.pending + CHUNK, with_true_rewards=not hasattr(self.oracle, "tokens")
@@ -329,35 +370,21 @@ class _Labelling:
             self._asked |= {query.id for query in new}
             self.oracle.ask(new)
         answered = self._store_answers()
-        if self.skipped >= NONSENSE and self._unread == self.skipped and not self.labelled:
-            raise PrefenvsError(
-                f"none of the first {self.skipped} replies is a verdict{self._last_reply()}: mend the prompts "
-                "(--copy-prompts), raise --vlm-max-tokens, or choose another model"
-            )
-        return answered > 0 or (self.oracle.pending > 0 and trouble is None)
+        if not self.labelled:
+            from prefenvs.oracles.vlm.records import refuse_nonsense
+
+            refuse_nonsense(self.oracle, self.skipped, self.store, self.run)
+        return answered > 0 or under_way or (self.oracle.pending > 0 and trouble is None)
 
     def _store_answers(self) -> int:
-        answers = self.oracle.collect()
-        self.store.add_preferences(answers, run=self.run)
+        self._held += self.oracle.collect()
+        self.store.add_preferences(self._held, run=self.run)
+        answers, self._held = self._held, []
         self.skipped += sum(answer.skipped for answer in answers)
         self.labelled += sum(not answer.skipped for answer in answers)
         self._bar.set_postfix({"skipped": self.skipped, **self._costs()}, refresh=False)
         self._bar.update(len(answers))
         return len(answers)
-
-    @property
-    def _unread(self) -> int:
-        """How many replies were none that could be read."""
-        from prefenvs.oracles.vlm.verdicts import CUT_OFF, REFUSED, WRONG_FORM
-
-        reasons = Counter[str](getattr(self.oracle, "reasons", ()))
-        return sum(reasons[reason] for reason in (WRONG_FORM, REFUSED, CUT_OFF))
-
-    def _last_reply(self) -> str:
-        from prefenvs.store import list_calls
-
-        replies = [call.reply for call in list_calls(self.store, self.run) if call.reply]
-        return f", the last is {' '.join(replies[-1].split())[:160]!r}" if replies else ""
 
     def _costs(self) -> dict[str, str]:
         if not hasattr(self.oracle, "tokens"):
@@ -366,13 +393,16 @@ class _Labelling:
         return {"tokens": f"{tokens:,.0f}", **({"cost": f"{cost:.4f}"} if cost else {})}
 
     def _report(self) -> None:
+        from prefenvs.oracles.vlm.records import count_unread, last_reply
+
         reasons = Counter[str](getattr(self.oracle, "reasons", ()))
         why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         used = ", ".join(f"{name} {value}" for name, value in self._costs().items())
         about = f"{self.labelled} labels, {self.skipped} skips{f' ({why})' if why else ''}"
         print(f"{self.run or 'queries'}: {about}{f'; {used}' if used else ''}")
-        if self._unread > self.labelled:
-            print(f"most replies are no verdict{self._last_reply()}; --store {self.store.location} --audit prints all")
+        if count_unread(self.oracle) > self.labelled:
+            last = last_reply(self.store, self.run)
+            print(f"most replies are no verdict{last}; --store {self.store.location} --audit prints all")
 
 
 class _OneByOne(Oracle):
@@ -392,6 +422,8 @@ class _OneByOne(Oracle):
             self._bar.update()
 
     def _wait(self, query: Query) -> list[Preference]:
+        from prefenvs.oracles.vlm.records import refuse_nonsense
+
         self.inner.ask([query])
         answers = self.inner.collect()
         while not answers:
@@ -403,6 +435,7 @@ class _OneByOne(Oracle):
             answers = self.inner.collect()
         self.store.add_preferences(answers, run=self.run)
         self.asked += 1
+        refuse_nonsense(self.inner, self.asked, self.store, self.run)
         return answers
 
     def collect(self) -> list[Preference]:
@@ -425,22 +458,13 @@ def _clips(answer: Preference) -> frozenset[str]:
     return frozenset(segment.hash for segment in answer.query.segments)
 
 
-def percent(share: Share) -> str:
-    """Return a share with its 95% interval, or a dash if it is of nothing."""
-    low, high = share.interval
-    return "-" if share.value != share.value else f"{share.value:.1%} ({low:.1%} to {high:.1%})"
-
-
-def bin_rows(found: Calibration) -> list[tuple[str, str, str]]:
-    """Return the rows of the table by true difference, under `BINS`."""
-    return [(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right)) for part in found.bins]
-
-
 def print_calibration(found: Calibration, name: str, more: int) -> None:
     """Print what a rater was found to be, and what so many `more` queries will cost."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
+
+    from prefenvs.oracles.calibration import bin_rows, describe_cost, percent
 
     skipped = sum(found.skips.values())
     why = ", ".join(f"{reason} {count}" for reason, count in found.skips.most_common())
@@ -457,20 +481,6 @@ def print_calibration(found: Calibration, name: str, more: int) -> None:
     for row in bin_rows(found):
         table.add_row(*row)
     Console(emoji=False).print(table)
-
-
-def describe_cost(found: Calibration, more: int) -> str:
-    """Return what a check took, and what `more` queries like its own will take: tokens, and money where it is known."""
-    ahead = more / found.queries
-    total = f"{found.tokens:,} tokens"
-    each = f"{found.tokens / found.useful:,.0f} tokens" if found.useful else "no useful label"
-    coming = f"{round(ahead * found.tokens, -2):,.0f} tokens"
-    if found.cost:
-        total, coming = f"{found.cost:.4f}, {total}", f"{ahead * found.cost:.2f}, {coming}"
-        each = f"{found.cost_per_label:.6f}, {each}" if found.useful else each
-    each = f"per useful label: {each}" if found.useful else each
-    priced = "" if found.cost else " (--vlm-price-in and --vlm-price-out, for a million tokens, make it money)"
-    return f"cost: {total}; {each}; {more:,} queries like these: {coming}{priced}"
 
 
 def _close(oracle: Oracle) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import sqlite3
 import time as clock
@@ -104,6 +106,38 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
         connection = connection.execution_options(store_writes=True)
         with connection.begin():
             yield connection
+
+
+@contextmanager
+def claimed(engine: sa.Engine, what: str) -> Iterator[None]:
+    """Keep other processes from doing the same in this store meanwhile; a claim ends with its process.
+
+    Raises PrefenvsError where another process holds it.
+    """
+    digest = hashlib.sha256(what.encode()).digest()
+    taken = f"another process has {what} in {describe(engine.url)} under way: wait until it has ended, or stop it"
+    if engine.dialect.name == "postgresql":
+        key = int.from_bytes(digest[:8], "big", signed=True)
+        with _described(engine), engine.connect() as connection:
+            session = connection.execution_options(isolation_level="AUTOCOMMIT")
+            if not session.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+                raise PrefenvsError(taken)
+            try:
+                yield
+            finally:
+                # The server ends the claim with the session, which the pool would keep.
+                connection.invalidate()
+        return
+    path = Path(str(engine.url.database))
+    with path.with_name(f".{path.name}-{digest.hex()[:8]}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrefenvsError(taken) from None
+        try:
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
 
 
 def bytes_on_disk(connection: sa.Connection) -> int:

@@ -10,6 +10,7 @@ import time as clock
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ from prefenvs.limits import check_list
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store import rows
-from prefenvs.store.database import bytes_on_disk, describe, open_engine, parse_location, reading, writing
+from prefenvs.store.database import bytes_on_disk, claimed, describe, open_engine, parse_location, reading, writing
 from prefenvs.store.events import ANSWERS, Event, check_number, check_text
 from prefenvs.store.schema import SCHEMA_VERSION, events, meta, queries, requests, segments, true_rewards
 
@@ -102,6 +103,13 @@ class Store(Closing):
     def engine(self) -> sa.Engine:
         """SQLAlchemy's engine, for queries of your own; write through the methods, which take turns with others."""
         return self._engine
+
+    def claim(self, what: str) -> AbstractContextManager[None]:
+        """Keep other processes from doing the same with this store until the `with` block, or this process, ends.
+
+        Raises PrefenvsError where another process is at it. what: told to whoever comes second.
+        """
+        return claimed(self._engine, what)
 
     def add_queries(
         self, items: Iterable[Query], run: str = "", priority: float | Sequence[float] = 0.0, policy: str = ""

@@ -103,6 +103,39 @@ def test_bad_input_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
     assert "not these runs" in fails(runs[0], str(other), "--folder", folder)
 
 
+def test_a_judging_goes_on_as_it_was_begun(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "judging")
+    begun = judge(capsys, *runs, "--folder", folder, "--episodes", "2", "--oracle", "oracle", "--matches", "2")
+    for others in (
+        ["--episodes", "3"],
+        ["--seed", "0"],
+        ["--seconds", "1"],
+        ["--oracle", "coin"],
+        ["--oracle", "people"],
+        ["--task", "Hopper-v5"],
+        ["--skip-damaged"],
+        ["--label"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["judge", *runs, "--folder", folder, *others])
+        assert ended.value.code == 2
+        assert others[0] in capsys.readouterr().err
+    # What is left out is as it was, who judges too.
+    assert judge(capsys, "--folder", folder, "--matches", "2") == begun
+    same = ["--episodes", "2", "--seed", "1", "--oracle", "oracle", "--task", "InvertedPendulum-v5"]
+    assert judge(capsys, *runs, "--folder", folder, *same, "--matches", "2") == begun
+
+
+def test_a_judge_that_cannot_be_leaves_no_folder(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (["--oracle", "nosy"], ["--oracle", "vlm"], ["--oracle", "oracle", "--label"]):
+        with pytest.raises(SystemExit):
+            main(["judge", *runs, "--folder", str(tmp_path / "judging"), *wrong])
+        assert wrong[1] in capsys.readouterr().err
+    assert not (tmp_path / "judging").exists()
+
+
 @contextlib.contextmanager
 def judging(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """Serve a judging's page from a process of its own; return it, the page's address and the manager's link."""

@@ -310,8 +310,30 @@ def test_a_batched_function_sees_all_queries_of_one_length_at_once() -> None:
     assert sorted(map(str, found)) == ["None", "[1.0, 0.0]", "[1.0, 0.0]", "[1.0, 0.0]"]
     with pytest.raises(PrefenvsError, match="for 2 queries: return one answer each"):
         ask(batched(lambda first, second: [0]), pair(0), pair(1))
+    with pytest.raises(PrefenvsError, match="for 1 queries: return one answer each"):
+        ask(batched(lambda first, second: np.array(0.5)), pair(0))
     with pytest.raises(PrefenvsError, match="or one of the 1 asked with it: ZeroDivisionError"):
         ask(batched(lambda first, second: 1 / 0), pair(0), pair(1))
+
+
+def test_ctrl_c_ends_a_function_s_work_and_loses_none_of_it() -> None:
+    called = []
+
+    def slow(first: Any, second: Any) -> int:
+        called.append(first)
+        if len(called) == 3:
+            raise KeyboardInterrupt
+        return 0
+
+    oracle = as_oracle(slow)
+    oracle.ask([pair(mark) for mark in range(5)])
+    with pytest.raises(KeyboardInterrupt):
+        oracle.collect()
+    oracle.close()  # type: ignore[attr-defined]
+    assert [answer.query.id for answer in oracle.collect()] == [pair(0).id, pair(1).id]
+    assert (len(called), oracle.pending) == (3, 3)
+    oracle.ask([pair(5)])
+    assert len(oracle.collect()) == 4
 
 
 class Stray:
@@ -336,6 +358,32 @@ def test_an_object_s_answers_belong_to_its_queries() -> None:
     for wrong, message in ((Stray, "got the class Stray"), ("coin", "make it by its name"), (3, "got 3")):
         with pytest.raises(PrefenvsError, match=message):
             as_oracle(wrong)  # type: ignore[arg-type]
+
+
+def test_an_object_that_answers_nothing_returns_a_list_all_the_same() -> None:
+    class Silent(Stray):
+        def collect(self) -> Any:
+            return None
+
+    with pytest.raises(PrefenvsError, match=r"collect\(\) returned None: return a list"):
+        ask(Silent(), pair(0))  # type: ignore[arg-type]
+
+
+def test_good_answers_are_handed_out_before_and_after_one_to_a_query_that_was_not_asked() -> None:
+    class Mixed(Stray):
+        marks = (0, 9, 1)
+
+        def collect(self) -> list[Any]:
+            marks, self.marks = self.marks, ()
+            return [Preference(pair(mark), None) for mark in marks]
+
+    oracle = as_oracle(Mixed())
+    oracle.ask([pair(0), pair(1)])
+    assert [answer.query.id for answer in oracle.collect()] == [pair(0).id]
+    with pytest.raises(PrefenvsError, match="which it was not asked"):
+        oracle.collect()
+    assert [answer.query.id for answer in oracle.collect()] == [pair(1).id]
+    assert oracle.pending == 0
 
 
 def test_a_coin_is_fair_and_a_query_s_own() -> None:

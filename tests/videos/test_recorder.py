@@ -12,6 +12,8 @@ import prefenvs
 from prefenvs import PrefenvsError, Query, Segment, TrajectoryBuffer
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.envs.rendering.renderer import Renderer
+from prefenvs.frames.clips import write_clip
+from prefenvs.frames.recording import Camera, Recording
 from prefenvs.tasks import list_tasks
 from prefenvs.videos import Recorder, decode, layout, record_episodes
 
@@ -223,3 +225,24 @@ def test_a_pair_of_two_scenes_shows_each_in_its_own(tmp_path):
             mixed = dataclasses.replace(own, scene=other.scene)
             right, wrong = (np.abs(side.astype(int) - recorder.frames(segment)).mean() for segment in (own, mixed))
             assert right < wrong
+
+
+def test_recordings_of_several_rates_play_on_one_clock(tmp_path):
+    """Two cameras saw the same two seconds grow bright, one twice as often as the other."""
+    parts = []
+    for rate in (10, 20):
+        count = 2 * rate
+        write_clip(
+            (np.full((32, 32, 3), 240 * i // count, np.uint8) for i in range(count)), tmp_path / f"{rate}.mp4", rate
+        )
+        recording = Recording((Camera("top", f"{rate}.mp4"),), np.arange(count) / rate, str(tmp_path))
+        parts.append(Segment(np.zeros((count, 1)), np.zeros((count, 0)), recording=recording, task="recorded:wave"))
+    with Recorder("recorded:wave", 32, progress=False) as recorder:
+        for order in (parts, parts[::-1]):
+            pair, rate = decode(recorder.pair(Query(tuple(order)), tmp_path / "pair.mp4"))
+            assert (len(pair), rate) == (40, 20)
+            apart = pair[:, :, :32].mean((1, 2, 3)) - pair[:, :, -32:].mean((1, 2, 3))
+            assert np.abs(apart).max() < 15
+            for side in recorder.sides(Query(tuple(order)), [tmp_path / "a.mp4", tmp_path / "b.mp4"]):
+                frames, rate = decode(side)
+                assert (len(frames), rate) == (40, 20)

@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at whether the people at the page need further questions.
 LOOK_EVERY = 2.0
+PEOPLE = "people"
 
 
 @dataclass(frozen=True)
 class Judge:
     """Compare whole policies: clips of their evaluation episodes on the labelling page, and a ranking with intervals.
 
-    The same command continues a judging that was stopped, and asks further questions if --matches has grown.
+    The same command continues a judging that was stopped, and asks further questions if --matches has grown; what is
+    judged, and by whom, stays as it was begun.
     """
 
     runs: Annotated[tuple[Path, ...], Positional] = ()
@@ -53,14 +55,15 @@ class Judge:
     """Questions in all, each about one episode of two agents."""
     pairing: Literal["balanced", "informative"] = "balanced"
     """Which agents meet: all equally often, or those whose next answer is expected to tell most."""
-    episodes: PositiveInt = 10
-    """Evaluation episodes of each agent; the same ones for all."""
-    seed: Seed = 1
-    """Seed of the evaluation, and of who meets whom."""
+    episodes: PositiveInt | None = None
+    """Evaluation episodes of each agent, 10 by default; the same ones for all."""
+    seed: Seed | None = None
+    """Seed of the evaluation, and of who meets whom; 1 by default."""
     seconds: PositiveFloat | None = None
     """Show only the beginning of an episode, so many seconds of it; whole episodes by default."""
-    oracle: str = "people"
-    """Who judges: people at the page, or at once a simulated rater, such as noisy by true return, or module:NAME."""
+    oracle: str | None = None
+    """Who judges: people at the page, the default, or at once a simulated rater, such as noisy by true return, or
+    module:NAME."""
     ahead: PositiveInt = 10
     """With informative pairing, questions that wait for an answer at a time."""
     stop: Annotated[float, Range(0.5, 1, above=True, below=True)] | None = None
@@ -80,18 +83,25 @@ class Judge:
 
     def run(self) -> None:
         """Roll the policies out, ask what is left to ask, and print the ranking; raises PrefenvsError for bad sizes."""
+        from prefenvs.oracles.judging.tournament import make_judge
         from prefenvs.store import Store
 
-        if self.matches < 1 or self.ahead < 1 or self.episodes < 1:
-            raise PrefenvsError("--matches, --ahead and --episodes must be at least 1")
+        if self.matches < 1 or self.ahead < 1:
+            raise PrefenvsError("--matches and --ahead must be at least 1")
         if self.seconds is not None and not self.seconds > 0:
             raise PrefenvsError(f"--seconds {self.seconds} shows nothing: give a number above 0")
+        if self.oracle not in (None, PEOPLE):
+            make_judge(self.oracle)
+        held = Run.open(self.folder).config.get("oracle") if (self.folder / "run.json").exists() else None
+        judge = str(held or self.oracle or PEOPLE)
+        if self.label and judge != PEOPLE:
+            raise PrefenvsError(f"--label serves the page to people, but {self.folder} is judged by {judge}")
         run = self._open()
         with Store(run.path("preferences.sqlite")) as store:
             tournament = self._tournament(run, store)
             if not self.report:
-                if self.oracle != "people":
-                    self._simulate(tournament)
+                if judge != PEOPLE:
+                    self._simulate(tournament, judge)
                 else:
                     self._ask(tournament)
                     if self.label:
@@ -105,27 +115,32 @@ class Judge:
                 raise PrefenvsError(
                     f"{self.folder} holds no judging yet: prefenvs judge RUN RUN --folder {self.folder}"
                 )
+            how = {
+                "seed": 1 if self.seed is None else self.seed,
+                "seconds": self.seconds,
+                "oracle": self.oracle or PEOPLE,
+            }
             if self.dataset:
                 if self.runs:
                     raise PrefenvsError("name runs to judge, or a --dataset, not both")
-                how = {"chosen_task": self.task, "skip_damaged": self.skip_damaged, "seconds": self.seconds}
+                if self.episodes is not None:
+                    raise PrefenvsError(f"--episodes {self.episodes} is for runs: of data sets all episodes are judged")
+                read = {"chosen_task": self.task, "skip_damaged": self.skip_damaged}
                 task, names, _ = read_policies(self.dataset, self.task, self.skip_damaged)
-                config = {"task": task, "dataset": list(self.dataset), "runs": [], "names": names, "seed": self.seed}
-                return Run.create(self.folder, "judge", config | how)
+                about = {"task": task, "dataset": list(self.dataset), "runs": [], "names": names}
+                return Run.create(self.folder, "judge", about | read | how)
             tasks = {find_task(Run.open(folder).task).id for folder in self.runs}
             if len(self.runs) < 2:
                 raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
             if len(tasks) > 1:
                 raise PrefenvsError(f"agents are compared on one task, these have {', '.join(sorted(tasks))}")
-            config = {
+            config: dict[str, Any] = {
                 "task": tasks.pop(),
                 "runs": [str(folder.resolve()) for folder in self.runs],
                 "names": _names(self.runs),
-                "episodes": self.episodes,
-                "seed": self.seed,
-                "seconds": self.seconds,
+                "episodes": self.episodes or 10,
             }
-            return Run.create(self.folder, "judge", config)
+            return Run.create(self.folder, "judge", config | how)
         run = Run.open(self.folder)
         if run.record["command"] != "judge":
             raise PrefenvsError(
@@ -138,7 +153,25 @@ class Judge:
             raise PrefenvsError(
                 f"{self.folder} judges {', '.join(run.config['names'])}, not these runs; choose another --folder"
             )
+        self._check_same(run.config)
         return run
+
+    def _check_same(self, config: dict[str, Any]) -> None:
+        """Raise a PrefenvsError for a setting other than the one that the answers in the folder were given under."""
+        for name in ("task", "skip_damaged", "episodes", "seed", "seconds", "oracle"):
+            given, held = getattr(self, name), config.get(name)
+            # A folder of an older version does not tell who judges.
+            if given is None or given is False or given == held:
+                continue
+            if name == "task" and given == config.get("chosen_task"):
+                continue
+            if name != "oracle" or held is not None:
+                flag = f"--{name.replace('_', '-')}"
+                begun = f"without {flag}" if held in (None, False) else f"with {flag} {held}"
+                raise PrefenvsError(
+                    f"the judging in {self.folder} was begun {begun}, and its answers are about that: go on without "
+                    f"{flag}, or choose another --folder"
+                )
 
     def _tournament(self, run: Run, store: Store) -> Tournament:
         from prefenvs.oracles.judging.tournament import Tournament
@@ -163,9 +196,9 @@ class Judge:
             left = min(left, max(0, self.ahead - tournament.waiting()))
         tournament.arrange(left)
 
-    def _simulate(self, tournament: Tournament) -> None:
+    def _simulate(self, tournament: Tournament, judge: str) -> None:
         """Let a simulated teacher answer, question by question where the pairing depends on the answers."""
-        tournament.answer(self.oracle, self.seed)
+        tournament.answer(judge, tournament.seed)
         step = self.ahead if self.pairing == "informative" or self.stop else self.matches
         with tqdm(
             total=self.matches, initial=len(tournament.matches), desc="matches", leave=False, disable=None
@@ -173,7 +206,7 @@ class Judge:
             while (left := self.matches - len(tournament.matches)) > 0 and not self._decided(tournament):
                 if not tournament.arrange(min(step, left)):
                     return
-                bar.update(tournament.answer(self.oracle, self.seed))
+                bar.update(tournament.answer(judge, tournament.seed))
 
     def _decided(self, tournament: Tournament) -> bool:
         """Tell whether it is certain enough who is the best."""

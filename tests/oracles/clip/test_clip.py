@@ -330,6 +330,28 @@ def test_the_rater_s_bad_input() -> None:
         CLIPOracle(Brightness(), "skip")
 
 
+def test_segments_of_another_task_are_not_judged_as_if_they_were_the_reward_s() -> None:
+    class Model:
+        """Knows nothing, and need not: nobody may be asked about a walker's states as a cheetah's."""
+
+        name, size = "blind", 32
+
+        def embed_texts(self, texts: Any) -> torch.Tensor:
+            return torch.eye(4)[: len(texts)]
+
+        def embed_images(self, frames: Any) -> torch.Tensor:
+            return torch.eye(4)[:1].repeat(len(frames), 1)
+
+    env = prefenvs.make("Walker2d-v5")
+    states = np.array([env.reset(seed=seed)[1]["state"] for seed in range(4)])
+    walker = SegmentBatch(np.zeros((4, 1, 17)), np.zeros((4, 1, 6)), states=states[:, None], task="Walker2d-v5")
+    with CLIPReward("HalfCheetah-v5", Model(), ["a cheetah"], device="cpu") as reward:
+        oracle = CLIPOracle(reward)
+        with pytest.raises(PrefenvsError, match=r"HalfCheetah-v5.* cannot judge a segment of 'Walker2d-v5'"):
+            oracle.ask(make_pairs(walker))
+        assert oracle.collect() == []
+
+
 def test_a_cache_renders_each_state_once_and_forgets_the_oldest() -> None:
     try:
         gl_backend()

@@ -305,9 +305,11 @@ def test_uncertainty() -> None:
     ("arguments", "told"),
     [
         ({"route": "luck"}, "choose disagreement"),
-        ({"share": 1.5}, "share from 0 to 1"),
-        ({"audit": -0.1}, "share from 0 to 1"),
+        ({"share": 1.5}, "share must be at most 1"),
+        ({"audit": -0.1}, "audit must be at least 0"),
+        ({"share": "half"}, "share must be a number"),
         ({"limit": -1}, "limit"),
+        ({"limit": 2.5}, "limit must be a whole number"),
         ({"shares": 0.1}, "'shares' is unknown"),
         ({"route": "inconsistency"}, "--vlm-order both"),
     ],
@@ -323,6 +325,39 @@ def test_a_missing_ensemble_is_told_and_nobody_is_asked() -> None:
     with pytest.raises(PrefenvsError, match="needs the reward ensemble"):
         oracle.ask(make_queries(3))
     assert oracle.pending == len(oracle.cheap.asked) == len(oracle.costly.asked) == 0
+
+
+@pytest.mark.parametrize("given", [[1.0], None, [[1.0]] * 4, [float("nan")] * 4, ["much"] * 4], ids=str)
+def test_a_disagreement_that_is_none_is_told_and_nobody_is_asked(given) -> None:
+    oracle = HybridOracle(Late("a"), Late("b"), disagreement=lambda _: given, audit=0.0)
+    with pytest.raises(PrefenvsError, match="return one finite number for each"):
+        oracle.ask(make_queries(4))
+    assert oracle.pending == len(oracle.cheap.asked) == len(oracle.costly.asked) == 0
+
+
+def test_what_the_cheap_rater_answers_is_handed_out_where_the_costly_one_refuses() -> None:
+    class Refusing(Late):
+        def ask(self, queries: Sequence[Query]) -> None:
+            if self.failing:
+                raise PrefenvsError(self.failing)
+            super().ask(queries)
+
+    queries = make_queries(40)
+    costly = Refusing("costly")
+    costly.failing = "not these"
+    oracle = HybridOracle(Late("cheap"), costly, route="random", share=0.5, audit=0.2, seed=0)
+    with pytest.raises(PrefenvsError, match="not these"):
+        oracle.ask(queries)
+    taken = {query.id for query in oracle.cheap.asked}
+    assert 0 < len(taken) == oracle.pending < 40
+    assert oracle.asked_costly == 0
+    costly.failing = None
+    oracle.ask(queries)
+    answers = oracle.collect()
+    assert taken <= {answer.query.id for answer in answers if answer.annotator == "cheap"}
+    assert sorted(a.query.id for a in answers) == sorted(q.id for q in queries)
+    assert oracle.pending == 0
+    assert len({query.id for query in oracle.cheap.asked}) == len(oracle.cheap.asked)
 
 
 def test_a_reward_model_that_fails_costs_no_answer() -> None:

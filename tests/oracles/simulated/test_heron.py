@@ -69,6 +69,16 @@ def test_what_cannot_be_is_refused_in_one_line(line: str, reason: str) -> None:
         make_rater(line)
 
 
+def test_settings_of_another_kind_are_refused_from_python() -> None:
+    for given, reason in (
+        ({"factors": "effort"}, "give a list"),
+        ({"factors": ["effort"], "undecided": "maybe"}, "choose skip, tie"),
+        ({"factors": ["effort"], "margins": [float("nan")]}, "margin must be a number"),
+    ):
+        with pytest.raises(PrefenvsError, match=reason):
+            HeronOracle(**given)  # type: ignore[arg-type]
+
+
 def test_an_entry_that_is_not_there_is_named_when_asked() -> None:
     oracle = make_rater("heron:factor=obs(4:9)")
     with pytest.raises(PrefenvsError, match=r"obs\(4:9\) reads entries 4 to 8, but observations have 4"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import sys
 import time
 from email.utils import formatdate
@@ -81,6 +82,25 @@ def test_every_attempt_fits_the_budget(make_queries, serve, store, kind, limit, 
     assert len(calls) == attempts or kind == "slow"
     assert spent.tokens_in + spent.tokens_out == sum(call.tokens_in + call.tokens_out for call in calls) <= 9_000
     assert all(call.tokens_out == 200 and call.reply is None for call in calls)
+
+
+def test_a_server_that_cannot_be_reached_charges_nothing(make_queries, store) -> None:
+    """Its connections wait, as behind a firewall: nothing was sent that could be charged."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        with VLMOracle(TASK, "m", base_url=url, store=store, timeout=5.0, attempts=1, wait=True) as oracle:
+            oracle.ask(make_queries(1))
+            with pytest.raises(PrefenvsError, match="sent no reply"):
+                oracle.collect()
+        for one in waiting:
+            one.close()
+    assert sum_calls(store, "").tokens_in == 0
 
 
 def test_a_query_that_is_begun_anew_counts_once(make_queries, serve, store) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,11 @@ import pytest
 from server import hashes, judge_by
 
 from prefenvs.cli import main
-from prefenvs.oracles.calibration import calibrate
+from prefenvs.oracles import VLMOracle
+from prefenvs.oracles.calibration import calibrate, describe_cost
 from prefenvs.oracles.simulated.partial_return import PartialReturnOracle
+from prefenvs.oracles.vlm import Budget
+from prefenvs.preferences import Query
 from prefenvs.runs import Run
 from prefenvs.store import Store, list_calls
 
@@ -126,6 +131,47 @@ def test_a_stopped_program_goes_on_and_pays_for_nothing_twice(make_queries, serv
     assert len(server.requests) == 40
 
 
+def test_answers_under_way_when_the_server_fails_are_waited_for(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    good, calls = fill(path, make_queries(8)), itertools.count(1)
+
+    def script(request):
+        if next(calls) == 3:
+            return 503, {"error": {"message": "busy"}}
+        time.sleep(1.0)
+        return good(request)
+
+    server = serve(script)
+    main(["rate", "--store", str(path), "--no-progress", *options(server, "--vlm-attempts", "1")])
+    assert "lesson: 8 labels" in capsys.readouterr().out
+    assert len(server.requests) == 9
+
+
+def test_a_second_process_is_sent_away_and_pays_for_nothing(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    server = serve(fill(path, make_queries(4)))
+    command = ["rate", "--store", str(path), "--no-progress", *options(server)]
+    with Store(path) as store, store.claim("a rating of run 'lesson'"):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "another process has a rating of run 'lesson'" in capsys.readouterr().err
+        assert server.requests == []
+    main(command)
+    assert len(server.requests) == 4
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".lock"] == []
+
+
+def test_what_was_paid_for_is_told_when_the_server_turns_away(make_queries, serve, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "labels.sqlite"
+    good, calls = fill(path, make_queries(8)), itertools.count(1)
+    server = serve(lambda request: (401, {}) if next(calls) > 3 else good(request))
+    with pytest.raises(SystemExit):
+        main(["rate", "--store", str(path), "--no-progress", *options(server, "--vlm-concurrency", "1")])
+    out, told = capsys.readouterr()
+    assert "lesson: 3 labels, 0 skips; tokens 330" in out
+    assert "check the key" in told
+
+
 def test_a_biased_rater_is_seen_through(make_queries) -> None:
     queries = make_queries(200)
     found = calibrate(PartialReturnOracle("mistake", seed=0), queries)
@@ -155,6 +201,56 @@ def test_check_on_a_store_of_known_returns(make_queries, serve, tmp_path: Path, 
     server = serve(fill(path, make_queries(12)))
     main(["rate", "--check", "10", "--store", str(path), *options(server)])
     assert "accuracy: 100.0%" in capsys.readouterr().out
+
+
+def test_check_takes_pairs_with_true_rewards_of_the_run_that_is_named(make_queries, tmp_path: Path, capsys) -> None:
+    path, queries = tmp_path / "labels.sqlite", make_queries(12)
+    with Store(path) as store:
+        store.add_queries([Query((*queries[0].segments, queries[1].segments[0]))], run="best of three")
+        store.add_queries(queries[:5], run="a")
+        store.add_queries(queries[5:], run="b")
+    for more, count in (([], 12), (["--task-run", "a"], 5)):
+        main(["rate", "--check", "20", "--store", str(path), "--oracle", "mistake", *more])
+        assert f"{count} queries whose true returns are known" in capsys.readouterr().out
+
+
+def test_check_0_sends_nothing_and_tells_what_a_model_may_cost(serve, capsys) -> None:
+    server = serve(lambda request: None)
+    prices = ["--vlm-price-in", "1000", "--vlm-price-out", "1000"]
+    check = ["rate", "--task", TASK, *options(server, *prices), "--vlm-order", "both", "--vlm-max-tokens", "100"]
+    main([*check, "--check", "0", "--pairs", "10"])
+    out = capsys.readouterr().out
+    assert server.requests == []
+    # What is told is what is set aside for a query: with that much it is asked, with less it is not.
+    most = int(re.search(r"at most ([\d,]+) tokens, ", out)[1].replace(",", "")) // 10
+    assert f"at most {10 * most:,} tokens, {most / 100:.2f}" in out
+    assert most > 4 * 1_600 + 200
+    for tokens in (most - 1, most):
+        with pytest.raises(SystemExit):
+            main([*check, "--check", "2", "--vlm-attempts", "1", "--vlm-budget-tokens", str(tokens)])
+        assert bool(server.requests) == (tokens == most)
+
+
+def test_a_check_whose_server_turns_away_measures_what_it_has(serve, capsys) -> None:
+    calls = itertools.count(1)
+    no_quota = 402, {"error": {"message": "insufficient_quota"}}
+    server = serve(lambda request: no_quota if next(calls) > 6 else json.dumps({"verdict": "first"}))
+    with pytest.raises(SystemExit):
+        main(["rate", "--check", "10", "--task", TASK, *options(server, "--vlm-concurrency", "1")])
+    out, told = capsys.readouterr()
+    assert "6 queries whose true returns are known" in out
+    assert "has no quota left" in told
+
+
+def test_the_price_of_a_check_leaves_out_what_was_paid_before(make_queries, serve, store) -> None:
+    server = serve(lambda request: json.dumps({"verdict": "first"}))
+    budget, queries = Budget(price_in=1000, price_out=1000), make_queries(8)
+    for count in (4, 8):
+        with VLMOracle(TASK, "m", base_url=server.url, stages="one", store=store, budget=budget) as oracle:
+            found = calibrate(oracle, queries[:count])
+        assert (found.queries, found.paid) == (count, 4)
+        assert found.cost_per_label == pytest.approx(0.11)
+        assert "1,000 queries like these: 110.00, 110,000 tokens" in describe_cost(found, 1_000)
 
 
 def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: Path, capsys) -> None:

@@ -76,6 +76,18 @@ def test_ranked_lists_of_a_data_set_go_on_and_ask_nothing_twice(
         assert answer.best == int(returns[1] > returns[0])
 
 
+def test_a_model_that_talks_nonsense_is_not_paid_for_lists_of_it(simulated_model, capsys) -> None:
+    server, labels, options = simulated_model
+    server.script = lambda request: "I like both."
+    main(["collect", TASK, "--episodes", "2", "--format", "npz", "--out", "data", "--no-progress"])
+    with pytest.raises(SystemExit):
+        main(["rate", "--dataset", "data", "--segment-length", "10", "--lists", "lire", "--pairs", "40", *options])
+    assert "none of the first 20 replies is a verdict, the last is 'I like both.'" in capsys.readouterr().err
+    assert len(server.requests) == 20
+    with Store(labels) as store:
+        assert len(store.preferences()) == 20
+
+
 def test_ranked_lists_need_a_data_set(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["rate", "--store", "labels.sqlite", "--lists", "lire", "--oracle", "oracle"])

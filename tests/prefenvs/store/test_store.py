@@ -519,3 +519,14 @@ def test_a_write_that_fails_says_so_and_stores_nothing(tmp_path: Path, refusal: 
         assert "\n" not in str(caught.value)
     with Store(tmp_path / "labels.sqlite") as store:
         assert store.count_pending("r") == 1
+
+
+def test_a_claim_is_one_s_at_a_time(location) -> None:
+    with Store(location) as one, Store(location) as other:
+        with one.claim("a rating of run 'a'"):
+            with pytest.raises(PrefenvsError, match="another process has a rating of run 'a' in the store"):
+                other.claim("a rating of run 'a'").__enter__()
+            with other.claim("a rating of run 'b'"):
+                pass
+        with other.claim("a rating of run 'a'"):
+            pass
