@@ -7,7 +7,8 @@ import logging
 import threading
 import time as clock
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -55,6 +56,17 @@ class Pace:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._done: dict[str, float] = {}
+
+    @contextmanager
+    def measuring(self, annotator: str) -> Iterator[None]:
+        """Forget what is measured in the block where the store cannot take it: it comes again, and is measured then."""
+        before = self._done.get(annotator, -float("inf"))
+        try:
+            yield
+        except StoreUnavailable:
+            with self._turn:
+                self._done[annotator] = before
+            raise
 
     def check(self, annotator: str, age: float) -> None:
         """Take an answer to a question that was handed out `age` seconds ago; raises Refused where it came too soon."""

@@ -224,7 +224,8 @@ class Desk:
 
     def take(self, annotator: str, body: Any) -> dict[str, Any]:
         """Store a posted body's answers and return which are on the disk."""
-        accepted, rejected = store_answers(self.assignments, annotator, body, PAGE_VERSION, self.pace)
+        with self.pace.measuring(annotator):
+            accepted, rejected = store_answers(self.assignments, annotator, body, PAGE_VERSION, self.pace)
         self._rank_on()
         return {"accepted": accepted, "rejected": rejected}
 

@@ -330,6 +330,25 @@ def test_the_server_measures_by_its_own_clock(client: TestClient, monkeypatch: p
     assert len(post(client, *items[1:]).json()["accepted"]) == 3
 
 
+def test_what_the_store_could_not_take_is_measured_when_it_comes_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page sends answers again and again while the disk is full; none of them is too soon for that."""
+    monkeypatch.setattr(Pace, "least", 20.0)
+    desk = client.app.state.desk  # type: ignore[attr-defined]
+    items = [answer(question, seconds=20.0) for question in next_questions(client, 2)]
+    monkeypatch.setattr(desk.assignments, "now", lambda: time.time() + 45.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.assignments, "record", lambda *_: break_off())
+        for _ in range(3):
+            assert post(client, *items).status_code == 503
+    assert len(post(client, *items).json()["accepted"]) == 2
+
+
+def break_off() -> None:
+    raise StoreUnavailable("the store labels.sqlite: database or disk is full")
+
+
 def test_a_clock_that_is_set_back_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pace, "least", 0.1)
     pace = Pace()
