@@ -125,12 +125,12 @@ def test_what_leaves_its_program_ends_with_the_cell(bench: Bench) -> None:
 def flags(name: str) -> set[str]:
     """Names of the options of a training, with the algorithm's own."""
     from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
-    from prefenvs.cli.train.online import OnlineTask
+    from prefenvs.cli.train.online import OnlineTask, RewardTraining
     from prefenvs.cli.train.options import Training
     from prefenvs.cli.train.raters import RaterOptions
 
     algorithm = find_algorithm(name)
-    online: list[Any] = [OnlineTask, RaterOptions, Training]
+    online: list[Any] = [OnlineTask, RaterOptions, RewardTraining if algorithm.takes_reward_model else Training]
     kinds = [DataOptions, LabelOptions, OfflineTraining] if algorithm.source == "offline" else online
     kinds += [kind for kind in (algorithm.config, algorithm.options) if kind is not None]
     return {field.name for kind in kinds for field in dataclasses.fields(kind)}

@@ -17,7 +17,7 @@ from prefenvs.bench.report.published import published_figures
 from prefenvs.cli import Command
 from prefenvs.cli.train.flags import given_flags
 from prefenvs.cli.train.offline import DataOptions, LabelOptions, OfflineTraining
-from prefenvs.cli.train.online import OnlineTask
+from prefenvs.cli.train.online import OnlineTask, RewardTraining
 from prefenvs.cli.train.options import Training, read_groups
 from prefenvs.cli.train.raters import RaterOptions
 from prefenvs.errors import PrefenvsError
@@ -47,7 +47,10 @@ def parse(words: list[str], task: str) -> Any:
     algorithm, rest = find_algorithm(words[1]), words[2:]
     online: dict[str, Any] = {"environment": OnlineTask(), "rater": RaterOptions()}
     offline: dict[str, Any] = {"data": DataOptions(), "rater": LabelOptions()}
-    first, training = (offline, OfflineTraining) if algorithm.source == "offline" else (online, Training)
+    learned = algorithm.takes_reward_model and not {"--true-reward", "--exploration-only"} & {*rest}
+    first, training = (online, RewardTraining if learned else Training)
+    if algorithm.source == "offline":
+        first, training = offline, OfflineTraining
     groups, _ = read_groups(algorithm, rest, given_flags(rest), prefenvs.find_task(task), first, training, None)
     return groups["training"]
 
