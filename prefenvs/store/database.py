@@ -129,15 +129,20 @@ def claimed(engine: sa.Engine, what: str) -> Iterator[None]:
                 connection.invalidate()
         return
     path = Path(str(engine.url.database))
-    with path.with_name(f".{path.name}-{digest.hex()[:8]}.lock").open("a") as lock:
+    path = path.with_name(f".{path.name}-{digest.hex()[:8]}.lock")
+    with path.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrefenvsError(taken) from None
+            # Whoever held it may have removed the file since it was opened; then this lock keeps nobody away.
+            held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise PrefenvsError(taken)
         try:
             yield
         finally:
-            Path(lock.name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def bytes_on_disk(connection: sa.Connection) -> int:

@@ -151,6 +151,7 @@ def test_looking_ahead_goes_on_while_people_come(client: TestClient, monkeypatch
 
     monkeypatch.setattr("prefenvs.oracles.labelling.server.clock", SimpleNamespace(time=another))
     desk.look_ahead()
+    assert len(desk.seen) > 2, "somebody came meanwhile"
 
 
 def test_clips_for_a_screen_of_any_size(client: TestClient) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 import sqlalchemy as sa
@@ -145,3 +146,30 @@ def test_a_writer_that_waits_in_vain_says_why(location: str, monkeypatch: pytest
         with pytest.raises(PrefenvsError, match="another process has kept it locked"), database.writing(other.engine):
             pass
         assert time.monotonic() - begun >= 0.2
+
+
+def test_a_claim_is_one_s_at_a_time(location: str) -> None:
+    with Store(location) as one, Store(location) as other:
+        with one.claim("a rating of run 'a'"):
+            with pytest.raises(PrefenvsError, match="another process has a rating of run 'a' in the store"):
+                other.claim("a rating of run 'a'").__enter__()
+            with other.claim("a rating of run 'b'"):
+                pass
+        with other.claim("a rating of run 'a'"):
+            pass
+
+
+def test_a_lock_on_a_file_that_is_removed_meanwhile_is_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a third process, which makes the file anew, would claim the same."""
+    own = database.fcntl.flock
+
+    def late(file: IO[str], how: int) -> None:
+        Path(file.name).unlink()
+        own(file, how)
+
+    with Store(tmp_path / "labels.sqlite") as store:
+        monkeypatch.setattr(database.fcntl, "flock", late)
+        with pytest.raises(PrefenvsError, match="another process has a rating"):
+            store.claim("a rating").__enter__()
