@@ -19,8 +19,18 @@ SEEDS = (0, 1, 2)
 
 
 def _online(task: str, labels: int, options: Options, priority: int) -> Grid:
-    methods = ("random", "pebble", *CONTROLS)
-    return Grid(methods, (task,), RATERS_ASKED, (labels,), SEEDS, options, limits=HOUR, priority=priority)
+    return Grid(
+        ("random", "pebble", *CONTROLS),
+        (task,),
+        RATERS_ASKED,
+        (labels,),
+        SEEDS,
+        options,
+        # As in the suite `demo`: fits to wrong answers never stop before the last pass.
+        method_options={name: {"reward.epochs": 15} for name in ("pebble", "pebble-coin")},
+        limits=HOUR,
+        priority=priority,
+    )
 
 
 def _offline(task: str, priority: int) -> Grid:
