@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, near_matches
 
 
 def check_list(name: str, given: object) -> None:
@@ -145,7 +145,9 @@ def _check_choice(name: str, kinds: tuple[Any, ...], value: Any) -> None:
     others += (int,) if float in others else ()
     if names and not (isinstance(value, str) and value in names) and not isinstance(value, others):
         given = f"{name} cannot be a function" if callable(value) else f"{name}={value!r} is unknown"
-        raise PrefenvsError(f"{given}: choose {', '.join(map(str, names))}")
+        number = " or a number" if float in others else ""
+        near = near_matches(value, names) if isinstance(value, str) else ""
+        raise PrefenvsError(f"{given}: choose {', '.join(map(str, names))}{number}{near and '.' + near}")
 
 
 def _flag(name: str, annotation: Any, prefix: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from prefenvs.errors import PrefenvsError, near_matches
+from prefenvs.limits import Fraction, NonNegativeFloat, check_settings
 from prefenvs.oracles.simulated.crowds import crowd_rates
 
 
@@ -23,15 +25,15 @@ class Teacher:
 
     beta: float = -1.0
     """Inverse temperature; at or below 0, or infinite, the best is always preferred. Its unit is one over `units`."""
-    gamma: float = 1.0
+    gamma: Fraction = 1.0
     """Discount of early steps: below 1, the rater weighs the last steps of a segment most."""
-    mistake: float = 0.0
+    mistake: Fraction = 0.0
     """Chance of preferring another segment than the one found best."""
-    skip: float = 0.0
+    skip: NonNegativeFloat = 0.0
     """Skip threshold in units of `threshold_scale`; a query of poor segments only is skipped."""
-    equal: float = 0.0
+    equal: NonNegativeFloat = 0.0
     """Tie threshold in units of `threshold_scale`."""
-    unsure: float = 0.0
+    unsure: NonNegativeFloat = 0.0
     """Guess threshold in units of `threshold_scale`: among segments this close to the best, any is preferred alike."""
     threshold_scale: Literal["policy", "quantile"] | float = "policy"
     """What the thresholds are multiples of.
@@ -59,27 +61,15 @@ class Teacher:
     """
 
     def __post_init__(self) -> None:
-        for name in ("mistake", "skip", "equal", "unsure"):
-            value = getattr(self, name)
-            if not (0.0 <= value < math.inf) or (name == "mistake" and value > 1.0):
-                bound = "a chance between 0 and 1" if name == "mistake" else "a number of at least 0"
-                raise PrefenvsError(f"a teacher's {name} is {bound}, got {value}")
-        if not 0.0 <= self.gamma <= 1.0 or math.isnan(self.beta):
-            raise PrefenvsError(f"a teacher has gamma in [0, 1] and a number beta, got {self.gamma} and {self.beta}")
+        check_settings(self)
+        beta: object = self.beta  # whatever a caller without types has given
+        if not isinstance(beta, Real) or math.isnan(beta):
+            raise PrefenvsError(f"beta must be a number, got {beta!r}")
         scale = self.threshold_scale
-        if isinstance(scale, str):
-            if scale not in ("policy", "quantile"):
-                raise PrefenvsError(
-                    f'threshold_scale is "policy", "quantile" or a number above 0, got {scale!r}.'
-                    f"{near_matches(scale, ('policy', 'quantile'))}"
-                )
-            if scale == "quantile" and max(shares := (self.skip, self.equal, self.unsure)) > 1.0:
-                raise PrefenvsError(f"as quantiles, skip, equal and unsure are at most 1, got {shares}")
-        elif not 0.0 < scale < math.inf:
+        if scale == "quantile" and max(shares := (self.skip, self.equal, self.unsure)) > 1.0:
+            raise PrefenvsError(f"as quantiles, skip, equal and unsure are at most 1, got {shares}")
+        if not isinstance(scale, str) and not 0.0 < scale < math.inf:
             raise PrefenvsError(f"a fixed threshold_scale is a segment score above 0, got {scale}")
-        for name, known in (("units", ("raw", "standardised")), ("exact_ties", ("half", "first", "guess"))):
-            if getattr(self, name) not in known:
-                raise PrefenvsError(f"a teacher's {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.double_scale and scale != "policy":
             raise PrefenvsError(f'double_scale belongs to threshold_scale="policy", got {scale!r}')
 

@@ -233,7 +233,10 @@ def test_mixed_queries_keep_their_order() -> None:
     ("make", "message"),
     [
         (lambda: find_teacher("mystake"), "Did you mean mistake"),
-        (lambda: Teacher(mistake=1.5), "chance between 0 and 1"),
+        (lambda: Teacher(mistake=1.5), "mistake must be at most 1"),
+        (lambda: Teacher(mistake="often"), "mistake must be a number, got 'often'"),
+        (lambda: Teacher(beta=None), "beta must be a number, got None"),
+        (lambda: Teacher(threshold_scale=None), "policy, quantile or a number"),
         (lambda: Teacher(skip=-0.1), "at least 0"),
         (lambda: Teacher(gamma=1.1), "gamma"),
         (lambda: Teacher(threshold_scale="quantle"), "Did you mean quantile"),
