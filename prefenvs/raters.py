@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
@@ -18,6 +20,8 @@ from prefenvs.trajectories import Trajectories
 Function = TypeVar("Function", bound=Callable[..., Any])
 ROUNDING = 1e-3
 """How far the sum of a distribution may be from 1; it is divided by the sum."""
+PATIENCE = 1.0
+"""Seconds after which a function's answers are stored, whatever remains to be asked."""
 
 
 @runtime_checkable
@@ -81,6 +85,8 @@ class FunctionOracle(Oracle):
         self.name = name or f"{getattr(function, '__module__', '') or 'function'}:{own}"
         self.annotator = annotator or own
         self.batched = bool(getattr(function, "batched", False))
+        self.patience = math.inf
+        """Seconds after which `collect` returns with what it has, so that slow answers can be stored as they come."""
         self._open: list[Query] = []
         self._answers: list[Preference] = []
         self._stopped = False
@@ -99,7 +105,8 @@ class FunctionOracle(Oracle):
 
     def collect(self) -> list[Preference]:
         """Call the function and return its answers; raises PrefenvsError for the first query that it fails on."""
-        while self._open and not self._stopped:
+        begin = time.monotonic()
+        while self.more and not (self._answers and time.monotonic() - begin > self.patience):
             group = self._next_group()
             try:
                 values = self._call(group)
@@ -120,6 +127,11 @@ class FunctionOracle(Oracle):
     def pending(self) -> int:
         """Number of queries whose answers have not been handed out."""
         return len(self._open) + len(self._answers)
+
+    @property
+    def more(self) -> bool:
+        """Whether `collect` would go on calling the function."""
+        return bool(self._open) and not self._stopped
 
     def close(self) -> None:
         """Call the function no more until queries are asked anew; `collect` still returns what it has answered."""

@@ -20,6 +20,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.internal.csv_tables import write_table
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
+from prefenvs.raters import PATIENCE, FunctionOracle
 from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
 
@@ -321,6 +322,8 @@ class _Labelling:
 
     def __init__(self, store: Store, run: str, oracle: Oracle, progress: bool) -> None:
         self.store, self.run, self.oracle = store, run, oracle
+        if isinstance(oracle, FunctionOracle):
+            oracle.patience = PATIENCE
         self.skipped = self.labelled = 0
         self._asked: set[str] = set()
         # Answers that the rater has handed out and the store does not have yet: Ctrl-C may come in between.

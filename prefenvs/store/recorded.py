@@ -8,6 +8,7 @@ from typing import Any
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import Policy
+from prefenvs.raters import PATIENCE, FunctionOracle
 from prefenvs.store.store import Store
 from prefenvs.trajectories import Trajectories
 
@@ -22,7 +23,10 @@ class Recorded(Oracle):
         """`run` names the training run; `policy` tags its queries and may be changed as the policy learns."""
         self.oracle, self.store, self.run, self.policy = oracle, store, run, policy
         self.name = oracle.name
+        if isinstance(oracle, FunctionOracle):
+            oracle.patience = PATIENCE
         self._unstored: list[Preference] = []
+        self._stored: list[Preference] = []
         self._open: dict[str, None] = {}
 
     def ask(self, queries: Sequence[Query]) -> None:
@@ -33,12 +37,23 @@ class Recorded(Oracle):
 
     def collect(self) -> list[Preference]:
         """Return new answers once they are stored; those that could not be stored are kept for the next call."""
-        self._unstored += self.oracle.collect()
-        self.store.add_preferences(self._unstored, run=self.run)
-        answers, self._unstored = self._unstored, []
+        try:
+            self._store()
+            while isinstance(self.oracle, FunctionOracle) and self.oracle.more:
+                self._store()
+        except PrefenvsError:
+            if not self._stored:
+                raise
+        answers, self._stored = self._stored, []
         for answer in answers:
             self._open.pop(answer.query.id, None)
         return answers
+
+    def _store(self) -> None:
+        self._unstored += self.oracle.collect()
+        self.store.add_preferences(self._unstored, run=self.run)
+        self._stored += self._unstored
+        self._unstored = []
 
     @property
     def waiting(self) -> bool:  # type: ignore[override]
@@ -48,7 +63,7 @@ class Recorded(Oracle):
     @property
     def pending(self) -> int:
         """Number of asked queries whose answers have not been handed out."""
-        return self.oracle.pending + len(self._unstored)
+        return self.oracle.pending + len(self._unstored) + len(self._stored)
 
     def follow(self, policy: Policy) -> None:
         """Pass on which policy is trained."""

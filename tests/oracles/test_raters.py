@@ -190,7 +190,7 @@ def test_a_line_that_cannot_be_right_is_refused(spec: str, flags: dict[str, Any]
         ("human", "needs the store that people label: --store"),
         ("regret", "needs an expert of Pendulum-v1"),
         ("regret:expert=run", "load_values"),
-        ("mistake:mistake=3", "chance between 0 and 1, got 3"),
+        ("mistake:mistake=3", "mistake must be at most 1, got 3"),
         ("hybrid:cheap=hybrid,costly=coin", "which 'hybrid' is not"),
         ("vlm", "needs the model's name"),
         ("clip", "say which CLIP model"),

@@ -11,7 +11,8 @@ import pytest
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Preference, Query, make_pairs
-from prefenvs.segments import SegmentBatch
+from prefenvs.raters import FunctionOracle
+from prefenvs.segments import Segment, SegmentBatch
 from prefenvs.store import Recorded, Store
 from prefenvs.trajectories import Trajectories
 
@@ -125,3 +126,23 @@ def test_answers_that_could_not_be_stored_are_neither_handed_out_nor_lost(
 
 def _fail(*_: object, **__: object) -> None:
     raise PrefenvsError("the disk is full")
+
+
+def test_answers_of_a_slow_function_are_stored_as_they_come(tmp_path: Path) -> None:
+    seen = []
+
+    def slow(first: Segment, second: Segment) -> int:
+        seen.append(len(store.preferences(run="r")))
+        if len(seen) in (4, 5):
+            raise ValueError("no power")
+        return 0
+
+    with Store(tmp_path / "labels.sqlite") as store:
+        recorded = Recorded(oracle := FunctionOracle(slow), store, run="r")
+        oracle.patience = 0.0
+        recorded.ask(queries := make_queries(6))
+        assert [answer.query.id for answer in recorded.collect()] == [query.id for query in queries[:3]]
+        with pytest.raises(PrefenvsError, match="no power"):
+            recorded.collect()
+        assert (len(recorded.collect()), recorded.pending) == (3, 0)
+        assert seen == [0, 1, 2, 3, 3, 3, 4, 5]
