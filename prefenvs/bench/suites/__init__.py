@@ -94,7 +94,12 @@ LEARNING = Suite(
     (
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
         _learning("dmc-walker-walk-v0", 500, 100_000, {"interact": 1_500}, beside=("pebble-mean",)),
-        _learning("dmc-cheetah-run-v0@4", 1_000, 25_000, {"interact": 800, "unsupervised_steps": 2_250}),
+        _learning(
+            "dmc-cheetah-run-v0@4",
+            1_000,
+            25_000,
+            {"interact": 800, "unsupervised_steps": 2_250, "selector": "near-on-policy"},
+        ),
         _learning("metaworld-faucet-open-v3@2", 2_000, 30_000, MANIPULATION, KEPT),
         _learning("metaworld-handle-press-v3@2", 2_000, 30_000, MANIPULATION, KEPT),
         _learning("metaworld-window-open-v3@2", 2_000, 30_000, MANIPULATION, KEPT),
