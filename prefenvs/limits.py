@@ -65,6 +65,8 @@ FractionBelowOne = Annotated[float, Range(0, 1, below=True)]
 OpenFraction = Annotated[float, Range(0, 1, above=True, below=True)]
 FlipRate = Annotated[float, Range(0, 0.5, below=True)]
 """Share of labels that are flipped: at a half, a label says nothing."""
+Lease = Annotated[float, Range(0, 14 * 86_400, above=True)]
+"""Seconds; browsers' timers end at 24 days."""
 Port = Annotated[int, Range(0, 65535)]
 PIXELS = Range(16, 4096)
 Pixels = Annotated[int, PIXELS]

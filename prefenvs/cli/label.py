@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefenvs.errors import PrefenvsError, install_command
-from prefenvs.limits import Fraction, NonNegativeInt, Pixels, Port, PositiveFloat, PositiveInt
+from prefenvs.limits import Fraction, Lease, NonNegativeInt, Pixels, Port, PositiveInt
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Label:
     """Reasons that can be given with a key, such as "falls" "too slow"."""
     task_run: str | None = None
     """Only the questions of this run."""
-    lease: PositiveFloat = 300.0
+    lease: Lease = 300.0
     """Seconds for which a question that was handed out is kept for one person."""
     size: Pixels = 512
     """Pixels of a clip's side at most; a page that shows clips smaller gets smaller ones."""

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import sqlalchemy as sa
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import AtLeastTwo, Fraction, NonNegativeInt, PositiveFloat, Range, check_settings
+from prefenvs.limits import AtLeastTwo, Fraction, Lease, NonNegativeInt, Range, check_settings
 from prefenvs.store import rows
 from prefenvs.store.database import reading, writing
 from prefenvs.store.events import ANSWERS, Event, check_text
@@ -73,7 +73,7 @@ class AssignmentPlan:
     overlap: Fraction = 0.0
     votes: AtLeastTwo = 2
     repeats: AtMostHalf = 0.05
-    lease: PositiveFloat = 300.0
+    lease: Lease = 300.0
     gold: AtMostHalf = 0.0
     tutorial: NonNegativeInt = 0
 
