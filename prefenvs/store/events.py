@@ -117,8 +117,8 @@ class Event:
             "probabilities": None if probabilities is None else tuple(probabilities.tolist()),
             "annotator": preference.annotator,
             "oracle": preference.oracle,
-            "time": float(preference.time),
-            "seconds": None if preference.seconds is None else float(preference.seconds),
+            "time": check_number("event time", preference.time),
+            "seconds": None if preference.seconds is None else check_number("event seconds", preference.seconds),
             "shown": None if preference.shown is None else tuple(int(index) for index in preference.shown),
         }
         name = json.dumps(content, sort_keys=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +147,12 @@ def test_answers_of_a_slow_function_are_stored_as_they_come(tmp_path: Path) -> N
             recorded.collect()
         assert (len(recorded.collect()), recorded.pending) == (3, 0)
         assert seen == [0, 1, 2, 3, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize("wrong", [{"time": "now"}, {"time": float("inf")}, {"seconds": "3"}, {"annotator": None}])
+def test_what_no_store_keeps_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    (query,) = make_queries(1)
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add_queries([query], run="r")
+        with pytest.raises(PrefenvsError, match=f"event {next(iter(wrong))} must be"):
+            store.add_preferences([Preference(query, np.array([1.0, 0.0]), **wrong)], run="r")
