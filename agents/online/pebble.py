@@ -72,9 +72,8 @@ class PebbleConfig(LearnerConfig):
 class PEBBLE(PreferenceLearner, SAC):
     """SAC on a reward learned from preferences between segments of its own behaviour.
 
-    The environment must hide its reward (`prefenvs.make`); the oracle answers queries about recorded segments; a
-    function of two segments will do (see `prefenvs.raters`).
-    Arguments beside `oracle` and `config` are Stable-Baselines3's, with B-Pref's values for DeepMind Control.
+    The environment must hide its reward (`prefenvs.make`); an oracle or a function (`prefenvs.raters`) judges pairs of
+    segments. Arguments beside `oracle` and `config` are Stable-Baselines3's, with B-Pref's values for DeepMind Control.
 
     Timeline (Lee et al. 2021, algorithm 2): random actions for `learning_starts` steps; SAC on the state-entropy reward
     for `unsupervised_steps`; the first session, of uniform queries, then relabelling and a fresh critic; from there SAC
@@ -368,10 +367,10 @@ def preset(
     """Return B-Pref's settings for a task (its scripts, 2021), or others for a CPU.
 
     small: smaller networks and batches. reliable: what was found since, for runs of up to some 100,000 steps: critics
-    with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps
-    (QPA); uniform queries in at least 25 small sessions; normalised reward inputs; members' mean less their deviation.
-    Of another paper's budget (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has
-    walker-walk's.
+    with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps,
+    and of a run of more than 20 episodes random queries about the newest 10 (QPA), else about all; at least 25 small
+    sessions; normalised reward inputs; members' mean less their deviation. Of another paper's budget
+    (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
@@ -419,10 +418,10 @@ def preset(
         gamma=min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma,
     )
     settings = Settings(config, total, options)
-    return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs)
+    return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs, total / task.horizon)
 
 
-def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
+def _fit_to_cpu(settings: Settings, reliable: bool, envs: int, episodes: float) -> Settings:
     """Return the settings with smaller networks and batches, and what was found since the publication."""
     smaller: dict[str, Any] = {"batch_size": 256, "hidden": (128, 128), "target_update_interval": 1}
     options = replace(settings.options, learning_rate=1e-3, ent_coef_learning_rate=1e-3, **smaller)
@@ -432,7 +431,8 @@ def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
         options = replace(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
-        config = replace(config, selector="uniform", aggregate="mean-std", policy_delay=2, recent_share=0.5)
+        selector = "near-on-policy" if episodes > 20 else "uniform"
+        config = replace(config, selector=selector, aggregate="mean-std", policy_delay=2, recent_share=0.5)
     return replace(settings, config=config, options=options)
 
 
