@@ -72,8 +72,8 @@ class Diagnosis:
             )
         if reach < 0.1:
             found.append(
-                f"Only {reach:.0%} of the labelled steps lie where the policy ended: spread the sessions to the end of "
-                "the run, or ask about the newest episodes (--selector near-on-policy)."
+                f"Only {reach:.0%} of the labelled steps lie where the policy ended: ask to the end of the run, about "
+                "the newest episodes (--selector near-on-policy), or more often."
             )
         if self.on_labels.count and self.on_labels.value < 0.6:
             found.append(
