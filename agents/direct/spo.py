@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -129,6 +130,9 @@ class SPO(DirectLearner, PPO):
         """Play whole episodes, let them be compared, and reward the steps of each by its share of wins."""
         if self.left <= 0:
             return False
+        if not np.all(self._last_episode_starts):
+            print("not number for number the unbroken run: it was stopped within a rollout, which begins anew")
+            self._begin_episodes(env)
         before = self.recorder.buffer.episodes_seen
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
             return False
@@ -145,10 +149,13 @@ class SPO(DirectLearner, PPO):
         decided = np.abs(2.0 * shares[np.isfinite(shares)] - 1.0)
         self.logger.record("feedback/decided", float(decided.mean()) if len(decided) else 0.0)
         self.recorder.buffer.keep_newest(self.config.queue)
-        # The next rollout begins new episodes.
+        self._begin_episodes(env)
+        return True
+
+    def _begin_episodes(self, env: VecEnv) -> None:
+        """Begin new episodes, as every rollout does."""
         self._last_obs = env.reset()  # type: ignore[assignment]
         self._last_episode_starts = np.ones(env.num_envs, bool)
-        return True
 
     def _win_shares(self, new: int) -> Array:
         """Return the win shares [N] of the newest N = `new` episodes; NaN for one of which no question was answered."""
@@ -201,6 +208,10 @@ class SPO(DirectLearner, PPO):
         extractor, buffer = self.policy.features_extractor, self.rollout_buffer
         if isinstance(extractor, NormalisedObservations):
             extractor.see(torch.from_numpy(buffer.observations.reshape(-1, *buffer.obs_shape)).to(self.device))
+
+    def load_memory(self, folder: Path) -> None:
+        """Make room for the queue, which may be longer than what a recorder keeps by itself."""
+        self.recorder.buffer.max_episodes = None
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log."""

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
 from prefenvs.agents.online.checkpoint import load_episodes, load_random_state, random_state, save_episodes
+from prefenvs.agents.online.replay import COLUMNS, restore_rows
 from prefenvs.agents.online.saved_agent import SavedAgent, read_agent
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs import make
@@ -25,7 +26,6 @@ from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.tasks import Task
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
-ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another folder"
 
 
@@ -85,7 +85,7 @@ def save_checkpoint(agent: TrueRewardDQN, folder: Path) -> Path:
     assert isinstance(buffer, ReplayBuffer)
     with new_folder(folder) as new:
         agent.save(new / "model.zip")
-        rows = {name: getattr(buffer, name)[: buffer.size()] for name in ARRAYS}
+        rows = {name: getattr(buffer, name)[: buffer.size()] for name in COLUMNS}
         np.savez(new / "replay.npz", allow_pickle=False, pos=buffer.pos, full=buffer.full, **rows)
         save_episodes(agent, new / "episodes.npz")
         state = {name: getattr(agent, name) for name in COUNTERS} | {"random": random_state(agent)}
@@ -112,12 +112,7 @@ def load_checkpoint(agent: TrueRewardDQN, folder: Path) -> None:
     with damage_told(folder / "replay.npz", WAY_OUT):
         check_npz(folder / "replay.npz")
         with np.load(folder / "replay.npz", allow_pickle=False) as rows:
-            for name in ARRAYS:
-                target, stored = getattr(buffer, name), rows[name]
-                if len(stored) > len(target) or stored.shape[1:] != target.shape[1:]:
-                    raise PrefenvsError(f"{name} of shape {stored.shape} do not fit a buffer of {target.shape}")
-                target[: len(stored)] = stored
-            buffer.pos, buffer.full = int(rows["pos"]), bool(rows["full"])
+            restore_rows(buffer, rows, COLUMNS, folder / "replay.npz")
     with damage_told(folder / "state.json", WAY_OUT):
         state = json.loads((folder / "state.json").read_text())
         for name in COUNTERS:

@@ -161,9 +161,14 @@ class Feedback:
 
     def due(self, steps: int) -> bool:
         """Tell whether the loop is to be run after `steps` environment steps."""
-        if self._may_ask(steps):
-            return self._has_segments()
-        return steps >= self.next_look and self.oracle.pending > 0
+        return self._may_ask(steps) or (steps >= self.next_look and self.oracle.pending > 0)
+
+    def go_on(self, forgotten: int, total_steps: int) -> None:
+        """Go on in a run of `total_steps`; forgotten: steps made so far that it does not count."""
+        if self.sessions:
+            self.next_session = max(self.next_session - forgotten, 0)
+            self.next_look = max(self.next_look - forgotten, 0)
+        self.total_steps = total_steps
 
     def run(self, steps: int) -> dict[str, float] | None:
         """Run the loop once: select and ask what is due, collect answers, and fit the reward model to all of them.
@@ -199,7 +204,7 @@ class Feedback:
         return self._fit()
 
     def _may_ask(self, steps: int) -> bool:
-        return self.asked < self.config.labels and steps >= self.next_session
+        return self.asked < self.config.labels and steps >= self.next_session and self._has_segments()
 
     def _session_size(self, steps: int) -> int:
         """Return how many queries a session has: what the schedule says, within the budget, and at least one."""
@@ -211,10 +216,17 @@ class Feedback:
             raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
         return max(min(int(size), self.config.labels - self.asked), 1)
 
-    def count_most(self) -> int:
-        """Return how many labels can be asked until the run's end, if every session is held when it is due."""
-        times = range(self.next_session, self.total_steps, self.config.interact)
-        return min(sum(self._session_size(steps) for steps in times), self.config.labels)
+    def count_most(self, every: int = 1) -> int:
+        """Return how many labels can be asked until the run's end, if every session is held when it is due.
+
+        every: environment steps between two moments at which one can be held.
+        """
+        due, most = self.next_session, 0
+        while due < self.total_steps:
+            held = max(due + -due % every, every)
+            most += self._session_size(held)
+            due = held + self.config.interact
+        return min(most, self.config.labels)
 
     def _select(self, size: int) -> list[Query]:
         """Choose what is asked among segments of the recorded episodes; the first labels are drawn uniformly."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 from gymnasium import Env, spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.mlp import Precision
@@ -45,6 +46,8 @@ from prefenvs.trajectories import Trajectories
 FEW_LABELS = 10
 ENSEMBLE_ONLY = ("surf", "rime", "reed", "restart", "bootstrap", "flip_rate", "agent_weight", "stop", "score")
 """Settings of `RewardConfig` that no other reward model has, and no preset changes but the flags of their names."""
+OF_PICTURES = ("members", "output", "learning_rate", "epochs", "stop_accuracy", "validation_share")
+"""Settings of `RewardConfig` that a reward of pictures has too."""
 GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
 """A reward model of one's own, what makes one, or either's `module:NAME`."""
 AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
@@ -195,6 +198,11 @@ class PreferenceLearner(SavedAgent):
     def first_session(self) -> int:
         """Environment steps after which the first feedback session is held."""
 
+    @property
+    def session_steps(self) -> int:
+        """Environment steps between two moments at which a session can be held."""
+        return 1
+
     def check_run(self, total_steps: int) -> None:
         """Raise a PrefenvsError if a run of `total_steps` environment steps could not ask anybody anything."""
         if self.config.true_reward:
@@ -258,14 +266,26 @@ class PreferenceLearner(SavedAgent):
                 "fit is to end: raise per_session or the share",
                 stacklevel=4,
             )
-        most = self.feedback.count_most() if self.feedback is not None else self.config.labels
+        every = self.session_steps
+        most = self.feedback.count_most(every) if self.feedback is not None else self.config.labels
         if most < c.labels:
+            apart = -(-c.interact // every) * every
             warnings.warn(
                 f"at most {most} of {c.labels} labels can be asked: {total_steps} steps leave room for sessions of "
-                f"{c.per_session} every {c.interact} steps from step {self.first_session} on; lower interact or raise "
+                f"{c.per_session} every {apart} steps from step {self.first_session} on; lower interact or raise "
                 "per_session",
                 stacklevel=4,
             )
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+    ) -> tuple[int, BaseCallback]:
+        made = self.num_timesteps if reset_num_timesteps else 0
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
+        if self.feedback is not None:
+            # Sessions are due by the count of steps, which may have begun anew.
+            self.feedback.go_on(made, self._total_timesteps)
+        return result
 
     def start_feedback(self, total_steps: int) -> None:
         """Get ready to ask the rater; called at the start of `learn`."""
@@ -437,8 +457,7 @@ def check_policy(policy: Any, space: spaces.Space[Any]) -> None:
 
 def picture_settings(config: RewardConfig) -> ImageRewardConfig:
     """Return the settings of a reward on pictures that a reward ensemble's stand for."""
-    names = ("members", "output", "learning_rate", "epochs", "stop_accuracy", "validation_share")
-    return ImageRewardConfig(**{name: getattr(config, name) for name in names})
+    return ImageRewardConfig(**{name: getattr(config, name) for name in OF_PICTURES})
 
 
 def make_reward_model(

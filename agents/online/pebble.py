@@ -375,13 +375,13 @@ def preset(
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
     """
-    if horizon_discount and gamma is not None:
+    discount = min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma
+    # A resumed run has kept both.
+    if horizon_discount and gamma not in (None, discount):
         raise PrefenvsError(f"horizon_discount and gamma={gamma} are two discounts: leave one of them out")
     budget, manipulation = task.budget(labels), task.family == "metaworld"
-    size = min(budget.per_session, budget.labels)
-    if name == "reliable":
-        size = max(min(size, budget.labels // 25), 1)
-    size = size if per_session is None else per_session
+    most = max(budget.labels // 25, 1) if name == "reliable" else budget.labels
+    size = min(budget.per_session, most) if per_session is None else per_session
     rate = budget.interact / budget.per_session
     config = PebbleConfig(
         labels=budget.labels,
@@ -415,7 +415,7 @@ def preset(
         reed=reed,
         cer=cer,
         horizon_discount=horizon_discount,
-        gamma=min(max(1.0 - 5.0 / task.horizon, 0.95), 0.995) if horizon_discount else PebbleOptions.gamma,
+        gamma=discount,
     )
     settings = Settings(config, total, options)
     return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs, total / task.horizon)

@@ -31,8 +31,10 @@ from prefenvs.agents.registry import Algorithm, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.envs import make
 from prefenvs.envs.spaces import action_choices, action_vectors
+from prefenvs.errors import PrefenvsError
 from prefenvs.limits import (
     AtLeastMinusOne,
+    AtLeastTwo,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -68,7 +70,7 @@ class PPOConfig:
     """Adam's."""
     n_steps: PositiveInt = 500
     """Steps of each environment in a rollout."""
-    batch_size: PositiveInt = 64
+    batch_size: AtLeastTwo = 64
     """Steps in a gradient step."""
     n_epochs: PositiveInt = 20
     """Passes over a rollout."""
@@ -97,6 +99,8 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.n_steps * self.envs < 2:
+            raise PrefenvsError("a rollout of a single step has no spread of advantages: raise n_steps or envs")
 
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of the learner's constructor."""
@@ -171,6 +175,11 @@ class PrefPPO(PreferenceLearner, PPO):
     def first_session(self) -> int:
         """Environment steps of state-entropy exploration."""
         return self.config.unsupervised_steps
+
+    @property
+    def session_steps(self) -> int:
+        """Steps of a rollout, at whose end sessions are held."""
+        return self.n_steps * self.n_envs
 
     @property
     def exploring(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 
 Reward = Callable[..., tuple[Array, Array]]
+COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""Arrays of Stable-Baselines3's buffer that a checkpoint keeps."""
 
 
 class RelabelBuffer(ReplayBuffer):
@@ -29,7 +31,12 @@ class RelabelBuffer(ReplayBuffer):
     third argument the rows [E] before which episodes end.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, optimize_memory_usage: bool = False, **kwargs: Any) -> None:
+        if optimize_memory_usage:
+            raise PrefenvsError(
+                "optimize_memory_usage forgets what was seen after an episode's last step, which values go on from: "
+                "leave it out"
+            )
         super().__init__(*args, **kwargs)
         self.spreads = np.zeros((self.buffer_size, self.n_envs), np.float32)
         self.bonus = 0.0
@@ -158,8 +165,7 @@ class RelabelBuffer(ReplayBuffer):
 
     def save(self, path: str | Path) -> None:
         """Write the rows held as one uncompressed .npz file."""
-        names = ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts")
-        rows = {name: getattr(self, name)[: self.size()] for name in names}
+        rows = {name: getattr(self, name)[: self.size()] for name in (*COLUMNS, "spreads")}
         counters: Any = {"pos": self.pos, "full": self.full, "unfilled": self._unfilled, "added": self.added}
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **counters, **rows)
@@ -167,14 +173,25 @@ class RelabelBuffer(ReplayBuffer):
     def restore(self, path: str | Path) -> None:
         """Read what `save` wrote into a buffer of the same shape."""
         with np.load(path, allow_pickle=False) as rows:
-            for name in ("observations", "next_observations", "actions", "rewards", "spreads", "dones", "timeouts"):
-                target, stored = getattr(self, name), rows[name]
-                if len(stored) > len(target) or stored.shape[1:] != target.shape[1:]:
-                    raise PrefenvsError(
-                        f"{path} holds {name} of shape {stored.shape}, which do not fit a buffer of {target.shape}"
-                    )
-                target[: len(stored)] = stored
-            self.pos, self.full = int(rows["pos"]), bool(rows["full"])
+            restore_rows(self, rows, (*COLUMNS, "spreads"), path)
             self._unfilled = int(rows["unfilled"])
             held = self.pos + self.full * self.buffer_size
             self.added = int(rows["added"]) if "added" in rows else held
+
+
+def restore_rows(buffer: ReplayBuffer, rows: Mapping[str, Array], names: Sequence[str], path: str | Path) -> None:
+    """Put saved columns into a buffer, its ring where it was; raises PrefenvsError for a buffer of another shape."""
+    for name in names:
+        target, stored = getattr(buffer, name), rows[name]
+        if len(stored) > len(target) or stored.shape[1:] != target.shape[1:]:
+            raise PrefenvsError(
+                f"{path} holds {name} of shape {stored.shape}, which do not fit a buffer of {target.shape}"
+            )
+        target[: len(stored)] = stored
+    if bool(rows["full"]) and len(stored) < len(target):
+        steps, room = (len(part) * buffer.n_envs for part in (stored, target))
+        raise PrefenvsError(
+            f"{path} holds a full buffer of {steps} steps, and this one has room for {room}: make the agent with "
+            f"buffer_size={steps}"
+        )
+    buffer.pos, buffer.full = int(rows["pos"]), bool(rows["full"])

@@ -254,6 +254,8 @@ class PebblePolicy(SACPolicy):
         Residual bodies see normalised observations and learn by AdamW with SimBa's decay; the critics have a block for
         each number in net_arch, the actor has one (Lee et al. 2025, "SimBa", table of hyperparameters).
         """
+        if kwargs.get("use_sde"):
+            raise PrefenvsError("this actor's noise is no function of the state (gSDE): leave use_sde out")
         self.layer_norm, self.body, self.pessimism = layer_norm, body, pessimism
         if pessimism is not None:
             kwargs["n_critics"] = 1

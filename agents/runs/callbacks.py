@@ -148,10 +148,11 @@ class KeepBest(EvaluationCallback):
             torch.save(self.model.policy.state_dict(), self.folder / f"{self.num_timesteps}.pt")
 
     def _on_training_end(self) -> None:
-        if self.evaluator is not None:
-            self.evaluator.drain()
         if self._measured < self.num_timesteps:
             self.measure()
+        # The last row is there before another may take its place.
+        if self.evaluator is not None:
+            self.evaluator.drain()
         chosen = self._choose() if self.folder.exists() else self.num_timesteps
         if chosen != self.num_timesteps:
             self._load(chosen)

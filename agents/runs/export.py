@@ -26,7 +26,7 @@ from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.agents.rewards.pearl import GaussianReward
 from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer
 from prefenvs.agents.rewards.segment import SegmentReward
-from prefenvs.agents.runs.train import load_policy
+from prefenvs.agents.runs.train import find_reward, load_policy
 from prefenvs.envs.spaces import name_entries
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.file_sizes import check_zip
@@ -212,9 +212,7 @@ def load_reward_model(run: Run) -> Exportable | None:
 
     Raises PrefenvsError for one that is none of this library's on observations and actions.
     """
-    if any(run.config.get(name) for name in ("true_reward", "exploration_only", "constant_reward")):
-        return None
-    path = next((one for one in (run.checkpoint / "reward.pt", run.path("reward.pt")) if one.is_file()), None)
+    path = find_reward(run)
     if path is None:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -246,11 +247,24 @@ def load_policy(run: Run) -> Policy:
     return policy
 
 
+def find_reward(run: Run) -> Path | None:
+    """Return the file of the reward that a run has learned; None where it has learned none.
+
+    A checkpoint holds a reward model too before the first answer, and where nobody is asked.
+    """
+    inside = run.checkpoint / "reward.pt"
+    path = next((place for place in (inside, run.path("reward.pt")) if place.is_file()), None)
+    state = run.checkpoint / "state.json"
+    if path != inside or not state.is_file():
+        return path
+    with damage_told(state, "put the checkpoint back from a copy"):
+        feedback = json.loads(state.read_text())["feedback"]
+        return path if feedback is not None and feedback.get("fitted", True) else None
+
+
 def load_reward(run: Run) -> RewardModel | None:
     """Return the reward that a run has learned, an ensemble or a model of the user's own; None if it has none."""
-    places = run.checkpoint / "reward.pt", run.path("reward.pt")
-    path = next((place for place in places if place.is_file()), None)
-    named = str(run.config.get("reward_model") or "")
+    path, named = find_reward(run), str(run.config.get("reward_model") or "")
     if path is None:
         return None
     if ":" not in named:

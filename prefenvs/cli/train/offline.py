@@ -151,8 +151,8 @@ def _check_labels_matter(given: Mapping[str, str], settings: Settings) -> None:
     if options is None or options.needs_labels(settings.config):
         return
     # Ranks are made of as many segments as there would be labels.
-    ranked = ("labels", "preferences") if getattr(options, "dense", False) else ()
-    for flag in ("shuffle-labels", "labels", "preferences"):
+    ranked = ("labels", "preferences", "held-out") if getattr(options, "dense", False) else ()
+    for flag in ("shuffle-labels", "labels", "preferences", "held-out", "lists", "list-questions"):
         if flag in given and flag not in ranked:
             raise PrefenvsError(f"--{flag} is about labels, of which this learner needs none here: leave it out")
 

@@ -81,6 +81,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     own = getattr(training, "reward_model", None)
     given_to = Online(task, oracle, each[0].seed, training.device, reward, film, own)
     agent = algorithm.make_online(settings, given_to)
+    _check_ensemble(agent, given)
     if resumed is None:
         # All is checked before a folder is made, or a process started.
         agent.check_run(settings.steps)
@@ -142,6 +143,23 @@ def _words_of(config: Mapping[str, Any]) -> dict[str, str]:
         for name, value in config.items()
         if value is not None and not isinstance(value, dict | list)
     }
+
+
+def _check_ensemble(agent: Any, given: Mapping[str, str]) -> None:
+    """Raise a PrefenvsError for a setting of the reward ensemble where another model is in its place."""
+    from prefenvs.agents.online.learner import OF_PICTURES
+    from prefenvs.agents.rewards.ensemble import RewardEnsemble
+    from prefenvs.agents.rewards.image.observed import PixelReward
+
+    model = getattr(agent, "reward_model", None)
+    if model is None or isinstance(model, RewardEnsemble):
+        return
+    known = OF_PICTURES if isinstance(model, PixelReward) else ()
+    for flag in given:
+        if flag.startswith("reward.") and flag.removeprefix("reward.").replace("-", "_") not in known:
+            raise PrefenvsError(
+                f"--{flag} is about the reward ensemble, in whose place is {type(model).__name__}: leave it out"
+            )
 
 
 def _check_lists(lists: str | None, words: Mapping[str, str]) -> None:

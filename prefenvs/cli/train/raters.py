@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 LABELS = (
     *("labels", "per-session", "interact", "segment-length", "selector", "schedule", "lists", "list-questions"),
-    *("unlabelled", "surf", "rune", "bonus", "bonus-decay", "rime", "reed", "cer"),
+    *("unlabelled", "surf", "rune", "bonus", "bonus-decay", "rime", "reed", "cer", "aggregate", "std-weight"),
 )
 """Flags that have no effect where no rater is asked."""
+EXPLORATION = (
+    *("unsupervised-steps", "neighbour", "entropy-states", "entropy-normalised"),
+    *("unsupervised-epochs", "reset-updates"),
+)
+"""Flags that have no effect where nothing is explored before the true reward."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ def check_no_rater(given: Mapping[str, str], control: str) -> None:
         about = flag in LABELS or flag.startswith(("reward.", "value-resets.")) or flag == "reward-model"
         if (about and given[flag] != "false") or (flag == "oracle" and given[flag] != "oracle"):
             raise PrefenvsError(f"--{flag} is about labels, of which {control} needs none: leave it out")
+        if flag in EXPLORATION and control == "--true-reward" and given.get("explore-first", "false") == "false":
+            raise PrefenvsError(f"--{flag} is about exploration, which {control} begins without: leave it out")
 
 
 def attach_rater(agent: Any, run: Run, stack: contextlib.ExitStack, film: bool = False) -> None:

@@ -13,6 +13,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.online import ppo
+from prefenvs.agents.online.prefppo import PPOConfig
+from prefenvs.errors import PrefenvsError
 
 SPACES = {"box": spaces.Box(-1.0, 1.0, (3,), np.float32), "discrete": spaces.Discrete(4)}
 
@@ -78,3 +80,9 @@ def test_each_step_of_the_rollout_is_seen_once_with_its_own_numbers() -> None:
     assert sorted(seen.tolist()) == sorted(agent.rollout_buffer.returns.flatten().tolist())
     for batch in ppo.minibatches(agent):
         torch.testing.assert_close(batch.returns, batch.observations[:, 0])
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"n_steps": 1, "envs": 1}])
+def test_a_single_step_has_no_advantage_over_others(settings: dict[str, int]) -> None:
+    with pytest.raises(PrefenvsError, match=r"batch_size|raise n_steps or envs"):
+        PPOConfig(**settings)

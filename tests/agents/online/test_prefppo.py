@@ -138,3 +138,12 @@ def test_a_saved_policy_keeps_its_statistics(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         agent.predict(observation, deterministic=True)[0], again.predict(observation, deterministic=True)[0], rtol=1e-5
     )
+
+
+def test_labels_that_sessions_at_the_ends_of_rollouts_cannot_ask_are_told() -> None:
+    # Rollouts of 4 x 50 steps: sessions at 200, 400 and 600, though they would be due every 10 steps.
+    agent = make_agent(Rater(), labels=400, interact=10)
+    with pytest.warns(UserWarning, match=r"at most 60 of 400 labels.*sessions of 20 every 200 steps"):
+        agent.learn(600)
+    assert agent.feedback is not None
+    assert agent.feedback.asked == 60

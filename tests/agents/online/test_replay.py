@@ -87,6 +87,9 @@ def test_saved_rows_come_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(other.rewards, buffer.rewards)
     with pytest.raises(PrefenvsError, match="do not fit"):
         make_buffer(5).restore(tmp_path / "replay.npz")
+    # In a larger one, which is no full ring, rows without any step would be drawn.
+    with pytest.raises(PrefenvsError, match="make the agent with buffer_size=40"):
+        make_buffer(30).restore(tmp_path / "replay.npz")
 
 
 def test_a_drawn_row_always_has_its_reward_and_new_rows_wait_for_it() -> None:

@@ -159,3 +159,24 @@ def test_an_agent_goes_into_a_new_environment() -> None:
 def test_a_raw_environment_names_the_way_out() -> None:
     with pytest.raises(PrefenvsError, match=re.escape("prefenvs.make")):
         pebble(make_vec_env(TASK)).learn(210)
+
+
+@pytest.mark.parametrize("argument", ["use_sde", "optimize_memory_usage"])
+def test_an_argument_that_pebble_has_no_use_for_is_refused(argument: str) -> None:
+    with pytest.raises(PrefenvsError, match=f"leave (it|{argument}) out"):
+        pebble(**{argument: True})
+
+
+def test_questions_go_on_where_learn_is_called_again_and_counts_from_0() -> None:
+    config = PebbleConfig(
+        labels=40, per_session=4, interact=50, segment_length=5, unsupervised_steps=190, reward=SMALL, reset_updates=1
+    )
+    small: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "learning_starts": 10}
+    agent = PEBBLE("MlpPolicy", prefenvs.make(TASK), nearer, config, seed=0, device="cpu", **small)
+    agent.learn(220)
+    assert agent.feedback is not None
+    assert agent.feedback.asked == 4
+    # The next session is 30 steps away.
+    agent.learn(100)
+    assert agent.feedback.asked == 12
+    assert agent.feedback.total_steps == 100

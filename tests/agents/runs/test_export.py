@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from prefenvs.agents.rewards.ensemble import RewardConfig
 from prefenvs.agents.rewards.pearl import GaussianRewardConfig
 from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer, PreferenceTransformerConfig
 from prefenvs.agents.runs import export
+from prefenvs.agents.runs.train import load_reward
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 
@@ -102,6 +104,19 @@ def test_online_agents(name: str, tmp_path: Path) -> None:
         assert float(agent.policy.features_extractor.count) > 0
     done = rng.uniform(-1, 1, (7, agent.reward_model.action_size)).astype(np.float32)
     np.testing.assert_allclose(loaded(paths[1], seen, done), agent.reward_model.predict(seen, done), atol=1e-5)
+
+
+@pytest.mark.parametrize("true_reward", [False, True])
+def test_a_reward_that_was_never_learned_is_none(true_reward: bool, tmp_path: Path) -> None:
+    agent = pebble()
+    agent.config = dataclasses.replace(agent.config, true_reward=true_reward)
+    # The first question would come after 60 steps.
+    agent.learn(120, callback=lambda *_: agent.num_timesteps < 50)
+    run = keep(agent, tmp_path / "run", "Reacher-v5")
+    assert (run.checkpoint / "reward.pt").is_file()
+    assert load_reward(run) is None
+    paths = export.export_run(run, tmp_path / "out", "torchscript")
+    assert [path.name for path in paths] == ["policy.pt", "README.md"]
 
 
 class Bright(gymnasium.Env[Any, Any]):

@@ -19,9 +19,14 @@ TASK = "InvertedPendulum-v5"
 
 
 def run_with(
-    folder: Path, keep_best: int, liked: int | None, monkeypatch: pytest.MonkeyPatch, beside: bool = False
+    folder: Path,
+    keep_best: int,
+    liked: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    beside: bool = False,
+    steps: int = 200,
 ) -> tuple[PEBBLE, Run]:
-    """Train for 200 steps by a learned reward that likes the policy played `liked`-th of those compared."""
+    """Train by a learned reward that likes the policy played `liked`-th of those compared."""
     run = Run.create(folder, "train pebble", {})
     agent = make_agent()
     own, played = agent.learned_reward, []
@@ -34,7 +39,7 @@ def run_with(
         return np.full(len(observations), float(likes), np.float32), np.zeros(len(observations), np.float32)
 
     monkeypatch.setattr(agent, "learned_reward", reward)
-    train([agent], [run], 200, 40, episodes=2, progress=False, keep_best=keep_best, evaluate_async=beside)
+    train([agent], [run], steps, 40, episodes=2, progress=False, keep_best=keep_best, evaluate_async=beside)
     return agent, run
 
 
@@ -60,3 +65,13 @@ def test_the_last_policy_stays_where_none_is_liked_better(tmp_path: Path, monkey
     last = torch.load(run.path("policies/200.pt"), weights_only=True)
     torch.testing.assert_close(dict(agent.policy.state_dict()), dict(last), rtol=0, atol=0)
     assert run.rows("evaluations")[-1]["mean_return"] == before.rows("evaluations")[-1]["mean_return"]
+
+
+def test_the_last_row_is_of_the_policy_kept_where_the_run_ends_between_two_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = run_with(tmp_path / "kept", 3, 0, monkeypatch, beside=True, steps=190)
+    rows = run.rows("evaluations")
+    assert [row["steps"] for row in rows] == [0, 40, 80, 120, 160, 190]
+    # Of steps 120, 160 and 190 the first is liked.
+    assert rows[-1]["mean_return"] == rows[3]["mean_return"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
 import prefenvs
 from prefenvs.agents.direct.spo import SPO, SPOConfig, find_episodes
@@ -72,3 +74,43 @@ def test_a_rollout_shorter_than_an_episode_and_a_queue_without_room_are_refused(
         agent.learn(200)
     with pytest.raises(PrefenvsError, match="raise --queue"):
         SPOConfig(queue=4, opponents=4)
+
+
+class StopAt(BaseCallback):
+    """Ctrl-C after so many steps, in the middle of a rollout as an on-policy run takes it."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.steps:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_a_run_that_was_stopped_within_a_rollout_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def make() -> SPO:
+        config = SPOConfig(queue=8, opponents=3)
+        return SPO("MlpPolicy", make_envs("CartPole-v1", 2), FunctionOracle(first_longer), config, **SMALL)
+
+    agent = make()
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(360, StopAt(150))
+    resumed = make()
+    resumed.resume(agent.save_checkpoint(tmp_path / "checkpoint"))
+    resumed.learn(360 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert resumed.num_timesteps >= 360
+    assert "stopped within a rollout, which begins anew" in capsys.readouterr().out
+
+
+def test_a_checkpoint_holds_a_queue_of_any_length(tmp_path: Path) -> None:
+    def make() -> SPO:
+        config = SPOConfig(queue=150, opponents=2)
+        settings = SMALL | {"n_steps": 600, "batch_size": 300}
+        return SPO("MlpPolicy", make_envs("CartPole-v1", 6), FunctionOracle(first_longer), config, **settings)
+
+    agent, resumed = make(), make()
+    agent.learn(3_600)
+    resumed.resume(agent.save_checkpoint(tmp_path / "checkpoint"))
+    assert len(resumed.recorder.buffer) == len(agent.recorder.buffer) == 150

@@ -14,10 +14,11 @@ CLIP = [["--clip-model", "m"], ["--clip-goal", "a pole"], ["--clip-alpha", "0.5"
 LABELS = [
     ["--oracle", "mistake"], ["--labels", "100"], ["--per-session", "10"], ["--interact", "100"],
     ["--segment-length", "5"], ["--selector", "uniform"], ["--schedule", "decreasing"], ["--lists", "lire"],
-    ["--cer"], ["--bonus", "0.1"],
+    ["--cer"], ["--bonus", "0.1"], ["--aggregate", "min"], ["--std-weight", "2"],
 ]  # fmt: skip
 CASES = [([], option) for option in (*VLM, *CLIP)] + [(["--oracle", "mistake"], option) for option in (*VLM, *CLIP)]
-CASES += [(["--true-reward"], option) for option in (*VLM, *CLIP, *LABELS, ["--expert", "run"])]
+EXPLORATION = [["--unsupervised-steps", "100"], ["--neighbour", "3"], ["--entropy-states", "100"]]
+CASES += [(["--true-reward"], option) for option in (*VLM, *CLIP, *LABELS, *EXPLORATION, ["--expert", "run"])]
 CASES += [(["--oracle", "hybrid", "--cheap", "mistake", "--costly", "oracle"], option) for option in (*VLM, *CLIP)]
 
 

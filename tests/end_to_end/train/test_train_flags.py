@@ -93,6 +93,17 @@ def test_a_record_restores_every_setting(name: str) -> None:
         assert restore(bare, record) == group
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("pebble", ["--horizon-discount"]), ("ranksgd", ["--labels", "4", "--candidates", "3", "--top", "3"])],
+)
+def test_a_preset_takes_what_a_resumed_run_has_kept(name: str, words: list[str]) -> None:
+    groups, settings = read(name, "Pendulum-v1", *words)
+    kept = {key: value for key, value in record_of(groups).items() if value is not None and key != "task"}
+    again = find_algorithm(name).settings(find_task("Pendulum-v1"), kept.pop("preset"), **kept)
+    assert (again.config, again.options) == (settings.config, settings.options)
+
+
 def test_flags_are_read_as_the_parser_reads_them() -> None:
     found = given_flags(["--labels", "5", "--per_session=3", "--no-progress", "--surf", "--task", "x"])
     assert found == {"labels": "5", "per-session": "3", "progress": "false", "surf": "true", "task": "x"}

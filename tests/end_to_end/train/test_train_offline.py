@@ -239,7 +239,7 @@ def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("options", [["bc"], ["iql", "--true-reward"], ["iql", "--constant-reward"]])
 def test_labels_that_nobody_learns_from_are_refused(options, data, capsys):
-    for about in (["--labels", "12"], ["--preferences", "oracle"]):
+    for about in (["--labels", "12"], ["--preferences", "oracle"], ["--held-out", "0.2"], ["--lists", "lire"]):
         told = refused(capsys, "train", *options, "--dataset", data, *QUICK, *about)
         assert f"{about[0]} is about labels" in told
 

@@ -1,16 +1,19 @@
-"""Answers that come after a restart: SURF still knows the steps around what the rater was shown."""
+"""Answers that come late: after a restart, and after episodes have become too short to ask about."""
 
 from pathlib import Path
 
 import numpy as np
 
 from prefenvs.agents import PEBBLE, PebbleConfig, RewardConfig
+from prefenvs.agents.online.feedback import Feedback, FeedbackConfig
+from prefenvs.agents.rewards.ensemble import RewardEnsemble
 from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.oracles import HumanOracle
 from prefenvs.preferences import Preference, Query
 from prefenvs.store import Store
+from prefenvs.trajectories import TrajectoryBuffer
 
-from ...worlds import Point
+from ...worlds import Point, Rater
 
 MARGIN = 2
 
@@ -78,3 +81,26 @@ def test_answers_to_questions_from_before_a_restart_cover_the_uncropped_segments
                 assert (len(found), found.episode, found.start) == (8 + 2 * MARGIN, given.episode, given.start)
                 np.testing.assert_array_equal(found.observations, given.observations)
                 np.testing.assert_array_equal(found.true_rewards, given.true_rewards)
+
+
+def test_answers_are_taken_though_no_episode_is_long_enough_to_ask_about_any_more() -> None:
+    """As where an agent learns to end its episodes early, while people still label the first questions."""
+    rater, buffer, rng = Rater(late=1), TrajectoryBuffer("", max_episodes=4), np.random.default_rng(0)
+
+    def play(lengths: list[int]) -> None:
+        for length in lengths:
+            for k in range(length):
+                seen = rng.normal(size=2)
+                buffer.add_step(0, seen, np.zeros(1, np.float32), float(k), None, done=k == length - 1)
+
+    config = FeedbackConfig(labels=20, per_session=4, interact=10, segment_length=5, selector="uniform")
+    model = RewardEnsemble(2, 1, RewardConfig(members=2, width=8, epochs=2), seed=0, device="cpu")
+    feedback = Feedback(config, rater, model, buffer, 10, 1_000, seed=0)
+    play([8, 8, 8, 8])
+    assert feedback.due(10)
+    assert feedback.run(10) is None
+    play([3, 3, 3, 3])
+    assert feedback.due(20)
+    assert feedback.run(20) is not None
+    assert (feedback.labels, feedback.asked) == (4, 4)
+    assert not feedback.due(21)

@@ -217,6 +217,16 @@ def test_a_model_of_one_s_own_on_the_command_line(tmp_path: Path) -> None:
     assert rows[-1]["time/total_timesteps"] == "420"
 
 
+def test_a_setting_of_the_ensemble_is_refused_beside_a_model_of_one_s_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "pebble", "--task", "Pendulum-v1", "--reward-model", f"{__name__}:Linear",
+              "--reward.width", "64", "--folder", str(tmp_path / "run"), "--no-progress"])  # fmt: skip
+    assert "--reward.width is about the reward ensemble, in whose place is Linear" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_part_that_raises_is_named_in_one_line() -> None:
     class Unmade(Linear):
         def __init__(self, observation_size: int, action_size: int, seed: int = 0) -> None:
