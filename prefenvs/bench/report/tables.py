@@ -255,10 +255,15 @@ def cost_table(scores: Scores) -> Table:
 
 
 def missing_table(scores: Scores) -> Table:
-    """Cells that failed, and the seeds that were not run yet of each method on each task."""
+    """Cells that failed or were not measured, and the seeds that were not run yet of each method on each task."""
     cells = scores.cells[scores.cells["status"] != "finished"]
     failed = cells[cells["reason"] != ""]
     rows = [(str(name), "", f"{row['status']}: {row['reason'].splitlines()[0]}") for name, row in failed.iterrows()]
+    silent = scores.cells[(scores.cells["status"] == "finished") & scores.cells["final"].isna()]
+    rows += [
+        (str(name), "", f"finished, but its last evaluation tells no {row['measure'].replace('_', ' ')}")
+        for name, row in silent.iterrows()
+    ]
     for entry in scores.entries:
         for task in scores.suite_tasks:
             waiting = scores.of(entry, task).index.intersection(cells[cells["reason"] == ""].index)

@@ -308,3 +308,15 @@ def test_an_aggregate_joins_tasks_by_their_seeds() -> None:
     assert rows["Poor <&> (100 labels)"][-1] == tables.MISSING  # no seed has both tasks
     assert tables.improvement_table(scores).rows[0][2] == tables.MISSING
     assert performance_profiles(scores, resamples=10) is not None
+
+
+def test_a_finished_run_that_was_not_measured_is_told() -> None:
+    results = full()
+    frame = results.frame
+    frame.loc[(frame["cell"] == "push--good--1"), "success"] = np.nan
+    scores = Scores(results)
+    (row,) = (row for row in tables.score_table(scores).rows if row[0].startswith("Good"))
+    assert "(3 of 4 seeds)" in row[2]
+    assert tables.missing_table(scores).rows == (
+        ("push--good--1", "", "finished, but its last evaluation tells no success"),
+    )
