@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class BenchFolder:
     def begin(self, cell: Cell) -> None:
         """Make a cell's folder and note what is to run there."""
         self.cell(cell).mkdir(parents=True, exist_ok=True)
-        write_json(self.cell(cell) / "cell.json", cell.definition)
+        write_json(self.cell(cell) / "cell.json", asked_of(cell))
 
     def end(self, cell: Cell, outcome: Outcome) -> None:
         """Note what came of a cell."""
@@ -105,7 +106,11 @@ class BenchFolder:
             raise PrefenvsError(f"{self.folder} holds the suite {held!r}; choose another --folder for {suite.name!r}")
         for cell in suite.cells():
             written = self.cell(cell) / "cell.json"
-            if written.exists() and read_json(written) != json.loads(to_json(cell.definition)):
+            if not written.exists():
+                continue
+            held, asked = read_json(written), json.loads(to_json(asked_of(cell)))
+            # Older folders do not tell their methods' options.
+            if any(held.get(name, value) != value for name, value in asked.items()):
                 raise PrefenvsError(
                     f"{self.cell(cell)} was run with other options than suite {suite.name!r} has now: "
                     "choose another --folder, or remove that one to run it again"
@@ -133,6 +138,13 @@ class BenchFolder:
                 f"the disk of {self.folder} has {free:.1f} GB left, less than {needed_gb:g}: make room and run the "
                 "same command again, finished cells are kept (--min-free-gb sets the threshold)"
             )
+
+
+def asked_of(cell: Cell) -> dict[str, Any]:
+    """Return all that decides a cell's result: its definition, and what its method is, wherever Python lies."""
+    method = find_method(cell.method)
+    program = ["python" if word == sys.executable else word for word in (*method.program, *method.command)]
+    return cell.definition | {"program": program, "method_options": dict(method.options)}
 
 
 def describe(suite: Suite) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ def make_bands(results: Results) -> dict[str, Any]:
     bands = {}
     for name, (values, floor) in _means(scores).items():
         mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        if math.isnan(mean):
+            raise PrefenvsError(f"a band needs figures, but a run of {name} was measured as NaN")
         room = max(SPREADS * spread, SLACK * abs(mean - floor))
         task = name.split(" on ")[1]
         bands[name] = {
@@ -81,10 +84,11 @@ def compare(results: Results, bands: Mapping[str, Any]) -> list[Verdict]:
             verdicts.append(Verdict(name, True, f"WORSE   {name}: no result; accepted {accepted}"))
             continue
         mean = float(values.mean())
-        word = "WORSE  " if mean < band["low"] else "better " if mean > band["high"] else "ok     "
+        worse = not mean >= band["low"]  # NaN is worse, too
+        word = "WORSE  " if worse else "better " if mean > band["high"] else "ok     "
         told = f"{show(mean, band['measure'])} over {len(values)} seeds; accepted {accepted}"
         better = ", above the band: make new ones with --update" if mean > band["high"] else ""
-        verdicts.append(Verdict(name, mean < band["low"], f"{word} {name}: {told}{better}"))
+        verdicts.append(Verdict(name, worse, f"{word} {name}: {told}{better}"))
     return verdicts
 
 
@@ -115,5 +119,8 @@ def _means(scores: Scores) -> dict[str, tuple[Any, float]]:
             measure = scores.suite["measures"][task]
             values = np.array([run[measure].to_numpy(float)[1:].mean() for _, run in runs if len(run) > 1])
             if len(values) and scores.method(entry)["upper"]:
-                found[f"{entry.method} on {task}"] = (values, scores.ends(task, entry.method)[0])
+                name = f"{entry.method} on {task}"
+                if name in found:
+                    raise PrefenvsError(f"a band is of one rater and budget, but the suite has several of {name}")
+                found[name] = (values, scores.ends(task, entry.method)[0])
     return found

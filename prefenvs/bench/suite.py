@@ -34,8 +34,16 @@ class Grid:
     limits: Limits = field(default_factory=Limits)
     priority: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise a PrefenvsError where one thing stands for several: a text would be taken by its letters."""
+        for name in ("methods", "tasks", "oracles", "labels", "seeds"):
+            value = getattr(self, name)
+            if isinstance(value, str | int):
+                raise PrefenvsError(f"{name} of a grid are several: write {name}=({value!r},) for {value!r} alone")
+
     def cells(self) -> Iterator[Cell]:
-        """Yield the combinations."""
+        """Yield the combinations; raises a PrefenvsError for an unknown method."""
+        changes = {find_method(name).name: options for name, options in self.method_options.items()}
         for task in self.tasks:
             for name in self.methods:
                 method = find_method(name)
@@ -43,10 +51,10 @@ class Grid:
                 teachers = [(oracle, labels) for oracle in oracles for labels in self.labels]
                 for oracle, labels in teachers if method.asks else [("none", 0)]:
                     for seed in self.seeds if method.seeded else self.seeds[:1]:
-                        yield self._cell(method, task, oracle, labels, seed)
+                        yield self._cell(method, task, oracle, labels, seed, changes.get(method.name, {}))
 
-    def _cell(self, method: Method, task: str, oracle: str, labels: int, seed: int) -> Cell:
-        options = method.accepted(self.options) | dict(self.method_options.get(method.name, {}))
+    def _cell(self, method: Method, task: str, oracle: str, labels: int, seed: int, changes: Options) -> Cell:
+        options = method.accepted(self.options) | dict(changes)
         data = self.data if method.offline else None
         return Cell(method.name, task, oracle, labels, seed, options, self.dataset, data, self.limits)
 
@@ -92,5 +100,9 @@ class Suite:
     def measure_of(self, cell: Cell) -> str:
         """Return the column of results by which a cell's problem is judged."""
         if self.measure is not None:
+            if self.measure not in MEASURES:
+                raise PrefenvsError(
+                    f"the suite {self.name!r} has no measure {self.measure!r}: choose {', '.join(MEASURES)}, or None"
+                )
             return MEASURES[self.measure]
         return "success" if find_task(cell.task).success_key else "mean_return"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share
 
 COLUMNS = ("labels", "model", "crossing", "seed", "fold", "training", "held_out", "hits", "commit")
@@ -18,12 +19,18 @@ TITLES = {
 
 
 def fold_table(rows: Sequence[Sequence[str]], names: Mapping[str, str] | None = None) -> str:
-    """Return accuracies over all folds as a Markdown table; names: of the labels to show, all by default."""
+    """Return accuracies over all folds as a Markdown table; names: of the labels to show, all by default.
+
+    Raises PrefenvsError for labels that have no row.
+    """
     lines = [
         "| labels | model | seeds | trained on | held out | predicted | 95% |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     about = list(dict.fromkeys(row[0] for row in rows))
+    for name in names or ():
+        if name not in about:
+            raise PrefenvsError(f"there is no accuracy on the labels {name!r}: there is one on {', '.join(about)}")
     for key in sorted(dict.fromkeys(tuple(row[:3]) for row in rows), key=lambda key: about.index(key[0])):
         labels, model, crossing = key
         mine = [row for row in rows if tuple(row[:3]) == key]

@@ -103,12 +103,13 @@ class Canonical(NamedTuple):
 def half_distance(first: Canonical, second: Canonical) -> float:
     """Return half the Euclidean distance of two canonical rewards, each divided by its norm, in [0, 1].
 
-    Equal to sqrt((1 - cos) / 2), without the loss of digits near 0. A reward whose norm is below 1e-9 of its scale is
+    Equal to sqrt((1 - cos) / 2), without the loss of digits near 0. A reward whose norm is below 1e-6 of its scale is
     trivial and counts as the zero vector: the distance is 0 between two such, and 1/2 to any other.
     """
+    # Float32 rewards round at 1e-7 of their size, and fitted values miss by a little more than the ridge of 1e-9.
 
     def unit(reward: Canonical) -> Array:
         norm = float(np.linalg.norm(reward.values))
-        return reward.values / norm if norm > 1e-9 * reward.scale else np.zeros_like(reward.values)
+        return reward.values / norm if norm > 1e-6 * reward.scale else np.zeros_like(reward.values)
 
     return float(np.linalg.norm(unit(first) - unit(second)) / 2)

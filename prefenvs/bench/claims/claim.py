@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from prefenvs.bench.folder import write_json
+from prefenvs.bench.folder import BenchFolder, write_json
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import entry_points, import_object
 from prefenvs.runs import provenance
@@ -419,7 +419,11 @@ def run_claims(
     Figures are kept in claims.json as they come, and the table in claims.md.
     """
     claims = find_claims(names)
-    folder.mkdir(parents=True, exist_ok=True)
+    with BenchFolder(folder).locked():
+        return _run_claims(folder, claims, seeds, say)
+
+
+def _run_claims(folder: Path, claims: Sequence[Claim], seeds: Sequence[int], say: Callable[[str], None]) -> str:
     path = folder / "claims.json"
     kept = read_figures(path)
     here = provenance()

@@ -67,16 +67,18 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
 
 def performance_profiles(scores: Scores, resamples: int = 500) -> Figure | None:
     """Draw for each method the share of runs that score above a threshold of normalised score, bands from 10 on."""
-    entries = [entry for entry in scores.entries if entry.method != FLOOR and scores.scored_tasks(entry)]
-    if not entries:
+    matrices = {
+        entry: scores.matrix(entry, scores.scored_tasks(entry)) for entry in scores.entries if entry.method != FLOOR
+    }
+    matrices = {entry: matrix for entry, matrix in matrices.items() if matrix.size}
+    if not matrices:
         return None
-    highest = max(float(scores.matrix(entry, scores.scored_tasks(entry)).max()) for entry in entries)
+    highest = max(float(matrix.max()) for matrix in matrices.values())
     thresholds = np.linspace(0.0, max(1.1, min(highest, 2.0) * 1.05), 101)
     figure, axes = _figure(1, 1, (11.6, 5.5))
-    for entry in entries:
-        tasks = scores.scored_tasks(entry)
-        runs = len(scores.matrix(entry, tasks))
-        share, low, high = performance_profile(scores.matrix(entry, tasks), thresholds, resamples)
+    for entry, matrix in matrices.items():
+        tasks, runs = scores.scored_tasks(entry), len(matrix)
+        share, low, high = performance_profile(matrix, thresholds, resamples)
         short = "" if len(tasks) == len(scores.tasks) else f", {len(tasks)} of {len(scores.tasks)} tasks"
         colour = _colour(scores, entry)
         label = f"{scores.label(entry)}, {runs} run{'s' * (runs > 1)}{short}"

@@ -19,6 +19,7 @@ and the rows where a cell begins with one of `on=TEXT`. `accuracy` shows those o
 from __future__ import annotations
 
 import csv
+import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -222,7 +223,8 @@ def _lift(shown: Shown) -> str:
             above = sum(value > 0 for value in final.differences.values())
             told = f"{title} on {task}: above the control on {above} of {len(final.differences)} seeds"
             for lift, where in ((final, "at the end"), (curve, "over the whole curve")):
-                each = [show(value, "share") for _, value in sorted(lift.each.items())]
+                # A dash, as in tables: on this seed the true reward is not above the control.
+                each = ["-" if math.isnan(value) else show(value, "share") for _, value in sorted(lift.each.items())]
                 told += f"; label lift {where} {show(lift.mean, 'share')} ({', '.join(each)})" if lift.bounds else ""
             lines.append(f"{told}.")
     return "\n\n".join(lines)

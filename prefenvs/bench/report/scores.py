@@ -174,12 +174,10 @@ class Scores:
         return kept
 
     def matrix(self, entry: Entry, tasks: list[str], column: str = "normalised") -> Array:
-        """Return scores [runs, tasks]; where a task has more runs than another, its last seeds are left out."""
-        columns = [self.runs(entry, task, column) for task in tasks]
-        count = min((len(values) for values in columns), default=0)
-        if not count:
-            return np.zeros((0, len(tasks)))
-        return np.stack([values[:count] for values in columns], axis=1)
+        """Return scores [runs, tasks] of the seeds that all these tasks have."""
+        columns = [self.by_seed(entry, task, column) for task in tasks]
+        seeds = [seed for seed in columns[0] if all(seed in scores for scores in columns)] if columns else []
+        return np.array([[scores[seed] for scores in columns] for seed in seeds]).reshape(len(seeds), len(tasks))
 
     def scored_tasks(self, entry: Entry, column: str = "normalised") -> list[str]:
         """Tasks on which an entry has at least one such score."""

@@ -98,7 +98,7 @@ def score_table(scores: Scores, resamples: int = 2_000) -> Table:
         tuple(rows),
         f"The last evaluation of each run, never the best. Interquartile mean over seeds {HOW}. Normalised: 0 is "
         "random actions, 1 the agent of the same stack on the true reward, unless a row beats it there. An aggregate "
-        "takes as many seeds as all its tasks have, and names the number of tasks where it has not all of them. A "
+        "takes the seeds that all its tasks have, and names the number of tasks where it has not all of them. A "
         "dash: no such cell in the suite." + "".join(f" {sentence}" for sentence in scores.beaten_bounds.values()),
     )
 
@@ -183,6 +183,9 @@ def improvement_table(scores: Scores, resamples: int = 500) -> Table:
                 texts.append("" if first == second else NOT_ASKED)
                 continue
             ours, theirs = (scores.matrix(entry, common) for entry in (first, second))
+            if not (len(ours) and len(theirs)):
+                texts.append(MISSING)
+                continue
             estimate = probability_of_improvement(ours, theirs, resamples)
             few = min(len(ours), len(theirs)) < FEWEST
             text = show(estimate.value, "share") if few else _interval(estimate, "share")
@@ -216,7 +219,8 @@ def reward_table(scores: Scores) -> Table:
         ("method", "task", "held-out accuracy", "rank correlation", "STARC distance", "normalised true score", "runs"),
         tuple(rows),
         "On new episodes, half by the trained policy and half at random. Accuracy: share of pairs of segments ordered "
-        "as the true return orders them. STARC: 0 is an equivalent reward, 0.5 an unrelated one, 1 the opposite.",
+        "as the true return orders them. STARC: 0 is an equivalent reward, 0.5 a constant one, 0.71 an "
+        "unrelated one, 1 the opposite.",
     )
 
 
@@ -251,10 +255,15 @@ def cost_table(scores: Scores) -> Table:
 
 
 def missing_table(scores: Scores) -> Table:
-    """Cells that failed, and the seeds that were not run yet of each method on each task."""
+    """Cells that failed or were not measured, and the seeds that were not run yet of each method on each task."""
     cells = scores.cells[scores.cells["status"] != "finished"]
     failed = cells[cells["reason"] != ""]
     rows = [(str(name), "", f"{row['status']}: {row['reason'].splitlines()[0]}") for name, row in failed.iterrows()]
+    silent = scores.cells[(scores.cells["status"] == "finished") & scores.cells["final"].isna()]
+    rows += [
+        (str(name), "", f"finished, but its last evaluation tells no {row['measure'].replace('_', ' ')}")
+        for name, row in silent.iterrows()
+    ]
     for entry in scores.entries:
         for task in scores.suite_tasks:
             waiting = scores.of(entry, task).index.intersection(cells[cells["reason"] == ""].index)

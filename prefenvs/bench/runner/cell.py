@@ -17,7 +17,7 @@ from typing import Any
 
 import prefenvs
 from prefenvs.bench.cells import Cell, Data, Limits
-from prefenvs.bench.folder import BenchFolder, DiskFull, Outcome
+from prefenvs.bench.folder import BenchFolder, DiskFull, Outcome, read_json
 from prefenvs.bench.methods import OURS, Method, find_method
 from prefenvs.bench.runner.process import Exit, Place, Stop, end_orphan, last_lines, supervise
 from prefenvs.errors import PrefenvsError
@@ -80,7 +80,7 @@ def run_cell(cell: Cell, plan: Plan, stop: Stop, gpu: str | None = None) -> Outc
         except PrefenvsError as error:
             outcome = replace(outcome, status="failed", error=str(error))
         now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        outcome = replace(outcome, provenance=outcome.provenance | now)
+        outcome = replace(outcome, provenance=_since_begun(folder.run(cell), outcome.provenance | now))
         folder.end(cell, outcome)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -192,6 +192,19 @@ def environment_of(plan: Plan, gpu: str | None) -> dict[str, str]:
         # A checkout, perhaps another than the installed one: programs run the code that started them.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return environment
+
+
+def _since_begun(run: Path, code: dict[str, Any]) -> dict[str, Any]:
+    """Add to provenance the commit and versions by which a run was begun, where it went on by others."""
+    path = run / "run.json"
+    begun = read_json(path) if path.exists() else {}
+
+    def both(old: str | None, new: str) -> str:
+        return new if old in (None, new) else f"{old} then {new}"
+
+    old = begun.get("versions", {})
+    versions = {name: both(old.get(name), version) for name, version in code["versions"].items()}
+    return code | {"commit": both(begun.get("commit"), code["commit"]), "versions": versions}
 
 
 def _machine(plan: Plan, gpu: str | None) -> dict[str, Any]:

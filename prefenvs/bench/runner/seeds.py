@@ -11,6 +11,7 @@ from prefenvs.bench.folder import BenchFolder, Outcome
 from prefenvs.bench.methods import find_method
 from prefenvs.bench.runner.cell import Plan, Stopped, environment_of, prepare, run_cell
 from prefenvs.bench.runner.process import Exit, Place, Stop, supervise
+from prefenvs.errors import PrefenvsError
 
 
 def group_seeds(cells: Sequence[Cell], folder: BenchFolder) -> list[list[Cell]]:
@@ -60,7 +61,7 @@ def _train(cells: Sequence[Cell], plan: Plan, stop: Stop, gpu: str | None) -> Ex
     nothing = Exit(0, "", 0.0, 0.0, 0.0)
     try:
         data = None if first.data is None else prepare(first.data, folder, limits, stop, place)
-    except Stopped:
+    except (Stopped, PrefenvsError):
         return nothing
     # The names of the cells differ in their last part, the seed.
     name = first.name.removesuffix(str(first.seed)) + "{seed}"

@@ -257,8 +257,6 @@ class BenchGuard:
 
     def run(self) -> None:
         """Run the suite and compare; raises PrefenvsError if a method got worse, or the folder holds something else."""
-        import shutil
-
         from prefenvs.bench.guard import BANDS, compare, make_bands, read_bands, write_bands
         from prefenvs.bench.results import collect
 
@@ -266,9 +264,7 @@ class BenchGuard:
         # First of all: the run takes a quarter of an hour.
         kept = {} if self.update else read_bands(path)
         if self.folder.exists() and not self.keep:
-            if any(self.folder.iterdir()) and not (self.folder / "suite.json").exists():
-                raise PrefenvsError(f"{self.folder} holds something else than a benchmark; choose another --folder")
-            shutil.rmtree(self.folder)
+            self._empty()
         BenchRun(self.suite, folder=self.folder, workers=self.workers).run()
         results = collect(self.folder)
         if self.update:
@@ -285,6 +281,23 @@ class BenchGuard:
         if worse:
             raise PrefenvsError(f"{len(worse)} of {len(verdicts)} got worse: {', '.join(worse)}")
         print(f"none of {len(verdicts)} got worse")
+
+    def _empty(self) -> None:
+        """Remove the folder; raises PrefenvsError where another suite or a running one would be lost with it."""
+        import shutil
+
+        from prefenvs.bench import find_suite
+        from prefenvs.bench.folder import BenchFolder, read_json
+
+        path = self.folder / "suite.json"
+        wanted = find_suite(self.suite).name
+        if any(self.folder.iterdir()):
+            held = read_json(path).get("name") if path.exists() else None
+            if held != wanted:
+                what = f"the suite {held!r}" if held else "something else than a benchmark"
+                raise PrefenvsError(f"{self.folder} holds {what} and would be emptied; choose another --folder")
+            with BenchFolder(self.folder).locked():
+                shutil.rmtree(self.folder)
 
 
 @dataclass(frozen=True)

@@ -59,20 +59,21 @@ class Evaluate:
         result, record = evaluate_run(
             run, self.episodes, self.seed, not self.stochastic, task=self.task, encoder=self.encoder
         )
+        known = has_reward(record["task"])
         figures = {
             "task": record["task"],
             "episodes": len(result.returns),
-            "mean_return": float(result.returns.mean()),
-            "std_return": float(result.returns.std()),
-            "min_return": float(result.returns.min()),
-            "max_return": float(result.returns.max()),
+            "mean_return": float(result.returns.mean()) if known else None,
+            "std_return": float(result.returns.std()) if known else None,
+            "min_return": float(result.returns.min()) if known else None,
+            "max_return": float(result.returns.max()) if known else None,
             "success": None if result.success is None else float(result.success.mean()),
         }
         if self.json:
             print(to_json(figures))
             return
         print(f"{figures['task']}, {figures['episodes']} episodes, evaluation seed {self.seed}")
-        if not has_reward(record["task"]):
+        if not known:
             print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")
             return
         print(f"true return: {figures['mean_return']:.1f} +- {figures['std_return']:.1f} (std over episodes), "

@@ -12,6 +12,7 @@ from prefenvs import PrefenvsError
 from prefenvs.bench.claims import claim as claims
 from prefenvs.bench.claims.claim import Claim, Measured, find_claims, make_table, run_claims
 from prefenvs.bench.claims.groups import rand_index
+from prefenvs.bench.folder import BenchFolder
 from prefenvs.cli import main
 
 CALLS: list[int] = []
@@ -57,6 +58,11 @@ def test_figures_are_kept_and_each_seed_is_measured_once(tmp_path: Path, monkeyp
     (tmp_path / "claims.json").write_text(json.dumps(kept))
     run_claims(tmp_path, (), (0, 1), say=lambda _: None)
     assert CALLS == [0, 1, 3, 1]
+
+
+def test_two_runs_of_claims_do_not_lose_each_others_figures(tmp_path: Path) -> None:
+    with BenchFolder(tmp_path).locked(), pytest.raises(PrefenvsError, match="another `prefenvs bench run` is at work"):
+        run_claims(tmp_path, ("unsure",), (0,))
 
 
 def test_what_was_not_run_is_said_and_a_damaged_file_named(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The guard says which method got worse, and by which band."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from prefenvs.bench import find_suite
+from prefenvs.bench.folder import BenchFolder
 from prefenvs.bench.guard import BANDS, compare, make_bands, read_bands, write_bands
 from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
@@ -51,6 +53,14 @@ def test_a_result_that_is_missing_is_a_regression_and_makes_no_band() -> None:
         make_bands(now)
 
 
+def test_a_score_of_nan_is_a_regression_and_makes_no_band() -> None:
+    bands = make_bands(make_results(BEFORE))
+    now = make_results(BEFORE | {("good", "walk"): [math.nan, 800.0]})
+    assert [verdict.name for verdict in compare(now, bands) if verdict.worse] == ["good on walk"]
+    with pytest.raises(PrefenvsError, match="good on walk was measured as NaN"):
+        make_bands(now)
+
+
 def test_bands_of_another_suite_or_method_are_refused(tmp_path: Path) -> None:
     bands = make_bands(make_results(BEFORE))
     with pytest.raises(PrefenvsError, match="no band for good on push"):
@@ -90,8 +100,24 @@ def test_the_command_makes_bands_and_fails_on_a_regression(
     told = capsys.readouterr()
     assert "WORSE   own_parts:STEADY on Pendulum-v1: 1.1 over 2 seeds; accepted 90.0 to 110.0" in told.out
     assert told.err.splitlines()[-1] == "prefenvs: 1 of 2 got worse: own_parts:STEADY on Pendulum-v1"
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "file").touch()
+
+
+def test_the_command_empties_no_folder_that_holds_something_else(
+    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "file").touch()
+    line = ["bench", "guard", "--folder", str(folder)]
     with pytest.raises(SystemExit):
-        main(["bench", "guard", "--folder", str(tmp_path / "precious")])
-    assert (tmp_path / "precious" / "file").exists()
+        main(line)
+    assert "something else than a benchmark" in capsys.readouterr().err
+    (folder / "suite.json").write_text('{"name": "learning"}')
+    with pytest.raises(SystemExit):
+        main(line)
+    assert "holds the suite 'learning' and would be emptied" in capsys.readouterr().err
+    (folder / "suite.json").write_text('{"name": "guard"}')
+    with BenchFolder(folder).locked(), pytest.raises(SystemExit):
+        main(line)
+    assert "another `prefenvs bench run` is at work" in capsys.readouterr().err
+    assert (folder / "file").exists()

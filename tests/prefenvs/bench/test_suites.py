@@ -128,6 +128,16 @@ def test_options_become_words() -> None:
             lambda: Suite("x", "x", (Grid(("pebble",), ("Reacher-v5",), options={"preset": "tiny"}),)).cells(),
             "the method pebble has no preset 'tiny', only published, small, reliable",
         ),
+        (
+            lambda: list(Grid(("pebble",), ("Reacher-v5",), method_options={"peble": {"steps": 1}}).cells()),
+            "unknown method 'peble'. Did you mean pebble",
+        ),
+        (lambda: Grid("pebble", ("Reacher-v5",)), r"methods of a grid are several: write methods=\('pebble',\)"),
+        (lambda: Grid(("pebble",), ("Reacher-v5",), labels=500), r"write labels=\(500,\) for 500 alone"),
+        (
+            lambda: Suite("x", "x", (), measure="retrun").measure_of(Cell("pebble", "Reacher-v5")),
+            "the suite 'x' has no measure 'retrun': choose success, return, d4rl, or None",
+        ),
         (lambda: select(find_suite("smoke").cells(), method=("iql",)), "no cell of the suite has method 'iql'"),
         (lambda: find_task("own_parts:GOOD"), "has no prefenvs.Task, environment class or function called 'GOOD'"),
     ],
@@ -147,6 +157,13 @@ def test_methods_and_tasks_of_ones_own_join_by_their_path(own) -> None:
     assert ends == [False] * 19 + [True]
     env.close()
     assert prefenvs.make("own_parts:TASK").spec.id == "prefenvs/own_parts.TASK"
+
+
+def test_options_of_a_method_are_found_by_every_name_that_it_has() -> None:
+    path = "prefenvs.agents.offline.iql:ALGORITHM"
+    for name, other in ((path, f"{path}:iql"), (f"{path}:iql", path), (f"{path}:iql", f"{path}:iql")):
+        (cell,) = Grid((name,), ("Reacher-v5",), seeds=(0,), method_options={other: {"steps": 3}}).cells()
+        assert cell.options == {"steps": 3}
 
 
 def test_an_installed_package_offers_suites_methods_and_tasks(own, tmp_path, monkeypatch) -> None:

@@ -83,7 +83,9 @@ def test_the_table_adds_folds_up() -> None:
     assert len(row) == len(COLUMNS)
     text = fold_table([row, [*row[:4], "1", "0", "20", "8", "abc"]], {"pen": "a pen"})
     assert "| a pen | true return | 1 | 0 | 30 | 50.0% | 33% to 67% |" in text
-    assert "pen" not in fold_table([row], {"door": ""}).replace("| open", "")
+    assert "pen" not in fold_table([row, ["door", *row[1:]]], {"door": ""}).replace("| open", "")
+    with pytest.raises(PrefenvsError, match="no accuracy on the labels 'dor': there is one on pen"):
+        fold_table([row], {"dor": ""})
 
 
 def test_published_labels_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

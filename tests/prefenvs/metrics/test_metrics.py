@@ -127,6 +127,20 @@ def test_trivial_reward_is_half_way_to_every_other() -> None:
     assert DISTANCES["epic"](shaped(trivial, 0), trivial) == 0.0
 
 
+def test_a_constant_reward_and_the_shaping_of_a_float32_model_are_trivial() -> None:
+    def constant(s: Any, a: Any, n: Any) -> Any:
+        return np.full(len(s), 0.3, np.float32)
+
+    def potential(s: Any, a: Any, n: Any) -> Any:
+        before, after = (np.asarray(states, np.float32).sum(1) for states in (s, n))
+        return np.float32(GAMMA) * after - before
+
+    reward = random_reward(3)
+    assert starc_distance(reward, constant, TRANSITIONS, GAMMA) == pytest.approx(0.5)
+    assert starc_distance(reward, constant, TRANSITIONS, 0.99) == pytest.approx(0.5)
+    assert DISTANCES["epic"](reward, potential) == pytest.approx(0.5)
+
+
 def test_epic_equals_the_definition_with_every_expectation_enumerated() -> None:
     # One action and one following state make the sampled expectations exact.
     data = Transitions(TRANSITIONS.observations[:8], np.zeros((8, 2)), np.zeros((8, 2)))

@@ -48,7 +48,9 @@ def test_what_cannot_be_tested_is_refused(arguments: tuple, reason: str) -> None
         check_safety(*arguments)
 
 
-def test_the_command_passes_and_fails_a_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_passes_and_fails_a_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(tmp_path / "run")
     quick = ["--steps", "200", "--evaluate-every", "200", "--episodes", "1", "--no-progress", "--seed", "3"]
     main(["train", "dqn", "--task", "Delivery-v0", *quick, "--folder", folder])
@@ -74,3 +76,9 @@ def test_the_command_passes_and_fails_a_policy(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main(["evaluate", folder, "--limit", "1"])
     assert "--limit belongs to the safety test" in capsys.readouterr().err
+    # What a task without a true reward returns is nothing, not 0.
+    main(["evaluate", folder, "--episodes", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["mean_return"] is not None
+    monkeypatch.setattr("prefenvs.cli.look.evaluate.has_reward", lambda _: False)
+    main(["evaluate", folder, "--episodes", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["mean_return"] is None

@@ -65,14 +65,17 @@ def test_views_tell_seeds_means_and_differences(results: Path) -> None:
     assert "random" not in above.partition("-->")[2]
 
 
-def test_lift_is_told_in_a_sentence(tmp_path: Path) -> None:
-    runs = {("good", "walk"): [600.0, 900.0], ("coin", "walk"): [200.0, 100.0], ("upper", "walk"): [1_000.0, 900.0]}
+@pytest.mark.parametrize(
+    ("labels", "top", "told"), [(900.0, 900.0, "0.75 (0.50, 1.00)"), (400.0, 50.0, "0.93 (0.50, -)")]
+)
+def test_lift_is_told_in_a_sentence(tmp_path: Path, labels: float, top: float, told: str) -> None:
+    runs = {("good", "walk"): [600.0, labels], ("coin", "walk"): [200.0, 100.0], ("upper", "walk"): [1_000.0, top]}
     held = make_results(runs, {"walk": "mean_return"})
     held.suite["methods"]["good"] = METHODS["good"] | {"controls": ("coin",), "bound": "upper"}
     (tmp_path / "lift").mkdir()
     held.write(tmp_path / "lift" / "results.parquet")
     text = fill_blocks(block("lift lift good=Labels"), tmp_path)
-    assert "Labels on walk: above the control on 2 of 2 seeds; label lift at the end 0.75 (0.50, 1.00)" in text
+    assert f"Labels on walk: above the control on 2 of 2 seeds; label lift at the end {told}" in text
 
 
 def test_files_are_shown_whole_or_by_columns_and_rows(tmp_path: Path) -> None:

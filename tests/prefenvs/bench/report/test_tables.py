@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from rliable import library, metrics
 
 from prefenvs.bench.report import tables
+from prefenvs.bench.report.figures import performance_profiles
 from prefenvs.bench.report.page import remarks
 from prefenvs.bench.report.scores import Entry, Scores
 from prefenvs.bench.report.statistics import (
@@ -287,4 +288,35 @@ def test_every_seed_has_a_cell() -> None:
     assert table.rows == (
         ("Good (100 labels)", "walk", "5.0", "missing", "2,000", "1,002"),
         ("random actions", "walk", "1.0", "–", "–", "1.0"),
+    )
+
+
+def test_an_aggregate_joins_tasks_by_their_seeds() -> None:
+    finals: dict[tuple[str, str], list[float | None]] = {
+        ("random", "walk"): [0.0],
+        ("random", "push"): [0.0],
+        ("upper", "walk"): [100.0, 100.0, 100.0],
+        ("upper", "push"): [1.0, 1.0, 1.0],
+        ("good", "walk"): [0.0, 50.0, 100.0],
+        ("good", "push"): [None, 0.5, 1.0],
+        ("poor", "walk"): [20.0, None, None],
+        ("poor", "push"): [None, 0.1, 0.1],
+    }
+    scores = Scores(make_results(finals))
+    rows = {row[0]: row for row in tables.score_table(scores, resamples=100).rows}
+    assert rows["Good (100 labels)"][-1] == "0.75 (2 seeds: 0.50, 1.00)"
+    assert rows["Poor <&> (100 labels)"][-1] == tables.MISSING  # no seed has both tasks
+    assert tables.improvement_table(scores).rows[0][2] == tables.MISSING
+    assert performance_profiles(scores, resamples=10) is not None
+
+
+def test_a_finished_run_that_was_not_measured_is_told() -> None:
+    results = full()
+    frame = results.frame
+    frame.loc[(frame["cell"] == "push--good--1"), "success"] = np.nan
+    scores = Scores(results)
+    (row,) = (row for row in tables.score_table(scores).rows if row[0].startswith("Good"))
+    assert "(3 of 4 seeds)" in row[2]
+    assert tables.missing_table(scores).rows == (
+        ("push--good--1", "", "finished, but its last evaluation tells no success"),
     )

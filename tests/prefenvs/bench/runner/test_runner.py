@@ -1,8 +1,10 @@
 """Cells under limits: what crashes, hangs or hogs is told, retried or ended, and hurts no other cell."""
 
+import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -138,6 +140,27 @@ def test_data_that_cannot_be_made_fail_their_cells_only(bench: Bench) -> None:
     assert good.status == "finished"
 
 
+def test_data_that_cannot_be_made_for_seeds_together_fail_their_cells_only(bench: Bench) -> None:
+    settings = {"dataset": "{data}/x", "data": find_suite("own_parts:BAD_DATA").grids[0].data}
+    cells = parts.make_suite("bc", **settings).cells() + cells_of("STEADY", seeds=(0,))
+    outcomes = bench.run(cells, workers=1, seeds_at_once=True)
+    assert [outcomes[cell.name].status for cell in cells] == ["failed", "failed", "finished"]
+    assert "unknown task 'NoSuchTask-v0'" in outcomes[cells[0].name].error
+
+
+def test_a_cell_that_went_on_by_other_code_says_so(bench: Bench) -> None:
+    (cell,) = cells_of("PATIENT", seeds=(0,))
+    checkpoint = bench.folder.run(cell) / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    begun = {"commit": "older", "versions": {"numpy": "0.1"}}
+    (bench.folder.run(cell) / "run.json").write_text(json.dumps(begun))
+    outcome = bench.run([cell])[cell.name]
+    assert (outcome.status, bench.starts(cell)) == ("finished", ["resumed"])
+    assert outcome.provenance["commit"].startswith("older then ")
+    assert outcome.provenance["versions"]["numpy"].startswith("0.1 then ")
+
+
 def test_a_program_left_behind_is_ended_before_its_cell_starts_again(bench: Bench) -> None:
     import subprocess
     import sys
@@ -174,7 +197,7 @@ def test_a_program_hears_ctrl_c_even_where_its_starter_does_not(bench: Bench) ->
     assert (bench.folder.run(cell) / "checkpoint" / "state.json").exists()
 
 
-def test_another_runner_and_other_definitions_are_refused(bench: Bench) -> None:
+def test_another_runner_and_other_definitions_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = find_suite("own_parts:GOOD")
     bench.folder.save_suite(suite)
     at_work = pytest.raises(PrefenvsError, match="another `prefenvs bench run` is at work")
@@ -185,6 +208,15 @@ def test_another_runner_and_other_definitions_are_refused(bench: Bench) -> None:
     bench.run(suite.cells()[:1])
     with pytest.raises(PrefenvsError, match="was run with other options"):
         bench.folder.save_suite(parts.make_suite("own_parts:STEADY", options={"score": 7}))
+    bench.folder.save_suite(suite)
+    monkeypatch.setattr("own_parts.STEADY", replace(parts.STEADY, options={"score": 7}))
+    with pytest.raises(PrefenvsError, match="was run with other options"):
+        bench.folder.save_suite(suite)
+    # Folders of older versions do not know.
+    written = bench.folder.cell(suite.cells()[0]) / "cell.json"
+    held = json.loads(written.read_text())
+    written.write_text(json.dumps({name: held[name] for name in suite.cells()[0].definition}))
+    bench.folder.save_suite(suite)
 
 
 def test_a_failed_cell_is_tried_again_by_the_next_run(bench: Bench) -> None:
