@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """The question "which of these K >= 2 segments is best?"."""
+    """The question "which of these K >= 2 segments, all of one task, is best?".
+
+    Raises PrefenvsError for fewer than two segments, or segments of several tasks.
+    """
 
     segments: tuple[Segment, ...]
 
