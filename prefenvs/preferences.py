@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time as clock
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """The question "which of these K >= 2 segments is best?"."""
+    """The question "which of these K >= 2 segments, all of one task, is best?".
+
+    Raises PrefenvsError for fewer than two segments, or segments of several tasks.
+    """
 
     segments: tuple[Segment, ...]
 
@@ -146,3 +150,26 @@ def make_pairs(batch: SegmentBatch) -> list[Query]:
         raise PrefenvsError(f"pairs need an even number of segments, got {len(batch)}")
     half = len(batch) // 2
     return [Query((batch[i], batch[half + i])) for i in range(half)]
+
+
+def distinct_pairs(draws: Iterable[list[Query]], count: int) -> list[Query]:
+    """Return the first `count` pairs of these draws that differ, sides aside, each of two segments that differ.
+
+    Fewer, with a warning, once ten draws in a row bring none. Raises PrefenvsError if there is none at all.
+    """
+    found: dict[frozenset[str], Query] = {}
+    idle = 0
+    for queries in draws:
+        before = len(found)
+        for query in queries:
+            key = frozenset(segment.hash for segment in query.segments)
+            if len(key) > 1:
+                found.setdefault(key, query)
+        idle = 0 if len(found) > before else idle + 1
+        if len(found) >= count or idle == 10:
+            break
+    if not found:
+        raise PrefenvsError("no two segments of these episodes differ, so there is no pair to compare")
+    if len(found) < count:
+        warnings.warn(f"only {len(found)} pairs of these episodes differ, {count} were wanted", stacklevel=2)
+    return list(found.values())[:count]

@@ -139,10 +139,10 @@ class PreferenceLearner(SavedAgent):
     ) -> Self:
         """Return an agent as `prefenvs train` makes it, with a preset's settings for the task.
 
-        task: whatever `prefenvs.make` takes. preset: "published" by default, or "small" for a CPU. steps: how many will
-        be trained, to which a preset fits its schedule. reward_model: as the constructor's. given: fields of the
-        configuration and arguments of the constructor in the place of the preset's. Raises PrefenvsError for an unknown
-        preset or name.
+        task: whatever `prefenvs.make` takes. preset: "published" by default, "small" for a CPU, or PEBBLE's "reliable".
+        steps: how many will be trained, to which a preset fits its schedule. reward_model: as the constructor's.
+        given: fields of the configuration and arguments of the constructor in place of the preset's. Raises
+        PrefenvsError for an unknown preset or name.
         """
         algorithm = dataclasses.replace(find_algorithm(cls.name), learner=cls)
         if preset not in (None, *algorithm.presets):

@@ -39,7 +39,7 @@ class SyntheticOracle(ImmediateOracle):
     ) -> None:
         """Make a rater.
 
-        teacher: a `Teacher`, one of B-Pref's (oracle, mistake, noisy, skip, myopic, equal), or one of `CROWDS`.
+        teacher: a `Teacher`, or a name: B-Pref's oracle, mistake, noisy, skip, myopic, equal; unsure; one of `CROWDS`.
         soft: answer with the chance that each segment would have been preferred, mistakes included, instead of a draw.
         annotator: name of the simulated person, so that several can be told apart; the teacher's name if empty.
         """

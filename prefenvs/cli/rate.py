@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import warnings
@@ -19,7 +20,7 @@ from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.csv_tables import write_table
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
-from prefenvs.preferences import Oracle, Preference, Query, make_pairs
+from prefenvs.preferences import Oracle, Preference, Query, distinct_pairs, make_pairs
 from prefenvs.raters import PATIENCE, FunctionOracle
 from prefenvs.runs import to_json
 from prefenvs.tasks import find_task
@@ -284,9 +285,8 @@ class Rate:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")
         length = self.segment_length or find_task(trajectories.task or self.task or "").segment_length
         # In blocks, so that a larger number of pairs holds those of a smaller one, which are labelled already.
-        blocks = range(-(-count // BLOCK))
-        seeds = (np.random.default_rng([self.seed, block]) for block in blocks)
-        return [query for rng in seeds for query in make_pairs(trajectories.sample(2 * BLOCK, length, rng))][:count]
+        seeds = (np.random.default_rng([self.seed, block]) for block in itertools.count())
+        return distinct_pairs((make_pairs(trajectories.sample(2 * BLOCK, length, rng)) for rng in seeds), count)
 
     def _sample_store(self, count: int) -> list[Query]:
         from prefenvs.store import Store
@@ -314,7 +314,9 @@ class Rate:
                 f"--segment-length {length} is longer than an episode of {task.id}, {task.horizon} steps: lower it"
             )
         trajectories = collect_random_behaviour(task, episodes=min(20, 4 + count // 10), seed=self.seed)
-        return make_pairs(trajectories.sample(2 * count, length, np.random.default_rng(self.seed)))
+        rng = np.random.default_rng(self.seed)
+        draws = (make_pairs(trajectories.sample(2 * count, length, rng)) for _ in itertools.count())
+        return distinct_pairs(draws, count)
 
 
 class _Labelling:

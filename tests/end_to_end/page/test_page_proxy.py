@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 LEFT = "\ue012"
-DOCS = Path(__file__).resolve().parents[3] / "docs/how-to/labelling.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs/how-to/labelling_team.md"
 
 
 def free_port() -> int:

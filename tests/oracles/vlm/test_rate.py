@@ -196,6 +196,13 @@ def test_check_prints_what_a_model_is_worth(serve, tmp_path: Path, capsys) -> No
     assert len(server.requests) == 40
 
 
+def test_check_compares_no_pair_twice(capsys) -> None:
+    # Segments as long as episodes: 14 of them, so 91 pairs.
+    with pytest.warns(UserWarning, match="only 91 pairs"):
+        main(["rate", "--check", "100", "--task", TASK, "--segment-length", "200", "--oracle", "oracle"])
+    assert "91 queries whose true returns are known" in capsys.readouterr().out
+
+
 def test_check_on_a_store_of_known_returns(make_queries, serve, tmp_path: Path, capsys) -> None:
     path = tmp_path / "labels.sqlite"
     server = serve(fill(path, make_queries(12)))
