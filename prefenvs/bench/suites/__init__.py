@@ -58,15 +58,11 @@ def _learning(
     steps: int,
     options: Options = NONE,
     learned: Options = NONE,
-    beside: tuple[str, ...] = (),
 ) -> Grid:
-    """Return the cells of one task.
-
-    learned: settings of the learned reward, which the other controls do not have; beside: more methods.
-    """
+    """Return the cells of one task; learned: settings of the learned reward, which the other controls do not have."""
     run: dict[str, Option] = {"preset": "reliable", "steps": steps, "evaluate_every": steps // 10, "episodes": 10}
     return Grid(
-        methods=("random", "pebble", *beside, *CONTROLS),
+        methods=("random", "pebble", *CONTROLS),
         tasks=(task,),
         labels=(labels,),
         seeds=(0, 1, 2, 3, 4),
@@ -94,7 +90,7 @@ LEARNING = Suite(
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",
     (
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
-        _learning("dmc-walker-walk-v0", 500, 100_000, {"interact": 1_500}, beside=("pebble-mean",)),
+        _learning("dmc-walker-walk-v0", 500, 100_000, {"interact": 1_500}),
         _learning("dmc-cheetah-run-v0@4", 1_000, 25_000, {"interact": 800, "unsupervised_steps": 2_250}),
         _learning("metaworld-faucet-open-v3@2", 2_000, 30_000, MANIPULATION, KEPT),
         _learning("metaworld-handle-press-v3@2", 2_000, 30_000, MANIPULATION, KEPT),
