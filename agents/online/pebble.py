@@ -367,10 +367,10 @@ def preset(
     """Return B-Pref's settings for a task (its scripts, 2021), or others for a CPU.
 
     small: smaller networks and batches. reliable: what was found since, for runs of up to some 100,000 steps: critics
-    with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps,
-    and of a run of more than 20 episodes random queries about the newest 10 (QPA), else about all; at least 25 small
-    sessions; normalised reward inputs; members' mean less their deviation. Of another paper's budget
-    (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has walker-walk's.
+    with layer norm and two updates a step, the actor's every second of them; half of each batch from the newest steps
+    (QPA); uniform queries in at least 25 small sessions; normalised reward inputs; members' mean less their deviation.
+    Of another paper's budget (`LabelBudget.source`) the numbers are taken, all else from B-Pref. A task without one has
+    walker-walk's.
 
     labels: which of the task's published budgets to take, or a budget of one's own; the smallest published by default.
     steps: if not the published ones; fewer get a schedule that fits. Raises PrefenvsError for two discounts.
@@ -418,10 +418,10 @@ def preset(
         gamma=discount,
     )
     settings = Settings(config, total, options)
-    return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs, total / task.horizon)
+    return settings if name == "published" else _fit_to_cpu(settings, name == "reliable", envs)
 
 
-def _fit_to_cpu(settings: Settings, reliable: bool, envs: int, episodes: float) -> Settings:
+def _fit_to_cpu(settings: Settings, reliable: bool, envs: int) -> Settings:
     """Return the settings with smaller networks and batches, and what was found since the publication."""
     smaller: dict[str, Any] = {"batch_size": 256, "hidden": (128, 128), "target_update_interval": 1}
     options = replace(settings.options, learning_rate=1e-3, ent_coef_learning_rate=1e-3, **smaller)
@@ -431,8 +431,7 @@ def _fit_to_cpu(settings: Settings, reliable: bool, envs: int, episodes: float) 
         options = replace(
             options, learning_rate=5e-4, batch_size=128, layer_norm=True, gradient_steps=2 * envs, envs=envs
         )
-        selector = "near-on-policy" if episodes > 20 else "uniform"
-        config = replace(config, selector=selector, aggregate="mean-std", policy_delay=2, recent_share=0.5)
+        config = replace(config, selector="uniform", aggregate="mean-std", policy_delay=2, recent_share=0.5)
     return replace(settings, config=config, options=options)
 
 

@@ -21,7 +21,7 @@ from prefenvs.bench.suites.settings import (
 ONLINE: dict[str, tuple[int, dict[str, Option]]] = {
     "HalfCheetah-v5": (700, RUNNING),
     "metaworld-faucet-open-v3": (1_000, MANIPULATION),
-    "Reacher-v5": (500, RUNNING | {"segment_length": 10, "unsupervised_steps": 1_500, "selector": "uniform"}),
+    "Reacher-v5": (500, RUNNING | {"segment_length": 10, "unsupervised_steps": 1_500}),
     "dmc-walker-walk-v0": (500, MANIPULATION),
     "metaworld-handle-press-v3": (1_000, MANIPULATION),
     "metaworld-window-open-v3": (1_000, MANIPULATION),

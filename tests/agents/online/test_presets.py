@@ -105,17 +105,3 @@ def test_prefppo_is_b_prefs(task, envs, n_steps, batch, gae, rate, steps, epochs
     # Published everywhere; what differs on Meta-World is told by the settings' docstring.
     assert settings.config.normalise_observations == (not task.startswith("metaworld"))
     assert "observations are not normalised" in " ".join((prefppo_preset.__doc__ or "").split())
-
-
-@pytest.mark.parametrize(
-    ("task", "steps", "selector"),
-    [
-        ("HalfCheetah-v5", 20_000, "uniform"),
-        ("HalfCheetah-v5", 20_001, "near-on-policy"),
-        ("dmc-cheetah-run-v0@4", 5_001, "near-on-policy"),
-        ("Reacher-v5", 1_000, "uniform"),
-    ],
-)
-def test_a_reliable_run_of_many_episodes_asks_about_the_newest(task, steps, selector) -> None:
-    assert pebble_preset(find_task(task), "reliable", labels=100, steps=steps).config.selector == selector
-    assert pebble_preset(find_task(task), "small", labels=100, steps=steps).config.selector == "disagreement"
