@@ -101,9 +101,9 @@ class LabelOptions:
 
     @property
     def rater(self) -> str:
-        """Who answered, in a word."""
-        kind = self.source(0).kind
-        return kind.replace(":", "-") if kind != "given" else Path(self.preferences).stem
+        """Who answered, as the run folder's name tells it: a rater with its options, or the file's name."""
+        given = self.preferences
+        return Path(given).stem if self.source(0).kind == "given" else re.sub(r"[^\w.-]+", "-", given)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
     if algorithm.signal == "true":
         signal = "true-reward"
     elif rater is not None:
-        signal = re.sub(r"[^A-Za-z0-9.-]+", "-", rater.oracle)
+        signal = re.sub(r"[^\w.-]+", "-", rater.oracle)
     if resumed is None and training.seeds:
         _check_seeds(words)
     each = training.of_each_seed()

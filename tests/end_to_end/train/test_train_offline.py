@@ -153,6 +153,14 @@ def test_labels_of_a_store(data, tmp_path):
     assert (summary["labels"], summary["signal"]) == (20, "labels")
 
 
+def test_each_rater_has_a_run_folder_of_its_own(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for rater in ("oracle", "noisy", "mistake:mistake=0.2"):
+        main(["train", "cpl", "--dataset", data, *QUICK, *LABELS, "--preferences", rater])
+    names = {path.name.removeprefix("InvertedPendulum-v5-cpl-") for path in (tmp_path / "runs").iterdir()}
+    assert names == {"oracle-0", "noisy-0", "mistake-mistake-0.2-0"}
+
+
 def test_seeds_learn_rewards_and_policies_side_by_side_as_each_does_alone(data, tmp_path):
     options = ["train", "iql", "--dataset", data, *QUICK, *LABELS, "--held-out", "0.25"]
     main([*options, "--seeds", "0", "1", "--folder", str(tmp_path / "{seed}")])
