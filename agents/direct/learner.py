@@ -23,7 +23,7 @@ from prefenvs.agents.online.checkpoint import (
     save_trajectories,
 )
 from prefenvs.agents.online.learner import check_policy
-from prefenvs.agents.online.saved_agent import SavedAgent, read_agent
+from prefenvs.agents.online.saved_agent import SavedAgent, check_algorithm, read_agent
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Query
@@ -167,7 +167,8 @@ class DirectLearner(SavedAgent):
                     "make the environment of the checkpoint's task"
                 )
         with damage_told(folder / "model.zip", WAY_OUT):
-            _, parameters, variables = read_agent(folder / "model.zip", self.device)
+            record, parameters, variables = read_agent(folder / "model.zip", self.device)
+            check_algorithm(record, self.name, folder / "model.zip")
             self.set_parameters(parameters, exact_match=True, device=self.device)
             for name, value in variables.items():
                 getattr(self, name).data = value.data

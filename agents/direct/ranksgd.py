@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from prefenvs.agents.direct.learner import DirectLearner
+from prefenvs.agents.nets.spaces import WithinBounds
 from prefenvs.agents.registry import Algorithm, Settings
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.seeding import derive_seed
@@ -74,7 +75,7 @@ class RankSGDConfig:
         return min(self.top, self.candidates - 1) + 1
 
 
-class RankedPolicy(BasePolicy):
+class RankedPolicy(WithinBounds):
     """A deterministic policy without any layer that learns by gradients: linear, or a small tanh network."""
 
     def __init__(
@@ -313,10 +314,17 @@ def ranking_direction(noise: Tensor, order: Sequence[int]) -> Tensor:
 
 
 def preset(
-    task: Task, name: str = "published", *, labels: int | None = None, steps: int | None = None, **_: Any
+    task: Task,
+    name: str = "published",
+    *,
+    labels: int = RankSGDConfig.labels,
+    candidates: int = RankSGDConfig.candidates,
+    top: int = RankSGDConfig.top,
+    steps: int | None = None,
+    **_: Any,
 ) -> Any:
     """Return settings for small policies; steps: as many as the label budget can use, by the task's horizon."""
-    config = RankSGDConfig() if labels is None else RankSGDConfig(labels=labels)
+    config = RankSGDConfig(labels=labels, candidates=candidates, top=top)
     rounds = config.labels // config.questions
     return Settings(config, steps or rounds * (config.candidates + config.steps_tried + 1) * task.horizon)
 

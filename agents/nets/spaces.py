@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError
+from prefenvs.segments import Array
 
 SMALLEST = 48
 """Pixels along each side of a picture that the convolutions need."""
@@ -77,3 +79,14 @@ def check_spaces(learner: str, takes: tuple[str, ...], env: Any, pictures: bool 
         "prefenvs.make, which makes vectors of a Box, MultiDiscrete or MultiBinary and counts from 0; other kinds the "
         "task has to turn into those"
     )
+
+
+class WithinBounds(BasePolicy):
+    """A policy none of whose actions rounding leaves outside of their bounds, where a task may refuse them."""
+
+    def unscale_action(self, scaled_action: Array) -> Array:
+        """Return actions in the units of the task for scaled ones in [-1, 1]."""
+        space = self.action_space
+        assert isinstance(space, spaces.Box)
+        within: Array = np.clip(super().unscale_action(scaled_action), space.low, space.high)
+        return within

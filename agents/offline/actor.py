@@ -40,7 +40,9 @@ class TanhActor(nn.Module):
         sizes = [observation_size, *hidden, action_size]
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
         self.log_std = nn.Parameter(torch.zeros(action_size)) if gaussian else None
-        self.hidden, self.dropped, self.rounded = tuple(hidden), round(256 * dropout), precision == "bfloat16"
+        self.hidden, self.rounded = tuple(hidden), precision == "bfloat16"
+        # A rate just below 1 leaves some units.
+        self.dropped = min(round(256 * dropout), 255)
         if orthogonal:
             initialise(self.layers)
 

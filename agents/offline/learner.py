@@ -249,9 +249,14 @@ class OfflineLearner(ABC, Generic[Config]):
         with torch.no_grad():
             observations = (torch.from_numpy(rows).to(self.device) - self.mean) / self.std
             scaled = self._act(observations, deterministic).clamp(-1.0, 1.0).cpu().numpy()
-        actions = scaled * self.half_width.ravel() + self.center.ravel()
+        actions = self._unscale(scaled)
         single = array.ndim == len(self.observation_space.shape)
         return actions.reshape(self.action_space.shape if single else (-1, *self.action_space.shape)), state
+
+    def _unscale(self, scaled: Array) -> Array:
+        """Return actions [B, act] in the units of the task, of which rounding leaves none outside of its bounds."""
+        low, high = (bound.ravel().astype(np.float32) for bound in (self.action_space.low, self.action_space.high))
+        return np.clip(scaled * self.half_width.ravel() + self.center.ravel(), low, high)
 
     def _scale(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return observations [..., obs] and actions [..., act] as the networks see them, on their device."""

@@ -300,8 +300,7 @@ class OPPO(OfflineLearner[OPPOConfig]):
         numbers = np.minimum(np.maximum(number - at, 0)[:, None] + np.arange(window), self.config.positions - 1)
         actions = self._follow(memory, numbers, at)
         memory[envs, at, self.observation_size :] = actions
-        scaled = actions * self.half_width.ravel() + self.center.ravel()
-        shaped = scaled.reshape(self.action_space.shape if single else (-1, *self.action_space.shape))
+        shaped = self._unscale(actions).reshape(self.action_space.shape if single else (-1, *self.action_space.shape))
         return shaped, (memory, at + 1, number + 1)
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 from prefenvs.agents.nets.rng_state import RngState
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder, read_values, write_values
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.saved_agent import read_agent
+from prefenvs.agents.online.saved_agent import check_algorithm, read_agent
 from prefenvs.errors import PrefenvsError
 from prefenvs.frames.recording import Recording
 from prefenvs.internal.file_sizes import check_npz
@@ -149,7 +149,8 @@ def load_random_state(agent: Any, state: dict[str, Any]) -> None:
 def _load_model(agent: PreferenceLearner, path: Path) -> None:
     """Read networks, optimisers and temperature."""
     with damage_told(path, WAY_OUT):
-        _, parameters, variables = read_agent(path, agent.device)
+        record, parameters, variables = read_agent(path, agent.device)
+        check_algorithm(record, agent.name, path)
         agent.set_parameters(parameters, exact_match=True, device=agent.device)
         for name, value in variables.items():
             if value is not None:

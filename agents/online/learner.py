@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import Env, spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.mlp import Precision
@@ -201,7 +201,8 @@ class PreferenceLearner(SavedAgent):
     @property
     def session_steps(self) -> int:
         """Environment steps between two moments at which a session can be held."""
-        return 1
+        every = getattr(self, "train_freq", None)
+        return self.n_envs * (every.frequency if isinstance(every, TrainFreq) else 1)
 
     def check_run(self, total_steps: int) -> None:
         """Raise a PrefenvsError if a run of `total_steps` environment steps could not ask anybody anything."""

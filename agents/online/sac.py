@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from prefenvs.agents.nets.mlp import BatchedLinear, BatchedMLP, initialise, round_inner
 from prefenvs.agents.nets.residual import BatchedLayerNorm, Body, NormalisedObservations, ResidualBody
+from prefenvs.agents.nets.spaces import WithinBounds
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import (
     AtLeastMinusOne,
@@ -238,7 +239,7 @@ class StackedCritic(BaseModel):
                 layer.reset_parameters()
 
 
-class PebblePolicy(SACPolicy):
+class PebblePolicy(WithinBounds, SACPolicy):
     """Stable-Baselines3's SAC policy with `BoundedActor`, `StackedCritic`, orthogonal initialisation and fused Adam."""
 
     def __init__(

@@ -139,8 +139,7 @@ class SavedAgent(BaseAlgorithm):
             path = found
         with damage_told(path, WAY_OUT):
             record, parameters, variables = read_agent(path, device, print_system_info)
-            if record["algorithm"] != cls.name:
-                raise PrefenvsError(f"{path} holds an agent of {record['algorithm']!r}, not {cls.name!r}")
+            check_algorithm(record, cls.name, path)
             agent = cls._make(path, env, device, record, given)
             agent.set_parameters(parameters, exact_match=True, device=device)
             for name, value in variables.items():
@@ -207,6 +206,12 @@ def read_agent(path: Any, device: Any, print_system_info: bool = False) -> tuple
         path, load_data=False, device=device, print_system_info=print_system_info
     )
     return record, parameters, variables or {}
+
+
+def check_algorithm(record: dict[str, Any], name: str, path: Any) -> None:
+    """Raise a PrefenvsError where a saved agent's record is of another algorithm than that of a name."""
+    if record["algorithm"] != name:
+        raise PrefenvsError(f"{path} holds an agent of {record['algorithm']!r}, not {name!r}")
 
 
 def read_record(path: Any) -> dict[str, Any]:

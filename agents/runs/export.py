@@ -87,7 +87,7 @@ class OnlinePolicy(nn.Module):
             return actions
         actions = actions.reshape(-1, *self.low.shape)
         if self.policy.squash_output:
-            return self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
+            actions = self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
         return torch.maximum(torch.minimum(actions, self.high), self.low)
 
 
@@ -98,6 +98,8 @@ class OfflinePolicy(nn.Module):
     std: Tensor
     center: Tensor
     half_width: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, learner: OfflineLearner[Any]) -> None:
         super().__init__()
@@ -107,11 +109,14 @@ class OfflinePolicy(nn.Module):
         self.register_buffer("std", learner.std)
         self.register_buffer("center", torch.from_numpy(learner.center.ravel()))
         self.register_buffer("half_width", torch.from_numpy(learner.half_width.ravel()))
+        for name in ("low", "high"):
+            bound = getattr(learner.action_space, name).ravel().astype(np.float32)
+            self.register_buffer(name, torch.from_numpy(bound))
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return the deterministic actions."""
         scaled = self.learner._act((observations - self.mean) / self.std, True).clamp(-1.0, 1.0)
-        return scaled * self.half_width + self.center
+        return torch.maximum(torch.minimum(scaled * self.half_width + self.center, self.high), self.low)
 
 
 class StepRewards(nn.Module):

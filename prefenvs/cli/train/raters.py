@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LABELS = (
     *("labels", "per-session", "interact", "segment-length", "selector", "schedule", "lists", "list-questions"),
     *("unlabelled", "surf", "rune", "bonus", "bonus-decay", "rime", "reed", "cer", "aggregate", "std-weight"),
+    *("epsilon", "draw-every", "reset-share", "reset-until"),
 )
 """Flags that have no effect where no rater is asked."""
 EXPLORATION = (

@@ -196,6 +196,12 @@ def test_dropout_is_that_of_the_textbook():
         torch.testing.assert_close(gradient, other)
 
 
+def test_a_rate_of_dropout_near_1_leaves_some_units():
+    actor, generator = TanhActor(3, 2, (64,), dropout=0.999), torch.Generator().manual_seed(0)
+    outputs = actor(torch.randn(5, 3, generator=generator), actor.draw_dropped((5,), generator))
+    assert torch.isfinite(outputs).all()
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_it_beats_cloning_on_mixed_data(dense, make_dataset, prefer_by_regret, regret, play):
     dataset = make_dataset(episodes=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 import prefenvs
@@ -89,6 +90,17 @@ def test_matrices_of_actions_come_back_as_matrices() -> None:
     assert space.contains(action.astype(np.float32))
     actions, _ = learner.predict(np.zeros((5, 4), np.float32))
     assert actions.shape == (5, 2, 3)
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_actions_at_their_bounds_are_within_them(side: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    low, high = (np.round(rng.uniform(*bounds, 50), 1).astype(np.float32) for bounds in ((-3, 0), (0.1, 3)))
+    learner = BC(make_data(rng.uniform(low, high, (8, 50))), action_space=spaces.Box(low, high), device="cpu")
+    monkeypatch.setattr(learner, "_act", lambda observations, _: torch.full((len(observations), 50), side))
+    action, _ = learner.predict(np.zeros(4, np.float32))
+    assert learner.action_space.contains(action)
+    np.testing.assert_allclose(action, low if side < 0 else high, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8, 3), (4,), (4, 0)])

@@ -391,6 +391,11 @@ def test_a_budget_that_the_run_has_no_room_for_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_agent(Rater()).start_feedback(250)
+    # Updates, before which sessions are held, come after every 100 steps alone.
+    agent = make_agent(Rater(), train_freq=100)
+    with pytest.warns(UserWarning, match=r"at most 20 of 25 labels.*sessions of 10 every 100 steps"):
+        agent.learn(200)
+    assert agent.feedback.asked == 20
 
 
 def test_a_budget_that_can_hardly_teach_is_warned_of() -> None:

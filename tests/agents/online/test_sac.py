@@ -7,12 +7,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from torch import nn
 
+from prefenvs.agents.direct.ranksgd import RankedPolicy
 from prefenvs.agents.nets import kernels
 from prefenvs.agents.nets.kernels import products, round_rows
 from prefenvs.agents.nets.mlp import BatchedLinear
@@ -252,3 +254,15 @@ def test_few_numbers_of_rows_occur(rows: int) -> None:
     assert rows <= rounded <= rows + max(rows // 4, 15)
     assert rounded == round_rows(rounded)
     assert len({round_rows(n) for n in range(1, 4_097)}) < 35
+
+
+@pytest.mark.parametrize("kind", [PebblePolicy, RankedPolicy])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_actions_at_their_bounds_are_within_them(kind: Any, side: float) -> None:
+    rng = np.random.default_rng(0)
+    low, high = (np.round(rng.uniform(*bounds, 50), 1).astype(np.float32) for bounds in ((-3, 0), (0.1, 3)))
+    space = spaces.Box(low, high)
+    policy = kind(spaces.Box(-1.0, 1.0, (2,)), space, lambda _: 1e-3, net_arch=[8])
+    action = policy.unscale_action(np.full((1, 50), side, np.float32))[0]
+    assert space.contains(action)
+    np.testing.assert_allclose(action, low if side < 0 else high, rtol=1e-6, atol=1e-6)

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig, RewardConfig
 from prefenvs.agents.runs.train import load_policy, train
+from prefenvs.agents.variants.resets import ResetPEBBLE, ResetsConfig
 from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
@@ -149,3 +150,10 @@ def test_a_worker_that_died_is_one_line(moment: str) -> None:
         assert "\n" not in str(error.value)
     finally:
         recorder.close()
+
+
+def test_a_checkpoint_of_a_relative_is_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 500, "device": "cpu"}
+    relative = ResetPEBBLE("MlpPolicy", Point(), Rater(), ResetsConfig(**FEEDBACK), **settings)
+    with pytest.raises(PrefenvsError, match="holds an agent of 'pebble', not 'resets'"):
+        relative.resume(make_pebble().save_checkpoint(tmp_path / "checkpoint"))
