@@ -112,7 +112,11 @@ def _row(scores: Scores, entry: Entry, task: str) -> tuple[str, ...]:
     for number in range(len(scores.method(entry)["controls"])):
         control = control_of(scores, entry, task, number)
         if control is not None:
-            controls.append(f"{scores.method(control)['title']}: {_each(scores.by_seed(control, task), measure)}")
+            raters = {other.oracle for other in scores.entries if other.method == control.method}
+            # One of several that was not run with this entry's rater.
+            strange = f" ({control.oracle})" if control.oracle != entry.oracle and len(raters) > 1 else ""
+            title = scores.method(control)["title"] + strange
+            controls.append(f"{title}: {_each(scores.by_seed(control, task), measure)}")
     bound = bound_of(scores, entry, task)
     before = scores.by_seed(entry, task, "unlabelled")
     return (

@@ -88,6 +88,16 @@ def test_a_control_is_of_as_many_labels() -> None:
     assert lift.differences == {0: 400.0, 1: 800.0}
 
 
+def test_a_control_of_another_rater_is_named() -> None:
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
+    frame = scores.results.frame
+    coin = frame[frame["method"] == "coin"]
+    others = [coin.assign(oracle=rater, cell=coin["cell"] + rater) for rater in ("people", "script")]
+    frame = pd.concat([frame[frame["method"] != "coin"], *others], ignore_index=True)
+    (row,) = lift_table(Scores(Results(frame, scores.suite))).rows
+    assert row[4] == "Good on coin flips (control) (people): 150.0 (0: 200.0, 1: 100.0)"
+
+
 def test_lift_is_drawn_by_rater() -> None:
     scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
     assert lift_by_rater(scores) is None
