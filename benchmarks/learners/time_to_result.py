@@ -29,6 +29,7 @@ from prefenvs.agents.online.pebble import preset
 from prefenvs.envs.vectors import make_envs
 from prefenvs.evaluate import evaluate
 from prefenvs.oracles import PartialReturnOracle
+from prefenvs.runs import provenance
 from prefenvs.tasks import find_task
 
 SIDES: dict[str, tuple[type[PEBBLE], str]] = {"ours": (PEBBLE, "reliable"), "plain": (PlainPEBBLE, "small")}
@@ -85,7 +86,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(machine())
     plan = Plan(args.task, args.labels, args.steps, args.every, args.episodes)
-    goal, key = args.share * args.level, dataclasses.asdict(plan)
+    # A curve of other code is none of this one's.
+    goal, key = args.share * args.level, dataclasses.asdict(plan) | {"commit": provenance()["commit"]}
     args.curves.parent.mkdir(parents=True, exist_ok=True)
     lines = args.curves.read_text().splitlines() if args.curves.exists() else []
     kept = {(r["side"], r["seed"]): r["curve"] for r in map(json.loads, lines) if r["plan"] == key}

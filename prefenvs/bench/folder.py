@@ -108,9 +108,9 @@ class BenchFolder:
             written = self.cell(cell) / "cell.json"
             if not written.exists():
                 continue
-            had, asked = read_json(written), json.loads(to_json(asked_of(cell)))
+            kept, asked = read_json(written), json.loads(to_json(asked_of(cell)))
             # Older folders do not tell their methods' options.
-            if any(had.get(name, value) != value for name, value in asked.items()):
+            if any(kept.get(name, value) != value for name, value in asked.items()):
                 raise PrefenvsError(
                     f"{self.cell(cell)} was run with other options than suite {suite.name!r} has now: "
                     "choose another --folder, or remove that one to run it again"

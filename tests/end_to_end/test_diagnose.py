@@ -35,6 +35,9 @@ def test_a_run_is_diagnosed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "pairs of the final policy's segments rightly" in text
     with Image.open(run / "diagnosis.png") as picture:
         assert picture.size[0] > 1000
+    with pytest.raises(SystemExit):
+        main(["diagnose", str(run), "--out", str(tmp_path / "x.doc")])
+    assert "x.doc is no picture: end its name with .png" in capsys.readouterr().err
 
 
 def test_a_run_without_labels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -460,8 +460,11 @@ def read_figures(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        return {name: dict(seeds) for name, seeds in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError, TypeError) as error:
+        kept = {name: dict(seeds) for name, seeds in json.loads(path.read_text()).items()}
+        for seed, row in (item for seeds in kept.values() for item in seeds.items()):
+            _ = int(seed), float(row["figure"]), float(row["control"]), row["commit"]
+        return kept
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise PrefenvsError(f"{path} cannot be read ({error}): delete it, or name another --folder") from None
 
 

@@ -43,7 +43,8 @@ def learning_curves(scores: Scores, by: str = "steps") -> Figure | None:
     def draw(axes: Axes, task: str) -> None:
         measure = scores.suite["measures"][task]
         for entry in scores.entries:
-            runs = _runs(scores, frame, entry, task)
+            # A program of one's own may not tell the labels that it asked for.
+            runs = [run[run[by].notna()] for run in _runs(scores, frame, entry, task) if run[by].notna().any()]
             if not runs:
                 continue
             colour = _colour(scores, entry)

@@ -45,10 +45,15 @@ def find_lift(labels: Mapping[int, float], control: Mapping[int, float], bound: 
 
 
 def lift_of(scores: Scores, entry: Entry, task: str, column: str = "final") -> Lift | None:
-    """Return an entry's lift on a task; None where its method has no control, or the results have no run of it."""
+    """Return an entry's lift on a task; None where its method has no control, or the results have no run of it.
+
+    That of curves is of NaN where they are not all measured over the same steps.
+    """
     control, bound = control_of(scores, entry, task), bound_of(scores, entry, task)
     if control is None:
         return None
+    if column == "curve" and not _alike(scores, [entry, control, *([] if bound is None else [bound])], task):
+        return find_lift({}, {}, {})
     top = {} if bound is None else scores.by_seed(bound, task, column)
     return find_lift(scores.by_seed(entry, task, column), scores.by_seed(control, task, column), top)
 
@@ -112,7 +117,11 @@ def _row(scores: Scores, entry: Entry, task: str) -> tuple[str, ...]:
     for number in range(len(scores.method(entry)["controls"])):
         control = control_of(scores, entry, task, number)
         if control is not None:
-            controls.append(f"{scores.method(control)['title']}: {_each(scores.by_seed(control, task), measure)}")
+            raters = {other.oracle for other in scores.entries if other.method == control.method}
+            # One of several that was not run with this entry's rater.
+            strange = f" ({control.oracle})" if control.oracle != entry.oracle and len(raters) > 1 else ""
+            title = scores.method(control)["title"] + strange
+            controls.append(f"{title}: {_each(scores.by_seed(control, task), measure)}")
     bound = bound_of(scores, entry, task)
     before = scores.by_seed(entry, task, "unlabelled")
     return (
@@ -128,8 +137,11 @@ def _row(scores: Scores, entry: Entry, task: str) -> tuple[str, ...]:
 
 def _lift(scores: Scores, entry: Entry, task: str, column: str) -> str:
     lift = lift_of(scores, entry, task, column)
-    if lift is None or math.isnan(lift.difference):
-        return MISSING if lift is not None else NOT_ASKED
+    if lift is None:
+        return NOT_ASKED
+    if math.isnan(lift.difference):
+        final = lift_of(scores, entry, task)
+        return MISSING if final is None or math.isnan(final.difference) else "not measured over the same steps"
     if lift.bounds:
         return _listed(lift.mean, lift.each, "share")
     measure = scores.suite["measures"][task]
@@ -137,6 +149,14 @@ def _lift(scores: Scores, entry: Entry, task: str, column: str) -> str:
     known = bound is not None and scores.by_seed(bound, task, column)
     why = "the true reward bounds nothing" if known else "no true reward with this exploration"
     return f"{why}; difference {_listed(lift.difference, lift.differences, measure)}"
+
+
+def _alike(scores: Scores, entries: list[Entry], task: str) -> bool:
+    """Whether all runs of these entries were measured from the same first step to the same last one."""
+    spans = {
+        (begin, end) for entry in entries for begin, end in scores.of(entry, task)[["begin", "end"]].to_numpy(float)
+    }
+    return len({span for span in spans if not math.isnan(span[0])}) < 2
 
 
 def _each(values: Mapping[int, float], measure: str) -> str:

@@ -65,7 +65,10 @@ def fill_blocks(text: str, folder: Path) -> str:
 
 
 def _show(words: str, folder: Path) -> str:
-    source, view, *rest = [*shlex.split(words), "", ""]
+    try:
+        source, view, *rest = [*shlex.split(words), "", ""]
+    except ValueError as error:
+        raise PrefenvsError(f"results: {words}: these words cannot be told apart ({error})") from None
     rest = [word for word in rest if word]
     path = folder / source
     if path.suffix == ".csv" and view == "accuracy" and path.is_file():
@@ -102,6 +105,9 @@ def _cut(path: Path, words: Sequence[str]) -> str:
         raise PrefenvsError(
             f"results: {path.name} has no {(unknown or ['rows'])[0]}: its columns are {', '.join(head)}"
         )
+    for row in rows:
+        if len(row) != len(head):
+            raise PrefenvsError(f"results: {path.name} has a row of {len(row)} cells, not {len(head)}: {row}")
     chosen = [(head.index(name), title) for name, title in titles] or [*enumerate(head)]
     kept = [row for row in rows if not begins or any(cell.startswith(begins) for cell in row)]
     return _table([title for _, title in chosen], [[row[place] for place, _ in chosen] for row in kept])

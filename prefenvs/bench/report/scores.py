@@ -90,7 +90,8 @@ class Scores:
     def cells(self) -> pd.DataFrame:
         """One row for each cell: `final`, the last evaluation by the task's measure, `best`, the greatest, and more.
 
-        Beside the columns of the results: measure; curve, the mean of the whole learning curve over its steps;
+        Beside the columns of the results: measure; curve, the mean of the whole learning curve over its steps, which
+        are those from begin to end;
         unlabelled, the last evaluation before any label, NaN where there is none; normalised and normalised_best, 0 for
         random actions and 1 for the agent of the same stack on the true reward (NaN where one of these is missing or
         the second is not above the first, or where a row that it should bound is above it); all but measure are NaN for
@@ -107,6 +108,8 @@ class Scores:
         last["best"] = measured.groupby("cell", sort=False)["value"].max().reindex(last.index)
         curves = {name: _curve_mean(run) for name, run in measured.groupby("cell", sort=False)}
         last["curve"] = [curves[name] for name in last.index]
+        steps = measured[measured["value"].notna()].groupby("cell", sort=False)["steps"]
+        last["begin"], last["end"] = steps.min().reindex(last.index), steps.max().reindex(last.index)
         before = measured[measured["labels"] == 0].groupby("cell", sort=False)["value"].last()
         last["unlabelled"] = before.reindex(last.index)
         finished = last["status"] == "finished"

@@ -53,7 +53,7 @@ class Table:
     @property
     def anchor(self) -> str:
         """The title as a place to link to."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        return _anchor(self.title)
 
     def latex(self, suite: str = "") -> str:
         """Write as a LaTeX table that fits a column, or both columns from five on; needs booktabs and tabularx."""
@@ -66,7 +66,7 @@ class Table:
             [
                 rf"\begin{{{kind}}}",
                 rf"\caption{{{_latex(caption)}}}",
-                rf"\label{{tab:{'-'.join(filter(None, (suite, self.anchor)))}}}",
+                rf"\label{{tab:{'-'.join(filter(None, (_anchor(suite), self.anchor)))}}}",
                 r"\scriptsize\setlength{\tabcolsep}{3pt}",
                 rf"\begin{{tabularx}}{{\linewidth}}{{>{{\raggedright\arraybackslash}}X{shares}}}",
                 r"\toprule",
@@ -238,7 +238,7 @@ def cost_table(scores: Scores) -> Table:
                     scores.label(entry),
                     task,
                     f"{_mean(cells['steps']):,.0f}",
-                    f"{_mean(cells['labels']):,.0f}",
+                    f"{_mean(cells['labels']):,.0f}" if cells["labels"].notna().any() else MISSING,
                     duration(_mean(cells["wall_seconds"])),
                     duration(_mean(cells["cpu_seconds"])),
                     f"{cells['peak_gb'].max():.2f}",
@@ -397,6 +397,12 @@ def _mean(values: pd.Series[Any]) -> float:
     return float(array.mean()) if len(array) else math.nan
 
 
+def _anchor(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def _latex(text: str) -> str:
     escaped = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    # LaTeX's default fonts have other signs in these places.
+    escaped |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     return "".join(escaped.get(letter, f"\\{letter}" if letter in "&%_#{}$" else letter) for letter in text)

@@ -203,11 +203,13 @@ class BenchQuote:
         if below is None:
             below = Path("docs/results") if Path("docs/results").is_dir() else Path()
         for path in self.files:
-            text = path.read_text(encoding="utf-8")
             try:
+                text = path.read_text(encoding="utf-8")
                 filled = fill_blocks(text, below)
             except PrefenvsError as error:
                 raise PrefenvsError(f"{path}: {error}") from None
+            except UnicodeDecodeError as error:
+                raise PrefenvsError(f"{path} is no Markdown in UTF-8 ({error.reason})") from None
             if filled != text:
                 old.append(str(path))
                 if not self.check:

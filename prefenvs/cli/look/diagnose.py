@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from prefenvs.metrics.diagnosis import Diagnosis
     from prefenvs.preferences import Preference
 
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".webp")
+
 
 @dataclass(frozen=True)
 class Diagnose:
@@ -42,6 +44,9 @@ class Diagnose:
         from prefenvs.tasks import find_task
 
         run = Run.open(self.run_folder)
+        out = self.out or run.path("diagnosis.png")
+        if out.suffix not in PICTURES:
+            raise PrefenvsError(f"--out {out} is no picture: end its name with {', '.join(PICTURES)}")
         model = load_reward(run)
         if model is None:
             raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
@@ -74,7 +79,7 @@ class Diagnose:
             print(f"learned and true returns of its segments: Spearman {diagnosis.correlation.spearman:.2f}")
         print(f"labelled steps that lie where the policy ended: {diagnosis.near.mean():.0%}")
         print(*diagnosis.findings(), sep="\n")
-        print(f"picture: {draw(diagnosis, run, self.out or run.path('diagnosis.png'))}")
+        print(f"picture: {draw(diagnosis, run, out)}")
 
 
 def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:

@@ -67,9 +67,10 @@ def test_two_runs_of_claims_do_not_lose_each_others_figures(tmp_path: Path) -> N
 
 def test_what_was_not_run_is_said_and_a_damaged_file_named(tmp_path: Path) -> None:
     assert make_table([TOY], {}).endswith("| not run |")
-    (tmp_path / "claims.json").write_text("{")
-    with pytest.raises(PrefenvsError, match=r"claims.json cannot be read"):
-        run_claims(tmp_path, ("unsure",), (0,))
+    for damaged in ("{", '{"toy": {"0": {"commit": ""}}}', '{"toy": {"x": {"figure": 1, "control": 0, "commit": ""}}}'):
+        (tmp_path / "claims.json").write_text(damaged)
+        with pytest.raises(PrefenvsError, match=r"claims.json cannot be read"):
+            run_claims(tmp_path, ("unsure",), (0,))
 
 
 def test_the_command_names_claims(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,26 @@ def test_a_control_is_of_as_many_labels() -> None:
     assert lift.differences == {0: 400.0, 1: 800.0}
 
 
+def test_curves_over_other_steps_are_not_compared() -> None:
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
+    frame = scores.results.frame
+    # The control's first evaluation, a 0, is not there, which raises the mean of its curve.
+    late = frame[~((frame["method"] == "coin") & (frame["steps"] == 0))].reset_index(drop=True)
+    cut = Scores(Results(late, scores.suite))
+    assert lift_table(scores).rows[0][6:] == ("0.75 (0: 0.50, 1: 1.00)", "0.75 (0: 0.50, 1: 1.00)")
+    assert lift_table(cut).rows[0][6:] == ("0.75 (0: 0.50, 1: 1.00)", "not measured over the same steps")
+
+
+def test_a_control_of_another_rater_is_named() -> None:
+    scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
+    frame = scores.results.frame
+    coin = frame[frame["method"] == "coin"]
+    others = [coin.assign(oracle=rater, cell=coin["cell"] + rater) for rater in ("people", "script")]
+    frame = pd.concat([frame[frame["method"] != "coin"], *others], ignore_index=True)
+    (row,) = lift_table(Scores(Results(frame, scores.suite))).rows
+    assert row[4] == "Good on coin flips (control) (people): 150.0 (0: 200.0, 1: 100.0)"
+
+
 def test_lift_is_drawn_by_rater() -> None:
     scores = held(good=[600.0, 900.0], coin=[200.0, 100.0], upper=[1_000.0, 900.0])
     assert lift_by_rater(scores) is None

@@ -83,6 +83,7 @@ def test_files_are_shown_whole_or_by_columns_and_rows(tmp_path: Path) -> None:
         tmp_path / "a.csv", ("part", "by", "ms", "ms"), [("fit, all", "us", "1.5", "2"), ("act", "them", "3", "-")]
     )
     (tmp_path / "b.md").write_text("# B\n\n| | ms |\n|---|---|\n| fit | **1.5** |\n| | 3 |\n\n| other |\n")
+    (tmp_path / "c.csv").write_text("a,b\n1,2\n3\n")
     whole = (
         "| part | by | ms | ms |\n| --- | --- | ---: | ---: |\n| fit, all | us | 1.5 | 2 |\n| act | them | 3 | - |\n"
     )
@@ -96,6 +97,8 @@ def test_files_are_shown_whole_or_by_columns_and_rows(tmp_path: Path) -> None:
         "a.csv table s": "a.csv has no s: its columns are part, by, ms, ms",
         "a.csv table on=we": "a.csv has no we",
         "b.md seeds": "a .md file, and table",
+        "c.csv table": "c.csv has a row of 1 cells, not 2: ",
+        'a.csv table "ms=time': "cannot be told apart",
     }.items():
         with pytest.raises(PrefenvsError, match=message):
             fill_blocks(block(words), tmp_path)
@@ -129,6 +132,10 @@ def test_the_command_fills_files_and_tells_old_ones(results: Path, capsys: pytes
     with pytest.raises(SystemExit):
         main(["bench", "quote", str(page), "--results", str(results)])
     assert "page.md: a block of results is not closed" in capsys.readouterr().err
+    page.write_bytes(b"\xff\xfe")
+    with pytest.raises(SystemExit):
+        main(["bench", "quote", str(page), "--results", str(results)])
+    assert "page.md is no Markdown in UTF-8" in capsys.readouterr().err
 
 
 ROW = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)

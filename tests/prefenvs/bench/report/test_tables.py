@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from rliable import library, metrics
 
 from prefenvs.bench.report import tables
-from prefenvs.bench.report.figures import performance_profiles
+from prefenvs.bench.report.figures import learning_curves, performance_profiles
 from prefenvs.bench.report.page import remarks
 from prefenvs.bench.report.scores import Entry, Scores
 from prefenvs.bench.report.statistics import (
@@ -146,9 +146,10 @@ def test_tables_are_written_for_every_reader() -> None:
     table = tables.score_table(scores, resamples=50)
     markdown, latex = table.markdown(), table.latex()
     assert markdown.count("\n| ") == len(table.rows) + 2
-    assert r"Poor <\&> (100 labels)" in latex
+    assert r"Poor \textless{}\&\textgreater{} (100 labels)" in latex
     assert r"\toprule" in latex
     assert r"\label{tab:synthetic-scores-at-the-end-of-training}" in table.latex("synthetic")
+    assert r"\label{tab:100-ours-scores-at-the-end-of-training}" in table.latex("100% ours")
     assert r"\begin{tabularx}{\linewidth}" in latex
     assert latex.count(r"\\") >= len(table.rows) + 1
     lines = list(csv.DictReader(io.StringIO(tables.long_csv(scores, resamples=50))))
@@ -320,3 +321,15 @@ def test_a_finished_run_that_was_not_measured_is_told() -> None:
     assert tables.missing_table(scores).rows == (
         ("push--good--1", "", "finished, but its last evaluation tells no success"),
     )
+
+
+def test_a_program_that_tells_no_labels_is_drawn_and_told() -> None:
+    results = full()
+    results.frame.loc[results.frame["method"] == "good", "labels"] = np.nan
+    scores = Scores(results)
+    assert {row[3] for row in tables.cost_table(scores).rows if row[0].startswith("Good")} == {tables.MISSING}
+    # Four seeds and their mean of each, and levels: one over steps, two over labels.
+    for by, lines in (("steps", 16), ("labels", 7)):
+        figure = learning_curves(scores, by)
+        assert figure is not None
+        assert len(figure.axes[0].lines) == lines
