@@ -32,6 +32,10 @@ class LabelBudget:
     lr: float
     source: str
 
+    def repeated(self, repeat: int) -> LabelBudget:
+        """Return the budget of the same time where each action is held for `repeat` steps."""
+        return dataclasses.replace(self, interact=max(self.interact // repeat, 1), steps=max(self.steps // repeat, 1))
+
 
 WALKER_BUDGET = LabelBudget(
     labels=500, per_session=50, interact=20_000, steps=500_000, epochs=50, lr=5e-4, source="B-Pref"
@@ -122,12 +126,7 @@ class Task:
             horizon=self.horizon // repeat,
             segment_length=max(self.segment_length // repeat, 1),
             fps=max(round(self.fps / repeat), 1),
-            budgets=tuple(
-                dataclasses.replace(
-                    budget, interact=max(budget.interact // repeat, 1), steps=max(budget.steps // repeat, 1)
-                )
-                for budget in self.budgets
-            ),
+            budgets=tuple(budget.repeated(repeat) for budget in self.budgets),
             repeat=self.repeat * repeat,
         )
 
@@ -141,7 +140,7 @@ class Task:
         for budget in self.budgets:
             if labels in (None, budget.labels):
                 return budget
-        nearest = self.budgets[0] if self.budgets else WALKER_BUDGET
+        nearest = self.budgets[0] if self.budgets else WALKER_BUDGET.repeated(self.repeat)
         return dataclasses.replace(nearest, labels=labels or nearest.labels)
 
 

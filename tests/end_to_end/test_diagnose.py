@@ -47,4 +47,4 @@ def test_a_run_without_labels_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as stopped:
         main(["diagnose", str(run)])
     assert stopped.value.code == 2
-    assert "learned from no label" in capsys.readouterr().err
+    assert "keeps no reward model" in capsys.readouterr().err

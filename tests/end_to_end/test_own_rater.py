@@ -31,7 +31,7 @@ def test_a_function_rates_on_the_command_line(
           "--steps", "420", "--labels", "8", "--per-session", "4", "--interact", "100", "--segment-length", "10",
           "--unsupervised-steps", "100", "--learning-starts", "190", "--episodes", "1"])  # fmt: skip
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name == "Pendulum-v1-pebble-least-torque-rate-0"
+    assert folder.name == "Pendulum-v1-pebble-least_torque-rate-0"
     with Store(folder / "preferences.sqlite") as store:
         answers = store.preferences()
     assert len(answers) == 8

@@ -129,7 +129,7 @@ def _read(path: Path, steps: int | None) -> Scores:
 
 def _choose(scores: Scores, words: Sequence[str]) -> Shown:
     """Return the entries and tasks that a block names; raises PrefenvsError for those that the results lack."""
-    pairs = [word.partition("=")[::2] for word in words]
+    pairs = [_split(word) for word in words]
     tasks = [value for name, value in pairs if name == "on"] or scores.tasks
     entries = {}
     for name, title in pairs:
@@ -145,6 +145,13 @@ def _choose(scores: Scores, words: Sequence[str]) -> Shown:
     if unknown:
         raise PrefenvsError(f"results: {scores.suite['name']} has no task {unknown[0]}: {', '.join(scores.tasks)}")
     return Shown(scores, entries or {entry: scores.label(entry) for entry in scores.entries}, tasks)
+
+
+def _split(word: str) -> tuple[str, str]:
+    """Split METHOD=TITLE, or METHOD@RATER=TITLE, where a rater's options have equals signs of their own."""
+    last = "@" in word.partition("=")[0] and "=" in word
+    name, _, title = word.rpartition("=") if last else word.partition("=")
+    return name, title
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -194,6 +194,9 @@ def test_budgets_of_held_actions_are_of_the_same_time() -> None:
         assert (other.steps, other.interact) == (one.steps // 2, one.interact // 2)
         assert (other.labels, other.per_session) == (one.labels, one.per_session)
     assert prefenvs.find_task("dmc-walker-walk-v0@1") == row
+    # A task without a published budget gets walker-walk's of the same time, too.
+    plain, held = (prefenvs.find_task(name).budget(70) for name in ("Reacher-v5", "Reacher-v5@4"))
+    assert (held.interact, held.steps, held.labels) == (plain.interact // 4, plain.steps // 4, 70)
 
 
 @pytest.mark.parametrize("repeat", [0, 1_001])
