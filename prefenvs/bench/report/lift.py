@@ -18,8 +18,9 @@ class Lift:
     """(labels - control) / (true reward - control), on one task and by one figure.
 
     each: by the seeds that all three have; a seed whose own true reward is not above its control is NaN. mean: of the
-    means over seeds. bounds: whether the true reward is above labels and control in the mean; where it is not, each and
-    mean are NaN. difference: mean of labels less that of the control, differences: by seed, in the task's own measure.
+    means over those seeds. bounds: whether the true reward is above labels and control in the mean; where it is not,
+    each and mean are NaN. difference: mean of labels less that of the control, differences: by seed, in the task's own
+    measure.
     """
 
     each: Mapping[int, float]
@@ -31,7 +32,10 @@ class Lift:
 
 def find_lift(labels: Mapping[int, float], control: Mapping[int, float], bound: Mapping[int, float]) -> Lift:
     """Return the lift of figures by seed; NaN where labels, control or the true reward have none."""
-    ours, floor, top = (_mean(values) for values in (labels, control, bound))
+    shared = [seed for seed in labels if seed in control and (not bound or seed in bound)]
+    ours, floor, top = (
+        _mean({seed: values[seed] for seed in shared if seed in values}) for values in (labels, control, bound)
+    )
     paired = [seed for seed in labels if seed in control]
     differences = {seed: labels[seed] - control[seed] for seed in paired}
     bounds = top > floor and top >= ours
