@@ -294,17 +294,17 @@ def test_an_imported_module_registers_the_task(
     own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "imported_environments.py").write_text(MODULE.replace("OwnReach", "Imported"))
-    known = in_a_process("tasks --task Imported-v0 --import imported_environments --write reach.json", tmp_path)
+    known = in_a_process("tasks --task Imported-v0 --import imported_environments --write imported.json", tmp_path)
     assert known.returncode == 0, known.stderr
     assert "task imported_environments:Imported-v0: episodes of 30 steps" in known.stderr
     # The file is enough for the next process, and what was edited in it counts.
-    row = json.loads((tmp_path / "reach.json").read_text())
+    row = json.loads((tmp_path / "imported.json").read_text())
     assert row["source"] == "imported_environments:Imported-v0"
-    (tmp_path / "reach.json").write_text(json.dumps(row | {"sentence": "Be in the middle.", "segment_length": 7}))
-    shown = in_a_process("tasks --task reach.json", tmp_path)
+    (tmp_path / "imported.json").write_text(json.dumps(row | {"sentence": "Be in the middle.", "segment_length": 7}))
+    shown = in_a_process("tasks --task imported.json", tmp_path)
     assert json.loads(shown.stdout) | {"sentence": "Be in the middle.", "segment_length": 7} == json.loads(shown.stdout)
     monkeypatch.chdir(tmp_path)
-    main(["doctor", "--task", "reach.json"])
+    main(["doctor", "--task", "imported.json"])
     for words, message in (
         ("doctor --task Imported-v0 --import nothing_here", "the module 'nothing_here' cannot be imported"),
         ("tasks --import", "--import needs the name of a module"),
