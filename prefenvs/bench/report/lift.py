@@ -19,8 +19,8 @@ class Lift:
 
     each: by the seeds that all three have; a seed whose own true reward is not above its control is NaN. mean: of the
     means over those seeds. bounds: whether the true reward is above labels and control in the mean; where it is not,
-    each and mean are NaN. difference: mean of labels less that of the control, differences: by seed, in the task's own
-    measure.
+    each and mean are NaN. differences: labels less control by the seeds that both have, difference: their mean, in the
+    task's own measure.
     """
 
     each: Mapping[int, float]
@@ -32,20 +32,16 @@ class Lift:
 
 def find_lift(labels: Mapping[int, float], control: Mapping[int, float], bound: Mapping[int, float]) -> Lift:
     """Return the lift of figures by seed; NaN where labels, control or the true reward have none."""
-    shared = [seed for seed in labels if seed in control and (not bound or seed in bound)]
-    ours, floor, top = (
-        _mean({seed: values[seed] for seed in shared if seed in values}) for values in (labels, control, bound)
-    )
-    paired = [seed for seed in labels if seed in control]
-    differences = {seed: labels[seed] - control[seed] for seed in paired}
+    differences = {seed: labels[seed] - control[seed] for seed in labels if seed in control}
+    shared = [seed for seed in differences if seed in bound]
+    ours, floor, top = (_mean({seed: values[seed] for seed in shared}) for values in (labels, control, bound))
     bounds = top > floor and top >= ours
     each = {
         seed: differences[seed] / (bound[seed] - control[seed]) if bounds and bound[seed] > control[seed] else math.nan
-        for seed in paired
-        if seed in bound
+        for seed in shared
     }
     mean = (ours - floor) / (top - floor) if bounds else math.nan
-    return Lift(each, mean, bounds, ours - floor, differences)
+    return Lift(each, mean, bounds, _mean(differences), differences)
 
 
 def lift_of(scores: Scores, entry: Entry, task: str, column: str = "final") -> Lift | None:

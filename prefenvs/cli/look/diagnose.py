@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prefenvs.metrics.diagnosis import Diagnosis
     from prefenvs.preferences import Preference
 
-PICTURES = (".png", ".pdf", ".svg", ".jpg", ".webp")
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Diagnose:
 
         run = Run.open(self.run_folder)
         out = self.out or run.path("diagnosis.png")
-        if out.suffix not in PICTURES:
+        if out.suffix.lower() not in PICTURES:
             raise PrefenvsError(f"--out {out} is no picture: end its name with {', '.join(PICTURES)}")
         model = load_reward(run)
         if model is None:
