@@ -391,6 +391,7 @@ def preset(
         unsupervised_steps=PebbleConfig.unsupervised_steps if unsupervised_steps is None else unsupervised_steps,
         reward=RewardConfig(
             epochs=budget.epochs,
+            stop_accuracy=0.98 if rime else RewardConfig.stop_accuracy,
             surf=SurfConfig() if surf else None,
             rime=(RimeConfig(beta_passes=600, least_passes=5) if manipulation else RimeConfig()) if rime else None,
             reed=ReedConfig() if reed else None,

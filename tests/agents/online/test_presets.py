@@ -78,6 +78,8 @@ def test_pebble_is_b_prefs(task, labels, per_session, interact, steps, epochs, r
     assert (reward.learning_rate, reward.batch_size) == (3e-4, 128)
     assert (reward.stop, reward.stop_accuracy) == (None, 0.97)
     assert PebbleConfig().bonus == 0.0
+    # RIME's own code stops later than B-Pref's.
+    assert pebble_preset(find_task(task), labels=labels, rime=True).config.reward.stop_accuracy == 0.98
 
 
 @pytest.mark.parametrize(
