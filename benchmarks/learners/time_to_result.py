@@ -2,8 +2,9 @@
 
 The plain stack is `pebble_run`'s: Stable-Baselines3's SAC with B-Pref's procedures, in the settings of the preset
 `small` (one update a step, plain critics, uniform replay, queries by disagreement). A policy is good once the mean true
-return of an evaluation reaches `--share` of `--level`; evaluations are not timed. Each side's curve is written as it
-comes, and the same command again goes on with what is missing.
+return of an evaluation reaches `--share` of `--level`; evaluations are not timed. Both sides train in turns, a stage
+each, until each is good or has done all steps; the curves of finished seeds are kept, and the same command again goes
+on with the others.
 
 Run: python -m benchmarks.learners.time_to_result
     [--task dmc-walker-walk-v0] [--level 950] [--steps 100000] [--seeds 0 1 2]
@@ -15,7 +16,9 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,8 @@ from prefenvs.tasks import find_task
 
 SIDES: dict[str, tuple[type[PEBBLE], str]] = {"ours": (PEBBLE, "reliable"), "plain": (PlainPEBBLE, "small")}
 
+Point = tuple[int, float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -46,31 +51,52 @@ class Plan:
     episodes: int
 
 
-def measure(side: str, plan: Plan, seed: int) -> list[tuple[int, float, float]]:
-    """Train and return the curve: environment steps, seconds of training, mean true return."""
+def train(side: str, plan: Plan, seed: int) -> Iterator[Point]:
+    """Train, and give a point after each stage: environment steps, seconds of training, mean true return."""
     kind, name = SIDES[side]
     settings = preset(find_task(plan.task), name, labels=plan.labels, steps=plan.steps)
     envs, rater = make_envs(plan.task, 1, seed), PartialReturnOracle("oracle", seed=seed)
     agent = kind("MlpPolicy", envs, rater, settings.config, seed=seed, **settings.options.keywords())
     agent.set_logger(configure(None, []))
     agent.start_feedback(plan.steps)
-    curve, seconds = [], 0.0
-    for steps in tqdm(range(0, plan.steps + 1, plan.every), desc=f"{side}, seed {seed}", unit="evaluation"):
+    # Stable-Baselines3 draws from generators that both sides and the evaluations share.
+    state, seconds = _generators(), 0.0
+    for steps in range(0, plan.steps + 1, plan.every):
         if steps:
+            np.random.set_state(state[0])  # noqa: NPY002
+            torch.set_rng_state(state[1])
             begin = time.perf_counter()
             agent.learn(plan.every, reset_num_timesteps=False)
             seconds += time.perf_counter() - begin
-        state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - Stable-Baselines3's generators
+            state = _generators()
         found = evaluate(agent, plan.task, episodes=plan.episodes, seed=seed)
-        np.random.set_state(state[0])  # noqa: NPY002
-        torch.set_rng_state(state[1])
-        curve.append((steps, seconds, float(found.returns.mean())))
-    return curve
+        yield steps, seconds, float(found.returns.mean())
 
 
-def reached(curve: list[tuple[int, float, float]], goal: float) -> tuple[float, int] | None:
-    """Return seconds and steps of the first evaluation that reaches the goal."""
-    return next(((seconds, steps) for steps, seconds, value in curve if value >= goal), None)
+def _generators() -> tuple[Any, torch.Tensor]:
+    return np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def measure(plan: Plan, seed: int, goal: float) -> dict[str, list[Point]]:
+    """Train both sides in turns, a stage each, until each has reached the goal or done all steps."""
+    curves: dict[str, list[Point]] = {side: [] for side in SIDES}
+    runs = {side: train(side, plan, seed) for side in SIDES}
+    with tqdm(total=len(SIDES) * (plan.steps // plan.every + 1), desc=f"seed {seed}", unit="evaluation") as bar:
+        while runs:
+            for side in tuple(runs):
+                point = next(runs[side], None)
+                if point is not None:
+                    curves[side].append(point)
+                    bar.set_postfix_str(f"{side} {point[2]:.0f} at {point[0]}")
+                    bar.update()
+                if point is None or reached([point], goal):
+                    del runs[side]
+    return curves
+
+
+def reached(curve: list[Point], goal: float) -> tuple[float, int] | None:
+    """Return seconds and steps of the first evaluation after training that reaches the goal."""
+    return next(((seconds, steps) for steps, seconds, value in curve if steps and value >= goal), None)
 
 
 def main() -> None:
@@ -87,22 +113,23 @@ def main() -> None:
     print(machine())
     plan = Plan(args.task, args.labels, args.steps, args.every, args.episodes)
     # A curve of other code is none of this one's.
-    goal, key = args.share * args.level, dataclasses.asdict(plan) | {"commit": provenance()["commit"]}
+    goal = args.share * args.level
+    key = dataclasses.asdict(plan) | {"goal": goal, "commit": provenance()["commit"]}
     args.curves.parent.mkdir(parents=True, exist_ok=True)
     lines = args.curves.read_text().splitlines() if args.curves.exists() else []
-    kept = {(r["side"], r["seed"]): r["curve"] for r in map(json.loads, lines) if r["plan"] == key}
+    clean = not key["commit"].endswith("-dirty")
+    kept = {r["seed"]: r["curves"] for r in map(json.loads, lines) if clean and r["plan"] == key}
     for seed in args.seeds:
-        for side in SIDES:
-            if (side, seed) not in kept:
-                kept[side, seed] = measure(side, plan, seed)
-                with args.curves.open("a") as file:
-                    file.write(json.dumps({"plan": key, "side": side, "seed": seed, "curve": kept[side, seed]}) + "\n")
-        ours, plain = (reached(kept[side, seed], goal) for side in SIDES)
+        if seed not in kept:
+            kept[seed] = measure(plan, seed, goal)
+            with args.curves.open("a") as file:
+                file.write(json.dumps({"plan": key, "seed": seed, "curves": kept[seed]}) + "\n")
+        ours, plain = (reached(kept[seed][side], goal) for side in SIDES)
         told = [
             f"{side} {'never' if found is None else f'{found[0]:.0f} s ({found[1]} steps)'}"
             for side, found in zip(SIDES, (ours, plain), strict=True)
         ]
-        total = kept["plain", seed][-1][1]
+        total = kept[seed]["plain"][-1][1]
         ratio = (
             "" if ours is None else f", {'over ' if plain is None else ''}{(plain or (total,))[0] / ours[0]:.1f} times"
         )
