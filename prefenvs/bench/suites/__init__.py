@@ -72,13 +72,9 @@ def _learning(
     )
 
 
-REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500, "interact": 520}
+REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500}
 # Effort costs up to 2 a step and distance 0.4, so that tanh would flatten what the distance says.
-REACHING_REWARD: dict[str, Option] = {
-    "reward.output": "identity",
-    "reward.learning_rate": 1e-3,
-    "keep_best": 5,
-}
+REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
 # Its speed keeps rising, and questions about all episodes compare what the policy has long left behind.
 RUN: dict[str, Option] = {"interact": 800, "unsupervised_steps": 2_250, "selector": "near-on-policy"}
 MANIPULATION: dict[str, Option] = {
