@@ -23,6 +23,7 @@ from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.agents.online.learner import make_reward_model
 from prefenvs.agents.registry import find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
+from prefenvs.agents.rewards.kinds import read_reward
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback, KeepBest
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
@@ -263,12 +264,15 @@ def find_reward(run: Run) -> Path | None:
 
 
 def load_reward(run: Run) -> RewardModel | None:
-    """Return the reward that a run has learned, an ensemble or a model of the user's own; None if it has none."""
+    """Return the reward that a run has learned, this library's or the user's own; None if it has none.
+
+    Raises PrefenvsError for a reward of rendered pictures, which takes no observations; see `read_reward`.
+    """
     path, named = find_reward(run), str(run.config.get("reward_model") or "")
     if path is None:
         return None
     if ":" not in named:
-        return RewardEnsemble.load(path, device="cpu")
+        return read_reward(path)
     env = prefenvs.make(run.task)
     kind = type(make_reward_model(named, flatdim(env.observation_space), flatdim(env.action_space), seed=0))
     env.close()

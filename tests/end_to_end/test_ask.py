@@ -77,7 +77,7 @@ def test_bad_input_is_one_line_and_makes_no_store(
 
     assert "unknown query selector 'nearest'" in fail(data, "--selector", "nearest")
     assert "asks a reward model's opinion" in fail(data, "--selector", "disagreement", "--segment-length", "3")
-    assert "keeps no reward ensemble" in fail(data, "--reward-model", str(tmp_path))
+    assert "keeps no reward model" in fail(data, "--reward-model", str(tmp_path))
     assert "a query needs 2 segments of 900 steps" in fail(data, "--segment-length", "900")
     assert not list(tmp_path.iterdir())
 
