@@ -67,7 +67,9 @@ def train(
     """
     for run in runs:
         _check_evaluations(run)
-    begin, made = time.time(), learners[0].num_timesteps
+    made = learners[0].num_timesteps
+    before = [row["seconds"] for row in runs[0].rows("evaluations") if row["steps"] <= made] if made else []
+    begin = time.time() - max(before, default=0.0)
     together = group_of(learners)
     stop, evaluator = (
         StopOnInterrupt(getattr(learners[0], "oracle", None)),
