@@ -218,5 +218,5 @@ def report(
     print(f"run folder: {run.folder}")
     print("next: prefenvs record, evaluate, diagnose or export RUN; tensorboard --logdir RUN/log")
     told = getattr(rater, "summary", None)
-    if told is not None:
-        print("\n".join(told()))
+    for line in () if told is None else told():
+        print(line)
