@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -136,7 +137,7 @@ def checkpointed(
                 _save(learners, runs)
             print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}")
             for run in runs if hasattr(learners[0], "resume") else ():
-                print(f"to continue: prefenvs {run.record['command']} --resume {run.folder}")
+                print(f"to continue: prefenvs {run.record['command']} --resume {shlex.quote(str(run.folder))}")
             if stop.safe and evaluator is not None:
                 with suppress(EvaluationFailed):
                     evaluator.drain()
@@ -166,13 +167,18 @@ def _check_labels(learner: Learner, run: Run) -> None:
     if not lacks_labels(learner):
         return
     asked = 0 if learner.feedback is None else learner.feedback.asked
+    # A run's store stands before its rater.
+    rater = getattr(learner.oracle, "oracle", learner.oracle)
+    trouble, reasons = getattr(rater, "trouble", None), getattr(rater, "reasons", None)
     if not asked:
         length, task = learner.config.segment_length, learner.task
         why = f"no two segments of {length} steps were recorded in {task}: lower --segment-length or raise --steps"
     elif learner.oracle is not None and learner.oracle.pending:
-        why = f"its {asked} queries still wait for an answer: train with --wait, or raise --steps"
+        way_out = "train with --wait, or raise --steps" if trouble is None else trouble.message
+        why = f"its {asked} queries still wait for an answer: {way_out}"
     else:
-        why = f"all {asked} queries were skipped: choose another rater, or raise --labels"
+        told = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.most_common())})" if reasons else ""
+        why = f"all {asked} queries were skipped{told}: choose another rater, or raise --labels"
     raise PrefenvsError(f"{run.folder} learned nothing, since it got no label; {why}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class Ask:
         if len(added) < self.count:
             print(f"the data hold no more: {len(added)} of {self.count} questions are new")
         print(f"{len(added)} questions about {length} steps each are new in {self.store}, run {run!r}; {waiting} wait")
-        print(f"people answer them: prefenvs label --store {self.store}")
+        print(f"people answer them: prefenvs label --store {shlex.quote(self.store)}")
         print(f"learn from the answers: {learning(self.dataset, self.task, self.store, acts=acts)}")
 
     def _choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import time
 import warnings
 from collections import Counter
@@ -123,7 +124,7 @@ class Rate:
                     print(f"no query of {self.store} waits for an answer")
                 left = sum(self._label_run(store, run) for run in runs)
             if left:
-                way = f"people answer them, prefenvs label --store {self.store}"
+                way = f"people answer them, prefenvs label --store {shlex.quote(str(self.store))}"
                 raise PrefenvsError(f"{left} queries have more clips than {self.oracle} compares: {way}")
             return
         from prefenvs.store import Store

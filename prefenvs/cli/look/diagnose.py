@@ -59,8 +59,8 @@ class Diagnose:
             raise PrefenvsError(f"{run.folder} learned from no label: there is nothing to diagnose")
         if not has_environment(run.task):
             raise PrefenvsError(
-                f"diagnose plays new episodes, and nothing can act in {run.task!r}: train with --task ID where the data "
-                "come from a task of the suite; `prefenvs labels accuracy` judges reward models by labels alone"
+                f"diagnose plays new episodes, and nothing can act in {run.task!r}: train with --task ID where the "
+                "data come from a task of the suite; `prefenvs labels accuracy` judges reward models by labels alone"
             )
         result, config = evaluate_run(run, self.episodes, self.seed, record=self.episodes)
         assert result.trajectories is not None
