@@ -123,7 +123,8 @@ def checkpointed(
     """Write each learner's checkpoint into its run folder when training ends.
 
     Meanwhile no other process can continue the runs. After Ctrl-C or SIGTERM, and where an evaluation beside training
-    fails, the commands that continue are printed too, and the exception goes on.
+    fails, the commands that continue are printed too, and the exception goes on. After any other error they are printed
+    where there is a checkpoint.
     """
     with ExitStack() as held:
         held.enter_context(evaluator or nullcontext())
@@ -136,13 +137,22 @@ def checkpointed(
             if stop.safe:
                 _save(learners, runs)
             print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}")
-            for run in runs if hasattr(learners[0], "resume") else ():
-                print(f"to continue: prefenvs {run.record['command']} --resume {shlex.quote(str(run.folder))}")
+            _tell_way_on(learners, runs, "to continue")
             if stop.safe and evaluator is not None:
                 with suppress(EvaluationFailed):
                     evaluator.drain()
             raise
+        except PrefenvsError:
+            # A rater may be gone for good, hours into the run.
+            kept = [run for run in runs if run.has_checkpoint]
+            _tell_way_on(learners, kept, "once that is mended, from the newest checkpoint")
+            raise
         _save(learners, runs)
+
+
+def _tell_way_on(learners: Sequence[Learner], runs: Sequence[Run], when: str) -> None:
+    for run in runs if hasattr(learners[0], "resume") else ():
+        print(f"{when}: prefenvs {run.record['command']} --resume {shlex.quote(str(run.folder))}")
 
 
 def _save(learners: Sequence[Learner], runs: Sequence[Run]) -> None:

@@ -9,6 +9,7 @@ import prefenvs
 from prefenvs.agents import PEBBLE, PebbleConfig, PrefPPO, PrefPPOConfig
 from prefenvs.agents.runs import train as training
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
+from prefenvs.errors import PrefenvsError
 from prefenvs.oracles import PartialReturnOracle
 from prefenvs.preferences import Oracle
 from prefenvs.runs import Run
@@ -88,6 +89,23 @@ def make_prefppo():
     env = prefenvs.make("InvertedPendulum-v5")
     small = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "policy_kwargs": {"net_arch": [8]}}
     return PrefPPO("MlpPolicy", env, None, PrefPPOConfig(true_reward=True), seed=0, device="cpu", **small)
+
+
+def test_an_error_tells_how_to_go_on_from_the_newest_checkpoint(tmp_path, monkeypatch, capsys):
+    """A model's key may expire hours into a run."""
+    run, agent = Run.create(tmp_path / "run", "train prefppo", {}), make_prefppo()
+
+    def fail():
+        raise PrefenvsError("the key is not accepted")
+
+    monkeypatch.setattr(agent, "train", fail)
+    for kept in (False, True):
+        if kept:
+            agent.save_checkpoint(run.checkpoint)
+        with pytest.raises(PrefenvsError, match="not accepted"):
+            training.train([agent], [run], 64, 64, episodes=1, progress=False)
+        assert (f"prefenvs train prefppo --resume {run.folder}" in capsys.readouterr().out) == kept
+        agent.num_timesteps = 0
 
 
 def test_the_seconds_of_a_resumed_run_are_those_of_all_its_starts(tmp_path):
