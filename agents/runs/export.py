@@ -27,6 +27,7 @@ from prefenvs.envs.spaces import name_entries
 from prefenvs.errors import PrefenvsError
 from prefenvs.runs import Run
 from prefenvs.segments import Array
+from prefenvs.tasks import has_environment
 
 Format = Literal["torchscript", "onnx"]
 MEMBERS = "[{}, B], a row for each member; agents learn from the mean of the rows"
@@ -193,8 +194,10 @@ def describe_policy(policy: Any) -> Part:
         return predicted
 
     acts = "whole numbers" if not isinstance(actions, spaces.Box) else "in the units of the task"
+    recorded = isinstance(policy, OfflineLearner) and not has_environment(policy.task)
+    source = "as the data set holds them" if recorded else "as prefenvs.make gives them"
     axes = {
-        "observations": f"[B, {_axes(seen)}] {seen.dtype}, as prefenvs.make gives them",
+        "observations": f"[B, {_axes(seen)}] {seen.dtype}, {source}",
         "actions": f"[B{''.join(f', {size}' for size in actions.shape or ())}], {acts}: the mean or best action",
     }
     return Part("policy", module.eval(), lambda count: {"observations": _draw(seen, count)}, predict, "actions", axes)

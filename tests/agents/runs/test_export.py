@@ -164,7 +164,8 @@ def test_offline_learners(name: str, tmp_path: Path, make_dataset: Any, prefer: 
     data = make_dataset(task="")
     learner = OFFLINE[name](data, prefer(data, 20))
     learner.learn(30)
-    path, _ = export.export_run(keep(learner, tmp_path / "run", "point"), tmp_path / "out", "torchscript")
+    path, readme = export.export_run(keep(learner, tmp_path / "run", "point"), tmp_path / "out", "torchscript")
+    assert "as the data set holds them" in readme.read_text()
     seen = data.trajectories.observations[:9]
     np.testing.assert_allclose(loaded(path, seen), learner.predict(seen)[0], atol=1e-5)
 
