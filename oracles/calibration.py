@@ -176,7 +176,11 @@ def _measure(
         elif difference != 0:
             right[i] = (answer.best == 0) == (difference > 0)
     sizes = np.abs([difference for _, difference in asked])
-    used = [judgements[query.id] for query, _ in asked if query.id in judgements]
+    # Of a hybrid those of its two, as each was asked.
+    parts = [oracle, *(getattr(oracle, name, None) for name in ("cheap", "costly"))]
+    models: list[Any] = [part for part in parts if hasattr(part, "judgements")]
+    told = [[one.judgements[query.id] for one in models if query.id in one.judgements] for query, _ in asked]
+    used = [judgement for each in told for judgement in each]
     return Calibration(
         queries=len(asked),
         right=_share(right),
@@ -188,7 +192,7 @@ def _measure(
         cost=sum(judgement.cost for judgement in used),
         tokens=sum(judgement.tokens_in + judgement.tokens_out for judgement in used),
         seconds=seconds,
-        cached=sum(judgement.cached and judgement.reason != IDENTICAL for judgement in used),
+        cached=sum(bool(each) and all(one.cached and one.reason != IDENTICAL for one in each) for each in told),
     )
 
 

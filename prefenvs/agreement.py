@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from prefenvs.errors import PrefenvsError, install_command
 from prefenvs.metrics.accuracy import Share
 from prefenvs.segments import Array
-from prefenvs.store import Event, Store, rows
+from prefenvs.store import GOLD, TUTORIAL, Event, Store, rows
 from prefenvs.store.database import reading
 from prefenvs.store.schema import query_segments, segments
 from prefenvs.tasks import known_task
@@ -92,6 +92,7 @@ class Agreement:
 def measure_agreement(store: Store, run: str | None = None, oracle: str | None = None) -> Agreement:
     """Read a store's log and measure agreement of all annotators, wherever their labels come from; of one run or all.
 
+    Between people, answers to gold questions and in practice count only where the run `gold` or `tutorial` is named.
     oracle: count the answers under this name alone, such as "human"; PrefenvsError if the log has none of it.
     """
     everything = store.events_after(run=run)
@@ -107,7 +108,9 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
     ratings = _latest(event for event in log if event.kind == "rating")
     repeats = [event for event in log if event.kind == "repeat"]
     clips = _clip_seconds(store, {str(event.query) for event in labels})
-    votes, marks = _votes(labels), _votes(ratings)
+    # Of all runs, what everybody is asked because it is easy would make people agree.
+    known = () if run is not None else (GOLD, TUTORIAL)
+    votes, marks = _votes(event for event in labels if event.run not in known), _votes(ratings)
     alpha, shared = krippendorff_alpha(votes, "nominal")
     rating_alpha, rated = krippendorff_alpha(marks, "ordinal")
     by_id = {event.id: event for event in log}

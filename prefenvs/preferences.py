@@ -102,6 +102,8 @@ class Oracle(ABC):
     """True while `collect` blocks because the user asked for that; Ctrl-C then stops at once."""
     margin: int = 0
     """Steps at either end of each segment that learners sample for it and that are not rated."""
+    most_segments: int | None = None
+    """Segments of a query at most; None takes any number."""
 
     @abstractmethod
     def ask(self, queries: Sequence[Query]) -> None:

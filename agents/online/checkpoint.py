@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def save_checkpoint(agent: PreferenceLearner, folder: Path) -> Path:
 def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
     """Put a checkpoint's state into an agent that was made with the same settings; nothing in it is executed.
 
-    Raises PrefenvsError for a folder that is damaged, of another task, or of an older version.
+    Raises PrefenvsError for a folder that is damaged, of another task or reward model, or of an older version.
     """
     find_folder(folder)
     if not (folder / "state.json").is_file():
@@ -93,8 +94,10 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
             f"{agent.recorder.buffer.task!r}: make the environment of the checkpoint's task"
         )
     _load_model(agent, folder / "model.zip")
+    asked_for = getattr(agent.reward_model, "config", None)
     with damage_told(folder / "reward.pt", WAY_OUT, always=True):
         agent.load_reward_model(folder / "reward.pt")
+    _check_reward(asked_for, getattr(agent.reward_model, "config", None), folder)
     agent.load_memory(folder)
     buffer = agent.recorder.buffer
     with damage_told(folder / "trajectories.npz", WAY_OUT):
@@ -155,6 +158,17 @@ def _load_model(agent: PreferenceLearner, path: Path) -> None:
         for name, value in variables.items():
             if value is not None:
                 getattr(agent, name).data = value.data
+
+
+def _check_reward(asked_for: Any, saved: Any, folder: Path) -> None:
+    """Raise a PrefenvsError where a saved reward model has other settings than the agent was made with."""
+    if asked_for == saved or not dataclasses.is_dataclass(saved) or type(asked_for) is not type(saved):
+        return
+    name = next(f.name for f in dataclasses.fields(saved) if getattr(saved, f.name) != getattr(asked_for, f.name))
+    raise PrefenvsError(
+        f"the checkpoint {folder} has a reward model with {name}={getattr(saved, name)!r}, this agent's has "
+        f"{name}={getattr(asked_for, name)!r}: make the agent with the settings of the checkpoint"
+    )
 
 
 def _load_feedback(agent: PreferenceLearner, folder: Path, state: dict[str, Any]) -> None:

@@ -62,8 +62,10 @@ class EvaluationCallback(BaseCallback):
         rows = self.run.rows("evaluations")
         self._begin = time.time() - (rows[-1]["seconds"] if rows else 0.0)
         self._measured = rows[-1]["steps"] if rows else -1
-        self._next = self.num_timesteps - self.num_timesteps % self.every + self.every
-        if not rows and not self.num_timesteps:
+        due = self.num_timesteps - self.num_timesteps % self.every
+        self._next = due + self.every
+        # At the beginning, and where a run was stopped on the very step of an evaluation.
+        if self._measured < due:
             self.measure()
 
     def _on_rollout_start(self) -> None:

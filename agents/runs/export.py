@@ -19,32 +19,21 @@ from torch import Tensor, nn
 
 import prefenvs
 from prefenvs.agents.offline.learner import OfflineLearner
-from prefenvs.agents.rewards.ensemble import FORMAT as ENSEMBLE
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.agents.rewards.image.observed import FORMAT as PIXELS
 from prefenvs.agents.rewards.image.observed import PixelReward
-from prefenvs.agents.rewards.pearl import GaussianReward
-from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer
 from prefenvs.agents.rewards.segment import SegmentReward
-from prefenvs.agents.runs.train import find_reward, load_policy
+from prefenvs.agents.runs.train import load_policy, load_reward
 from prefenvs.envs.spaces import name_entries
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.runs import Run
 from prefenvs.segments import Array
+from prefenvs.tasks import has_environment
 
 Format = Literal["torchscript", "onnx"]
 MEMBERS = "[{}, B], a row for each member; agents learn from the mean of the rows"
 BATCHES = (1, 5)
 """Sizes of the batches on which a file is compared with `predict`."""
 Exportable = RewardEnsemble | PixelReward | SegmentReward[Any]
-KINDS: dict[str, Any] = {
-    ENSEMBLE: RewardEnsemble,
-    PIXELS: PixelReward,
-    GaussianReward.format: GaussianReward,
-    PreferenceTransformer.format: PreferenceTransformer,
-}
-"""Reward models that are exported, by the formats of their files."""
 TOLERANCE = 1e-4
 """Largest difference that rounding may leave, as a share of the largest number."""
 
@@ -205,8 +194,10 @@ def describe_policy(policy: Any) -> Part:
         return predicted
 
     acts = "whole numbers" if not isinstance(actions, spaces.Box) else "in the units of the task"
+    recorded = isinstance(policy, OfflineLearner) and not has_environment(policy.task)
+    source = "as the data set holds them" if recorded else "as prefenvs.make gives them"
     axes = {
-        "observations": f"[B, {_axes(seen)}] {seen.dtype}, as prefenvs.make gives them",
+        "observations": f"[B, {_axes(seen)}] {seen.dtype}, {source}",
         "actions": f"[B{''.join(f', {size}' for size in actions.shape or ())}], {acts}: the mean or best action",
     }
     return Part("policy", module.eval(), lambda count: {"observations": _draw(seen, count)}, predict, "actions", axes)
@@ -215,22 +206,12 @@ def describe_policy(policy: Any) -> Part:
 def load_reward_model(run: Run) -> Exportable | None:
     """Return the reward model that a run has learned, None if it has learned none.
 
-    Raises PrefenvsError for one that is none of this library's on observations and actions.
+    Raises PrefenvsError for one that is not exported.
     """
-    path = find_reward(run)
-    if path is None:
-        return None
-    try:
-        check_zip(path)
-        written = torch.load(path, map_location="cpu", weights_only=True)["format"]
-    except Exception:  # what a model of the user's own has written can be anything
-        written = None
-    if written in KINDS:
-        model: Exportable = KINDS[written].load(path, "cpu")
-        return model
-    raise PrefenvsError(
-        f"{path.name} holds {written or 'a model of your own'}, which takes no observations and actions"
-    )
+    model = load_reward(run)
+    if model is not None and not isinstance(model, RewardEnsemble | PixelReward | SegmentReward):
+        raise PrefenvsError(f"a {type(model).__name__} is not exported")
+    return model
 
 
 def describe_reward(model: Exportable) -> Part:

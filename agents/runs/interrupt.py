@@ -52,8 +52,9 @@ class StopOnInterrupt(BaseCallback):
 
     def _on_step(self) -> bool:
         # An on-policy rollout may take minutes and is thrown away by a resume in any case; an off-policy one is short,
-        # and has to reach the replay buffer.
-        if self.requested and isinstance(self.model, OnPolicyAlgorithm):
+        # and has to reach the replay buffer. The last one would not be rolled out anew.
+        unfinished = isinstance(self.model, OnPolicyAlgorithm) and self.num_timesteps < self.model._total_timesteps
+        if self.requested and unfinished:
             raise KeyboardInterrupt
         return True
 

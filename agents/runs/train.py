@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -23,6 +24,7 @@ from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.agents.online.learner import make_reward_model
 from prefenvs.agents.registry import find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
+from prefenvs.agents.rewards.kinds import read_reward
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback, KeepBest
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt
@@ -66,7 +68,9 @@ def train(
     """
     for run in runs:
         _check_evaluations(run)
-    begin, made = time.time(), learners[0].num_timesteps
+    made = learners[0].num_timesteps
+    before = [row["seconds"] for row in runs[0].rows("evaluations") if row["steps"] <= made] if made else []
+    begin = time.time() - max(before, default=0.0)
     together = group_of(learners)
     stop, evaluator = (
         StopOnInterrupt(getattr(learners[0], "oracle", None)),
@@ -119,7 +123,8 @@ def checkpointed(
     """Write each learner's checkpoint into its run folder when training ends.
 
     Meanwhile no other process can continue the runs. After Ctrl-C or SIGTERM, and where an evaluation beside training
-    fails, the commands that continue are printed too, and the exception goes on.
+    fails, the commands that continue are printed too, and the exception goes on. After any other error they are printed
+    where there is a checkpoint.
     """
     with ExitStack() as held:
         held.enter_context(evaluator or nullcontext())
@@ -132,13 +137,22 @@ def checkpointed(
             if stop.safe:
                 _save(learners, runs)
             print(f"\nstopped after {learners[0].num_timesteps} {unit_of(learners[0])}")
-            for run in runs if hasattr(learners[0], "resume") else ():
-                print(f"to continue: prefenvs {run.record['command']} --resume {run.folder}")
+            _tell_way_on(learners, runs, "to continue")
             if stop.safe and evaluator is not None:
                 with suppress(EvaluationFailed):
                     evaluator.drain()
             raise
+        except PrefenvsError:
+            # A rater may be gone for good, hours into the run.
+            kept = [run for run in runs if run.has_checkpoint]
+            _tell_way_on(learners, kept, "once that is mended, from the newest checkpoint")
+            raise
         _save(learners, runs)
+
+
+def _tell_way_on(learners: Sequence[Learner], runs: Sequence[Run], when: str) -> None:
+    for run in runs if hasattr(learners[0], "resume") else ():
+        print(f"{when}: prefenvs {run.record['command']} --resume {shlex.quote(str(run.folder))}")
 
 
 def _save(learners: Sequence[Learner], runs: Sequence[Run]) -> None:
@@ -163,13 +177,18 @@ def _check_labels(learner: Learner, run: Run) -> None:
     if not lacks_labels(learner):
         return
     asked = 0 if learner.feedback is None else learner.feedback.asked
+    # A run's store stands before its rater.
+    rater = getattr(learner.oracle, "oracle", learner.oracle)
+    trouble, reasons = getattr(rater, "trouble", None), getattr(rater, "reasons", None)
     if not asked:
         length, task = learner.config.segment_length, learner.task
         why = f"no two segments of {length} steps were recorded in {task}: lower --segment-length or raise --steps"
     elif learner.oracle is not None and learner.oracle.pending:
-        why = f"its {asked} queries still wait for an answer: train with --wait, or raise --steps"
+        way_out = "train with --wait, or raise --steps" if trouble is None else trouble.message
+        why = f"its {asked} queries still wait for an answer: {way_out}"
     else:
-        why = f"all {asked} queries were skipped: choose another rater, or raise --labels"
+        told = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.most_common())})" if reasons else ""
+        why = f"all {asked} queries were skipped{told}: choose another rater, or raise --labels"
     raise PrefenvsError(f"{run.folder} learned nothing, since it got no label; {why}")
 
 
@@ -263,12 +282,15 @@ def find_reward(run: Run) -> Path | None:
 
 
 def load_reward(run: Run) -> RewardModel | None:
-    """Return the reward that a run has learned, an ensemble or a model of the user's own; None if it has none."""
+    """Return the reward that a run has learned, this library's or the user's own; None if it has none.
+
+    Raises PrefenvsError for a reward of rendered pictures, which takes no observations; see `read_reward`.
+    """
     path, named = find_reward(run), str(run.config.get("reward_model") or "")
     if path is None:
         return None
     if ":" not in named:
-        return RewardEnsemble.load(path, device="cpu")
+        return read_reward(path)
     env = prefenvs.make(run.task)
     kind = type(make_reward_model(named, flatdim(env.observation_space), flatdim(env.action_space), seed=0))
     env.close()

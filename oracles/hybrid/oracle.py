@@ -39,6 +39,7 @@ class HybridOracle(Oracle, Closing):
     """
 
     name = "hybrid"
+    most_segments = 2
 
     def __init__(
         self,
@@ -96,7 +97,10 @@ class HybridOracle(Oracle, Closing):
         """
         for query in queries:
             if len(query.segments) != 2:
-                raise PrefenvsError(f"a hybrid compares 2 segments, query {query.id} has {len(query.segments)}")
+                raise PrefenvsError(
+                    f"a hybrid compares 2 segments, query {query.id} has {len(query.segments)}: choose a selector of "
+                    "pairs, or let people answer (--oracle human, prefenvs label)"
+                )
         fresh = {query.id: query for query in queries if query.id not in self._open}
         again = [Case.unpack(query, self._restored[key]) for key, query in fresh.items() if key in self._restored]
         new = [Case(query) for key, query in fresh.items() if key not in self._restored]
@@ -153,6 +157,17 @@ class HybridOracle(Oracle, Closing):
         return getattr(self.cheap, "trouble", None) or getattr(self.costly, "trouble", None)
 
     @property
+    def tokens(self) -> float | None:
+        """Tokens that the models among the raters have used; None where neither is one."""
+        used = [rater.tokens for rater in (self.cheap, self.costly) if hasattr(rater, "tokens")]
+        return sum(used) if used else None
+
+    @property
+    def cost(self) -> float:
+        """What they have cost."""
+        return sum(getattr(rater, "cost", 0.0) for rater in (self.cheap, self.costly))
+
+    @property
     def agreement(self) -> Share:
         """How often both preferred the same segment, of the audited queries where both preferred one."""
         return _agree([entry for entry in self.log.values() if entry.reason == AUDIT])
@@ -163,7 +178,7 @@ class HybridOracle(Oracle, Closing):
         return _agree([entry for entry in self.log.values() if entry.reason in AFTER])
 
     def summary(self) -> list[str]:
-        """Say in lines who answered, and how far the raters agree."""
+        """Say in lines who answered, how far the raters agree, and what each has to say."""
         by = [entry.by for entry in self.log.values()]
         audited = sum(entry.reason == AUDIT for entry in self.log.values())
         names = f"{self.cheap.name} answered {by.count('cheap')}, {self.costly.name} {by.count('costly')}"
@@ -172,7 +187,7 @@ class HybridOracle(Oracle, Closing):
             if share.count:
                 low, high = share.interval
                 lines.append(f"agreement on {share.count} queries {about}: {share.value:.1%} ({low:.1%} to {high:.1%})")
-        return lines
+        return lines + [line for rater in (self.cheap, self.costly) for line in getattr(rater, "summary", list)()]
 
     def follow(self, policy: Policy) -> None:
         """Pass on to both which policy is trained."""

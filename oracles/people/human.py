@@ -49,6 +49,7 @@ class HumanOracle(Oracle):
     """
 
     name = "human"
+    most_segments = MOST_SEGMENTS
     kinds: tuple[str, ...] = ("comparison", "skip")
     """Kinds of events that are answers to what this oracle asks."""
 

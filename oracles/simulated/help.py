@@ -187,6 +187,7 @@ class HelpOracle(ImmediateOracle):
     """
 
     name = "help"
+    most_segments = 2
 
     def __init__(self, helper: Helper, options: HelpOptions | None = None, seed: int | None = None) -> None:
         super().__init__()
@@ -199,7 +200,9 @@ class HelpOracle(ImmediateOracle):
         """Get help; raises PrefenvsError for queries of other than two segments, and then asks for none."""
         for query in queries:
             if len(query.segments) != 2:
-                raise PrefenvsError(f"help is about 2 segments, query {query.id} has {len(query.segments)}")
+                raise PrefenvsError(
+                    f"help is about 2 segments, query {query.id} has {len(query.segments)}: choose a selector of pairs"
+                )
         if not queries:
             return
         clips = [segment for query in queries for segment in query.segments]

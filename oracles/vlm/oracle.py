@@ -45,6 +45,7 @@ class VLMOracle(Oracle, Closing):
     """
 
     name = "vlm"
+    most_segments = 2
 
     def __init__(
         self,
@@ -99,7 +100,10 @@ class VLMOracle(Oracle, Closing):
         """Hand pairs to the model; returns at once. Raises PrefenvsError for other queries, or of another task."""
         for query in queries:
             if len(query.segments) != 2:
-                raise PrefenvsError(f"a model compares 2 segments, query {query.id} has {len(query.segments)}")
+                raise PrefenvsError(
+                    f"a model compares 2 segments, query {query.id} has {len(query.segments)}: choose a selector of "
+                    "pairs, or let people answer (--oracle human, prefenvs label)"
+                )
             task = query.segments[0].task
             if task and not is_same_task(task, self.task.id):
                 raise PrefenvsError(f"a query about {task!r} was put to a rater of {self.task.id!r}")
@@ -140,6 +144,13 @@ class VLMOracle(Oracle, Closing):
     def spent(self) -> Spending:
         """What this run's calls in the store have used, earlier processes included."""
         return Records(self.store, self.run).spent
+
+    def summary(self) -> list[str]:
+        """Say in a line what this run has cost, earlier processes included; nothing without a store."""
+        spent = self.spent
+        money = f", cost {spent.cost:.4f}" if spent.cost else ""
+        used = f"{self.model}: {spent.queries:,} queries, {spent.tokens_in + spent.tokens_out:,} tokens{money}"
+        return [used] if spent.queries else []
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until all that can be answered is, for at most `timeout` seconds; `collect` then returns it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Ask:
     selector: str = "uniform"
     """How pairs are chosen: uniform, k-center, with --reward-model disagreement, entropy or bald, or module:NAME."""
     reward_model: Path | None = None
-    """Run folder whose learned reward the selector asks, or the file of an ensemble."""
+    """Run folder whose learned reward the selector asks, or the file of a reward model."""
     segment_length: PositiveInt | None = None
     """Steps in a segment; the task's own by default."""
     task_run: str | None = None
@@ -75,7 +76,7 @@ class Ask:
         if len(added) < self.count:
             print(f"the data hold no more: {len(added)} of {self.count} questions are new")
         print(f"{len(added)} questions about {length} steps each are new in {self.store}, run {run!r}; {waiting} wait")
-        print(f"people answer them: prefenvs label --store {self.store}")
+        print(f"people answer them: prefenvs label --store {shlex.quote(self.store)}")
         print(f"learn from the answers: {learning(self.dataset, self.task, self.store, acts=acts)}")
 
     def _choose(
@@ -107,8 +108,8 @@ def _orders(query: Query) -> Sequence[str]:
 
 
 def load_reward(path: Path) -> RewardModel:
-    """Return the reward model of a run folder, or an ensemble's file; raises PrefenvsError where there is none."""
-    from prefenvs.agents.rewards.ensemble import RewardEnsemble
+    """Return the reward model of a run folder, or of a file; raises PrefenvsError where there is none."""
+    from prefenvs.agents.rewards.kinds import read_reward
     from prefenvs.agents.runs.train import load_reward
     from prefenvs.runs import Run
 
@@ -116,7 +117,7 @@ def load_reward(path: Path) -> RewardModel:
         model = load_reward(Run.open(path))
     else:
         file = path / "reward.pt" if path.is_dir() else path
-        model = RewardEnsemble.load(file, device="cpu") if file.is_file() else None
+        model = read_reward(file) if file.is_file() else None
     if model is None:
-        raise PrefenvsError(f"{path} keeps no reward ensemble: name a run folder that learned one, or its reward.pt")
+        raise PrefenvsError(f"{path} keeps no reward model: name a run folder that learned one, or its reward.pt")
     return model

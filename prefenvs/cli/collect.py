@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import time
 from contextlib import closing
@@ -136,7 +137,7 @@ class Collect:
             except KeyboardInterrupt:
                 bar.close()
                 print(f"\nstopped; {count_episodes(run.folder)} of {total} episodes are kept. To go on:")
-                print(f"prefenvs collect --resume {out}")
+                print(f"prefenvs collect --resume {shlex.quote(str(out))}")
                 raise
         folder = _write(dataset, out, self.format, plan)
         run.summarise(summarise(dataset))

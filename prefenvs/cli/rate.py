@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import time
 import warnings
 from collections import Counter
@@ -16,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from prefenvs.cli.data.store import learning
-from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options
+from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options, read_parts
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.csv_tables import write_table
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
@@ -121,8 +122,10 @@ class Rate:
                 runs = [self.task_run] if self.task_run is not None else store.pending_runs()
                 if not any(store.count_pending(run) for run in runs):
                     print(f"no query of {self.store} waits for an answer")
-                for run in runs:
-                    self._label_run(store, run)
+                left = sum(self._label_run(store, run) for run in runs)
+            if left:
+                way = f"people answer them, prefenvs label --store {shlex.quote(str(self.store))}"
+                raise PrefenvsError(f"{left} queries have more clips than {self.oracle} compares: {way}")
             return
         from prefenvs.store import Store
 
@@ -179,15 +182,17 @@ class Rate:
         command = learning(self.dataset, self.task, location, acts=acts)
         print(f"labels are in {location}, run {name!r}; learn from them: {command}")
 
-    def _label_run(self, store: Store, run: str) -> None:
-        """Answer the pending queries of one run."""
+    def _label_run(self, store: Store, run: str) -> int:
+        """Answer the pending queries of one run; return how many have too many clips for the rater."""
         first = store.pending_queries(run=run, limit=1)
         if not first:
-            return
+            return 0
         # Two processes would pay for the same queries, each up to the whole budget.
         with store.claim(f"a rating of run {run!r}"):
             oracle = self._make_oracle(first[0].segments[0].task, store, run)
-            _Labelling(store, run, oracle, self.progress).finish()
+            labelling = _Labelling(store, run, oracle, self.progress)
+            labelling.finish()
+        return labelling.too_large
 
     def _check(self, count: int) -> None:
         from prefenvs.oracles.calibration import bin_rows, calibrate
@@ -226,17 +231,20 @@ class Rate:
         from prefenvs.oracles.vlm.rating import most_tokens
 
         self._check_source()
-        rater, options = read_options(self.oracle, self.rater)
-        if rater.name != "vlm":
+        parts, own = read_parts(self.oracle, self.rater), read_options(self.oracle, self.rater)[1]
+        models = {part: options.config() for part, (rater, options) in parts.items() if rater.name == "vlm"}
+        if not models:
             raise PrefenvsError(f"--check 0 tells what a model may cost, and {self.oracle} costs nothing: --check 2")
-        config = options.config()
-        tokens = most_tokens(find_task(self.task or self._sample(2)[0].segments[0].task), config)
-        cost = config.budget.price(*tokens) * self.pairs
-        most = f"{sum(tokens) * self.pairs:,} tokens{f', {cost:.2f}' if cost else ''}"
-        print(
-            f"nothing was sent; a query takes at most {tokens[0]:,} tokens of prompts ({config.picture_tokens:,} for a "
-            f"picture) and {tokens[1]:,} of replies; {self.pairs:,} queries: at most {most}"
-        )
+        task = find_task(self.task or self._sample(2)[0].segments[0].task)
+        for part, config in models.items():
+            tokens, limit = most_tokens(task, config), own.limit if part == "costly" else None
+            pairs = self.pairs if limit is None else min(limit, self.pairs)
+            cost = config.budget.price(*tokens) * pairs
+            most = f"{pairs:,} queries: at most {sum(tokens) * pairs:,} tokens{f', {cost:.2f}' if cost else ''}"
+            print(
+                f"{f'{part} rater: ' if part else ''}nothing was sent; a query takes at most {tokens[0]:,} tokens of "
+                f"prompts ({config.picture_tokens:,} for a picture) and {tokens[1]:,} of replies; {most}"
+            )
 
     def _sample(self, count: int) -> list[Query]:
         if self.dataset is not None:
@@ -252,11 +260,11 @@ class Rate:
         """Find out before anything else happens whether there is such a rater, and whether a model can be asked."""
         from prefenvs.oracles.vlm import check_server
 
-        rater, options = read_options(self.oracle, self.rater)
-        if rater.name in ("human", "ratings", "rankings"):
-            raise PrefenvsError("people answer the queries of a store on a page: prefenvs label --store FILE")
-        if rater.name == "vlm" and not options.replay:
-            check_server(options.name(), options.config())
+        for part, (rater, options) in read_parts(self.oracle, self.rater).items():
+            if not part and rater.name in ("human", "ratings", "rankings"):
+                raise PrefenvsError("people answer the queries of a store on a page: prefenvs label --store FILE")
+            if rater.name == "vlm" and not options.replay:
+                check_server(options.name(), options.config())
 
     def _open_store(self, create: bool) -> Store:
         from prefenvs.store import Store
@@ -274,9 +282,8 @@ class Rate:
         trajectories = load_dataset(
             self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged
         ).trajectories
-        if read_options(self.oracle, self.rater)[0].name in ("vlm", "clip") and not (
-            trajectories.states is not None or trajectories.recordings
-        ):
+        looks = {rater.name for rater, _ in read_parts(self.oracle, self.rater).values()} & {"vlm", "clip"}
+        if looks and not (trajectories.states is not None or trajectories.recordings):
             raise PrefenvsError(
                 f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments, and "
                 "no recordings"
@@ -326,7 +333,7 @@ class _Labelling:
         self.store, self.run, self.oracle = store, run, oracle
         if isinstance(oracle, FunctionOracle):
             oracle.patience = PATIENCE
-        self.skipped = self.labelled = 0
+        self.skipped = self.labelled = self.too_large = 0
         self._asked: set[str] = set()
         # Answers that the rater has handed out and the store does not have yet: Ctrl-C may come in between.
         self._held: list[Preference] = []
@@ -366,20 +373,21 @@ class _Labelling:
         """Ask what may be asked, store what has been answered; tell whether there is more to come."""
         trouble = getattr(self.oracle, "trouble", None)
         # Before answers are taken, so that none comes between the last look and the end.
-        under_way = not getattr(self.oracle, "settle", lambda _: True)(0.0)
+        under_way, new, fit = not getattr(self.oracle, "settle", lambda _: True)(0.0), [], list[Query]()
         if self.oracle.pending < FEW and trouble is None:
-            waiting = self.store.pending_queries(
-                run=self.run, limit=self.oracle.pending + CHUNK, with_true_rewards=not hasattr(self.oracle, "tokens")
-            )
+            limit, most = self.oracle.pending + self.too_large + CHUNK, self.oracle.most_segments
+            waiting = self.store.pending_queries(run=self.run, limit=limit, with_true_rewards=self.oracle.name != "vlm")
             new = [query for query in waiting if query.id not in self._asked]
+            fit = [query for query in new if most is None or len(query.segments) <= most]
             self._asked |= {query.id for query in new}
-            self.oracle.ask(new)
+            self.too_large += len(new) - len(fit)
+            self.oracle.ask(fit)
         answered = self._store_answers()
         if not self.labelled:
             from prefenvs.oracles.vlm.records import refuse_nonsense
 
             refuse_nonsense(self.oracle, self.skipped, self.store, self.run)
-        return answered > 0 or under_way or (self.oracle.pending > 0 and trouble is None)
+        return answered > 0 or under_way or len(fit) < len(new) or (self.oracle.pending > 0 and trouble is None)
 
     def _store_answers(self) -> int:
         self._held += self.oracle.collect()
@@ -392,10 +400,8 @@ class _Labelling:
         return len(answers)
 
     def _costs(self) -> dict[str, str]:
-        if not hasattr(self.oracle, "tokens"):
-            return {}
-        tokens, cost = self.oracle.tokens, getattr(self.oracle, "cost", 0.0)
-        return {"tokens": f"{tokens:,.0f}", **({"cost": f"{cost:.4f}"} if cost else {})}
+        tokens, cost = getattr(self.oracle, "tokens", None), getattr(self.oracle, "cost", 0.0)
+        return {} if tokens is None else {"tokens": f"{tokens:,.0f}", **({"cost": f"{cost:.4f}"} if cost else {})}
 
     def _report(self) -> None:
         from prefenvs.oracles.vlm.records import count_unread, last_reply

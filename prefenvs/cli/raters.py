@@ -108,6 +108,14 @@ def read_options(spec: str, options: Any = None) -> tuple[Rater, Any]:
     return read_any(spec, _flags(options))
 
 
+def read_parts(spec: str, options: Any = None) -> dict[str, tuple[Rater, Any]]:
+    """Return who answers, with their options as `read_options`: of a hybrid both, by part, else one, under ""."""
+    rater, own = read_options(spec, options)
+    if rater.name != "hybrid":
+        return {"": (rater, own)}
+    return {part: read_options(getattr(own, part), options) for part in PARTS}
+
+
 def rater_field(asking: Asking = ONLINE) -> Any:
     """Return the annotation of a command's field for the options of the rater that --oracle names.
 

@@ -33,12 +33,12 @@ def pairs(store: Store) -> list[frozenset[str]]:
 
 
 def test_the_page_hands_out_what_was_asked(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    location = str(tmp_path / "labels.sqlite")
+    location = str(tmp_path / "my labels.sqlite")
     line = ["ask", data, "--store", location, "--count", "8", "--segment-length", "4"]
     main(line)
     printed = capsys.readouterr().out
     assert "8 questions about 4 steps each are new" in printed
-    assert "prefenvs label --store" in printed
+    assert f"prefenvs label --store '{location}'" in printed
     main(line)
     assert "16 wait" in capsys.readouterr().out
     with Store(location, create=False) as store:
@@ -77,7 +77,7 @@ def test_bad_input_is_one_line_and_makes_no_store(
 
     assert "unknown query selector 'nearest'" in fail(data, "--selector", "nearest")
     assert "asks a reward model's opinion" in fail(data, "--selector", "disagreement", "--segment-length", "3")
-    assert "keeps no reward ensemble" in fail(data, "--reward-model", str(tmp_path))
+    assert "keeps no reward model" in fail(data, "--reward-model", str(tmp_path))
     assert "a query needs 2 segments of 900 steps" in fail(data, "--segment-length", "900")
     assert not list(tmp_path.iterdir())
 

@@ -41,7 +41,7 @@ class Diagnose:
         from prefenvs.cli.look.evaluate import evaluate_run
         from prefenvs.metrics.diagnosis import diagnose
         from prefenvs.store import Store
-        from prefenvs.tasks import find_task
+        from prefenvs.tasks import find_task, has_environment
 
         run = Run.open(self.run_folder)
         out = self.out or run.path("diagnosis.png")
@@ -57,6 +57,11 @@ class Diagnose:
                 preferences = store.preferences(with_true_rewards=True)
         if not preferences:
             raise PrefenvsError(f"{run.folder} learned from no label: there is nothing to diagnose")
+        if not has_environment(run.task):
+            raise PrefenvsError(
+                f"diagnose plays new episodes, and nothing can act in {run.task!r}: train with --task ID where the "
+                "data come from a task of the suite; `prefenvs labels accuracy` judges reward models by labels alone"
+            )
         result, config = evaluate_run(run, self.episodes, self.seed, record=self.episodes)
         assert result.trajectories is not None
         length = config.get("segment_length") or find_task(config["task"]).segment_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -270,7 +271,9 @@ class Judge:
             return
         _print(result)
         if result["waiting"]:
-            page = f"prefenvs label --store {run.path('preferences.sqlite')} --task-run {tournament.run}"
+            page = (
+                f"prefenvs label --store {shlex.quote(str(run.path('preferences.sqlite')))} --task-run {tournament.run}"
+            )
             print(f"{result['waiting']} matches wait for an answer: {page}")
         if (
             not self.report

@@ -216,7 +216,8 @@ def report(
     if "normalised_score" in summary:
         print(f"normalised score, final {summary['normalised_score']:.1f}{caution}")
     print(f"run folder: {run.folder}")
-    print("next: prefenvs record, evaluate, diagnose or export RUN; tensorboard --logdir RUN/log")
+    acts = "" if last is None else "record, evaluate, diagnose or "
+    print(f"next: prefenvs {acts}export RUN; tensorboard --logdir RUN/log")
     told = getattr(rater, "summary", None)
-    if told is not None:
-        print("\n".join(told()))
+    for line in () if told is None else told():
+        print(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,5 +98,5 @@ def _connect(rater: Oracle, store: Store, run: Run, stack: contextlib.ExitStack)
     if isinstance(rater, HumanOracle):
         rater.run = run.folder.name
         kinds = {RatingOracle: " --kind rating", RankingOracle: " --kind ranking"}
-        page = f"prefenvs label --store {rater.store.location}{kinds.get(type(rater), '')}"
+        page = f"prefenvs label --store {shlex.quote(rater.store.location)}{kinds.get(type(rater), '')}"
         print(f"questions go to {rater.store.location}: label with `{page}`", flush=True)

@@ -27,8 +27,10 @@ from prefenvs.agents import (
     RewardConfig,
     RewardEnsemble,
 )
+from prefenvs.agents.runs.train import load_reward
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
+from prefenvs.runs import Run
 
 from ..worlds import label_swings, make_preferences, swings
 
@@ -82,6 +84,19 @@ every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_kind_is_listed() -> None:
     kinds = {getattr(agents, name) for name in agents.__all__ if hasattr(getattr(agents, name), "fit")}
     assert kinds == {case.kind for case in CASES.values()}
+
+
+@every
+def test_a_run_s_reward_is_read_whatever_its_kind(case: Case, tmp_path: Path) -> None:
+    """That of a task whose pictures are rendered takes none of what a run records, and says where it is used."""
+    run = Run.create(tmp_path / "run", "train iql", {})
+    with case.make() as model:
+        model.save(run.path("reward.pt"))
+        if case.pictures:
+            with pytest.raises(PrefenvsError, match=r"ImageRewardEnsemble\.load"):
+                load_reward(run)
+        else:
+            np.testing.assert_allclose(case.predict(load_reward(run)), case.predict(model))
 
 
 @every

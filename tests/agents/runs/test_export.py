@@ -141,11 +141,15 @@ def test_an_agent_that_sees_pictures(tmp_path: Path) -> None:
     small: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "buffer_size": 100}
     agent = PEBBLE("CnnPolicy", prefenvs.make(Bright), first, config, learning_starts=10, device="cpu", **small)
     agent.learn(45)
-    policy, reward, readme = export.export_run(keep(agent, tmp_path / "run", ""), tmp_path / "out", "torchscript")
+    run = keep(agent, tmp_path / "run", "")
+    policy, reward, readme = export.export_run(run, tmp_path / "out", "torchscript")
     seen = np.random.default_rng(0).integers(0, 255, (3, 3, 48, 52), dtype=np.uint8)
     np.testing.assert_allclose(loaded(policy, seen), agent.predict(seen, deterministic=True)[0], atol=1e-5)
     np.testing.assert_allclose(loaded(reward, seen), agent.reward_model.predict(seen, None), atol=1e-5)  # type: ignore[arg-type]
     assert "[B, 3, 48, 52] uint8" in readme.read_text()
+    found = load_reward(run)
+    assert found is not None
+    np.testing.assert_allclose(found.predict(seen, seen), agent.reward_model.predict(seen, seen), atol=1e-5)
 
 
 OFFLINE: dict[str, Callable[[Any, Any], Any]] = {
@@ -160,7 +164,8 @@ def test_offline_learners(name: str, tmp_path: Path, make_dataset: Any, prefer: 
     data = make_dataset(task="")
     learner = OFFLINE[name](data, prefer(data, 20))
     learner.learn(30)
-    path, _ = export.export_run(keep(learner, tmp_path / "run", "point"), tmp_path / "out", "torchscript")
+    path, readme = export.export_run(keep(learner, tmp_path / "run", "point"), tmp_path / "out", "torchscript")
+    assert "as the data set holds them" in readme.read_text()
     seen = data.trajectories.observations[:9]
     np.testing.assert_allclose(loaded(path, seen), learner.predict(seen)[0], atol=1e-5)
 

@@ -69,14 +69,19 @@ def test_a_task_known_from_recordings_is_not_evaluated(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main(["train", "bc", "--dataset", data, "--task", "recorded:fold the towel", *QUICK])
-    assert "not evaluated" in capsys.readouterr().out
+    main(["train", "iql", "--dataset", data, "--task", "recorded:fold the towel", *QUICK, *LABELS])
+    out = capsys.readouterr().out
+    assert "not evaluated" in out
+    assert "next: prefenvs export RUN" in out
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("recorded-fold-the-towel-bc")
+    assert folder.name.startswith("recorded-fold-the-towel-iql")
     assert json.loads((folder / "summary.json").read_text())["last"] is None
     with pytest.raises(SystemExit):
         main(["evaluate", str(folder)])
     assert "known from recordings alone" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["diagnose", str(folder)])
+    assert "nothing can act in 'recorded:fold the towel': train with --task ID" in capsys.readouterr().err
 
 
 def test_such_a_run_resumes(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

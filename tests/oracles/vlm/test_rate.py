@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -282,6 +283,23 @@ def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: P
     assert len(server.requests) == paid
     same = [Run.open(tmp_path / name).rows("evaluations")[-1]["mean_return"] for name in "ab"]
     assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "reply", "told"),
+    [
+        (["--vlm-budget-tokens", "10"], "", "wait for an answer: the budget is used up: 0 of 10 tokens"),
+        ([], "I like both.", "were skipped (answer in the wrong form 8)"),
+    ],
+)
+def test_a_run_that_got_no_label_says_what_ailed_the_model(serve, given, reply, told, tmp_path: Path, capsys) -> None:
+    server = serve(lambda request: reply)
+    with pytest.raises(SystemExit), pytest.warns(match="used up") if given else contextlib.nullcontext():
+        main(["train", "pebble", "--task", TASK, "--oracle", "vlm", "--wait", "--preset", "small", "--no-progress",
+              "--steps", "220", "--labels", "8", "--per-session", "8", "--segment-length", "10", "--episodes", "1",
+              "--unsupervised-steps", "5", "--learning-starts", "200", "--hidden", "8", *options(server, *given),
+              "--folder", str(tmp_path / "run")])  # fmt: skip
+    assert told in capsys.readouterr().err
 
 
 def test_training_without_a_model_is_refused_before_it_starts(capsys, tmp_path: Path) -> None:

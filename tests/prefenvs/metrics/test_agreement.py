@@ -13,7 +13,7 @@ from prefenvs.cli import main
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query, make_pairs
 from prefenvs.segments import SegmentBatch
-from prefenvs.store import Event, Store
+from prefenvs.store import GOLD, TUTORIAL, Event, Store
 
 
 def make_queries(count: int) -> list[Query]:
@@ -58,6 +58,18 @@ def test_the_same_question_of_two_runs_is_two_labels_and_one_opinion(store: Stor
     found = measure_agreement(store)
     assert {one.name: one.labels for one in found.annotators} == store.stats().by_annotator == {"ann": 6, "bob": 6}
     assert (found.shared, found.percent) == (3, 1.0)
+
+
+def test_gold_and_practice_do_not_make_people_agree(store: Store) -> None:
+    *asked, gold, practice = make_queries(6)
+    for who, flip in (("ann", 0), ("bob", 1)):
+        store.add_preferences([say(query, i % 2 ^ flip, who) for i, query in enumerate(asked)], run="r")
+        store.add_preferences([say(gold, 0, who)], run=GOLD)
+        store.add_preferences([say(practice, 0, who)], run=TUTORIAL)
+    found = measure_agreement(store)
+    assert (found.shared, found.percent, found.alpha) == (4, 0.0, measure_agreement(store, "r").alpha)
+    assert {one.name: one.labels for one in found.annotators} == store.stats().by_annotator
+    assert measure_agreement(store, GOLD).percent == 1.0
 
 
 def test_two_who_agree_and_one_who_does_not(store: Store) -> None:

@@ -18,6 +18,7 @@ from prefenvs.agents.rewards.options.reed import ReedConfig
 from prefenvs.agents.rewards.options.rime import RimeConfig
 from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.envs.vectors import IndependentEnvs
+from prefenvs.errors import PrefenvsError
 
 from ...worlds import Point, Rater
 
@@ -151,6 +152,15 @@ def test_a_task_that_cannot_tell_its_state_says_what_starts_anew(
     agent.save_checkpoint(tmp_path / "checkpoint")
     make_agent(Point()).resume(tmp_path / "checkpoint")
     assert "start anew" in capsys.readouterr().out
+
+
+def test_a_reward_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    agent = make_agent(Point())
+    agent.learn(240)
+    agent.save_checkpoint(tmp_path / "checkpoint")
+    other = make_agent(Point(), reward=RewardConfig(width=8, layers=1, epochs=3))
+    with pytest.raises(PrefenvsError, match="epochs=2, this agent's has epochs=3"):
+        other.resume(tmp_path / "checkpoint")
 
 
 def test_what_surf_and_a_rollout_draw_anew_is_said_on_resuming(
