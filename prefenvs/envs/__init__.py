@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any, Literal
 
 import gymnasium
-from gymnasium.envs.registration import WrapperSpec
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Task, find_task, list_tasks
@@ -41,10 +41,10 @@ def make(
     if reward == "true" and not row.has_reward:
         raise PrefenvsError(f"task {row.id!r} has no true reward that an evaluation could be paid")
     name = _registered(row)
-    if name not in gymnasium.registry:
-        _register(row)  # one of the user's own
     try:
-        env = gymnasium.make(name, max_episode_steps=max_episode_steps, **kwargs)
+        # One of the user's own is not registered, since another may have its name next time.
+        spec = name if name in gymnasium.registry else EnvSpec(**_spec(row))
+        env = gymnasium.make(spec, max_episode_steps=max_episode_steps, **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
@@ -88,17 +88,17 @@ def _registered(task: Task) -> str:
     return f"prefenvs/{re.sub('[^0-9A-Za-z_.-]', '.', name)}"
 
 
-def _register(task: Task) -> None:
-    gymnasium.register(
-        _registered(task),
-        entry_point="prefenvs.envs.adapters:make_source",
-        max_episode_steps=task.horizon,
+def _spec(task: Task) -> dict[str, Any]:
+    return {
+        "id": _registered(task),
+        "entry_point": "prefenvs.envs.adapters:make_source",
+        "max_episode_steps": task.horizon,
         # It would warn of the packages' own spaces and buffers; `prefenvs.envs.check` looks at what users get.
-        disable_env_checker=True,
-        additional_wrappers=_wrappers(task),
-        kwargs={"task_id": task.id},
-    )
+        "disable_env_checker": True,
+        "additional_wrappers": _wrappers(task),
+        "kwargs": {"task_id": task.id},
+    }
 
 
 for _task in list_tasks():
-    _register(_task)
+    gymnasium.register(**_spec(_task))

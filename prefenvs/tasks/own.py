@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_named
 from prefenvs.tasks.files import ENDING, read_task
-from prefenvs.tasks.task import Camera, Task
+from prefenvs.tasks.task import Camera, Task, tables
 
 if TYPE_CHECKING:
     import gymnasium
@@ -29,6 +29,8 @@ OWN = "own"
 # What this process has loaded, by the names it goes by, and what makes the environments of inferred tasks.
 _loaded: dict[str, Task] = {}
 _makers: dict[str, Make] = {}
+# What the names of these tasks stood for then: a module loaded anew, as in a notebook, holds another class.
+_origins: dict[str, object] = {}
 # What the imported modules have registered with Gymnasium: by module, `module:ID` by id.
 _registered: dict[str, dict[str, str]] = {}
 
@@ -36,18 +38,22 @@ _registered: dict[str, dict[str, str]] = {}
 SCENE = ("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0")
 
 
-def find_own(name: str, tables: dict[str, Task]) -> Task | None:
+def find_own(name: str) -> Task | None:
     """Return a task of your own by its name, None if there is none of that name.
 
-    tables: the tasks that have a row already. Raises PrefenvsError where a module cannot be imported or holds nothing
-    of that name, and where an environment does not tell what a task needs.
+    Raises PrefenvsError where a module cannot be imported or holds nothing of that name, and where an environment does
+    not tell what a task needs.
     """
-    if name in _loaded:
-        return _loaded[name]
     if name.endswith(ENDING):
-        return _keep(name, read_task(Path(name)), tables)
+        # Read each time: it may be another folder's by now, or have been edited.
+        return dataclasses.replace(read_task(Path(name)), id=name)
+    known = _loaded.get(name)
+    if known is not None:
+        name = known.id
+        if name not in _origins or _origins[name] is _origin(name):
+            return known
     if ":" in name:
-        return _load(name, tables)
+        return _load(name)
     import gymnasium
 
     return _infer_registered(name, name) if name in gymnasium.registry else None
@@ -67,13 +73,22 @@ def import_module_of_tasks(module: str) -> dict[str, str]:
     return _registered[module]
 
 
-def _load(path: str, tables: dict[str, Task]) -> Task:
+def _origin(name: str) -> object:
+    """What a name stands for at present: an object of an imported module, or Gymnasium's spec; None for others."""
+    import gymnasium
+
+    module, _, own = name.rpartition(":")
+    found: object = getattr(sys.modules.get(module), own, None)
+    return gymnasium.registry.get(own) if found is None else found
+
+
+def _load(path: str) -> Task:
     import gymnasium
 
     module, name = import_named(path, "task")
     found = getattr(module, name, None)
     if isinstance(found, Task):
-        return _keep(path, found, tables)
+        return _keep(path, found)
     if callable(found):
         return _infer(path, found, path)
     if name in gymnasium.registry:
@@ -84,16 +99,21 @@ def _load(path: str, tables: dict[str, Task]) -> Task:
     )
 
 
-def _keep(path: str, found: Task, tables: dict[str, Task]) -> Task:
-    if tables.get(found.id) == found:
+def _keep(path: str, found: Task) -> Task:
+    if tables().get(found.id) == found:
         return found
-    known = _loaded.get(found.id)
-    if found.id in tables or (known is not None and dataclasses.replace(known, id=found.id) != found):
-        raise PrefenvsError(f"task {path!r} is called {found.id!r}, as another task is: give it another id")
+    known = tables().get(found.id) or _loaded.get(found.id)
+    if known is not None and known.id != path and dataclasses.replace(known, id=found.id) != found:
+        raise _called_as_another(path, found)
     task = dataclasses.replace(found, id=path)
     # The author's id goes on working in this process.
     _loaded[path] = _loaded[found.id] = task
+    _origins[path] = _origin(path)
     return task
+
+
+def _called_as_another(name: str, task: Task) -> PrefenvsError:
+    return PrefenvsError(f"task {name!r} is called {task.id!r}, as another task is: give it another id")
 
 
 def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = None) -> Task:
@@ -105,7 +125,11 @@ def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = N
     import gymnasium
 
     if isinstance(env, Task):
-        _loaded.setdefault(env.id, env)
+        known = find_own(env.id) if env.id.endswith(ENDING) else tables().get(env.id)
+        if known not in (None, env):
+            raise _called_as_another(env.id, env)
+        _loaded[env.id] = env
+        _origins.pop(env.id, None)
         return env
     if isinstance(env, gymnasium.Env):
         return _own_object(env, horizon)
@@ -114,7 +138,7 @@ def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = N
             f"a task is an id, a Task, an environment, or a class or function that makes one, got {env!r}"
         )
     path = _importable(env)
-    if path in _loaded:
+    if path in _loaded and _makers.get(path) is env:
         return _loaded[path]
     name = path or _free_name(getattr(env, "__name__", type(env).__name__))
     return _infer(name, env, path, horizon)
@@ -133,7 +157,7 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
     known = None if spec is None else gymnasium.registry.get(spec.id)
     made, registered = (one and (one.kwargs, one.max_episode_steps) for one in (spec, known))
     if spec is not None and plain and made == registered:
-        return _loaded.get(spec.id) or _infer_registered(spec.id, spec.id)
+        return tables().get(spec.id) or find_own(spec.id) or _infer_registered(spec.id, spec.id)
     name = type(env if layers and not plain else layer).__name__ + (f"-{spec.id}" if spec is not None else "")
     given = [env]
 
@@ -202,7 +226,7 @@ def _registered_maker(name: str) -> Make:
 
 
 def _remember(task: Task, make: Make) -> Task:
-    _loaded[task.id], _makers[task.id] = task, make
+    _loaded[task.id], _makers[task.id], _origins[task.id] = task, make, _origin(task.id)
     told = f"shown to raters as {task.sentence!r}"
     if not task.sentence:
         told = "without a sentence for raters: say what is to be done in the class's docstring"
@@ -251,6 +275,8 @@ def _describe(
     name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
 ) -> Task:
     """Infer a row: time limit, frame rate, sentence, camera, key of success, reward, arrays that a reset sets."""
+    import gymnasium
+
     from prefenvs.envs.states import mujoco_model
 
     horizon = horizon or _horizon(env)
@@ -260,6 +286,14 @@ def _describe(
             "register it with max_episode_steps=..., wrap it in gymnasium.wrappers.TimeLimit, or give prefenvs.make "
             "max_episode_steps"
         )
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if vars(layer).get("revealed") is False:  # prefenvs.envs.hidden_reward.HiddenReward
+            raise PrefenvsError(
+                f"task {name!r} hides its reward already, so that its true reward would be 0: take it as it is, or "
+                "build on the environment itself, as gymnasium.make gives it"
+            )
+        layer = layer.env
     info = _try_out(name, env)
     # An environment that uses MuJoCo has imported it.
     model = mujoco_model(env) if "mujoco" in sys.modules else None

@@ -19,6 +19,7 @@ from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN
+from prefenvs.tasks.task import tables
 
 
 class Renderer(Closing):
@@ -49,7 +50,8 @@ class Renderer(Closing):
         self._lock = threading.Lock()
         self._scene: Array | None = None
         self._painter: Any
-        if draws_itself(self.task):
+        model = _model_of(self.task)
+        if model is None:
             if hide_robot:
                 raise PrefenvsError(f"task {self.task.id!r} draws itself, its robot cannot be hidden")
             self._painter = _DrawingPainter(self.task, width, height)
@@ -58,7 +60,7 @@ class Renderer(Closing):
         gl_backend()
         from prefenvs.envs.rendering.mujoco import MujocoPainter
 
-        self._painter = MujocoPainter(_model_of(self.task.id), self.task.camera, width, height, quality, hide_robot)
+        self._painter = MujocoPainter(model, self.task.camera, width, height, quality, hide_robot)
 
     def frame(self, state: Array, scene: Array | None = None) -> Array:
         """Return the frame [H, W, 3] uint8 of one state [s], with the episode's scene [m] where the task has one."""
@@ -104,21 +106,29 @@ def draws_itself(task: Task) -> bool:
     """Tell whether pictures of a task are its own drawing, and not MuJoCo's."""
     if task.family != OWN:
         return task.family in ("classic_control", "gridworld")
-    env = make_source(task.id)
-    model = mujoco_model(env)
-    env.close()
-    return model is None
+    return _model_of(task) is None
 
 
-@lru_cache(maxsize=4)
-def _model_of(task_id: str) -> Any:
-    """The MuJoCo model of a task; kept, since some take a second to compile. Painters work on copies."""
+def _model_of(task: Task) -> Any:
+    """The MuJoCo model of a task, None where it draws itself."""
+    if task.family != OWN and draws_itself(task):
+        return None
+    # One of the user's own may be another since.
+    model = _compiled(task.id) if task.id in tables() else _compile(task.id)
+    if model is None and task.family != OWN:
+        raise PrefenvsError(f"task {task.id!r} is not simulated by MuJoCo, and no drawing of it is known")
+    return model
+
+
+def _compile(task_id: str) -> Any:
     env = make_source(task_id)
     model = mujoco_model(env)
     env.close()
-    if model is None:
-        raise PrefenvsError(f"task {task_id!r} is not simulated by MuJoCo, and no drawing of it is known")
     return model
+
+
+# Some take a second to compile. Painters work on copies.
+_compiled = lru_cache(maxsize=4)(_compile)
 
 
 class _DrawingPainter:
