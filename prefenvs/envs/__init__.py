@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import closing
+from numbers import Integral
 from typing import Any, Literal
 
 import gymnasium
@@ -35,6 +36,11 @@ def make(
     (`render_mode="rgb_array"`) and of the task's own class.
     Raises PrefenvsError for an unknown task, a package that is not installed, or an argument that the task refuses.
     """
+    steps: Any = max_episode_steps
+    if steps is not None:
+        if not isinstance(steps, Integral) or steps < 1:
+            raise PrefenvsError(f"max_episode_steps={steps!r}: an episode has a whole number of steps, 1 or more")
+        max_episode_steps = int(steps)
     row = find_task(task) if isinstance(task, str) else own_task(task, max_episode_steps)
     if reward not in ("hidden", "true"):
         raise PrefenvsError(f'reward={reward!r} is unknown: choose "hidden" or "true"')
@@ -71,8 +77,6 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     wrappers = []
     if task.source.startswith("Fetch"):
         wrappers.append(wrapper("ShowTarget", "adapters"))
-    if task.id.startswith("d4rl-"):
-        wrappers.append(wrapper("D4RLHand", "adapters", hand=task.id.split("-")[1]))
     # The others' own classes are flat: prefenvs.envs.adapters.
     if task.family not in ("dm_control", "metaworld"):
         wrappers.append(wrapper("FlatObservation", "adapters"))

@@ -48,8 +48,12 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             f"task {task.id!r} cannot take reset_target=True: the goal would move within an episode, whose "
             "recorded scene holds one goal"
         )
+    hand = kwargs.pop("d4rl_hand", None)
     with without_backend():
         env = _make_source(task, kwargs)
+    if hand is not None:
+        env = D4RLHand(env, hand)
+    # Outside of what changes the reward, which is that of all its steps.
     return env if task.repeat == 1 else HeldAction(env, task.repeat)
 
 
@@ -95,7 +99,7 @@ def _import_package(task: Task) -> Any:
 
 
 class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose wrappers are no part of the spec, by which Gymnasium would add them again: a user's."""
+    """An environment whose wrappers are no part of the spec, by which Gymnasium would add them again."""
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
@@ -222,7 +226,7 @@ class ShowTarget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return result
 
 
-class D4RLHand(gymnasium.Wrapper[Array, Array, Array, Array], RecordConstructorArgs):
+class D4RLHand(OwnEnv):
     """An Adroit task of Gymnasium-Robotics with the reward and the ends of D4RL's.
 
     On door, hammer and relocate Gymnasium-Robotics 1.4.2 adds 0.1 times the distance from the palm to what it has to
@@ -230,8 +234,7 @@ class D4RLHand(gymnasium.Wrapper[Array, Array, Array, Array], RecordConstructorA
     """
 
     def __init__(self, env: gymnasium.Env[Array, Array], hand: str) -> None:
-        RecordConstructorArgs.__init__(self, hand=hand)
-        gymnasium.Wrapper.__init__(self, env)
+        super().__init__(env)
         self.hand = hand
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:

@@ -7,9 +7,11 @@ the module registers the id with Gymnasium), by an id that is registered already
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,11 @@ _origins: dict[str, object] = {}
 _registered: dict[str, dict[str, str]] = {}
 
 # Model arrays that a reset may set. Those that differ between two resets belong to the episode.
-SCENE = ("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0")
+SCENE = (
+    *("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0"),
+    *("site_quat", "site_size", "site_rgba", "mat_rgba", "light_pos", "light_dir", "light_diffuse"),
+    *("cam_pos", "cam_quat", "cam_fovy"),
+)
 
 
 def find_own(name: str) -> Task | None:
@@ -169,7 +175,13 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
                 f"the environment {name!r} was given as an object, and nothing tells how to make another one, for "
                 "evaluation or pictures: give prefenvs.make its class, or a function that makes it"
             )
-        return gymnasium.make(spec, **kwargs)
+        try:
+            return gymnasium.make(spec, **kwargs)
+        except ValueError as error:  # of a wrapper that does not record its arguments
+            raise PrefenvsError(
+                f"the environment {name!r} was given as an object that cannot be made again, for evaluation or "
+                f"pictures ({one_line(error)}): give prefenvs.make a function that makes it"
+            ) from error
 
     task = _describe(_free_name(name), "", env, horizon)
     return _remember(task, make_again)
@@ -187,7 +199,8 @@ def _infer(name: str, make: Make, source: str | None, horizon: int | None = None
     if not isinstance(env, gymnasium.Env):
         raise PrefenvsError(f"task {name!r}: a call gives {type(env).__name__}, not a gymnasium.Env")
     try:
-        return _remember(_describe(name, source or "", env, horizon, getattr(make, "__doc__", None)), make)
+        told = make.__doc__ if inspect.isfunction(make) else None  # that of other objects is their class's
+        return _remember(_describe(name, source or "", env, horizon, told), make)
     finally:
         _close(name, env)
 
@@ -220,9 +233,17 @@ def _close(name: str, env: gymnasium.Env[Any, Any]) -> None:
 
 def _registered_maker(name: str) -> Make:
     import gymnasium
+    from gymnasium.envs.registration import load_env_creator
 
-    # The time limit is the one that every task gets.
-    return lambda **kwargs: gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+    def make(**kwargs: Any) -> gymnasium.Env[Any, Any]:
+        entry: Any = gymnasium.spec(name).entry_point
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        if not _takes(inspect.signature(creator).parameters, "render_mode"):
+            kwargs.pop("render_mode", None)
+        # The time limit is the one that every task gets.
+        return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+
+    return make
 
 
 def _remember(task: Task, make: Make) -> Task:
@@ -240,8 +261,6 @@ def _remember(task: Task, make: Make) -> Task:
 
 def make_own(task: Task, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make the environment of an inferred task; `kwargs` are those that its class or function takes."""
-    import inspect
-
     make = _makers.get(task.id.partition("@")[0]) or _maker(task)
     if "render_mode" in kwargs and not _takes(inspect.signature(make).parameters, "render_mode"):
         kwargs.pop("render_mode")
@@ -338,6 +357,10 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         outside = find_outside(env.observation_space, given[0])
         if outside:
             raise PrefenvsError(f"task {name!r}: {call} returns an observation outside its space: {outside}")
+    try:
+        float(given[1])
+    except (TypeError, ValueError):
+        raise PrefenvsError(f"task {name!r}: step returns the reward {given[1]!r}, which is no number") from None
     info: dict[str, Any] = given[-1]
     return info
 
@@ -366,14 +389,14 @@ def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:
     import gymnasium
     from gymnasium.wrappers import TimeLimit
 
-    limits = [] if env.spec is None else [env.spec.max_episode_steps]
+    limits: list[Any] = [] if env.spec is None else [env.spec.max_episode_steps]
     layer = env
     while isinstance(layer, gymnasium.Wrapper):
         if isinstance(layer, TimeLimit):
             limits.append(layer._max_episode_steps)
         layer = layer.env
     limits += [getattr(layer, name, None) for name in ("max_episode_steps", "_max_episode_steps", "horizon")]
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    return next((int(limit) for limit in limits if isinstance(limit, Integral) and int(limit) > 0), None)
 
 
 def _frame_rate(env: gymnasium.Env[Any, Any]) -> int:

@@ -105,6 +105,7 @@ def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:
     reach.set_title("where the labels are")
     for one in axes:
         one.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
 

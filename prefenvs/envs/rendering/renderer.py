@@ -14,7 +14,7 @@ from prefenvs.envs.adapters import make_source
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.envs.states import States, mujoco_model, write_scene
 from prefenvs.errors import PrefenvsError
-from prefenvs.frames.fitting import fit
+from prefenvs.frames.fitting import draw, fit
 from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -144,31 +144,23 @@ class _DrawingPainter:
         if hasattr(bare, "last_u"):
             bare.last_u = None
         self._env = bare
-        if not isinstance(bare.render(), np.ndarray):
-            raise PrefenvsError(
-                f"task {task.id!r} draws no picture of itself: let its class take render_mode='rgb_array', and render "
-                "return [H, W, 3] uint8"
-            )
-        state = States(bare).read()
+        self._name = f"task {task.id!r}"
+        draw(bare, self._name)
+        self._states = States(bare)
+        state = self._states.read()
         if state is None:
             raise PrefenvsError(
                 f"task {task.id!r} does not tell its state, so what was recorded cannot be drawn: give the environment "
                 "an attribute `state`, a vector that brings a step back"
             )
-        self._like = np.asarray(bare.state)
         self._size = (width, height)
-        self._task = task
 
     def paint(self, states: Array) -> Array:
         """Return the frames [T, H, W, 3] uint8 of the states [T, s]."""
-        if states.shape[1] != self._like.size:
-            raise PrefenvsError(
-                f"states of {self._task.id!r} have {self._like.size} numbers, these have {states.shape[1]}"
-            )
         frames = np.empty((len(states), self._size[1], self._size[0], 3), np.uint8)
         for state, frame in zip(states, frames, strict=True):
-            self._env.state = state.reshape(self._like.shape)
-            frame[:] = fit(self._env.render(), self._size)
+            self._states.write(state)
+            frame[:] = fit(draw(self._env, self._name), self._size)
         return frames
 
     def close(self) -> None:
