@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from prefenvs.envs.rendering.gl import without_backend
 from prefenvs.envs.spaces import channels_first, is_picture, picture_shape
@@ -64,7 +65,9 @@ def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
             "the data come from one (--task)"
         )
     if task.family == OWN:
-        return OwnEnv(make_own(task, **kwargs))
+        own = make_own(task, **kwargs)
+        _refuse_statistics(own, task)
+        return OwnEnv(own)
     package = _import_package(task)
     if task.family == "dm_control":
         return DMControlEnv(package, task, **kwargs)
@@ -77,6 +80,18 @@ def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     env: Any = load_env_creator(entry)(**{**defaults, **kwargs})
     assert isinstance(env, gymnasium.Env)
     return env
+
+
+def _refuse_statistics(env: gymnasium.Env[Any, Any], task: Task) -> None:
+    """Raise PrefenvsError for a wrapper whose scale depends on what this one environment has seen so far."""
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, NormalizeObservation | NormalizeReward):
+            raise PrefenvsError(
+                f"task {task.id!r}: {type(layer).__name__} scales by what an environment has seen so far, so training "
+                "and evaluation would each have another scale: leave it out (PrefPPO normalises observations itself)"
+            )
+        layer = layer.env
 
 
 def _import_package(task: Task) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -147,6 +148,7 @@ def test_what_is_inferred(own: Any) -> None:
     assert task.file_name == "own_environments-OwnReach-v0"
     assert task.has_reward
     assert not prefenvs.find_task("own_environments:Unpaid").has_reward
+    assert prefenvs.make(functools.partial(own.Unpaid)).get_wrapper_attr("task").sentence == ""  # not partial's own
     assert prefenvs.find_task("Pusher-v5").fps == 20
     assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
 
@@ -170,6 +172,23 @@ def test_an_object_with_wrappers_stays_what_it_is(own: Any) -> None:
     assert again.unwrapped is not env.unwrapped
     assert again.action_space == env.action_space
     assert again.unwrapped.size == 0.1
+
+
+def test_an_object_that_cannot_be_made_again_is_one_line(own: Any) -> None:
+    class Doubled(gymnasium.RewardWrapper[Any, Any]):
+        def reward(self, reward: Any) -> float:
+            return 2.0 * float(reward)
+
+    name = prefenvs.make(Doubled(gymnasium.make("OwnReach-v0"))).get_wrapper_attr("task").id
+    with pytest.raises(PrefenvsError, match=r"cannot be made again.*give prefenvs\.make a function that makes it"):
+        prefenvs.make(name)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "ten"])
+def test_an_impossible_time_limit_is_one_line(own: Any, steps: Any) -> None:
+    for task in ("Pendulum-v1", own.Reach):
+        with pytest.raises(PrefenvsError, match="an episode has a whole number of steps, 1 or more"):
+            prefenvs.make(task, max_episode_steps=steps)
 
 
 def test_an_object_without_a_spec_serves_once(own: Any) -> None:
@@ -271,6 +290,7 @@ def faulty(**parts: Any) -> Any:
         ),
         (lambda own: faulty(observation_space=spaces.Dict(a=spaces.Discrete(2)), seen={"a": 2}), "in 'a', 2 is not in"),
         (lambda own: "OwnReach-v7", "unknown task 'OwnReach-v7'"),
+        (lambda own: lambda: gymnasium.wrappers.NormalizeReward(own.make_it()), "NormalizeReward scales by what"),
     ],
 )
 def test_what_cannot_be_a_task_is_one_line(own: Any, given: Callable[[Any], Any], message: str) -> None:
