@@ -153,6 +153,24 @@ def test_what_is_inferred(own: Any) -> None:
     assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"family": "metaworld", "source": "fly"}, "(metaworld, fly) cannot be made"),
+        ({"family": "dm_control", "source": "fly"}, "(dm_control, fly) cannot be made"),
+        ({"family": "other", "source": "Fly-v9"}, "(other, Fly-v9) cannot be made"),
+        ({"kwargs": {"wings": 2}}, "cannot be made with {'wings': 2}: TypeError"),
+        ({"source": "own_environments:broken"}, "RuntimeError: no robot"),
+        ({"source": "gymnasium.envs.mujoco.reacher_v5:ReacherEnv", "scene": ("wings",)}, "has no array 'wings'"),
+    ],
+)
+def test_a_row_that_makes_no_environment_is_one_line(own: Any, fields: dict[str, Any], message: str) -> None:
+    own.broken = raises
+    row = prefenvs.Task("Wrong", "own", "It flies.", 12, 6, 20, "own_environments:Reach")
+    with pytest.raises(PrefenvsError, match=re.escape(message)):
+        prefenvs.make(dataclasses.replace(row, **fields)).reset(seed=0)
+
+
 @pytest.mark.parametrize("source", ["own_environments:Reach", "own_environments:OwnReach-v0", "OwnReach-v0"])
 def test_a_row_that_you_write(own: Any, source: str) -> None:
     row = prefenvs.Task(f"mine-{source}", "own", "The point is in the middle.", 12, 6, 20, source)
