@@ -14,10 +14,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.spaces import flatten_actions
-from prefenvs.envs.states import Snapshot, States, plain_variables
+from prefenvs.envs.states import Snapshot, States, mujoco_model, plain_variables
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
@@ -189,14 +190,16 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         if self.render_mode != "rgb_array":
             return self.env.render()
         state = self._states.read()
-        if state is None:
+        others = other_arguments(self.env.spec)
+        model = mujoco_model(self.env) if others else None
+        if state is None or (others and model is None):
             from prefenvs.frames.fitting import draw
 
             return draw(self.env, f"task {self.task.id!r}")
         if self._renderer is None:
             from prefenvs.envs.rendering.renderer import Renderer
 
-            self._renderer = Renderer(self.task)
+            self._renderer = Renderer(self.task, model=model)
         return self._renderer.frame(state, self._scene)
 
     def close(self) -> None:
@@ -205,6 +208,11 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
             self._renderer.close()
             self._renderer = None
         super().close()
+
+
+def other_arguments(spec: EnvSpec | None) -> list[str]:
+    """Return the arguments that an environment was made with and that its task's id does not tell."""
+    return [] if spec is None else sorted(spec.kwargs.keys() - {"task_id", "render_mode"})
 
 
 class TrueReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArgs):

@@ -36,8 +36,11 @@ class Renderer(Closing):
         height: int = 256,
         quality: bool = False,
         hide_robot: bool = False,
+        model: Any = None,
     ) -> None:
         """`width` and `height` in pixels; `quality` adds shadows, reflections and smooth edges, ten times slower.
+
+        model: the `mujoco.MjModel` to paint, in place of the task's own.
 
         hide_robot: leave out whatever hangs together with a motor, so that only the objects are seen. Raises
         PrefenvsError if that leaves nothing that moves, if the machine has no OpenGL for a MuJoCo task, or if the
@@ -50,7 +53,7 @@ class Renderer(Closing):
         self._lock = threading.Lock()
         self._scene: Array | None = None
         self._painter: Any
-        model = _model_of(self.task)
+        model = _model_of(self.task) if model is None else model
         if model is None:
             if hide_robot:
                 raise PrefenvsError(f"task {self.task.id!r} draws itself, its robot cannot be hidden")

@@ -371,6 +371,8 @@ def test_a_row_survives_its_file(own: Any, tmp_path: Path) -> None:
         ('{"horizon": "3"}', "has horizon='3', which is no int"),
         ('{"horizon": 3}', "lacks the field 'family'"),
         ('{"camera": "track"}', "has camera='track', which is no dict"),
+        ('{"has_reward": "no"}', "has has_reward='no', which is no bool"),
+        ('{"fps": true}', "has fps=True, which is no int"),
         ('{"scene": "body_pos"}', "has scene='body_pos', which is no list"),
         (None, "there is no task file"),
     ],
