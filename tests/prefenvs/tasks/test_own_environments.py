@@ -385,6 +385,12 @@ def test_a_spoilt_task_file_is_one_line(own: Any, tmp_path: Path, edit: str | No
         prefenvs.find_task(str(path))
 
 
+@pytest.mark.parametrize("fields", [{"horizon": "9"}, {"horizon": 20.0}, {"fps": None}, {"segment_length": 2.5}])
+def test_a_row_of_broken_numbers_is_one_line(fields: dict[str, Any]) -> None:
+    with pytest.raises(PrefenvsError, match="is a whole number, got"):
+        dataclasses.replace(prefenvs.find_task("Pendulum-v1"), **fields)
+
+
 def test_a_task_file_with_impossible_numbers_or_of_another_kind_is_one_line(own: Any, tmp_path: Path) -> None:
     path = write_task(prefenvs.find_task("own_environments:Lasting"), tmp_path / "row.json")
     path.write_text(path.read_text().replace('"fps": 12', '"fps": 0'))
