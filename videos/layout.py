@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -93,8 +93,8 @@ def _strip(text: str, width: int, size: int, least: int) -> Array:
     return np.asarray(strip)
 
 
-def curves(observations: Array, steps: Array, width: int, height: int) -> Array:
-    """Draw observations [T, o] as curves over time, with a cursor at each of `steps` [n]: frames [n, H, W, 3] uint8.
+def curves(observations: Array, steps: Array, width: int, height: int) -> Iterator[Array]:
+    """Draw observations [T, o] as curves over time; yield a frame [H, W, 3] uint8 with a cursor at each step [n].
 
     Each entry is scaled to its own range, so that the picture shows change and not amount.
     """
@@ -111,7 +111,7 @@ def curves(observations: Array, steps: Array, width: int, height: int) -> Array:
         points = [(float(x), float(y)) for x, y in zip(across, down, strict=True)]
         draw.line(points, fill=CURVES[entry % len(CURVES)], width=3)
     still = np.asarray(canvas.resize((width, height), Image.Resampling.BOX))
-    frames = np.repeat(still[None], len(steps), axis=0)
-    columns = np.minimum(np.round(across[steps] / 2).astype(int), width - 1)
-    frames[np.arange(len(steps)), :, columns] = 0
-    return frames
+    for column in np.minimum(np.round(across[steps] / 2).astype(int), width - 1):
+        frame = still.copy()
+        frame[:, column] = 0
+        yield frame

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import repeat
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +19,7 @@ from prefenvs.frames.clips import write_clip, write_picture
 from prefenvs.frames.recording import Recording
 from prefenvs.frames.source import SegmentFrames
 from prefenvs.internal.closing import Closing
+from prefenvs.limits import PIXELS
 from prefenvs.preferences import Query
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment
@@ -59,14 +62,22 @@ class Recorder(Closing):
         PrefenvsError. enlarge: see `SegmentFrames`. progress: show a bar for what takes more than a second.
         """
         self.task = find_task(task) if isinstance(task, str) else task
-        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
+        given: Any = size if isinstance(size, tuple | list) else (size, size)
+        if len(given) != 2:
+            raise PrefenvsError(f"size={size!r} is not pixels of a square frame, nor its (width, height)")
+        for side in given:
+            PIXELS.check("size", side)
+            if not isinstance(side, Integral):
+                raise PrefenvsError(f"size is whole pixels, got {side!r}")
+        self.size: tuple[int, int] = (int(given[0]), int(given[1]))
         if fps is not None and not 0 < fps <= 1000:
             raise PrefenvsError(f"fps={fps} is not a rate that a clip can have: choose one between 1 and 60")
         if not 0.001 <= speed <= 1000:
             raise PrefenvsError(f"speed={speed} cannot be shown: 1 is real time, 0.5 half of it")
         self.quality, self.plot, self.progress = quality, plot, progress
         self._fps, self._speed = fps, speed
-        self._source = SegmentFrames(size, quality, task=self.task, enlarge=enlarge)
+        shape = self.size if isinstance(size, tuple | list) else self.size[0]
+        self._source = SegmentFrames(shape, quality, task=self.task, enlarge=enlarge)
 
     def shape(self, segment: Segment) -> tuple[int, int]:
         """Return the (width, height) of a segment's frames; nothing is drawn or decoded."""
@@ -144,7 +155,10 @@ class Recorder(Closing):
             texts = list(captions)
             if len(texts) != len(sides):
                 raise PrefenvsError(f"{len(texts)} captions were given for the {len(sides)} segments of a query")
-            lines = layout.count_lines(texts, *self.size)
+            lines = max(
+                layout.count_lines([text], *self.shape(segment))
+                for text, segment in zip(texts, query.segments, strict=True)
+            )
             sides = [_captioned(side, text, lines) for side, text in zip(sides, texts, strict=True)]
         joined = (layout.side_by_side(frames) for frames in _in_step(sides))
         return write_clip(self._bar(joined, max(map(len, shown)), path), path, fps)
@@ -191,7 +205,8 @@ class Recorder(Closing):
 
         texts = [] if caption is None else [_describe(trajectories, episode, caption) for episode in chosen]
         # One height for all frames, whatever the longest caption takes.
-        lines = layout.count_lines(texts, *self.size) if texts else 0
+        shapes = (self.shape(trajectories.episode(episode)) for episode in chosen)
+        lines = max((layout.count_lines([text], *shape) for text, shape in zip(texts, shapes, strict=False)), default=0)
 
         def pictures() -> Iterator[Array]:
             for position, (episode, steps) in enumerate(zip(chosen, shown, strict=True)):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import closing
+from numbers import Integral
 from typing import Any, Literal
 
 import gymnasium
-from gymnasium.envs.registration import WrapperSpec
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.tasks import Task, find_task, list_tasks
@@ -35,16 +36,21 @@ def make(
     (`render_mode="rgb_array"`) and of the task's own class.
     Raises PrefenvsError for an unknown task, a package that is not installed, or an argument that the task refuses.
     """
+    steps: Any = max_episode_steps
+    if steps is not None:
+        if not isinstance(steps, Integral) or steps < 1:
+            raise PrefenvsError(f"max_episode_steps={steps!r}: an episode has a whole number of steps, 1 or more")
+        max_episode_steps = int(steps)
     row = find_task(task) if isinstance(task, str) else own_task(task, max_episode_steps)
     if reward not in ("hidden", "true"):
         raise PrefenvsError(f'reward={reward!r} is unknown: choose "hidden" or "true"')
     if reward == "true" and not row.has_reward:
         raise PrefenvsError(f"task {row.id!r} has no true reward that an evaluation could be paid")
     name = _registered(row)
-    if name not in gymnasium.registry:
-        _register(row)  # one of the user's own
     try:
-        env = gymnasium.make(name, max_episode_steps=max_episode_steps, **kwargs)
+        # One of the user's own is not registered, since another may have its name next time.
+        spec = name if name in gymnasium.registry else EnvSpec(**_spec(row))
+        env = gymnasium.make(spec, max_episode_steps=max_episode_steps, **kwargs)
     except TypeError as error:
         if not kwargs:
             raise
@@ -71,8 +77,6 @@ def _wrappers(task: Task) -> tuple[WrapperSpec, ...]:
     wrappers = []
     if task.source.startswith("Fetch"):
         wrappers.append(wrapper("ShowTarget", "adapters"))
-    if task.id.startswith("d4rl-"):
-        wrappers.append(wrapper("D4RLHand", "adapters", hand=task.id.split("-")[1]))
     # The others' own classes are flat: prefenvs.envs.adapters.
     if task.family not in ("dm_control", "metaworld"):
         wrappers.append(wrapper("FlatObservation", "adapters"))
@@ -88,17 +92,17 @@ def _registered(task: Task) -> str:
     return f"prefenvs/{re.sub('[^0-9A-Za-z_.-]', '.', name)}"
 
 
-def _register(task: Task) -> None:
-    gymnasium.register(
-        _registered(task),
-        entry_point="prefenvs.envs.adapters:make_source",
-        max_episode_steps=task.horizon,
+def _spec(task: Task) -> dict[str, Any]:
+    return {
+        "id": _registered(task),
+        "entry_point": "prefenvs.envs.adapters:make_source",
+        "max_episode_steps": task.horizon,
         # It would warn of the packages' own spaces and buffers; `prefenvs.envs.check` looks at what users get.
-        disable_env_checker=True,
-        additional_wrappers=_wrappers(task),
-        kwargs={"task_id": task.id},
-    )
+        "disable_env_checker": True,
+        "additional_wrappers": _wrappers(task),
+        "kwargs": {"task_id": task.id},
+    }
 
 
 for _task in list_tasks():
-    _register(_task)
+    gymnasium.register(**_spec(_task))

@@ -15,10 +15,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from prefenvs.envs.rendering.gl import without_backend
 from prefenvs.envs.spaces import channels_first, is_picture, picture_shape
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, install_command, one_line
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN, make_own
@@ -48,8 +49,20 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             f"task {task.id!r} cannot take reset_target=True: the goal would move within an episode, whose "
             "recorded scene holds one goal"
         )
-    with without_backend():
-        env = _make_source(task, kwargs)
+    hand = kwargs.pop("d4rl_hand", None)
+    try:
+        with without_backend():
+            env = _make_source(task, kwargs)
+    except PrefenvsError:
+        raise
+    except Exception as error:  # whatever a package or a user's class raises
+        how = f" with {kwargs}" if kwargs else ""
+        raise PrefenvsError(
+            f"task {task.id!r} ({task.family}, {task.source}) cannot be made{how}: {one_line(error)}"
+        ) from error
+    if hand is not None:
+        env = D4RLHand(env, hand)
+    # Outside of what changes the reward, which is that of all its steps.
     return env if task.repeat == 1 else HeldAction(env, task.repeat)
 
 
@@ -60,7 +73,9 @@ def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
             "the data come from one (--task)"
         )
     if task.family == OWN:
-        return OwnEnv(make_own(task, **kwargs))
+        own = make_own(task, **kwargs)
+        _refuse_statistics(own, task)
+        return OwnEnv(own)
     package = _import_package(task)
     if task.family == "dm_control":
         return DMControlEnv(package, task, **kwargs)
@@ -73,6 +88,18 @@ def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     env: Any = load_env_creator(entry)(**{**defaults, **kwargs})
     assert isinstance(env, gymnasium.Env)
     return env
+
+
+def _refuse_statistics(env: gymnasium.Env[Any, Any], task: Task) -> None:
+    """Raise PrefenvsError for a wrapper whose scale depends on what this one environment has seen so far."""
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, NormalizeObservation | NormalizeReward):
+            raise PrefenvsError(
+                f"task {task.id!r}: {type(layer).__name__} scales by what an environment has seen so far, so training "
+                "and evaluation would each have another scale: leave it out (PrefPPO normalises observations itself)"
+            )
+        layer = layer.env
 
 
 def _import_package(task: Task) -> Any:
@@ -95,7 +122,7 @@ def _import_package(task: Task) -> Any:
 
 
 class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose wrappers are no part of the spec, by which Gymnasium would add them again: a user's."""
+    """An environment whose wrappers are no part of the spec, by which Gymnasium would add them again."""
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
@@ -222,7 +249,7 @@ class ShowTarget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return result
 
 
-class D4RLHand(gymnasium.Wrapper[Array, Array, Array, Array], RecordConstructorArgs):
+class D4RLHand(OwnEnv):
     """An Adroit task of Gymnasium-Robotics with the reward and the ends of D4RL's.
 
     On door, hammer and relocate Gymnasium-Robotics 1.4.2 adds 0.1 times the distance from the palm to what it has to
@@ -230,8 +257,7 @@ class D4RLHand(gymnasium.Wrapper[Array, Array, Array, Array], RecordConstructorA
     """
 
     def __init__(self, env: gymnasium.Env[Array, Array], hand: str) -> None:
-        RecordConstructorArgs.__init__(self, hand=hand)
-        gymnasium.Wrapper.__init__(self, env)
+        super().__init__(env)
         self.hand = hand
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:

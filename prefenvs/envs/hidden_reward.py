@@ -5,20 +5,27 @@ from __future__ import annotations
 import copy
 import math
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.spaces import flatten_actions
-from prefenvs.envs.states import Snapshot, States, plain_variables
-from prefenvs.errors import PrefenvsError
+from prefenvs.envs.states import Snapshot, States, mujoco_model, plain_variables
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
+from prefenvs.tasks.own import OWN
+
+OURS = (PrefenvsError, gymnasium.error.Error)
+"""Errors that tell in a line what is wrong."""
 
 
 class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArgs):
@@ -43,7 +50,7 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         RecordConstructorArgs.__init__(self, task_id=task_id)
         gymnasium.Wrapper.__init__(self, env)
         self.task = find_task(task_id)
-        self._states = States(env, self.task.scene)
+        self._states = States(env, self.task.scene, mocap=self.task.family == OWN)
         self._scene: Array | None = None
         self._success = self.task.success_key
         self.action_space, self.task_action = flatten_actions(env.action_space)
@@ -58,7 +65,12 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         """Begin an episode."""
         if not self.revealed:
             _warn_of_evaluation(self.task.id)
-        observation, inner = self.env.reset(seed=seed, options=options)
+        try:
+            observation, inner = self.env.reset(seed=seed, options=options)
+        except OURS:
+            raise
+        except Exception as error:  # whatever a task's own code raises
+            raise self._failed("reset", error) from error
         # A copy, because a task may write into one and the same array; states and scenes are copies already.
         observation = np.array(observation)
         self._scene = self._states.read_scene()
@@ -75,9 +87,14 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
             )
         if self.task_action is not None:
             action = self.task_action(action)
-        observation, reward, terminated, truncated, inner = self.env.step(action)
+        try:
+            observation, reward, terminated, truncated, inner = self.env.step(action)
+            reward = float(reward)
+        except OURS:
+            raise
+        except Exception as error:
+            raise self._failed("step", error) from error
         observation = np.array(observation)
-        reward = float(reward)
         if not (math.isfinite(reward) and math.isfinite(np.add.reduce(observation, axis=None))):
             self._refuse(observation, reward)
         info = self._info(inner)
@@ -89,9 +106,15 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         info: dict[str, Any] = {} if state is None else {"state": state}
         if self._scene is not None:
             info["scene"] = self._scene.copy()
-        if self._success is not None and self._success in inner:
+        if self._success is not None and inner.get(self._success) is not None:
             info[self._success] = float(inner[self._success])
         return info
+
+    def _failed(self, call: str, error: Exception) -> PrefenvsError:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return PrefenvsError(
+            f"task {self.task.id!r}: {call} fails ({one_line(error)}; {Path(place.filename).name}, line {place.lineno})"
+        )
 
     def _refuse(self, observation: Array, reward: float) -> None:
         """Raise if a value is not finite; a sum that merely overflowed passes."""
@@ -164,13 +187,19 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         It is made from state and scene in a copy of the model, never from the live simulation, whose derived positions
         lag behind its state; so it equals what a recorder makes of the stored state, and disturbs nothing.
         """
-        state = self._states.read()
-        if self.render_mode != "rgb_array" or state is None:
+        if self.render_mode != "rgb_array":
             return self.env.render()
+        state = self._states.read()
+        others = other_arguments(self.env.spec)
+        model = mujoco_model(self.env) if others else None
+        if state is None or (others and model is None):
+            from prefenvs.frames.fitting import draw
+
+            return draw(self.env, f"task {self.task.id!r}")
         if self._renderer is None:
             from prefenvs.envs.rendering.renderer import Renderer
 
-            self._renderer = Renderer(self.task)
+            self._renderer = Renderer(self.task, model=model)
         return self._renderer.frame(state, self._scene)
 
     def close(self) -> None:
@@ -179,6 +208,11 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
             self._renderer.close()
             self._renderer = None
         super().close()
+
+
+def other_arguments(spec: EnvSpec | None) -> list[str]:
+    """Return the arguments that an environment was made with and that its task's id does not tell."""
+    return [] if spec is None else sorted(spec.kwargs.keys() - {"task_id", "render_mode"})
 
 
 class TrueReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorArgs):

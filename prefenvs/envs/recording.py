@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from prefenvs.envs.hidden_reward import ChangingWrapper, TrueReward, changing_wrapper
+from prefenvs.envs.hidden_reward import ChangingWrapper, TrueReward, changing_wrapper, other_arguments
 from prefenvs.envs.spaces import action_vectors
 from prefenvs.envs.vectors import seed_environments
 from prefenvs.errors import PrefenvsError
@@ -50,6 +51,13 @@ class TrajectoryRecorder(VecEnvWrapper):
         spec = venv.get_attr("spec")[0]
         # Gymnasium's name of a task of one's own is not the id that finds it again.
         task = str(spec.kwargs.get("task_id") or spec.id.removeprefix("prefenvs/")) if spec is not None else ""
+        others = other_arguments(spec)
+        if others:
+            warnings.warn(
+                f"pictures for raters and evaluations are of {task} without {', '.join(others)}, which its id does not "
+                "tell: give prefenvs.make a prefenvs.Task with these kwargs",
+                stacklevel=3,
+            )
         self.horizon = spec.max_episode_steps if spec is not None else None
         self.buffer = TrajectoryBuffer(task=task, max_episodes=max_episodes)
         self.reveal = False

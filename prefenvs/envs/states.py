@@ -82,6 +82,9 @@ def read_scene(model: Any, names: tuple[str, ...]) -> Array | None:
     """Copy the named arrays of a MuJoCo model into one float64 vector [m]; None if no names are given."""
     if not names:
         return None
+    for name in names:
+        if not isinstance(getattr(model, name, None), np.ndarray):
+            raise PrefenvsError(f"scene={list(names)}: a MuJoCo model has no array {name!r}, such as body_pos")
     scene: Array = np.concatenate([getattr(model, name).ravel() for name in names])
     return scene
 
@@ -101,17 +104,28 @@ def write_scene(model: Any, names: tuple[str, ...], scene: Array) -> None:
         array[:] = part.reshape(array.shape)
 
 
+def state_kinds() -> tuple[int, int, int]:
+    """Return MuJoCo's kinds of states that are kept: the full physics, with mocap bodies too, and what goes on."""
+    from mujoco import mjtState as kinds
+
+    physics, mocap = int(kinds.mjSTATE_FULLPHYSICS), int(kinds.mjSTATE_MOCAP_POS | kinds.mjSTATE_MOCAP_QUAT)
+    return physics, physics | mocap, int(kinds.mjSTATE_INTEGRATION)
+
+
 class States:
     """The states of one environment.
 
     MuJoCo tasks: the full physics state (`mjSTATE_FULLPHYSICS`: time, positions, velocities, activations), enough for
-    pictures and observations. Others: their own vector, the attribute `state` of the bare environment. Where there is
+    pictures and observations; in a task of the user's own the poses of mocap bodies too, which mark a goal as often as
+    not. Others: their own vector, the attribute `state` of the bare environment. Where there is
     neither, `read` returns None and nothing can be put back.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], scene_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], scene_names: tuple[str, ...] = (), mocap: bool = False) -> None:
+        """scene_names: see `Task.scene`; mocap: keep the poses of mocap bodies too, such as marks of a goal."""
         self._env = env
         self._names = scene_names
+        self._numbers: int | None = None
         simulation = _simulation(env)
         # Whether the task is simulated by MuJoCo.
         self.uses_mujoco = simulation is not None
@@ -121,16 +135,15 @@ class States:
 
         self._mujoco = mujoco
         self._model, self._data = simulation
-        self._physics = mujoco.mjtState.mjSTATE_FULLPHYSICS
-        self._integration = mujoco.mjtState.mjSTATE_INTEGRATION
+        physics, with_mocap, self._integration = state_kinds()
+        self._physics = with_mocap if mocap else physics
         self._get_state = mujoco.mj_getState
         self._size = mujoco.mj_stateSize(self._model, self._physics)
 
     def read(self) -> Array | None:
         """Return the present state [s], float64, in a new array; None where the environment does not tell it."""
         if not self.uses_mujoco:
-            vector = self._vector()
-            return None if vector is None else vector.ravel()
+            return self._read_vector()
         state = np.empty(self._size)
         self._get_state(self._model, self._data, state, self._physics)
         return state
@@ -161,14 +174,30 @@ class States:
         if np.size(state) != size:
             raise PrefenvsError(f"a state of shape {np.shape(state)} does not fit: this task's hold {size} numbers")
         bare: Any = self._env.unwrapped
-        bare.state = np.array(state, np.float64).reshape(np.shape(bare.state))
+        try:
+            bare.state = as_own(np.array(state, np.float64).ravel(), bare.state)
+        except AttributeError as error:
+            raise PrefenvsError(
+                f"the attribute `state` of {type(bare).__name__} cannot be set ({error}): give it a setter that brings "
+                "a step back, or another name"
+            ) from error
 
-    def _vector(self) -> Array | None:
+    def _read_vector(self) -> Array | None:
         state = getattr(self._env.unwrapped, "state", None)
         try:
-            return None if state is None or callable(state) else np.array(state, np.float64)
+            vector = None if state is None or callable(state) else np.array(state, np.float64).ravel()
         except (TypeError, ValueError):
-            return None
+            vector = None
+        numbers = -1 if vector is None else vector.size
+        if self._numbers is None and vector is not None:
+            self._numbers = numbers
+        if self._numbers not in (None, numbers):
+            now = "cannot be read as one" if vector is None else f"holds {numbers} numbers"
+            raise PrefenvsError(
+                f"the attribute `state` of {type(self._env.unwrapped).__name__} held {self._numbers} numbers and now "
+                f"{now}: a state is a vector of one size that brings a step back; call what is none by another name"
+            )
+        return vector
 
     def known(self) -> Array:
         """Return what `read` does; raises PrefenvsError where the environment does not tell its state."""
@@ -230,6 +259,17 @@ def goes_on(env: Any, segment: Segment, tolerance: float = 1e-4) -> bool:
         action = np.asarray(action, space.dtype).reshape(space.shape)
     found, known = np.ravel(env.step(action)[0]), np.ravel(segment.observations[-1])
     return found.shape == known.shape and bool(np.abs(found - known).max() <= tolerance * (1.0 + np.abs(known).max()))
+
+
+def as_own(state: Array, like: Any) -> Any:
+    """Return a state vector [s] in the form that an environment has its own in: shape, containers, whole numbers."""
+    if isinstance(like, list | tuple):
+        sizes = [np.size(part) for part in like]
+        parts = (as_own(part, one) for part, one in zip(np.split(state, np.cumsum(sizes)[:-1]), like, strict=False))
+        return getattr(type(like), "_make", type(like))(parts)
+    own = np.asarray(like)
+    array = state.reshape(own.shape).astype(own.dtype if own.dtype.kind in "iub" else np.float64)
+    return array if isinstance(like, np.ndarray) else array.item() if array.ndim == 0 else array
 
 
 def plain_variables(owner: Any) -> dict[str, Any]:

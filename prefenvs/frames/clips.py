@@ -59,8 +59,9 @@ class ClipWriter:
 
         Raises PrefenvsError for another size or type.
         """
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise PrefenvsError(f"a frame is [H, W, 3] uint8, this one is {list(frame.shape)} {frame.dtype}")
+        _check(frame)
+        if self._container is None:
+            raise PrefenvsError(f"{self.path.name}: this clip is complete, and takes no frame more")
         height, width = frame.shape[:2]
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -125,8 +126,8 @@ class ClipWriter:
 def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction) -> Path:
     """Write frames [H, W, 3] uint8 to `path` as its suffix says (.mp4, .webp, .gif) and return the path.
 
-    The frames may come from a generator. A GIF's frame durations are whole hundredths of a second. Raises PrefenvsError
-    for another suffix, and for no frame.
+    The frames may come from a generator. In a GIF they are shown for whole hundredths of a second, some longer than
+    others so that all of them keep time. Raises PrefenvsError for another suffix, and for no frame.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -138,15 +139,39 @@ def write_clip(frames: Iterable[Array], path: str | Path, fps: float | Fraction)
                 writer.add(frame)
         return path
 
-    pictures = (Image.fromarray(frame) for frame in frames)
+    exact, unit = _exact(fps), 10 if suffix == ".gif" else 1
+    if suffix == ".gif" and exact > 50:
+        raise PrefenvsError(f"{path.name}: viewers show at most 50 frames of a GIF a second, got fps={fps}")
+    durations: list[int] = []  # milliseconds; Pillow reads each after its picture
+
+    def timed() -> Iterator[Image.Image]:
+        size = None
+        for number, frame in enumerate(frames):
+            _check(frame)
+            size = size or frame.shape
+            if frame.shape != size:
+                now, first = (f"{shape[1]} x {shape[0]}" for shape in (frame.shape, size))
+                raise PrefenvsError(f"{path.name}: frame {number} is {now}, the first was {first}")
+            begin, end = (round(time * 1000 / exact / unit) for time in (number, number + 1))
+            durations.append((end - begin) * unit)
+            yield Image.fromarray(frame)
+
+    pictures = timed()
     first = next(pictures, None)
     if first is None:
         raise PrefenvsError(f"{path.name}: a clip needs at least one frame")
     kind: dict[str, Any] = {"format": "GIF"} if suffix == ".gif" else {"format": "WEBP", "quality": 80, "method": 0}
-    duration = round(1000 / _exact(fps))
     with _replacing(path) as temporary:
-        first.save(temporary, save_all=True, append_images=chain(pictures), duration=duration, loop=0, **kind)
+        first.save(temporary, save_all=True, append_images=chain(pictures), duration=durations, loop=0, **kind)
     return path
+
+
+def _check(frame: Array) -> None:
+    given: object = frame
+    if not isinstance(given, np.ndarray):
+        raise PrefenvsError(f"a frame is [H, W, 3] uint8, this one is {type(given).__name__}")
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        raise PrefenvsError(f"a frame is [H, W, 3] uint8, this one is {list(frame.shape)} {frame.dtype}")
 
 
 def write_picture(picture: Array, path: str | Path) -> Path:
@@ -180,7 +205,7 @@ def decode(path: str | Path) -> tuple[Array, float]:
 def _exact(fps: float | Fraction) -> Fraction:
     """Frames per second as a fraction that MP4's time base can hold."""
     exact = Fraction(fps).limit_denominator(1000) if math.isfinite(fps) else Fraction(0)
-    if not 0 < exact <= 1000:
+    if not Fraction(1, 600) <= exact <= 1000:
         raise PrefenvsError(f"fps={fps} is not a rate that a clip can have: choose one between 1 and 60")
     return exact
 

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
+from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.segments import Array
+
+
+def draw(env: Any, name: str) -> Array:
+    """Return what an environment draws of itself, [H, W, 3] uint8 without the channel of opacity that some add.
+
+    Raises PrefenvsError, which calls it by this name, for one that fails or returns anything else.
+    """
+    try:
+        picture: object = env.render()
+    except NotImplementedError:
+        picture = None
+    except Exception as error:  # whatever a user's code raises
+        raise PrefenvsError(f"{name}: render() fails ({one_line(error)})") from error
+    if not isinstance(picture, np.ndarray):
+        gave = f"render() gave {type(picture).__name__}"
+    elif picture.ndim == 3 and picture.shape[2] in (3, 4) and picture.dtype == np.uint8 and picture.size:
+        return np.ascontiguousarray(picture[..., :3])
+    else:
+        gave = f"render() gave {list(picture.shape)} {picture.dtype}"
+    raise PrefenvsError(
+        f"{name} draws no picture of itself, {gave}: let its class take render_mode='rgb_array', and render return "
+        "[H, W, 3] uint8"
+    )
 
 
 def fit(picture: Array, size: tuple[int, int]) -> Array:

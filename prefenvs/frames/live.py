@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError
 from prefenvs.frames.clips import ClipWriter
 from prefenvs.frames.recording import Camera, Recording
 
@@ -27,15 +26,7 @@ class LiveFrames:
         self._writers: dict[int, ClipWriter] = {}
 
     def add(self, env: int, picture: Any) -> None:
-        """Append what environment number `env` shows at its next step: [H, W, 3] uint8.
-
-        Raises PrefenvsError for anything else.
-        """
-        if not isinstance(picture, np.ndarray):
-            raise PrefenvsError(
-                f"the environment's render() gave {type(picture).__name__} in the mode rgb_array: it returns an array "
-                "[H, W, 3] uint8"
-            )
+        """Append what environment number `env` shows at its next step: [H, W, 3] uint8."""
         if env not in self._writers:
             self._writers[env] = ClipWriter(self.folder / f"{uuid.uuid4().hex[:16]}.mp4", self.fps, keyframes=self.fps)
         self._writers[env].add(picture)

@@ -61,7 +61,7 @@ def read_task(path: Path) -> Task:
                 f"the task file {path} has the field {name!r}, which no task has.{near_matches(name, known)}"
             )
     for name, kinds in KINDS.items():
-        if name in fields and not (isinstance(fields[name], kinds) and not isinstance(fields[name], bool)):
+        if name in fields and type(fields[name]) is not kinds:
             raise PrefenvsError(f"the task file {path} has {name}={fields[name]!r}, which is no {kinds.__name__}")
     for name in ("family", "sentence", "horizon", "segment_length", "fps", "source"):
         if name not in fields:
@@ -84,6 +84,8 @@ KINDS = {
     "repeat": int,
     "source": str,
     "kwargs": dict,
+    "has_reward": bool,
+    "domain": str,
     "camera": dict,
     "scene": list,
     "budgets": list,

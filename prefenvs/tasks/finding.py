@@ -27,7 +27,7 @@ def find_task(task_id: str) -> Task:
     held = re.fullmatch(r"(.+)@(\d+)", name)
     if held and name not in rows:
         return find_task(held[1]).repeated(int(held[2]))
-    task = rows.get(name) or find_own(name, rows)
+    task = rows.get(name) or find_own(name)
     if task is None:
         raise PrefenvsError(
             f"unknown task {task_id!r}.{near_matches(task_id, rows)} `prefenvs tasks` lists all; an environment of "

@@ -7,16 +7,18 @@ the module registers the id with Gymnasium), by an id that is registered already
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.internal.loading import import_named
 from prefenvs.tasks.files import ENDING, read_task
-from prefenvs.tasks.task import Camera, Task
+from prefenvs.tasks.task import Camera, Task, tables
 
 if TYPE_CHECKING:
     import gymnasium
@@ -29,25 +31,35 @@ OWN = "own"
 # What this process has loaded, by the names it goes by, and what makes the environments of inferred tasks.
 _loaded: dict[str, Task] = {}
 _makers: dict[str, Make] = {}
+# What the names of these tasks stood for then: a module loaded anew, as in a notebook, holds another class.
+_origins: dict[str, object] = {}
 # What the imported modules have registered with Gymnasium: by module, `module:ID` by id.
 _registered: dict[str, dict[str, str]] = {}
 
 # Model arrays that a reset may set. Those that differ between two resets belong to the episode.
-SCENE = ("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0")
+SCENE = (
+    *("body_pos", "body_quat", "body_mass", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "qpos0"),
+    *("site_quat", "site_size", "site_rgba", "mat_rgba", "light_pos", "light_dir", "light_diffuse"),
+    *("cam_pos", "cam_quat", "cam_fovy"),
+)
 
 
-def find_own(name: str, tables: dict[str, Task]) -> Task | None:
+def find_own(name: str) -> Task | None:
     """Return a task of your own by its name, None if there is none of that name.
 
-    tables: the tasks that have a row already. Raises PrefenvsError where a module cannot be imported or holds nothing
-    of that name, and where an environment does not tell what a task needs.
+    Raises PrefenvsError where a module cannot be imported or holds nothing of that name, and where an environment does
+    not tell what a task needs.
     """
-    if name in _loaded:
-        return _loaded[name]
     if name.endswith(ENDING):
-        return _keep(name, read_task(Path(name)), tables)
+        # Read each time: it may be another folder's by now, or have been edited.
+        return dataclasses.replace(read_task(Path(name)), id=name)
+    known = _loaded.get(name)
+    if known is not None:
+        name = known.id
+        if name not in _origins or _origins[name] is _origin(name):
+            return known
     if ":" in name:
-        return _load(name, tables)
+        return _load(name)
     import gymnasium
 
     return _infer_registered(name, name) if name in gymnasium.registry else None
@@ -67,13 +79,22 @@ def import_module_of_tasks(module: str) -> dict[str, str]:
     return _registered[module]
 
 
-def _load(path: str, tables: dict[str, Task]) -> Task:
+def _origin(name: str) -> object:
+    """What a name stands for at present: an object of an imported module, or Gymnasium's spec; None for others."""
+    import gymnasium
+
+    module, _, own = name.rpartition(":")
+    found: object = getattr(sys.modules.get(module), own, None)
+    return gymnasium.registry.get(own) if found is None else found
+
+
+def _load(path: str) -> Task:
     import gymnasium
 
     module, name = import_named(path, "task")
     found = getattr(module, name, None)
     if isinstance(found, Task):
-        return _keep(path, found, tables)
+        return _keep(path, found)
     if callable(found):
         return _infer(path, found, path)
     if name in gymnasium.registry:
@@ -84,16 +105,21 @@ def _load(path: str, tables: dict[str, Task]) -> Task:
     )
 
 
-def _keep(path: str, found: Task, tables: dict[str, Task]) -> Task:
-    if tables.get(found.id) == found:
+def _keep(path: str, found: Task) -> Task:
+    if tables().get(found.id) == found:
         return found
-    known = _loaded.get(found.id)
-    if found.id in tables or (known is not None and dataclasses.replace(known, id=found.id) != found):
-        raise PrefenvsError(f"task {path!r} is called {found.id!r}, as another task is: give it another id")
+    known = tables().get(found.id) or _loaded.get(found.id)
+    if known is not None and known.id != path and dataclasses.replace(known, id=found.id) != found:
+        raise _called_as_another(path, found)
     task = dataclasses.replace(found, id=path)
     # The author's id goes on working in this process.
     _loaded[path] = _loaded[found.id] = task
+    _origins[path] = _origin(path)
     return task
+
+
+def _called_as_another(name: str, task: Task) -> PrefenvsError:
+    return PrefenvsError(f"task {name!r} is called {task.id!r}, as another task is: give it another id")
 
 
 def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = None) -> Task:
@@ -105,7 +131,11 @@ def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = N
     import gymnasium
 
     if isinstance(env, Task):
-        _loaded.setdefault(env.id, env)
+        known = find_own(env.id) if env.id.endswith(ENDING) else tables().get(env.id)
+        if known not in (None, env):
+            raise _called_as_another(env.id, env)
+        _loaded[env.id] = env
+        _origins.pop(env.id, None)
         return env
     if isinstance(env, gymnasium.Env):
         return _own_object(env, horizon)
@@ -114,7 +144,7 @@ def own_task(env: gymnasium.Env[Any, Any] | Make | Task, horizon: int | None = N
             f"a task is an id, a Task, an environment, or a class or function that makes one, got {env!r}"
         )
     path = _importable(env)
-    if path in _loaded:
+    if path in _loaded and _makers.get(path) is env:
         return _loaded[path]
     name = path or _free_name(getattr(env, "__name__", type(env).__name__))
     return _infer(name, env, path, horizon)
@@ -133,7 +163,7 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
     known = None if spec is None else gymnasium.registry.get(spec.id)
     made, registered = (one and (one.kwargs, one.max_episode_steps) for one in (spec, known))
     if spec is not None and plain and made == registered:
-        return _loaded.get(spec.id) or _infer_registered(spec.id, spec.id)
+        return tables().get(spec.id) or find_own(spec.id) or _infer_registered(spec.id, spec.id)
     name = type(env if layers and not plain else layer).__name__ + (f"-{spec.id}" if spec is not None else "")
     given = [env]
 
@@ -145,7 +175,13 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
                 f"the environment {name!r} was given as an object, and nothing tells how to make another one, for "
                 "evaluation or pictures: give prefenvs.make its class, or a function that makes it"
             )
-        return gymnasium.make(spec, **kwargs)
+        try:
+            return gymnasium.make(spec, **kwargs)
+        except ValueError as error:  # of a wrapper that does not record its arguments
+            raise PrefenvsError(
+                f"the environment {name!r} was given as an object that cannot be made again, for evaluation or "
+                f"pictures ({one_line(error)}): give prefenvs.make a function that makes it"
+            ) from error
 
     task = _describe(_free_name(name), "", env, horizon)
     return _remember(task, make_again)
@@ -163,7 +199,8 @@ def _infer(name: str, make: Make, source: str | None, horizon: int | None = None
     if not isinstance(env, gymnasium.Env):
         raise PrefenvsError(f"task {name!r}: a call gives {type(env).__name__}, not a gymnasium.Env")
     try:
-        return _remember(_describe(name, source or "", env, horizon, getattr(make, "__doc__", None)), make)
+        told = make.__doc__ if inspect.isfunction(make) else None  # that of other objects is their class's
+        return _remember(_describe(name, source or "", env, horizon, told), make)
     finally:
         _close(name, env)
 
@@ -196,13 +233,21 @@ def _close(name: str, env: gymnasium.Env[Any, Any]) -> None:
 
 def _registered_maker(name: str) -> Make:
     import gymnasium
+    from gymnasium.envs.registration import load_env_creator
 
-    # The time limit is the one that every task gets.
-    return lambda **kwargs: gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+    def make(**kwargs: Any) -> gymnasium.Env[Any, Any]:
+        entry: Any = gymnasium.spec(name).entry_point
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        if not _takes(inspect.signature(creator).parameters, "render_mode"):
+            kwargs.pop("render_mode", None)
+        # The time limit is the one that every task gets.
+        return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+
+    return make
 
 
 def _remember(task: Task, make: Make) -> Task:
-    _loaded[task.id], _makers[task.id] = task, make
+    _loaded[task.id], _makers[task.id], _origins[task.id] = task, make, _origin(task.id)
     told = f"shown to raters as {task.sentence!r}"
     if not task.sentence:
         told = "without a sentence for raters: say what is to be done in the class's docstring"
@@ -216,8 +261,6 @@ def _remember(task: Task, make: Make) -> Task:
 
 def make_own(task: Task, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make the environment of an inferred task; `kwargs` are those that its class or function takes."""
-    import inspect
-
     make = _makers.get(task.id.partition("@")[0]) or _maker(task)
     if "render_mode" in kwargs and not _takes(inspect.signature(make).parameters, "render_mode"):
         kwargs.pop("render_mode")
@@ -251,6 +294,8 @@ def _describe(
     name: str, source: str, env: gymnasium.Env[Any, Any], horizon: int | None = None, documentation: str | None = None
 ) -> Task:
     """Infer a row: time limit, frame rate, sentence, camera, key of success, reward, arrays that a reset sets."""
+    import gymnasium
+
     from prefenvs.envs.states import mujoco_model
 
     horizon = horizon or _horizon(env)
@@ -260,6 +305,14 @@ def _describe(
             "register it with max_episode_steps=..., wrap it in gymnasium.wrappers.TimeLimit, or give prefenvs.make "
             "max_episode_steps"
         )
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if vars(layer).get("revealed") is False:  # prefenvs.envs.hidden_reward.HiddenReward
+            raise PrefenvsError(
+                f"task {name!r} hides its reward already, so that its true reward would be 0: take it as it is, or "
+                "build on the environment itself, as gymnasium.make gives it"
+            )
+        layer = layer.env
     info = _try_out(name, env)
     # An environment that uses MuJoCo has imported it.
     model = mujoco_model(env) if "mujoco" in sys.modules else None
@@ -304,6 +357,10 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         outside = find_outside(env.observation_space, given[0])
         if outside:
             raise PrefenvsError(f"task {name!r}: {call} returns an observation outside its space: {outside}")
+    try:
+        float(given[1])
+    except (TypeError, ValueError):
+        raise PrefenvsError(f"task {name!r}: step returns the reward {given[1]!r}, which is no number") from None
     info: dict[str, Any] = given[-1]
     return info
 
@@ -332,14 +389,14 @@ def _horizon(env: gymnasium.Env[Any, Any]) -> int | None:
     import gymnasium
     from gymnasium.wrappers import TimeLimit
 
-    limits = [] if env.spec is None else [env.spec.max_episode_steps]
+    limits: list[Any] = [] if env.spec is None else [env.spec.max_episode_steps]
     layer = env
     while isinstance(layer, gymnasium.Wrapper):
         if isinstance(layer, TimeLimit):
             limits.append(layer._max_episode_steps)
         layer = layer.env
     limits += [getattr(layer, name, None) for name in ("max_episode_steps", "_max_episode_steps", "horizon")]
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    return next((int(limit) for limit in limits if isinstance(limit, Integral) and int(limit) > 0), None)
 
 
 def _frame_rate(env: gymnasium.Env[Any, Any]) -> int:

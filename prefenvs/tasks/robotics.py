@@ -131,6 +131,7 @@ def _adroit() -> tuple[Task, ...]:
             scene=scene,
             success_key="success",
             domain="adroit",
+            kwargs={"d4rl_hand": name.lower()} if id_.startswith("d4rl") else {},
         )
         for name, camera, scene, sentence in rows
         for id_, reward in ids

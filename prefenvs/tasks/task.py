@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
 from prefenvs.errors import PrefenvsError, near_matches
@@ -94,6 +95,9 @@ class Task:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("horizon", "segment_length", "fps", "repeat"):
+            if not isinstance(getattr(self, name), Integral):
+                raise PrefenvsError(f"task {self.id}: {name} is a whole number, got {getattr(self, name)!r}")
         if not 1 <= self.segment_length <= self.horizon:
             raise PrefenvsError(
                 f"task {self.id}: a segment of {self.segment_length} steps does not fit into {self.horizon}"

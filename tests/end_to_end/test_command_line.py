@@ -75,6 +75,8 @@ def test_several_runs_are_recorded_next_to_each_other(
         assert picture.n_frames > 1
     assert "one episode each" in refused(capsys, "record", *twice, "--episodes", "2")
     assert "leave it out" in refused(capsys, "record", str(run_folder), "--steps", "9")
+    assert "leave them out" in refused(capsys, "record", str(run_folder), "--captions", "labels")
+    assert "end its name with .mp4" in refused(capsys, "record", str(run_folder), "--out", str(tmp_path / "film.avi"))
     assert "1 captions were given for 2 runs" in refused(capsys, "record", *twice, "--captions", "labels")
 
 

@@ -118,6 +118,18 @@ def test_animated_pictures(tmp_path, suffix):
         assert picture.size == (128, 96)
 
 
+@pytest.mark.parametrize("fps", [40, 31.25, 30])
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_animated_pictures_keep_time(tmp_path, suffix, fps):
+    shown = []
+    with Image.open(write_clip(iter(moving_disc(40)), tmp_path / f"clip{suffix}", fps)) as picture:
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            picture.load()
+            shown.append(picture.info["duration"])
+    assert sum(shown) == pytest.approx(40_000 / fps, abs=10)
+
+
 @pytest.mark.parametrize(
     ("frames", "name", "fps", "message"),
     [
@@ -127,7 +139,19 @@ def test_animated_pictures(tmp_path, suffix):
         (moving_disc(1), "clip.mp4", 0, "fps=0"),
         (moving_disc(1), "clip.mp4", float("nan"), "fps=nan"),
         (moving_disc(1).astype(float), "clip.mp4", 20, "uint8"),
-        ([np.zeros((64, 64, 3), np.uint8), np.zeros((64, 32, 3), np.uint8)], "clip.mp4", 20, "frame 1 is 32 x 64"),
+        *(
+            (frames, f"clip.{kind}", 20, message)
+            for kind in ("mp4", "gif", "webp")
+            for frames, message in (
+                ([np.zeros((64, 64, 3), np.uint8), np.zeros((64, 32, 3), np.uint8)], "frame 1 is 32 x 64"),
+                ([np.zeros((64, 64, 3))], "uint8"),
+                ([np.zeros((64, 64), np.uint8)], "uint8"),
+                ([np.zeros((0, 64, 3), np.uint8)], "uint8"),
+                (["clip.png"], "this one is str"),
+            )
+        ),
+        (moving_disc(1), "clip.gif", 60, "at most 50 frames of a GIF a second"),
+        (moving_disc(1), "clip.gif", 0.0005, "is not a rate"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(tmp_path, frames, name, fps, message):

@@ -211,6 +211,21 @@ def test_an_impossible_rate_is_refused(options):
         Recorder("Pendulum-v1", **options)
 
 
+@pytest.mark.parametrize("size", [0, -5, 8, 10**6, 64.5, "64", None, (64,), (64, 0), (64, 64, 64)])
+def test_an_impossible_size_is_refused(size):
+    with pytest.raises(PrefenvsError, match="size"):
+        Recorder("Pendulum-v1", size, plot=True)
+
+
+def test_captions_of_narrow_recordings_have_one_height(tmp_path):
+    write_clip(np.zeros((6, 160, 48, 3), np.uint8), tmp_path / "narrow.mp4", 10)
+    recording = Recording((Camera("top", "narrow.mp4"),), np.arange(6) / 10, str(tmp_path))
+    segment = Segment(np.zeros((6, 1)), np.zeros((6, 0)), recording=recording, task="recorded:wave")
+    with Recorder("recorded:wave", 128, progress=False) as narrow:
+        path = narrow.pair(Query((segment, segment)), tmp_path / "pair.mp4", captions=["a", "b c d e f g h i j k l m"])
+    assert decode(path)[0].shape[2] == 2 * 38 + layout.GAP
+
+
 def test_a_pair_of_two_scenes_shows_each_in_its_own(tmp_path):
     try:
         gl_backend()

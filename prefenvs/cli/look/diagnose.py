@@ -37,16 +37,16 @@ class Diagnose:
 
         Raises PrefenvsError for a run without a learned reward or a label.
         """
+        run = Run.open(self.run_folder)
+        out = self.out or run.path("diagnosis.png")
+        if out.suffix.lower() not in PICTURES:
+            raise PrefenvsError(f"--out {out} is no picture: end its name with {', '.join(PICTURES)}")
         from prefenvs.agents.runs.train import load_reward
         from prefenvs.cli.look.evaluate import evaluate_run
         from prefenvs.metrics.diagnosis import diagnose
         from prefenvs.store import Store
         from prefenvs.tasks import find_task, has_environment
 
-        run = Run.open(self.run_folder)
-        out = self.out or run.path("diagnosis.png")
-        if out.suffix.lower() not in PICTURES:
-            raise PrefenvsError(f"--out {out} is no picture: end its name with {', '.join(PICTURES)}")
         model = load_reward(run)
         if model is None:
             raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
@@ -110,6 +110,7 @@ def draw(diagnosis: Diagnosis, run: Run, path: Path) -> Path:
     reach.set_title("where the labels are")
     for one in axes:
         one.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
 

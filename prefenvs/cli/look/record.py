@@ -58,11 +58,17 @@ class Record:
             raise PrefenvsError("of several runs one episode each is shown: leave out --episodes and --gallery")
         if self.steps is not None and not several:
             raise PrefenvsError("--steps shortens what several runs show next to each other: leave it out")
+        if self.captions and not several:
+            raise PrefenvsError("--captions name several runs shown next to each other: leave them out")
         if self.captions and len(self.captions) != len(runs):
             raise PrefenvsError(f"{len(self.captions)} captions were given for {len(runs)} runs: give one for each")
+        from prefenvs.frames.clips import SUFFIXES
+
         gl_backend()  # a machine that cannot render says so before the policy is rolled out
         name = "side_by_side.mp4" if several else "gallery.mp4" if self.gallery else "policy.mp4"
         path = self.out or runs[0].path(name)
+        if path.suffix.lower() not in SUFFIXES:
+            raise PrefenvsError(f"--out {path} is no video: end its name with {', '.join(SUFFIXES)}")
         film = Film(self.task, self.seed, self.size, self.quality, self.speed)
         if several:
             captions = self.captions or tuple(folder.name for folder in self.run_folders)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prefenvs.envs.rendering.gl import current, free_context, open_context
+from prefenvs.envs.states import state_kinds
 from prefenvs.errors import PrefenvsError
 from prefenvs.segments import Array
 from prefenvs.tasks.task import Camera
@@ -107,11 +108,7 @@ class MujocoPainter:
 
     def _spec(self, states: Array) -> Any:
         """Which of MuJoCo's state vectors these are, by their length."""
-        kinds = self._mujoco.mjtState
-        sizes = {
-            self._mujoco.mj_stateSize(self.model, kind): kind
-            for kind in (kinds.mjSTATE_INTEGRATION, kinds.mjSTATE_FULLPHYSICS)
-        }
+        sizes = {self._mujoco.mj_stateSize(self.model, kind): kind for kind in reversed(state_kinds())}
         if states.shape[1] not in sizes:
             way_out = "were they recorded from another task, or with another version of it?"
             raise PrefenvsError(

@@ -14,11 +14,12 @@ from prefenvs.envs.adapters import make_source
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.envs.states import States, mujoco_model, write_scene
 from prefenvs.errors import PrefenvsError
-from prefenvs.frames.fitting import fit
+from prefenvs.frames.fitting import draw, fit
 from prefenvs.internal.closing import Closing
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN
+from prefenvs.tasks.task import tables
 
 
 class Renderer(Closing):
@@ -35,8 +36,11 @@ class Renderer(Closing):
         height: int = 256,
         quality: bool = False,
         hide_robot: bool = False,
+        model: Any = None,
     ) -> None:
         """`width` and `height` in pixels; `quality` adds shadows, reflections and smooth edges, ten times slower.
+
+        model: the `mujoco.MjModel` to paint, in place of the task's own.
 
         hide_robot: leave out whatever hangs together with a motor, so that only the objects are seen. Raises
         PrefenvsError if that leaves nothing that moves, if the machine has no OpenGL for a MuJoCo task, or if the
@@ -49,7 +53,8 @@ class Renderer(Closing):
         self._lock = threading.Lock()
         self._scene: Array | None = None
         self._painter: Any
-        if draws_itself(self.task):
+        model = _model_of(self.task) if model is None else model
+        if model is None:
             if hide_robot:
                 raise PrefenvsError(f"task {self.task.id!r} draws itself, its robot cannot be hidden")
             self._painter = _DrawingPainter(self.task, width, height)
@@ -58,7 +63,7 @@ class Renderer(Closing):
         gl_backend()
         from prefenvs.envs.rendering.mujoco import MujocoPainter
 
-        self._painter = MujocoPainter(_model_of(self.task.id), self.task.camera, width, height, quality, hide_robot)
+        self._painter = MujocoPainter(model, self.task.camera, width, height, quality, hide_robot)
 
     def frame(self, state: Array, scene: Array | None = None) -> Array:
         """Return the frame [H, W, 3] uint8 of one state [s], with the episode's scene [m] where the task has one."""
@@ -104,21 +109,29 @@ def draws_itself(task: Task) -> bool:
     """Tell whether pictures of a task are its own drawing, and not MuJoCo's."""
     if task.family != OWN:
         return task.family in ("classic_control", "gridworld")
-    env = make_source(task.id)
-    model = mujoco_model(env)
-    env.close()
-    return model is None
+    return _model_of(task) is None
 
 
-@lru_cache(maxsize=4)
-def _model_of(task_id: str) -> Any:
-    """The MuJoCo model of a task; kept, since some take a second to compile. Painters work on copies."""
+def _model_of(task: Task) -> Any:
+    """The MuJoCo model of a task, None where it draws itself."""
+    if task.family != OWN and draws_itself(task):
+        return None
+    # One of the user's own may be another since.
+    model = _compiled(task.id) if task.id in tables() else _compile(task.id)
+    if model is None and task.family != OWN:
+        raise PrefenvsError(f"task {task.id!r} is not simulated by MuJoCo, and no drawing of it is known")
+    return model
+
+
+def _compile(task_id: str) -> Any:
     env = make_source(task_id)
     model = mujoco_model(env)
     env.close()
-    if model is None:
-        raise PrefenvsError(f"task {task_id!r} is not simulated by MuJoCo, and no drawing of it is known")
     return model
+
+
+# Some take a second to compile. Painters work on copies.
+_compiled = lru_cache(maxsize=4)(_compile)
 
 
 class _DrawingPainter:
@@ -134,31 +147,23 @@ class _DrawingPainter:
         if hasattr(bare, "last_u"):
             bare.last_u = None
         self._env = bare
-        if not isinstance(bare.render(), np.ndarray):
-            raise PrefenvsError(
-                f"task {task.id!r} draws no picture of itself: let its class take render_mode='rgb_array', and render "
-                "return [H, W, 3] uint8"
-            )
-        state = States(bare).read()
+        self._name = f"task {task.id!r}"
+        draw(bare, self._name)
+        self._states = States(bare)
+        state = self._states.read()
         if state is None:
             raise PrefenvsError(
                 f"task {task.id!r} does not tell its state, so what was recorded cannot be drawn: give the environment "
                 "an attribute `state`, a vector that brings a step back"
             )
-        self._like = np.asarray(bare.state)
         self._size = (width, height)
-        self._task = task
 
     def paint(self, states: Array) -> Array:
         """Return the frames [T, H, W, 3] uint8 of the states [T, s]."""
-        if states.shape[1] != self._like.size:
-            raise PrefenvsError(
-                f"states of {self._task.id!r} have {self._like.size} numbers, these have {states.shape[1]}"
-            )
         frames = np.empty((len(states), self._size[1], self._size[0], 3), np.uint8)
         for state, frame in zip(states, frames, strict=True):
-            self._env.state = state.reshape(self._like.shape)
-            frame[:] = fit(self._env.render(), self._size)
+            self._states.write(state)
+            frame[:] = fit(draw(self._env, self._name), self._size)
         return frames
 
     def close(self) -> None:

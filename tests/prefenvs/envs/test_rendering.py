@@ -9,9 +9,11 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prefenvs
 from prefenvs import PrefenvsError, find_task
+from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.rendering.gl import CHECKED, gl_backend, open_context
 from prefenvs.envs.rendering.renderer import Renderer
 from prefenvs.tasks import Camera
@@ -268,3 +270,17 @@ def test_what_renders_nothing_needs_no_backend(task, backend):
     )
     result = run_python(code, MUJOCO_GL=backend)
     assert result.stdout.strip() == f"stepped {backend}", result.stderr
+
+
+def test_a_picture_is_of_the_arguments_that_the_environment_was_made_with() -> None:
+    room = [[1] * 7, *([1, *[0] * 5, 1] for _ in range(5)), [1] * 7]
+    made = prefenvs.make("PointMaze_UMaze-v3", maze_map=room, render_mode="rgb_array")
+    plain = prefenvs.make("PointMaze_UMaze-v3", render_mode="rgb_array")
+    frames = []
+    for env in (made, plain):
+        env.reset(seed=0)
+        frames.append(env.render())
+    # A room without inner walls, and larger.
+    assert (frames[0] != frames[1]).any(-1).mean() > 0.3
+    with pytest.warns(UserWarning, match="without maze_map, which its id does not tell"):
+        TrajectoryRecorder(DummyVecEnv([lambda: made]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -147,8 +148,27 @@ def test_what_is_inferred(own: Any) -> None:
     assert task.file_name == "own_environments-OwnReach-v0"
     assert task.has_reward
     assert not prefenvs.find_task("own_environments:Unpaid").has_reward
+    assert prefenvs.make(functools.partial(own.Unpaid)).get_wrapper_attr("task").sentence == ""  # not partial's own
     assert prefenvs.find_task("Pusher-v5").fps == 20
     assert prefenvs.make("own_environments:OwnReach-v0").action_space == spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"family": "metaworld", "source": "fly"}, "(metaworld, fly) cannot be made"),
+        ({"family": "dm_control", "source": "fly"}, "(dm_control, fly) cannot be made"),
+        ({"family": "other", "source": "Fly-v9"}, "(other, Fly-v9) cannot be made"),
+        ({"kwargs": {"wings": 2}}, "cannot be made with {'wings': 2}: TypeError"),
+        ({"source": "own_environments:broken"}, "RuntimeError: no robot"),
+        ({"source": "gymnasium.envs.mujoco.reacher_v5:ReacherEnv", "scene": ("wings",)}, "has no array 'wings'"),
+    ],
+)
+def test_a_row_that_makes_no_environment_is_one_line(own: Any, fields: dict[str, Any], message: str) -> None:
+    own.broken = raises
+    row = prefenvs.Task("Wrong", "own", "It flies.", 12, 6, 20, "own_environments:Reach")
+    with pytest.raises(PrefenvsError, match=re.escape(message)):
+        prefenvs.make(dataclasses.replace(row, **fields)).reset(seed=0)
 
 
 @pytest.mark.parametrize("source", ["own_environments:Reach", "own_environments:OwnReach-v0", "OwnReach-v0"])
@@ -170,6 +190,23 @@ def test_an_object_with_wrappers_stays_what_it_is(own: Any) -> None:
     assert again.unwrapped is not env.unwrapped
     assert again.action_space == env.action_space
     assert again.unwrapped.size == 0.1
+
+
+def test_an_object_that_cannot_be_made_again_is_one_line(own: Any) -> None:
+    class Doubled(gymnasium.RewardWrapper[Any, Any]):
+        def reward(self, reward: Any) -> float:
+            return 2.0 * float(reward)
+
+    name = prefenvs.make(Doubled(gymnasium.make("OwnReach-v0"))).get_wrapper_attr("task").id
+    with pytest.raises(PrefenvsError, match=r"cannot be made again.*give prefenvs\.make a function that makes it"):
+        prefenvs.make(name)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "ten"])
+def test_an_impossible_time_limit_is_one_line(own: Any, steps: Any) -> None:
+    for task in ("Pendulum-v1", own.Reach):
+        with pytest.raises(PrefenvsError, match="an episode has a whole number of steps, 1 or more"):
+            prefenvs.make(task, max_episode_steps=steps)
 
 
 def test_an_object_without_a_spec_serves_once(own: Any) -> None:
@@ -271,6 +308,7 @@ def faulty(**parts: Any) -> Any:
         ),
         (lambda own: faulty(observation_space=spaces.Dict(a=spaces.Discrete(2)), seen={"a": 2}), "in 'a', 2 is not in"),
         (lambda own: "OwnReach-v7", "unknown task 'OwnReach-v7'"),
+        (lambda own: lambda: gymnasium.wrappers.NormalizeReward(own.make_it()), "NormalizeReward scales by what"),
     ],
 )
 def test_what_cannot_be_a_task_is_one_line(own: Any, given: Callable[[Any], Any], message: str) -> None:
@@ -333,6 +371,8 @@ def test_a_row_survives_its_file(own: Any, tmp_path: Path) -> None:
         ('{"horizon": "3"}', "has horizon='3', which is no int"),
         ('{"horizon": 3}', "lacks the field 'family'"),
         ('{"camera": "track"}', "has camera='track', which is no dict"),
+        ('{"has_reward": "no"}', "has has_reward='no', which is no bool"),
+        ('{"fps": true}', "has fps=True, which is no int"),
         ('{"scene": "body_pos"}', "has scene='body_pos', which is no list"),
         (None, "there is no task file"),
     ],
@@ -343,6 +383,12 @@ def test_a_spoilt_task_file_is_one_line(own: Any, tmp_path: Path, edit: str | No
         path.write_text(edit)
     with pytest.raises(PrefenvsError, match=re.escape(message)):
         prefenvs.find_task(str(path))
+
+
+@pytest.mark.parametrize("fields", [{"horizon": "9"}, {"horizon": 20.0}, {"fps": None}, {"segment_length": 2.5}])
+def test_a_row_of_broken_numbers_is_one_line(fields: dict[str, Any]) -> None:
+    with pytest.raises(PrefenvsError, match="is a whole number, got"):
+        dataclasses.replace(prefenvs.find_task("Pendulum-v1"), **fields)
 
 
 def test_a_task_file_with_impossible_numbers_or_of_another_kind_is_one_line(own: Any, tmp_path: Path) -> None:

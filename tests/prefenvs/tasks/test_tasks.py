@@ -187,6 +187,20 @@ def test_a_held_action_is_the_same_action_several_times(name: str) -> None:
             break
 
 
+@pytest.mark.parametrize("hand", ["door", "hammer", "pen", "relocate"])
+def test_d4rls_reward_is_of_every_step_of_a_held_action_and_of_a_task_file(hand: str, tmp_path: Path) -> None:
+    name = f"d4rl-{hand}-v1"
+    plain = prefenvs.make(name)
+    held = [prefenvs.make(f"{task}@3") for task in (name, write_task(prefenvs.find_task(name), tmp_path / "hand.json"))]
+    plain.action_space.seed(0)
+    for env in (plain, *held):
+        env.reset(seed=5)
+    for _ in range(3):
+        action = plain.action_space.sample()
+        total = sum(plain.step(action)[4]["true_reward"] for _ in range(3))
+        assert [env.step(action)[4]["true_reward"] for env in held] == pytest.approx([total, total])
+
+
 def test_budgets_of_held_actions_are_of_the_same_time() -> None:
     row, held = prefenvs.find_task("dmc-walker-walk-v0"), prefenvs.find_task("prefenvs/dmc-walker-walk-v0@2")
     assert held.segment_length / held.fps == row.segment_length / row.fps
