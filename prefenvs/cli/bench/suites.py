@@ -52,6 +52,10 @@ class BenchRun:
     """Only these methods; of claims, only these."""
     tasks: tuple[str, ...] = ()
     """Only these tasks."""
+    oracles: tuple[str, ...] = ()
+    """Only these raters; none for what asks nobody."""
+    labels: tuple[NonNegativeInt, ...] = ()
+    """Only these budgets; 0 for what asks nobody."""
     seeds: tuple[Seed, ...] = ()
     """Only these seeds."""
     dry_run: bool = False
@@ -70,7 +74,14 @@ class BenchRun:
         """Run this suite in the place of the one named."""
         from prefenvs.bench.folder import BenchFolder, select
 
-        cells = select(suite.cells(), method=self.methods, task=self.tasks, seed=self.seeds)
+        cells = select(
+            suite.cells(),
+            method=self.methods,
+            task=self.tasks,
+            oracle=self.oracles,
+            labels=self.labels,
+            seed=self.seeds,
+        )
         cells = [self._limit(cell) for cell in cells]
         folder = BenchFolder((self.folder or Path("runs") / f"bench-{suite.name.replace(':', '-')}").absolute())
         if self.dry_run:

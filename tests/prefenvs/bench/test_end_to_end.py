@@ -49,6 +49,10 @@ def test_a_choice_of_cells_and_a_dry_run(tmp_path: Path, own: Path, capsys: pyte
     assert "train pebble --task Reacher-v5 --seed 1" in lines[0]
     assert "bench measure" in lines[1]
     assert not folder.exists()
+    main(["bench", "run", "half-an-hour", "--dry-run", "--oracles", "skip", "coin", "--labels", "200", "--seeds", "0"])
+    trained = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
+    assert len(trained) == 4
+    assert all("--labels 200" in line and ("--oracle skip" in line or "--oracle coin" in line) for line in trained)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,8 @@ def test_a_choice_of_cells_and_a_dry_run(tmp_path: Path, own: Path, capsys: pyte
     [
         (["run", "smoek"], "unknown suite 'smoek'. Did you mean smoke"),
         (["run", "smoke", "--methods", "iql"], "no cell of the suite has method 'iql'"),
+        (["run", "smoke", "--oracles", "skipp"], "no cell of the suite has oracle 'skipp'"),
+        (["run", "smoke", "--labels", "7"], "no cell of the suite has labels 7: there are 0, 100"),
         (["run", "own_parts:GOOD", "--workers", "-1"], "--workers must be at least 1, got -1"),
         (["run", "own_parts:GOOD", "--min-free-gb", "1e9"], "GB left, less than 1e+09"),
         (["table", "nothing-here"], "nothing-here holds no benchmark"),
