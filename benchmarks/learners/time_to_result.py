@@ -7,7 +7,7 @@ each, until each is good or has done all steps; the curves of finished seeds are
 on with the others.
 
 Run: python -m benchmarks.learners.time_to_result
-    [--task dmc-walker-walk-v0] [--level 950] [--steps 100000] [--seeds 0 1 2]
+    [--task dmc-walker-walk-v0] [--level 950] [--steps 100000] [--per-session 20 --interact 1500] [--seeds 0 1 2]
 """
 
 from __future__ import annotations
@@ -49,12 +49,16 @@ class Plan:
     steps: int
     every: int
     episodes: int
+    per_session: int | None = None
+    interact: int | None = None
+    """Questions of a session and steps between sessions, of both sides; None for those of each preset."""
 
 
 def train(side: str, plan: Plan, seed: int) -> Iterator[Point]:
     """Train, and give a point after each stage: environment steps, seconds of training, mean true return."""
     kind, name = SIDES[side]
-    settings = preset(find_task(plan.task), name, labels=plan.labels, steps=plan.steps)
+    asked = {"labels": plan.labels, "per_session": plan.per_session, "interact": plan.interact}
+    settings = preset(find_task(plan.task), name, steps=plan.steps, **asked)
     envs, rater = make_envs(plan.task, 1, seed), PartialReturnOracle("oracle", seed=seed)
     agent = kind("MlpPolicy", envs, rater, settings.config, seed=seed, **settings.options.keywords())
     agent.set_logger(configure(None, []))
@@ -106,12 +110,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8)
     for name, default in {"labels": 500, "steps": 100_000, "every": 5_000, "episodes": 5, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--per-session", type=int, help="questions of a session on both sides; 20 in the suite learning"
+    )
+    parser.add_argument("--interact", type=int, help="steps between sessions; 1500 in the suite learning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--curves", type=Path, default=Path("runs/time_to_result.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine())
-    plan = Plan(args.task, args.labels, args.steps, args.every, args.episodes)
+    plan = Plan(args.task, args.labels, args.steps, args.every, args.episodes, args.per_session, args.interact)
     # A curve of other code is none of this one's.
     goal = args.share * args.level
     key = dataclasses.asdict(plan) | {"goal": goal, "commit": provenance()["commit"]}
