@@ -9,7 +9,7 @@ from prefenvs.bench.suites.cpu import CPU, GUARD, OFFLINE
 from prefenvs.bench.suites.people import PEOPLE
 from prefenvs.bench.suites.published import BPREF, BPREF_SMALL, CPL, CPL_NIGHT, D4RL, MAZE, VLM
 from prefenvs.bench.suites.raters import HALF_AN_HOUR, RATERS
-from prefenvs.bench.suites.settings import CONTROLS, HOUR, REACHER, RUNNING, TEN
+from prefenvs.bench.suites.settings import CONTROLS, HOUR, KEPT, MANIPULATION, REACHER, RUNNING, TEN
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.internal.loading import entry_points, load_object
 
@@ -77,16 +77,6 @@ REACHING: dict[str, Option] = {"segment_length": 10, "unsupervised_steps": 1_500
 REACHING_REWARD: dict[str, Option] = {"reward.output": "identity", "reward.learning_rate": 1e-3}
 # Its speed keeps rising, and questions about all episodes compare what the policy has long left behind.
 RUN: dict[str, Option] = {"interact": 800, "unsupervised_steps": 2_250, "selector": "near-on-policy"}
-MANIPULATION: dict[str, Option] = {
-    "per_session": 50,
-    "interact": 1_000,
-    "segment_length": 12,
-    "unsupervised_steps": 2_000,
-}
-"""Of steps with held actions; the last session comes at step 42,000 of 50,000."""
-# The policy changes with each session, and the last one is often not the best by the learned reward. Tanh leaves little
-# difference between segments that are all good.
-KEPT: dict[str, Option] = {"keep_best": 5, "reward.output": "identity", "reward.learning_rate": 1e-3}
 LEARNING = Suite(
     "learning",
     "Do labels teach? The reliable preset on control and manipulation, beside a coin, no labels and the true reward.",

@@ -10,21 +10,23 @@ from prefenvs.bench.suites.settings import (
     CONTROLS,
     HOUR,
     IQL_SMALL,
+    KEPT,
     MANIPULATION,
     REACHER,
     REGRET,
     RUNNING,
+    WALKING,
     WEAK,
     mixed_data,
 )
 
 ONLINE: dict[str, tuple[int, dict[str, Option]]] = {
     "HalfCheetah-v5": (700, RUNNING),
-    "metaworld-faucet-open-v3": (1_000, MANIPULATION),
+    "metaworld-window-open-v3@2": (2_000, MANIPULATION),
     "Reacher-v5": (500, RUNNING | {"segment_length": 10, "unsupervised_steps": 1_500}),
-    "dmc-walker-walk-v0": (500, MANIPULATION),
-    "metaworld-handle-press-v3": (1_000, MANIPULATION),
-    "metaworld-window-open-v3": (1_000, MANIPULATION),
+    "dmc-walker-walk-v0": (500, WALKING),
+    "metaworld-plate-slide-v3@2": (2_000, MANIPULATION),
+    "metaworld-window-close-v3@2": (2_000, MANIPULATION),
 }
 """Labels and options by task, the first ones first where time is short."""
 OFFLINE_TASKS = tuple(
@@ -32,6 +34,7 @@ OFFLINE_TASKS = tuple(
 )
 """Others than online, so that a column of a table is one setting."""
 OTHERS = ("pebble-published", "pebble-surf", "pebble-rune")
+LEARNED = ("pebble", "pebble-coin", "pebble-surf", "pebble-rune")
 PROXIMAL: dict[str, Option] = {"per_session": 100, "envs": 8, "unsupervised_steps": 1_500}
 """A session comes once a rollout, so that rollouts have to be shorter than published, and sessions larger."""
 
@@ -43,7 +46,8 @@ def _online(task: str, methods: tuple[str, ...], priority: int, changes: dict[st
         (task,),
         labels=(labels,),
         options=options | (changes or {}),
-        method_options={"pebble-published": {"preset": "small"}},
+        method_options=dict.fromkeys(LEARNED, KEPT if options is MANIPULATION else {})
+        | {"pebble-published": {"preset": "small"}},
         limits=HOUR,
         priority=priority,
     )
@@ -98,13 +102,13 @@ CPU = Suite(
             *(_online(task, OTHERS, 1) for task in ONLINE),
             *(
                 _online(task, ("prefppo", "prefppo-true-reward", "imitation-pc"), 1, PROXIMAL)
-                for task in ("HalfCheetah-v5", "metaworld-faucet-open-v3")
+                for task in ("HalfCheetah-v5", "metaworld-window-open-v3@2")
             ),
             *(_offline(task, ("bc-10", "ipl", "dppo", "oppo", "iql-transformer"), BOTH, 1) for task in OFFLINE_TASKS),
         ]
     ),
     reduced=(
-        "15,000 to 30,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 100,000 "
+        "15,000 to 50,000 environment steps instead of 500,000 to a million, 6,000 gradient steps instead of 100,000 "
         "to a million, networks of 2x128 or 2x256."
     ),
 )

@@ -5,7 +5,17 @@ from __future__ import annotations
 from prefenvs.bench.cells import Options
 from prefenvs.bench.suite import Grid, Suite
 from prefenvs.bench.suites.published import TEACHERS
-from prefenvs.bench.suites.settings import CONTROLS, HOUR, IQL_SMALL, MANIPULATION, RUNNING, WEAK, mixed_data
+from prefenvs.bench.suites.settings import (
+    CONTROLS,
+    HOUR,
+    IQL_SMALL,
+    KEPT,
+    MANIPULATION,
+    RUNNING,
+    WALKING,
+    WEAK,
+    mixed_data,
+)
 
 ACCURACIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TIES = (0.2, 0.5, 0.8)
@@ -18,7 +28,8 @@ RATERS_ASKED = (
 SEEDS = (0, 1, 2)
 
 
-def _online(task: str, labels: int, options: Options, priority: int) -> Grid:
+def _online(task: str, labels: int, options: Options, learned: Options, priority: int) -> Grid:
+    """Return the cells of one task; learned: settings of the learned reward."""
     return Grid(
         ("random", "pebble", *CONTROLS),
         (task,),
@@ -27,7 +38,7 @@ def _online(task: str, labels: int, options: Options, priority: int) -> Grid:
         SEEDS,
         options,
         # As in the suite `demo`: fits to wrong answers never stop before the last pass.
-        method_options={name: {"reward.epochs": 15} for name in ("pebble", "pebble-coin")},
+        method_options=dict.fromkeys(("pebble", "pebble-coin"), {"reward.epochs": 15} | dict(learned)),
         limits=HOUR,
         priority=priority,
     )
@@ -69,10 +80,10 @@ RATERS = Suite(
     "How good must a rater be? Label lift against the share of right answers, the share of ties, and simulated crowds.",
     (
         *(part(task, number) for number, task in enumerate(OFFLINE_TASKS) for part in (_offline, _shuffled)),
-        _online("HalfCheetah-v5", 700, RUNNING, 2),
-        _online("metaworld-faucet-open-v3", 1_000, MANIPULATION, 3),
+        _online("HalfCheetah-v5", 700, RUNNING, {}, 2),
+        _online("metaworld-window-open-v3@2", 2_000, MANIPULATION, KEPT, 3),
     ),
-    reduced="15,000 to 30,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
+    reduced="15,000 to 50,000 environment steps, 6,000 gradient steps, networks of 2x128, three seeds.",
 )
 
 HALF_AN_HOUR = Suite(
@@ -85,13 +96,15 @@ HALF_AN_HOUR = Suite(
             (*TEACHERS, *CROWDS),
             (100, 200),
             SEEDS,
-            # 200 answers last to the end of the run.
-            MANIPULATION,
-            method_options={name: {"per_session": 8} for name in ("pebble", "pebble-coin")},
+            # 200 answers last to step 30,000 and more.
+            options | {"per_session": 10, "interact": 1_500},
+            method_options=dict.fromkeys(("pebble", "pebble-coin"), learned),
             limits=HOUR,
             priority=priority,
         )
-        for priority, task in enumerate(("dmc-walker-walk-v0", "metaworld-faucet-open-v3"))
+        for priority, (task, options, learned) in enumerate(
+            (("metaworld-window-open-v3@2", MANIPULATION, KEPT), ("dmc-walker-walk-v0", WALKING, {}))
+        )
     ),
-    reduced="30,000 environment steps, networks of 2x128, three seeds.",
+    reduced="50,000 environment steps, networks of 2x128, three seeds.",
 )
