@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -77,7 +78,7 @@ class Rater:
     late: bool = False
     in_order: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def flags(self) -> dict[str, str]:
         """The flag of each option, without dashes in front; a field may name its own by `tyro.conf.arg(name=...)`."""
         hints = get_type_hints(self.options, include_extras=True)

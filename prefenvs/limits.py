@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -126,7 +127,8 @@ def check_settings(settings: Any) -> None:
     none of those that the type lists: it is never taken for the default. To be called by `__post_init__`, so that
     Python code is told as the command line is.
     """
-    bare, hints = get_type_hints(type(settings)), get_type_hints(type(settings), include_extras=True)
+    kind: Any = type(settings)
+    bare, hints = _hints_of(kind)
     for field in dataclasses.fields(settings):
         value, limits = getattr(settings, field.name), limits_of(hints[field.name])
         hint = bare[field.name]
@@ -138,6 +140,12 @@ def check_settings(settings: Any) -> None:
                 if int in kinds and float not in kinds and not isinstance(one, Integral):
                     raise PrefenvsError(f"{field.name} must be a whole number, got {one}")
         _check_choice(field.name, kinds, value)
+
+
+@cache
+def _hints_of(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The types of a dataclass's fields, without and with what is declared beside them; reading them takes long."""
+    return get_type_hints(kind), get_type_hints(kind, include_extras=True)
 
 
 def _check_choice(name: str, kinds: tuple[Any, ...], value: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from gymnasium import spaces
-from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor, nn
 
@@ -170,6 +169,7 @@ def rate_segments(pairs: PairTable, by: BestBy, prior: float = 0.1) -> tuple[Arr
     won = np.bincount(ids.ravel(), targets.ravel())
     strengths: Array = won / np.bincount(ids.ravel())
     if by == "bradley_terry":
+        from scipy.optimize import minimize
 
         def loss(s: Array) -> tuple[float, Array]:
             margin = s[ids[:, 0]] - s[ids[:, 1]]

@@ -37,7 +37,8 @@ def true_rewards(segments: Sequence[Segment]) -> Array:
             "judges by: collect it with prefenvs.make, or ask another oracle"
         )
     # A pose's true reward is 0 and means nothing; a recording has true rewards only where its file tells some.
-    nothing = next((s.task for s in segments if not (has_reward(s.task) or is_recorded(s.task))), None)
+    tasks = dict.fromkeys(segment.task for segment in segments)
+    nothing = next((task for task in tasks if not (has_reward(task) or is_recorded(task))), None)
     if nothing is not None:
         raise PrefenvsError(f"task {nothing!r} has no true reward that a simulated rater could judge by: ask another")
     return np.stack(rewards).astype(np.float64)

@@ -189,7 +189,7 @@ def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: in
     actions = _actions(first, STEPS, seed)
     first.reset(seed=seed)
     # All of the task but the wrapper that hides its reward.
-    bare = _make(task).env
+    bare = second.env
     bare.reset(seed=seed)
     seen: list[tuple[float, dict[str, Any]]] = []
     for step, action in enumerate(actions):
@@ -200,7 +200,6 @@ def check_hidden(task: Task, first: HiddenReward, second: HiddenReward, seed: in
         seen.append((float(true_reward), info))
         if terminated or truncated:
             break
-    bare.close()
     for _, info in seen:
         extra = set(info) - KEYS - {task.success_key}
         _require(not extra, f"info holds {sorted(map(str, extra))}")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import label_accuracy
@@ -33,6 +32,8 @@ def return_correlation(model: RewardModel, segments: SegmentBatch) -> Correlatio
         raise PrefenvsError(f"the segments of {segments.source or segments.task!r} carry no true rewards")
     if len(segments) < 2:
         raise PrefenvsError(f"a correlation needs at least 2 segments, got {len(segments)}")
+    from scipy.stats import rankdata  # takes most of a second, which every training would wait at its start
+
     predicted = mean_rewards(model, segments.observations, segments.actions).sum(axis=1)
     true = segments.true_rewards.sum(axis=1)
     return Correlation(_pearson(predicted, true), _pearson(rankdata(predicted), rankdata(true)))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
-from scipy.stats import rankdata
 
 from prefenvs.envs import make
 from prefenvs.envs.hidden_reward import HiddenReward
@@ -263,6 +262,8 @@ def _play(
 
 def fit(estimates: Array, reference: Array) -> CriticFit:
     """Compare estimates [N] with a reference [N]."""
+    from scipy.stats import rankdata
+
     spread = float(reference.std())
     if not spread or not float(np.std(estimates)):
         return CriticFit(float("nan"), float("nan"), float("nan"), float("nan"))

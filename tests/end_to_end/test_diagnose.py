@@ -9,7 +9,7 @@ from PIL import Image
 
 from prefenvs.cli import main
 
-TRAIN = "train pebble --task Pendulum-v1 --steps 1200 --labels 20 --per-session 10 --interact 200 --preset small"
+TRAIN = "train pebble --task Pendulum-v1 --steps 800 --labels 20 --per-session 10 --interact 200 --preset small"
 
 
 def test_a_run_is_diagnosed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

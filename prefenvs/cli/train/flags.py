@@ -44,7 +44,9 @@ def parse_groups(
                 fields.append((name, part, dataclasses.field(default=part())))
     command: Any = dataclasses.make_dataclass("Train", fields, frozen=True)
     command.__doc__ = description
-    parsed: Any = tyro.cli(command, args=list(arguments), prog=prog, config=(tyro.conf.AvoidSubcommands,))
+    # Every field has its help; the source of these classes, which have none, need not be searched for comments.
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff)
+    parsed: Any = tyro.cli(command, args=list(arguments), prog=prog, config=config)
     result = {}
     for title, group in groups.items():
         own = getattr(parsed, title)

@@ -43,28 +43,35 @@ def run_with(
     return agent, run
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """Evaluations of the run that keeps its last policy."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return run_with(tmp_path_factory.mktemp("plain") / "run", 0, None, monkeypatch)[1].rows("evaluations")
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_the_policy_kept_is_the_one_that_the_learned_reward_likes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: list[dict[str, float]], beside: bool
 ) -> None:
-    _, plain = run_with(tmp_path / "plain", 0, None, monkeypatch)
     agent, run = run_with(tmp_path / "kept", 3, 0, monkeypatch, beside)
     # The policies of steps 120, 160 and 200 are compared, and the first of them is liked.
     kept = torch.load(run.path("policies/120.pt"), weights_only=True)
     torch.testing.assert_close(dict(agent.policy.state_dict()), dict(kept), rtol=0, atol=0)
-    rows, before = run.rows("evaluations"), plain.rows("evaluations")
-    assert [row["steps"] for row in rows] == [row["steps"] for row in before] == [0, 40, 80, 120, 160, 200]
-    assert rows[-1]["mean_return"] == rows[3]["mean_return"] == before[3]["mean_return"]
+    rows = run.rows("evaluations")
+    assert [row["steps"] for row in rows] == [row["steps"] for row in plain] == [0, 40, 80, 120, 160, 200]
+    assert rows[-1]["mean_return"] == rows[3]["mean_return"] == plain[3]["mean_return"]
     found = evaluate(PEBBLE.load(run.folder), TASK, episodes=2, seed=agent.seed or 0)
     assert found.returns.mean() == pytest.approx(rows[-1]["mean_return"])
 
 
-def test_the_last_policy_stays_where_none_is_liked_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, before = run_with(tmp_path / "plain", 0, None, monkeypatch)
+def test_the_last_policy_stays_where_none_is_liked_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: list[dict[str, float]]
+) -> None:
     agent, run = run_with(tmp_path / "kept", 3, 2, monkeypatch)
     last = torch.load(run.path("policies/200.pt"), weights_only=True)
     torch.testing.assert_close(dict(agent.policy.state_dict()), dict(last), rtol=0, atol=0)
-    assert run.rows("evaluations")[-1]["mean_return"] == before.rows("evaluations")[-1]["mean_return"]
+    assert run.rows("evaluations")[-1]["mean_return"] == plain[-1]["mean_return"]
 
 
 def test_the_last_row_is_of_the_policy_kept_where_the_run_ends_between_two_evaluations(

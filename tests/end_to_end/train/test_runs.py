@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,9 +40,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=["pebble", "bc"])
+@pytest.fixture(scope="module", params=["pebble", "bc"])
 def command(request: pytest.FixtureRequest, data: str) -> list[str]:
     return {"pebble": [*PEBBLE, "--steps", "200"], "bc": [*BC, "--dataset", data, "--steps", "40"]}[request.param]
+
+
+@pytest.fixture(scope="module")
+def trained(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    main([*command, "--folder", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def refuse_constants(text: str) -> float:
@@ -61,31 +76,30 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    main([*command, "--folder", str(folder)])
-    finished = read_strictly(folder / "summary.json")
+    folder, summary = finished, read_strictly(finished / "summary.json")
+    assert summary["last"]["success"] is None, "it is not known"
     remove_checkpoints(folder)
     with (folder / "evaluations.csv").open("a") as file:
         file.write("300,8,1.0")
     assert "--resume" in refused(capsys, *command, "--folder", str(folder))
     main([*command[:2], "--resume", str(folder)])
     assert "starts anew" in capsys.readouterr().out
-    assert read_strictly(folder / "summary.json")["last"]["mean_return"] == finished["last"]["mean_return"]
+    assert read_strictly(folder / "summary.json")["last"]["mean_return"] == summary["last"]["mean_return"]
     assert [row["steps"] for row in Run.open(folder).rows("evaluations")] == (
         [0, 200] if "pebble" in command else [0, 20, 40]
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_from_outside_leaves_a_checkpoint(command: list[str], number: int, tmp_path: Path) -> None:
+def test_sigterm_leaves_a_checkpoint(command: list[str], tmp_path: Path) -> None:
+    """Ctrl-C is pressed in `test_command_line.py` and `test_train_offline.py`, which go on from there."""
     folder = tmp_path / "run"
     line = [sys.executable, "-m", "prefenvs", *command, "--steps", "10000000", "--folder", str(folder)]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(line, stdout=log, stderr=log) as process:
         try:
             wait_for(lambda: len(Run(folder).rows("evaluations")) > 1, process)
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 130
         finally:
             process.kill()
@@ -94,10 +108,9 @@ def test_a_stop_from_outside_leaves_a_checkpoint(command: list[str], number: int
 
 
 def test_a_run_has_one_process_at_a_time(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    main([*command, "--folder", str(folder)])
+    folder = finished
     before = (folder / "evaluations.csv").read_text()
     capsys.readouterr()
     with Run.open(folder).locked():
@@ -131,11 +144,6 @@ def test_what_is_no_number_is_null_in_json(value: float, tmp_path: Path) -> None
     assert json.loads(written, parse_constant=refuse_constants) == {
         "a": None, "b": [None, [None, 1.0]], "c": {"d": [None]}
     }  # fmt: skip
-
-
-def test_a_summary_is_strict_json_where_success_is_not_known(command: list[str], tmp_path: Path) -> None:
-    main([*command, "--folder", str(tmp_path / "run")])
-    assert read_strictly(tmp_path / "run" / "summary.json")["last"]["success"] is None
 
 
 def test_a_list_of_tasks_is_json(capsys: pytest.CaptureFixture[str]) -> None:

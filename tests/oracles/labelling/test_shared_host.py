@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,6 +65,14 @@ def ask(url: str, lines: list[bytes]) -> bytes:
         return connection.makefile("rb").readline()
 
 
+@pytest.fixture(scope="module")
+def open_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one page for requests that have nothing to do with each other."""
+    folder = tmp_path_factory.mktemp("page")
+    with Store(folder / "a.sqlite") as store, serve(store, folder / "clips", annotator="ann", size=64) as url:
+        yield url
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -73,11 +82,10 @@ def ask(url: str, lines: list[bytes]) -> bytes:
     ],
 )
 @pytest.mark.parametrize("request_line", [b"POST /api/answers HTTP/1.1", b"GET /?token=%ff%00 HTTP/1.1"])
-def test_malformed_headers_are_no_error_of_the_server(tmp_path: Path, header: bytes, request_line: bytes) -> None:
-    with Store(tmp_path / "a.sqlite") as store, serve(store, tmp_path / "clips", annotator="ann", size=64) as url:
-        host = [] if header.startswith(b"Host") else [f"Host: {urlsplit(url).netloc}".encode()]
-        status = int(ask(url, [request_line, *host, header]).split()[1])
-        assert status < 500
+def test_malformed_headers_are_no_error_of_the_server(open_page: str, header: bytes, request_line: bytes) -> None:
+    host = [] if header.startswith(b"Host") else [f"Host: {urlsplit(open_page).netloc}".encode()]
+    status = int(ask(open_page, [request_line, *host, header]).split()[1])
+    assert status < 500
 
 
 def test_a_browser_that_has_a_clip_gets_it_anew_in_another_look(tmp_path: Path) -> None:

@@ -16,11 +16,23 @@ QUERIES, LENGTH = 4000, 5
 FILE = Path(__file__).resolve().parents[3] / "docs" / "results" / "measured" / "crowds.csv"
 
 
-def ask(oracle, rewards: np.ndarray) -> np.ndarray:
-    """Return the answers [Q, 2] about pairs of segments with these rewards [Q, 2, T]."""
+def pairs(rewards: np.ndarray) -> list[Query]:
+    """Return pairs of segments with these rewards [Q, 2, T]."""
     zeros = np.zeros((LENGTH, 1), np.float32)
-    oracle.ask([Query(tuple(Segment(zeros, zeros, row, task="t") for row in pair)) for pair in rewards])
+    return [Query(tuple(Segment(zeros, zeros, row, task="t") for row in pair)) for pair in rewards]
+
+
+def ask(oracle, rewards: np.ndarray, queries: list[Query] | None = None) -> np.ndarray:
+    """Return the answers [Q, 2] about pairs of segments with these rewards [Q, 2, T]."""
+    oracle.ask(queries or pairs(rewards))
     return np.array([answer.probabilities for answer in oracle.collect()])
+
+
+@pytest.fixture(scope="module")
+def normal() -> tuple[np.ndarray, list[Query]]:
+    """Random rewards and the pairs that have them."""
+    rewards = np.random.default_rng(3).normal(size=(QUERIES, 2, LENGTH))
+    return rewards, pairs(rewards)
 
 
 def measure(rewards: np.ndarray, answers: np.ndarray) -> tuple[float, float, float]:
@@ -33,10 +45,9 @@ def measure(rewards: np.ndarray, answers: np.ndarray) -> tuple[float, float, flo
 
 
 @pytest.mark.parametrize("name", CROWDS)
-def test_agrees_and_ties_as_often_as_measured(name) -> None:
+def test_agrees_and_ties_as_often_as_measured(name, normal) -> None:
     agreement, ties = crowd_rates()[name]
-    rewards = np.random.default_rng(3).normal(size=(QUERIES, 2, LENGTH))
-    found = measure(rewards, ask(PartialReturnOracle(name, seed=0), rewards))
+    found = measure(normal[0], ask(PartialReturnOracle(name, seed=0), *normal))
     # Four standard errors of a share of about 5000 answers.
     assert found[0] == pytest.approx(agreement, abs=0.03)
     assert found[1] == pytest.approx(ties, abs=0.01)

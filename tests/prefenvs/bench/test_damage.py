@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from prefenvs.agents.registry import find_algorithm
-from prefenvs.bench import find_suite, list_methods, list_suites
+from prefenvs.bench import Cell, find_suite, list_methods, list_suites
 from prefenvs.bench.methods import GRID
 from prefenvs.bench.results import collect
 from prefenvs.cli.bench.suites import BenchRun
@@ -136,16 +136,24 @@ def flags(name: str) -> set[str]:
     return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
 
+@pytest.fixture(scope="module")
+def given() -> dict[str, list[tuple[str, Cell]]]:
+    """Every cell of every suite, with the suite's name, by its method."""
+    cells: dict[str, list[tuple[str, Cell]]] = {}
+    for suite in list_suites():
+        for cell in suite.cells():
+            cells.setdefault(cell.method, []).append((suite.name, cell))
+    return cells
+
+
 @pytest.mark.parametrize("name", [m.name for m in list_methods() if m.command[0] == "train"])
-def test_a_method_takes_every_option_that_suites_give_it(name: str) -> None:
+def test_a_method_takes_every_option_that_suites_give_it(name: str, given: dict[str, list[tuple[str, Cell]]]) -> None:
     (method,) = [method for method in list_methods() if method.name == name]
     known = flags(method.command[1])
     assert {option.partition(".")[0] for option in method.options} <= known | {"reward"}
-    for suite in list_suites():
-        for cell in suite.cells():
-            if cell.method == name:
-                top = {option.partition(".")[0] for option in cell.options}
-                assert top <= known | {"reward"}, f"{suite.name}: {cell.name}"
+    for suite, cell in given.get(name, []):
+        top = {option.partition(".")[0] for option in cell.options}
+        assert top <= known | {"reward"}, f"{suite}: {cell.name}"
 
 
 @pytest.mark.parametrize("option", GRID)

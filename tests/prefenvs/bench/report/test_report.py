@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -39,9 +40,16 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
-    markdown = write_report(full(), tmp_path, resamples=50)
-    text = (tmp_path / "report.html").read_text()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a report, and what writing it returned."""
+    folder = tmp_path_factory.mktemp("report")
+    return folder, write_report(full(), folder, resamples=50)
+
+
+def test_the_page_needs_nothing_but_itself(written: tuple[Path, str]) -> None:
+    folder, markdown = written
+    text = (folder / "report.html").read_text()
     page = Page()
     page.feed(text)
     assert page.open == []
@@ -60,9 +68,9 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "Poor &lt;&amp;&gt;" in text
     assert "A processor" in text
     assert "commit abc" in text
-    assert (tmp_path / "tables.md").read_text() == markdown
-    assert r"\begin{table}" in (tmp_path / "tables.tex").read_text()
-    names = {path.name for path in tmp_path.glob("*.svg")}
+    assert (folder / "tables.md").read_text() == markdown
+    assert r"\begin{table}" in (folder / "tables.tex").read_text()
+    names = {path.name for path in folder.glob("*.svg")}
     assert names == {"curves_by_steps.svg", "curves_by_labels.svg", "profiles.svg", "hacking.svg"}
 
 
@@ -79,12 +87,11 @@ def test_what_was_measured_once_is_a_level_and_does_not_stretch_the_axis() -> No
         assert "Poor" in " ".join(str(line.get_label()) for line in axes.lines)
 
 
-def test_the_same_results_give_the_same_report(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        write_report(full(), tmp_path / name, resamples=50)
-    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+def test_the_same_results_give_the_same_report(written: tuple[Path, str], tmp_path: Path) -> None:
+    write_report(full(), tmp_path, resamples=50)
+    files = sorted(path.name for path in written[0].iterdir())
     for name in files:
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+        assert (written[0] / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_reduced_sizes_single_seeds_and_mixtures_are_said_first(tmp_path: Path) -> None:
@@ -131,8 +138,8 @@ def test_published_figures_stand_beside_ours() -> None:
 
 
 @pytest.mark.parametrize("name", ["tables.md", "scores.csv", "report.html"])
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(name: str, tmp_path: Path) -> None:
-    write_report(full(), tmp_path, resamples=50)
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(name: str, written: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(written[0], tmp_path, dirs_exist_ok=True)
     before = (tmp_path / name).read_bytes()
     # Writing to this device says that no space is left.
     (tmp_path / f"{name}.new").symlink_to("/dev/full")
