@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ def read_robomimic(
             columns = faults.attempt(number, lambda name=name: _read(data, name, observations, rate, path))  # type: ignore[misc]
             if columns is not None:
                 read[number] = columns
-    widths = {tuple(columns[key].shape[1] for key in ("observations", "actions")) for columns in read.values()}
-    if len(widths) > 1:
-        raise PrefenvsError(f"the demonstrations of {path} have vectors of several sizes: {sorted(widths)}")
+    _check_layouts(read, faults)
     faults.warn(len(names))
     kept = [read[number] for number in sorted(read)]
     sentence = task or PREFIX + str(environment.get("env_name") or path.stem)
@@ -160,11 +159,31 @@ def _read(data: Any, name: str, observations: Sequence[str] | None, rate: float,
         "terminated": dones is not None and bool(dones[-1]),
         "final": None if after is None else _vectors({key: after[key][-1:] for key in vectors}, 1, where)[0],
         "recording": recording,
+        "layout": {f"obs/{key}": _size(columns[key]) for key in vectors}
+        | {f"obs/{key}": "a camera" for key in pictures}
+        | {"actions": _size(actions)},
     }
     for key in ("observations", "actions", "rewards", "final"):
         if result[key] is not None:
             check_finite(result[key], key, where.removeprefix("in "))
     return result
+
+
+def _size(column: Any) -> str:
+    return f"a vector of {int(np.prod(column.shape[1:]))}"
+
+
+def _check_layouts(read: dict[int, dict[str, Any]], faults: Faults) -> None:
+    """Note the demonstrations whose vectors or cameras are not those of most: columns would be mixed up."""
+    layouts = Counter(tuple(sorted(columns["layout"].items())) for columns in read.values())
+    usual = dict(layouts.most_common(1)[0][0]) if layouts else {}
+    for number in sorted(read):
+        own: Mapping[str, str] = read[number]["layout"]
+        differing = [key for key in sorted(usual | own) if own.get(key) != usual.get(key)]
+        if differing:
+            here, there = (layout.get(differing[0], "missing") for layout in (own, usual))
+            faults.note(number, f"{differing[0]} is {here}, in most demonstrations {there}")
+            del read[number]
 
 
 def _vectors(columns: dict[str, Any], steps: int, where: str) -> Array:

@@ -229,6 +229,31 @@ def test_a_damaged_demonstration_is_named_or_left_out(tmp_path: Path) -> None:
         assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    ("key", "renamed", "message"),
+    [
+        ("robot0_eef_pos", None, "obs/robot0_eef_pos is missing, in most demonstrations a vector of 2"),
+        ("gripper", "fingers", "obs/fingers is a vector of 1, in most demonstrations missing"),
+        ("wrist_image", None, "obs/wrist_image is missing, in most demonstrations a camera"),
+    ],
+)
+def test_demonstrations_with_other_keys_are_not_mixed(
+    key: str, renamed: str | None, message: str, tmp_path: Path
+) -> None:
+    path = write_robomimic(tmp_path / "lift.hdf5")
+    with h5py.File(path, "a") as file:
+        for part in ("obs", "next_obs"):
+            group = file[f"data/demo_0/{part}"]
+            if renamed and key in group:
+                group[renamed] = group[key][()]
+            if key in group:
+                del group[key]
+    with pytest.raises(PrefenvsError, match=f"episode 0 of .*lift.hdf5 is damaged: {message}; .*--skip-damaged"):
+        load_dataset(path)
+    with pytest.warns(UserWarning, match="1 of 3 episodes"):
+        assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [1, 2]
+
+
 def test_a_folder_of_videos(tmp_path: Path) -> None:
     dataset = load_dataset(write_videos(tmp_path / "set"))
     data = dataset.trajectories
