@@ -176,6 +176,15 @@ def test_a_video_shorter_than_its_episode(tmp_path: Path) -> None:
         load_dataset(tmp_path / "joined", "push the block")
 
 
+def test_numbers_under_other_names_are_told(tmp_path: Path) -> None:
+    other = {"observation.state": "state", "action": "actions"}
+    folder = write_v21(
+        tmp_path / "set", features={other.get(name, name): feature for name, feature in features().items()}
+    )
+    with pytest.warns(UserWarning, match=r"info.json names no observation.state, .* not read: state, actions; give"):
+        load_dataset(folder, "push the block")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
