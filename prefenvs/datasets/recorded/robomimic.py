@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,8 @@ def read_robomimic(
             columns = faults.attempt(number, lambda name=name: _read(data, name, observations, rate, path))  # type: ignore[misc]
             if columns is not None:
                 read[number] = columns
-    _check_layouts(read, faults)
+    faults.compare({number: columns["layout"] for number, columns in read.items()})
+    read = {number: columns for number, columns in read.items() if number not in faults.found}
     faults.warn(len(names))
     kept = [read[number] for number in sorted(read)]
     sentence = task or PREFIX + str(environment.get("env_name") or path.stem)
@@ -171,19 +171,6 @@ def _read(data: Any, name: str, observations: Sequence[str] | None, rate: float,
 
 def _size(column: Any) -> str:
     return f"a vector of {int(np.prod(column.shape[1:]))}"
-
-
-def _check_layouts(read: dict[int, dict[str, Any]], faults: Faults) -> None:
-    """Note the demonstrations whose vectors or cameras are not those of most: columns would be mixed up."""
-    layouts = Counter(tuple(sorted(columns["layout"].items())) for columns in read.values())
-    usual = dict(layouts.most_common(1)[0][0]) if layouts else {}
-    for number in sorted(read):
-        own: Mapping[str, str] = read[number]["layout"]
-        differing = [key for key in sorted(usual | own) if own.get(key) != usual.get(key)]
-        if differing:
-            here, there = (layout.get(differing[0], "missing") for layout in (own, usual))
-            faults.note(number, f"{differing[0]} is {here}, in most demonstrations {there}")
-            del read[number]
 
 
 def _vectors(columns: dict[str, Any], steps: int, where: str) -> Array:

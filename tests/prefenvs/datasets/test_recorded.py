@@ -241,9 +241,9 @@ def test_a_damaged_demonstration_is_named_or_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "renamed", "message"),
     [
-        ("robot0_eef_pos", None, "obs/robot0_eef_pos is missing, in most demonstrations a vector of 2"),
-        ("gripper", "fingers", "obs/fingers is a vector of 1, in most demonstrations missing"),
-        ("wrist_image", None, "obs/wrist_image is missing, in most demonstrations a camera"),
+        ("robot0_eef_pos", None, "obs/robot0_eef_pos is missing, in most episodes a vector of 2"),
+        ("gripper", "fingers", "obs/fingers is a vector of 1, in most episodes missing"),
+        ("wrist_image", None, "obs/wrist_image is missing, in most episodes a camera"),
     ],
 )
 def test_demonstrations_with_other_keys_are_not_mixed(
