@@ -136,7 +136,8 @@ class Rate:
         with Store(location) as store:
             store.add_queries(queries, run=name)
             if not store.count_pending(name):
-                print(f"all {len(queries)} pairs have their answers already")
+                by = ", ".join(sorted({answer.annotator for answer in store.preferences(run=name)}))
+                print(f"all {len(queries)} pairs have their answers already, by {by}; another --store asks anew")
             self._label_run(store, name)
             labels = any(not answer.skipped for answer in store.preferences(run=name))
         if labels:
