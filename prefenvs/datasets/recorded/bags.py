@@ -229,8 +229,8 @@ def _messages(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[Array, 
 def _describe(message: Any, width: int) -> str:
     """What a message's numbers are, in words."""
     names = getattr(message, "name", None)
-    joints = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
-    return f"{width} numbers{' of ' + ', '.join(names) if joints else ''}"
+    joints = ", ".join(map(str, names)) if isinstance(names, list) else ""
+    return f"{width} numbers{' of ' if joints else ''}{joints}"
 
 
 def _split(name: str) -> tuple[str, tuple[str, ...]]:
