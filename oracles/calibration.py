@@ -15,7 +15,7 @@ import numpy as np
 from prefenvs.errors import PrefenvsError
 from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles.simulated.partial_return import true_rewards
-from prefenvs.oracles.vlm.verdicts import Judgement
+from prefenvs.oracles.vlm.verdicts import UNREAD, Judgement
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
 from prefenvs.store.calls import IDENTICAL
@@ -39,7 +39,8 @@ class Calibration:
     of the greater return. first: of all choices made, those that fell on what was shown first; without a position bias
     about half. consistent: of the queries shown in both orders, those with the same choice. skips: by reason; ties:
     answers without a best segment. bins: by quantiles of the true difference. cost, tokens: of all; seconds: on the
-    clock. cached: queries that replies in the store answered at no cost. failed: what ended it early.
+    clock. cached: queries that replies in the store answered at no cost. estimated: queries of which the server did not
+    tell all tokens, so that the most is counted. unread: a reply that is no verdict. failed: what ended it early.
     """
 
     queries: int
@@ -53,6 +54,8 @@ class Calibration:
     tokens: int
     seconds: float
     cached: int = 0
+    estimated: int = 0
+    unread: str = ""
     failed: BaseException | None = None
 
     @property
@@ -127,6 +130,14 @@ def bin_rows(found: Calibration) -> list[tuple[str, str, str]]:
     return [(f"{part.low:.3g} to {part.high:.3g}", str(part.queries), percent(part.right)) for part in found.bins]
 
 
+def describe_skips(found: Calibration) -> str:
+    """Return how many queries were skipped and why, with the words of a model that gives no verdict."""
+    skipped = sum(found.skips.values())
+    why = ", ".join(f"{reason} {count}" for reason, count in found.skips.most_common())
+    said = f"; the last reply that is no verdict: {' '.join(found.unread.split())[:160]!r}" if found.unread else ""
+    return f"abstention: {skipped / found.queries:.1%}{f' ({why})' if why else ''}; ties: {found.ties}{said}"
+
+
 def describe_cost(found: Calibration, more: int) -> str:
     """Return what a check took, and what `more` queries like its own will take: tokens, and money where it is known."""
     ahead = more / found.paid
@@ -140,6 +151,8 @@ def describe_cost(found: Calibration, more: int) -> str:
     each = f"per useful label: {each}" if found.useful else each
     priced = "" if found.cost else " (--vlm-price-in and --vlm-price-out, for a million tokens, make it money)"
     held = f" ({found.cached} queries were answered before)" if found.cached else ""
+    guessed = f"; the most it can be for {found.estimated} queries whose tokens the server did not tell"
+    coming += guessed if found.estimated else ""
     return f"cost: {total}{held}; {each}; {more:,} queries like these: {coming}{priced}"
 
 
@@ -192,6 +205,8 @@ def _measure(
         cost=sum(judgement.cost for judgement in used),
         tokens=sum(judgement.tokens_in + judgement.tokens_out for judgement in used),
         seconds=seconds,
+        estimated=sum(judgement.estimated for judgement in used),
+        unread=next((one.reply for each in reversed(used) for one in each.opinions if one.reason in UNREAD), ""),
         cached=sum(bool(each) and all(one.cached and one.reason != IDENTICAL for one in each) for each in told),
     )
 

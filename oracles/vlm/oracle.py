@@ -18,7 +18,7 @@ from prefenvs.oracles.vlm.client import check_server, import_openai
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.oracles.vlm.prompts import read_prompts
 from prefenvs.oracles.vlm.rating import Rating
-from prefenvs.oracles.vlm.records import Records
+from prefenvs.oracles.vlm.records import NONSENSE, Records, count_unread
 from prefenvs.oracles.vlm.verdicts import Judgement
 from prefenvs.oracles.vlm.worker import Trouble, Worker
 from prefenvs.preferences import Oracle, Preference, Query
@@ -89,6 +89,7 @@ class VLMOracle(Oracle, Closing):
         self._place: dict[str, int] = {}
         self._worker: Worker | None = None
         self._warned: Trouble | None = None
+        self._nonsense = False
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -202,6 +203,14 @@ class VLMOracle(Oracle, Closing):
                 break
             answers.append(self._preference(query, judgement))
         self._open -= len(answers)
+        if not self._nonsense and len(self.judgements) >= NONSENSE and count_unread(self) == len(self.judgements):
+            self._nonsense = True
+            last = " ".join(self.judgements[answers[-1].query.id].opinions[-1].reply.split())[:160]
+            warnings.warn(
+                f"none of the first {len(self.judgements)} replies of {self.model} is a verdict, the last is {last!r}: "
+                "Ctrl-C stops; mend the prompts (--vlm-prompts), raise --vlm-max-tokens, or choose another model",
+                stacklevel=3,
+            )
         # In the order asked, so that a run that waits for its answers is the same whichever reply came first.
         return sorted(answers, key=lambda answer: self._place[answer.query.id])
 

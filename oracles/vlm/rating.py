@@ -55,6 +55,7 @@ class _Case:
     parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     identical: bool = False
     asked: Call | None = None
+    estimated: bool = False
 
     def book(self, call: Call) -> None:
         """Write what a call took to the query's account."""
@@ -90,6 +91,7 @@ class _Attempts:
             return
         now = clock.time()
         self.case.book(self.most)
+        self.case.estimated = True
         await self.records.add(replace(self.most, finish=reason, seconds=now - self.begun.time, time=now), self.begun)
 
     async def end(self, reply: Reply, tokens_in: int, tokens_out: int, cost: float) -> Call:
@@ -137,7 +139,7 @@ class Rating:
                 await self.purse.settle(case.ticket, used)
         seconds = clock.monotonic() - begun
         spent = case.tokens_in, case.tokens_out, case.cost
-        return Judgement(query.id, tuple(opinions), *spent, seconds, cached=not case.called)
+        return Judgement(query.id, tuple(opinions), *spent, seconds, not case.called, case.estimated)
 
     async def give_up(self, query: Query, reason: str) -> Judgement:
         """Note in the place of the reply to the call that failed last that there is none, and judge the query by it."""
@@ -189,15 +191,15 @@ class Rating:
         read: tuple[float | None, str]
         if single or reply.finish == IDENTICAL:
             read = read_structured(reply.reply or "", reply.finish, self.config.answer == "probability")
-            return Opinion(shown, *read)
+            return Opinion(shown, *read, reply.reply or "")
         if reply.finish in ("refusal", "content_filter") or reply.finish.startswith(FAILED):
-            return Opinion(shown, *read_verdict("", reply.finish))
+            return Opinion(shown, *read_verdict("", reply.finish), reply.reply or "")
         if not (reply.reply or "").strip():
             return Opinion(shown, None, WRONG_FORM)
         # A description that was cut off is still a description.
         prompt = fill(self.prompts["verdict"], self._texts | {"analysis": reply.reply or ""}, {})
         verdict = await self._call(case, prompt, None)
-        return Opinion(shown, *read_verdict(verdict.reply or "", verdict.finish))
+        return Opinion(shown, *read_verdict(verdict.reply or "", verdict.finish), verdict.reply or "")
 
     @property
     def _texts(self) -> dict[str, str]:
@@ -251,6 +253,7 @@ class Rating:
         parts = [piece for part in prompt for piece in (case.parts[part["segment"]] if "segment" in part else [part])]
         content: Any = parts if shows else "\n".join(part["text"] for part in parts)
         reply = await self._client.complete([{"role": "user", "content": content}], schema, attempts)
+        case.estimated |= reply.tokens_in is None or reply.tokens_out is None
         tokens_in = guess if reply.tokens_in is None else reply.tokens_in
         tokens_out = limit if reply.tokens_out is None else reply.tokens_out
         if shows and reply.tokens_in is not None:

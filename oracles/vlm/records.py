@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.oracles.vlm.verdicts import CUT_OFF, REFUSED, WRONG_FORM
+from prefenvs.oracles.vlm.verdicts import UNREAD
 from prefenvs.preferences import Oracle
 from prefenvs.store import (
     Call,
@@ -118,7 +118,7 @@ class Records:
 def count_unread(oracle: Oracle) -> int:
     """Return how many of a model's replies were none that could be read."""
     reasons = Counter[str](getattr(oracle, "reasons", ()))
-    return sum(reasons[reason] for reason in (WRONG_FORM, REFUSED, CUT_OFF))
+    return sum(reasons[reason] for reason in UNREAD)
 
 
 def last_reply(store: Store, run: str) -> str:

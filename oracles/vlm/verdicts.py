@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ CUT_OFF = "cut off at the limit of tokens"
 WRONG_FORM = "answer in the wrong form"
 FAILED = "no reply to this query alone"
 DISAGREES = "verdict depends on the order"
+
+UNREAD = (WRONG_FORM, REFUSED, CUT_OFF)
+"""Reasons for which a reply is no verdict."""
 
 SCHEMA: dict[str, Any] = {
     "name": "verdict",
@@ -52,17 +55,21 @@ class Opinion:
     """What a model said about one query shown in one order.
 
     shown: order of display, as indices into the query. chance: that the segment shown first is the better one, None
-    where the model did not or would not tell, for the reason given.
+    where the model did not or would not tell, for the reason given. reply: its words, where they could not be read.
     """
 
     shown: tuple[int, ...]
     chance: float | None
     reason: str = ""
+    reply: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """All opinions about one query and what they cost: tokens and money of the calls made for it now."""
+    """All opinions about one query and what they cost: tokens and money of the calls made for it now.
+
+    estimated: the server did not tell the tokens of a call, for which the most that it may have taken is counted.
+    """
 
     query: str
     opinions: tuple[Opinion, ...]
@@ -71,6 +78,7 @@ class Judgement:
     cost: float = 0.0
     seconds: float = 0.0
     cached: bool = False
+    estimated: bool = False
 
     @property
     def chance(self) -> float | None:

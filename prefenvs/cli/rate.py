@@ -136,7 +136,8 @@ class Rate:
         with Store(location) as store:
             store.add_queries(queries, run=name)
             if not store.count_pending(name):
-                print(f"all {len(queries)} pairs have their answers already")
+                by = ", ".join(sorted({answer.annotator for answer in store.preferences(run=name)}))
+                print(f"all {len(queries)} pairs have their answers already, by {by}; another --store asks anew")
             self._label_run(store, name)
             labels = any(not answer.skipped for answer in store.preferences(run=name))
         if labels:
@@ -475,13 +476,11 @@ def print_calibration(found: Calibration, name: str, more: int) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from prefenvs.oracles.calibration import bin_rows, describe_cost, percent
+    from prefenvs.oracles.calibration import bin_rows, describe_cost, describe_skips, percent
 
-    skipped = sum(found.skips.values())
-    why = ", ".join(f"{reason} {count}" for reason, count in found.skips.most_common())
     print(f"{name}: {found.queries} queries whose true returns are known, {found.seconds:.1f} s")
     print(f"accuracy: {percent(found.right)} of {found.right.count} choices, with the 95% interval")
-    print(f"abstention: {skipped / found.queries:.1%}{f' ({why})' if why else ''}; ties: {found.ties}")
+    print(describe_skips(found))
     if found.first.count:
         print(f"order bias: the one shown first was chosen in {percent(found.first)}; 50% has no bias")
     if found.consistent.count:

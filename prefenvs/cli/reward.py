@@ -65,7 +65,7 @@ class Reward:
     def run(self) -> None:
         """Fit or read the reward, measure it on held-out episodes, and write what was asked for."""
         from prefenvs.agents.rewards.relabel import relabel
-        from prefenvs.cli.train.labels import LabelSource
+        from prefenvs.cli.train.labels import LabelSource, labels_at_hand
         from prefenvs.datasets.load import load_dataset
         from prefenvs.datasets.recorded.progress import reward_progress, write_progress
         from prefenvs.videos.reward_report import report_reward
@@ -157,6 +157,8 @@ class Reward:
         from prefenvs.metrics.accuracy import credit
 
         figures: dict[str, Any] = {"labels": len(labels.train or []), "left_out": labels.left_out}
+        undecided = [one for one in (*(labels.train or []), *labels.held_out) if one.best is None]
+        figures["ties"] = sum(not one.skipped for one in undecided)
         for name, preferences in (("training", labels.train or []), ("held_out", labels.held_out)):
             decided = [preference for preference in preferences if preference.best is not None]
             figures[f"{name}_labels"] = len(decided)
@@ -165,23 +167,6 @@ class Reward:
                 best = np.array([[preference.best] for preference in decided])
                 figures[f"{name}_accuracy"] = float(credit(beliefs, np.take_along_axis(beliefs, best, 1)).mean())
         return figures
-
-
-def labels_at_hand(labels: Labels, data: Trajectories) -> Labels:
-    """Return the labels but those of episodes that the data were read without, as they may be damaged."""
-    known = {*data.episode_numbers.tolist()}
-
-    def at_hand(preferences: list[Preference]) -> list[Preference]:
-        return [
-            preference
-            for preference in preferences
-            if all(one.source != data.source or one.episode in known for one in preference.query.segments)
-        ]
-
-    train, held_out = at_hand(labels.train or []), at_hand(labels.held_out)
-    gone = len(labels.train or []) + len(labels.held_out) - len(train) - len(held_out)
-    left_out = labels.left_out | ({"of damaged episodes": gone} if gone else {})
-    return labels._replace(train=train, held_out=held_out, left_out=left_out)
 
 
 def best_episodes(rewards: Array, trajectories: Trajectories, share: float) -> list[int]:
@@ -197,5 +182,7 @@ def _describe(figures: dict[str, Any]) -> str:
         count = figures[f"{name}_labels"]
         return f"{figures[f'{name}_accuracy']:.1%} of {count}" if count else "none"
 
+    ties = f"; not counted: {figures['ties']} ties" if figures["ties"] else ""
     left_out = "".join(f"; left out: {count} {reason}" for reason, count in figures["left_out"].items())
-    return f"labels predicted: {share('training')} in training, {share('held_out')} of held-out episodes{left_out}"
+    shares = f"{share('training')} in training, {share('held_out')} of held-out episodes"
+    return f"labels predicted: {shares}{ties}{left_out}"

@@ -12,8 +12,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.tasks import Task, find_task, list_tasks
+from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import own_task
+from prefenvs.tasks.task import suite_tables
 
 __all__ = ["draws_live", "make"]
 
@@ -104,5 +105,5 @@ def _spec(task: Task) -> dict[str, Any]:
     }
 
 
-for _task in list_tasks():
+for _task in suite_tables().values():
     gymnasium.register(**_spec(_task))

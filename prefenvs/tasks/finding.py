@@ -7,7 +7,7 @@ import re
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.tasks.own import find_own
 from prefenvs.tasks.recorded import is_recorded, recorded_task
-from prefenvs.tasks.task import Task, tables
+from prefenvs.tasks.task import Task, suite_tables, tables
 
 
 def find_task(task_id: str) -> Task:
@@ -23,8 +23,8 @@ def find_task(task_id: str) -> Task:
     name = task_id.removeprefix("prefenvs/")
     if is_recorded(name):
         return recorded_task(name)
-    rows = tables()
     held = re.fullmatch(r"(.+)@(\d+)", name)
+    rows = suite_tables() if {name, held and held[1]} & suite_tables().keys() else tables()
     if held and name not in rows:
         return find_task(held[1]).repeated(int(held[2]))
     task = rows.get(name) or find_own(name)

@@ -149,13 +149,22 @@ class Task:
 
 
 @cache
+def suite_tables() -> dict[str, Task]:
+    """Return the rows of the suite's own tables, by id.
+
+    While prefenvs is being imported only these are looked at: what an installed package offers imports prefenvs itself.
+    """
+    families = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
+    return {task.id: task for table in families for task in table}
+
+
+@cache
 def tables() -> dict[str, Task]:
     """Return the rows of the suite's tables and of installed packages, by id.
 
     Raises PrefenvsError for an id that two have.
     """
-    families = [import_module(f"prefenvs.tasks.{family}").TASKS for family in FAMILIES]
-    rows = {task.id: task for table in families for task in table}
+    rows = dict(suite_tables())
     for task in entry_points("prefenvs.tasks", Task):
         if task.id in rows:
             raise PrefenvsError(f"an installed package offers a task called {task.id!r}, which there is already")

@@ -74,3 +74,30 @@ def test_policies_learn_from_recordings_and_act_by_frozen_features(
     with pytest.raises(SystemExit):
         main(["evaluate", str(run), "--task", "Delivery-v0", "--encoder", "tiny_encoder:net"])
     assert "the environment's is Discrete(4): evaluate it on its own task" in capsys.readouterr().err
+
+
+def test_a_policy_is_learned_from_the_episodes_that_are_not_damaged(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (path,) = (here / "reach" / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    steps = table["frame_index"].to_numpy().copy()
+    steps[table["episode_index"].to_numpy() == 2] = 0
+    pq.write_table(table.set_column(table.column_names.index("frame_index"), "frame_index", pa.array(steps)), path)
+    words = ["train", "bc", "--dataset", "reach", "--preferences", "labels.sqlite", "--folder", "bc", "--steps", "3"]
+    with pytest.raises(SystemExit):
+        main([*words, *SMALL["bc"]])
+    assert "episode 2 of reach is damaged" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="1 of 6 episodes of reach are left out"):
+        main([*words, *SMALL["bc"], "--skip-damaged"])
+    assert json.loads((here / "bc" / "summary.json").read_text())["left_out_because"]["of damaged episodes"] > 0
+
+
+def test_a_store_without_answers_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ask", "reach", "--store", "asked.sqlite", "--count", "2", "--segment-length", "10"])
+    with pytest.raises(SystemExit):
+        main(["train", "iql", "--dataset", "reach", "--preferences", "asked.sqlite", "--steps", "3", *SMALL["iql"]])
+    assert "--preferences asked.sqlite: the store holds no answer yet" in capsys.readouterr().err

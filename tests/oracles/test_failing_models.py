@@ -77,7 +77,10 @@ def test_rate_tells_of_a_failing_clip(monkeypatch: pytest.MonkeyPatch, capsys: p
             lambda request: {"refusal": "I cannot judge people.", "content": None},
             "abstention: 100.0% (refused to answer 2)",
         ),
-        (lambda request: "I see two pendulums." if hashes(request) else "Sorry, no.", "abstention: 100.0%"),
+        (
+            lambda request: "I see two pendulums." if hashes(request) else "Sorry, no.",
+            "abstention: 100.0% (answer in the wrong form 2); ties: 0; the last reply that is no verdict: 'Sorry, no.'",
+        ),
         (lambda request: b"<html>", "answered none of the queries"),
     ],
 )

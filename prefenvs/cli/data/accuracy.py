@@ -60,6 +60,8 @@ class LabelsAccuracy:
     """Results, one row a fold; rows that it holds are not measured again."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
 
     def run(self) -> None:
         """Measure what is missing, write it fold by fold, and print the accuracies of these labels."""
@@ -104,7 +106,11 @@ class LabelsAccuracy:
         from prefenvs.datasets.load import load_dataset
         from prefenvs.store import Store
 
-        dataset = load_dataset(self.dataset, self.task or None, max_gib=self.max_gib) if self.dataset else None
+        dataset = (
+            load_dataset(self.dataset, self.task or None, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
+            if self.dataset
+            else None
+        )
         path = find_labels(self.labels)
         if path.suffix in (".sqlite", ".db"):
             with Store(path, create=False) as store:

@@ -59,6 +59,8 @@ class LabelsImport:
     """What to do where a published pair has a segment across an episode's end: leave it out, or import nothing."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take, and so may a table; by default 4."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
 
     def run(self) -> None:
         """Print the report and write the labels; raises PrefenvsError where there is none, or nowhere to write to."""
@@ -69,7 +71,11 @@ class LabelsImport:
             raise PrefenvsError("say where the labels go: --store FILE, --out FILE, or --dry-run for the report alone")
         table = is_table(self.source)
         self._check_options(PUBLISHED if table else TABLE, "a label table" if table else "published label files")
-        data = None if self.dataset is None else load_dataset(self.dataset, self.task or None, max_gib=self.max_gib)
+        data = (
+            None
+            if self.dataset is None
+            else load_dataset(self.dataset, self.task or None, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
+        )
         labels = self._read_table(data) if table else self._read_published(data)
         if self.dry_run:
             print("dry run: nothing was written")

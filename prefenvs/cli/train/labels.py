@@ -18,6 +18,7 @@ from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.runs import Run
 from prefenvs.segments import SegmentBatch
 from prefenvs.tasks import find_task
+from prefenvs.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from prefenvs.preferences import Oracle
@@ -168,7 +169,13 @@ class LabelSource:
             from prefenvs.store import Store
 
             with Store(self.preferences, create=False) as store:
-                return read_answers(store), 0
+                answers = read_answers(store)
+            if not answers:
+                raise PrefenvsError(
+                    f"--preferences {self.preferences}: the store holds no answer yet: `prefenvs label` lets people "
+                    "answer, `prefenvs rate` a model"
+                )
+            return answers, 0
         from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
 
         path = find_labels(self.preferences)
@@ -200,6 +207,23 @@ def read_answers(store: Store) -> list[Preference]:
     asked = {frozenset(segment.hash for segment in one.query.segments) for one in answers}
     new = [one for one in ranked if frozenset(segment.hash for segment in one.query.segments) not in asked]
     return [*answers, *new, *ratings_as_preferences(store)]
+
+
+def labels_at_hand(labels: Labels, data: Trajectories) -> Labels:
+    """Return the labels but those of episodes that the data were read without, as they may be damaged."""
+    known = {*data.episode_numbers.tolist()}
+
+    def at_hand(preferences: list[Preference]) -> list[Preference]:
+        return [
+            preference
+            for preference in preferences
+            if all(one.source != data.source or one.episode in known for one in preference.query.segments)
+        ]
+
+    train, held_out = at_hand(labels.train or []), at_hand(labels.held_out)
+    gone = len(labels.train or []) + len(labels.held_out) - len(train) - len(held_out)
+    left_out = labels.left_out | ({"of damaged episodes": gone} if gone else {})
+    return labels._replace(train=train, held_out=held_out, left_out=left_out)
 
 
 def ask(oracle: Oracle, segments: SegmentBatch) -> list[Preference]:

@@ -47,6 +47,8 @@ class DataOptions:
     """Task to evaluate on, where the data set does not tell it; without one the policy is not evaluated."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take, and so may a label table; by default 4."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings, and their labels."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ def train_offline(
     kept = {} if resumed is None else resumed.config
     names = {name: str(kept.get(name) or given.get(name.replace("_", "-"), "")) for name in ("dataset", "task")}
     gib = kept.get("max_gib") or _number(given.get("max-gib"))
-    dataset = (
-        None if _asks_for_help(arguments) and not names["dataset"] else _load(names["dataset"], names["task"], gib)
-    )
+    skip = bool(kept.get("skip_damaged", given.get("skip-damaged", "false") != "false"))
+    needless = _asks_for_help(arguments) and not names["dataset"]
+    dataset = None if needless else _load(names["dataset"], names["task"], gib, skip)
     task = find_task(names["task"] or EXAMPLE) if dataset is None else task_of(dataset)
     first = {"data": DataOptions(), "rater": LabelOptions()}
     groups, settings = read_groups(algorithm, arguments, given, task, first, OfflineTraining, resumed)
@@ -170,10 +172,10 @@ def _number(text: str | None) -> float | None:
     return number if number is not None and 0 < number < math.inf else None
 
 
-def _load(name: str, task: str, max_gib: float | None) -> OfflineDataset:
+def _load(name: str, task: str, max_gib: float | None, skip_damaged: bool) -> OfflineDataset:
     if not name:
         raise PrefenvsError("say what to learn from: --dataset NAME or FOLDER (`prefenvs collect` makes some)")
-    dataset = load_dataset(name, task or None, max_gib=max_gib)
+    dataset = load_dataset(name, task or None, max_gib=max_gib, skip_damaged=skip_damaged)
     if not dataset.trajectories.actions.shape[1] or not dataset.trajectories.observations.shape[1]:
         what = "actions" if not dataset.trajectories.actions.shape[1] else "observations"
         way = "`prefenvs actions` infers actions" if what == "actions" else "`prefenvs features` makes some of pictures"
@@ -209,7 +211,8 @@ def _assemble(
     true_reward = bool(getattr(options, "true_reward", False))
     needs = options is None or options.needs_labels(settings.config)
     sources = [wanted.source(one.seed, groups["data"].max_gib) for one in each]
-    labels = [_labels_of(source, dataset, resumed) if needs else Labels(None, [], {}) for source in sources]
+    skip = groups["data"].skip_damaged
+    labels = [_labels_of(source, dataset, resumed, skip) if needs else Labels(None, [], {}) for source in sources]
     parts = [
         Offline(
             dataset,
@@ -233,11 +236,12 @@ def _assemble(
     return [Fitting(*parts) for parts in zip(each, labels, learners, strict=True)]
 
 
-def _labels_of(source: LabelSource, dataset: OfflineDataset, resumed: Run | None) -> Labels:
+def _labels_of(source: LabelSource, dataset: OfflineDataset, resumed: Run | None, skip_damaged: bool) -> Labels:
     """Return the labels of the run that is resumed, or those that the options name."""
     if resumed is not None and resumed.path("preferences.sqlite").is_file():
         return offline_labels.kept(resumed)
-    return source.read(dataset)
+    labels = source.read(dataset)
+    return offline_labels.labels_at_hand(labels, dataset.trajectories) if skip_damaged else labels
 
 
 def _check_speed(algorithm: Algorithm, training: OfflineTraining, seeds: int) -> None:

@@ -69,13 +69,11 @@ def read_bags(folder: str | Path, task: str | None = None, skip_damaged: bool = 
         for number in chosen
         if (columns := faults.attempt(number, lambda n=number: _read(folder, episodes[n], topics)))  # type: ignore[misc]
     }
+    faults.compare({number: columns["layout"] for number, columns in read.items()})
     if topics.cameras:
-        faults.check({number: columns["recording"] for number, columns in read.items()})
+        faults.check({number: columns["recording"] for number, columns in read.items() if number not in faults.found})
     read = {number: columns for number, columns in read.items() if number not in faults.found}
     faults.warn(len(chosen))
-    widths = {(columns["observations"].shape[1], columns["actions"].shape[1]) for columns in read.values()}
-    if len(widths) > 1:
-        raise PrefenvsError(f"the bags of {folder} have vectors of several sizes: {sorted(widths)}")
     successes, policies = ([episodes[number].get(key) for number in read] for key in ("success", "policy"))
     trajectories = Trajectories(
         np.concatenate([columns["observations"] for columns in read.values()]),
@@ -149,7 +147,7 @@ def _read(folder: Path, episode: Mapping[str, Any], topics: Topics) -> dict[str,
     path = folder / file
     if not path.exists():
         raise PrefenvsError(f"there is no bag {path}")
-    spoken = _messages(path, [*topics.observations, *topics.actions])
+    spoken, layout = _messages(path, [*topics.observations, *topics.actions])
     seen = {name: picture_times(path, topic)[0] for name, topic in topics.cameras.items()}
     watched = {**{name: spoken[name][0] for name in topics.observations}, **seen}
     firsts = [times[0] for times in (*seen.values(), *(times for times, _ in spoken.values()))]
@@ -168,6 +166,7 @@ def _read(folder: Path, episode: Mapping[str, Any], topics: Topics) -> dict[str,
         "observations": _sample(spoken, topics.observations, begin + steps),
         "actions": _sample(spoken, topics.actions, begin + steps + 1.0 / topics.rate - 1e-6),
         "recording": Recording(cameras, steps, str(folder)) if cameras else None,
+        "layout": layout,
     }
 
 
@@ -193,13 +192,17 @@ def _sample(spoken: Mapping[str, tuple[Array, Array]], names: Sequence[str], at:
     return np.concatenate(parts, axis=1)
 
 
-def _messages(path: Path, names: Sequence[str]) -> dict[str, tuple[Array, Array]]:
-    """Return when the messages of each topic came, [n] seconds since the bag began, and their numbers [n, width]."""
+def _messages(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[Array, Array]], dict[str, str]]:
+    """Return when the messages of each topic came, [n] seconds since the bag began, and their numbers [n, width].
+
+    Beside them what the numbers are, in words: joints by name, where messages such as JointState list them.
+    """
     fields = {name: _split(name) for name in names}
     with open_bag(path) as bag:
         wanted = {topic: connections(bag, topic, path) for topic, _ in fields.values()}
         came: dict[str, list[float]] = {name: [] for name in names}
         held: dict[str, list[Array]] = {name: [] for name in names}
+        layout: dict[str, str] = {}
         chosen = [connection for group in wanted.values() for connection in group]
         for connection, stamp, content in bag.messages(chosen) if chosen else ():
             message = bag.deserialize(content, connection.msgtype)
@@ -207,16 +210,27 @@ def _messages(path: Path, names: Sequence[str]) -> dict[str, tuple[Array, Array]
                 if topic == connection.topic:
                     came[name].append((stamp - bag.start_time) / 1e9)
                     held[name].append(_numbers(message, field, f"{name} in {path}"))
+                    what = _describe(message, len(held[name][-1]))
+                    if layout.setdefault(name, what) != what:
+                        raise PrefenvsError(
+                            f"{name} in {path} is {layout[name]} at first and {what} {came[name][-1]:.6g} s after the "
+                            "bag began: record each under a topic of its own"
+                        )
     result = {}
     for name in names:
-        if len({len(row) for row in held[name]}) > 1:
-            raise PrefenvsError(f"{name} in {path} has {len(held[name][0])} numbers at first and other counts later")
         values = np.stack(held[name]).astype(np.float32)
         if not np.isfinite(values).all():
             first = int(np.argwhere(~np.isfinite(values))[0][0])
             raise PrefenvsError(f"{name} in {path} holds a NaN or infinite value at {came[name][first]:.6g} s")
         result[name] = np.asarray(came[name]), values
-    return result
+    return result, layout
+
+
+def _describe(message: Any, width: int) -> str:
+    """What a message's numbers are, in words."""
+    names = getattr(message, "name", None)
+    joints = ", ".join(map(str, names)) if isinstance(names, list) else ""
+    return f"{width} numbers{' of ' if joints else ''}{joints}"
 
 
 def _split(name: str) -> tuple[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -55,6 +56,16 @@ class Faults:
             return
         for episode, recording in tqdm(recordings.items(), desc="checking videos", unit="episode", disable=None):
             self.attempt(episode, lambda recording=recording: check_recording(recording, look=True))  # type: ignore[misc]
+
+    def compare(self, layouts: Mapping[int, Mapping[str, str]]) -> None:
+        """Note the episodes whose columns are not those of most, in words by name: they would be mixed up."""
+        counted = Counter(tuple(sorted(layout.items())) for layout in layouts.values())
+        usual = dict(counted.most_common(1)[0][0]) if counted else {}
+        for episode, own in sorted(layouts.items()):
+            name = next((name for name in sorted(usual | {**own}) if own.get(name) != usual.get(name)), None)
+            if name is not None:
+                here, there = (layout.get(name, "missing") for layout in (own, usual))
+                self.note(episode, f"{name} is {here}, in most episodes {there}")
 
     def warn(self, episodes: int) -> None:
         """Tell which of so many episodes are left out; raises PrefenvsError where none is left."""

@@ -9,6 +9,7 @@ Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3, and what lerobot
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from prefenvs.trajectories import Trajectories
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 ORDER = ("episode_index", "frame_index")
+BOOKKEEPING = ("timestamp", *ORDER, "index", "task_index")
 INTERVENTIONS = ("complementary_info.is_intervention", "is_intervention", "intervention")
 
 
@@ -144,7 +146,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
 
 def _read_layout(info: Mapping[str, Any], folder: Path) -> Layout:
     features, path = info["features"], folder / "meta" / "info.json"
-    observations, actions, cameras = {}, {}, {"video": [], "image": []}  # type: ignore[var-annotated]
+    observations, actions, cameras, others = {}, {}, {"video": [], "image": []}, []  # type: ignore[var-annotated]
     for name, feature in features.items():
         try:
             dtype, shape = str(feature["dtype"]), tuple(int(side) for side in feature["shape"])
@@ -157,6 +159,14 @@ def _read_layout(info: Mapping[str, Any], folder: Path) -> Layout:
             observations[name] = int(np.prod(shape))
         elif numbers and name == "action" and len(shape) <= 1:
             actions[name] = int(np.prod(shape))
+        elif numbers and not name.startswith("next.") and name not in BOOKKEEPING:
+            others.append(name)
+    if others and not (observations and actions):
+        warnings.warn(
+            f"{path} names no {'action' if observations else 'observation.state'}, so these numbers are not read: "
+            f"{', '.join(others)}; give them LeRobot's names, observation.* and action, there and in the Parquet files",
+            stacklevel=3,
+        )
     missing = [name for name in ("timestamp", *ORDER) if name not in features]
     if missing:
         raise PrefenvsError(f"{path} tells of no feature {missing[0]!r}, which every LeRobot data set has")

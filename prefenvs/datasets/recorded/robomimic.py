@@ -66,9 +66,8 @@ def read_robomimic(
             columns = faults.attempt(number, lambda name=name: _read(data, name, observations, rate, path))  # type: ignore[misc]
             if columns is not None:
                 read[number] = columns
-    widths = {tuple(columns[key].shape[1] for key in ("observations", "actions")) for columns in read.values()}
-    if len(widths) > 1:
-        raise PrefenvsError(f"the demonstrations of {path} have vectors of several sizes: {sorted(widths)}")
+    faults.compare({number: columns["layout"] for number, columns in read.items()})
+    read = {number: columns for number, columns in read.items() if number not in faults.found}
     faults.warn(len(names))
     kept = [read[number] for number in sorted(read)]
     sentence = task or PREFIX + str(environment.get("env_name") or path.stem)
@@ -160,11 +159,18 @@ def _read(data: Any, name: str, observations: Sequence[str] | None, rate: float,
         "terminated": dones is not None and bool(dones[-1]),
         "final": None if after is None else _vectors({key: after[key][-1:] for key in vectors}, 1, where)[0],
         "recording": recording,
+        "layout": {f"obs/{key}": _size(columns[key]) for key in vectors}
+        | {f"obs/{key}": "a camera" for key in pictures}
+        | {"actions": _size(actions)},
     }
     for key in ("observations", "actions", "rewards", "final"):
         if result[key] is not None:
             check_finite(result[key], key, where.removeprefix("in "))
     return result
+
+
+def _size(column: Any) -> str:
+    return f"a vector of {int(np.prod(column.shape[1:]))}"
 
 
 def _vectors(columns: dict[str, Any], steps: int, where: str) -> Array:

@@ -261,6 +261,19 @@ def test_the_price_of_a_check_leaves_out_what_was_paid_before(make_queries, serv
         assert "1,000 queries like these: 110.00, 110,000 tokens" in describe_cost(found, 1_000)
 
 
+def test_a_check_says_for_how_many_queries_the_server_told_no_tokens(make_queries, serve) -> None:
+    calls = itertools.count(1)
+
+    def script(request):
+        told = {} if next(calls) % 2 else {"usage": None}
+        return told | {"content": json.dumps({"verdict": "first"})}
+
+    server = serve(script)
+    with VLMOracle(TASK, "m", base_url=server.url, stages="one", concurrency=1) as oracle:
+        found = calibrate(oracle, make_queries(4))
+    assert "; the most it can be for 2 queries whose tokens the server did not tell" in describe_cost(found, 1_000)
+
+
 def test_pebble_is_trained_by_a_model_and_the_run_is_replayed(serve, tmp_path: Path, capsys) -> None:
     """The simulated model cannot know returns of segments it has not seen, so it prefers the greater hash."""
     server = serve(judge_by(lambda key: int(key[:8], 16)))

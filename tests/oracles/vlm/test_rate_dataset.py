@@ -43,7 +43,7 @@ def test_a_data_set_is_collected_labelled_and_learned_from(simulated_model, tmp_
         # What has an answer is not asked again, nor are the pairs of a smaller number.
         assert len(server.requests) == paid
     out = capsys.readouterr().out
-    assert "all 24 pairs have their answers already" in out
+    assert "all 24 pairs have their answers already, by m; another --store asks anew" in out
     with Store(labels) as store:
         answers = store.preferences(with_true_rewards=True)
         assert len(answers) == len(list_calls(store)) == 32

@@ -138,6 +138,14 @@ def test_no_clear_verdict_is_a_skip_with_its_reason(make_queries, serve, store, 
     assert len(server.requests) == 2 == len(list_calls(store, query=answer.query.id))
 
 
+def test_a_model_that_never_gives_a_verdict_is_told_of(make_queries, serve, store) -> None:
+    server = serve(say("Hard to say."))
+    with make(server, store) as oracle:
+        oracle.ask(make_queries(20))
+        with pytest.warns(UserWarning, match=r"none of the first 20 replies of .* the last is 'Hard to say\.'"):
+            assert len(oracle.collect()) == 20
+
+
 @pytest.mark.parametrize(
     "reply",
     [

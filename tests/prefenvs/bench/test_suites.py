@@ -1,6 +1,9 @@
 """Suites, methods and tasks: what is named exists, and what is one's own joins by its name."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +183,26 @@ def test_an_installed_package_offers_suites_methods_and_tasks(own, tmp_path, mon
     (information / "entry_points.txt").write_text("[prefenvs.suites]\ngood = own_parts:STEADY\n")
     with pytest.raises(PrefenvsError, match="gives no Suite"):
         list_suites()
+
+
+@pytest.mark.parametrize("first", ["prefenvs", "parts"])
+def test_one_module_of_an_installed_package_offers_a_task_and_a_suite(first: str, tmp_path: Path) -> None:
+    information = tmp_path / "parts-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: parts\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[prefenvs.suites]\nparts = parts:SUITE\n[prefenvs.tasks]\nturn = parts:TURN\n"
+    )
+    (tmp_path / "parts.py").write_text(
+        "import prefenvs\nfrom prefenvs.bench import Grid, Suite\n"
+        "TURN = prefenvs.Task('Turn-v0', 'own', 'It turns.', 20, 5, fps=10, source='Reacher-v5')\n"
+        "SUITE = Suite('parts', 'Turning.', (Grid(('random',), ('Turn-v0',), seeds=(0,)),))\n"
+    )
+    code = f"import {first}, prefenvs; from prefenvs.bench import find_suite\n"
+    code += "print(find_suite('parts').cells()[0].task, prefenvs.make('Turn-v0').reset(seed=0)[0].shape)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(prefenvs.__file__).parents[1])])}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert run.stdout == "Turn-v0 (10,)\n", run.stderr
 
 
 @pytest.mark.parametrize(

@@ -183,3 +183,25 @@ def test_pictures_of_several_sizes(folder: Path, tmp_path: Path) -> None:
         frames(load_dataset(folder).trajectories.episode(0), size=16)
     with pytest.warns(UserWarning, match=r"1 of 2 episodes of .* are left out: episode 0: .* is 32 x 32"):
         assert load_dataset(folder, skip_damaged=True).trajectories.episode_numbers.tolist() == [1]
+
+
+def test_joints_in_another_order_are_not_mixed(tmp_path: Path) -> None:
+    said = episode(100)
+    empty = np.zeros(0)
+    other = [
+        (second, topic, type(message)(HEADER, ["b", "a"], message.position[::-1].copy(), empty, empty))
+        if topic == "/joints"
+        else (second, topic, message)
+        for second, topic, message in said
+    ]
+    (tmp_path / "robot").mkdir()
+    (tmp_path / "robot" / "bags.toml").write_text(TABLE)
+    for name, bag in (("a", said), ("b", other), ("c", said)):
+        write(tmp_path / "robot" / name, bag)
+    with pytest.raises(PrefenvsError, match=r"episode 1 .* 2 numbers of b, a, in most episodes 2 numbers of a, b"):
+        load_dataset(tmp_path / "robot")
+    half = [one if one[0] < 0.5 else two for one, two in zip(said, other, strict=True)]
+    shutil.rmtree(tmp_path / "robot" / "b")
+    write(tmp_path / "robot" / "b", half)
+    with pytest.raises(PrefenvsError, match=r"2 numbers of a, b at first and 2 numbers of b, a 0\.5 s after the bag"):
+        load_dataset(tmp_path / "robot")

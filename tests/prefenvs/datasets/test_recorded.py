@@ -176,6 +176,15 @@ def test_a_video_shorter_than_its_episode(tmp_path: Path) -> None:
         load_dataset(tmp_path / "joined", "push the block")
 
 
+def test_numbers_under_other_names_are_told(tmp_path: Path) -> None:
+    other = {"observation.state": "state", "action": "actions"}
+    folder = write_v21(
+        tmp_path / "set", features={other.get(name, name): feature for name, feature in features().items()}
+    )
+    with pytest.warns(UserWarning, match=r"info.json names no observation.state, .* not read: state, actions; give"):
+        load_dataset(folder, "push the block")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -227,6 +236,31 @@ def test_a_damaged_demonstration_is_named_or_left_out(tmp_path: Path) -> None:
         file["data/demo_2/rewards"][0] = np.nan
     with pytest.warns(UserWarning, match="2 of 3 episodes .*rewards of data set .*demo_2 of .* hold a NaN"):
         assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("key", "renamed", "message"),
+    [
+        ("robot0_eef_pos", None, "obs/robot0_eef_pos is missing, in most episodes a vector of 2"),
+        ("gripper", "fingers", "obs/fingers is a vector of 1, in most episodes missing"),
+        ("wrist_image", None, "obs/wrist_image is missing, in most episodes a camera"),
+    ],
+)
+def test_demonstrations_with_other_keys_are_not_mixed(
+    key: str, renamed: str | None, message: str, tmp_path: Path
+) -> None:
+    path = write_robomimic(tmp_path / "lift.hdf5")
+    with h5py.File(path, "a") as file:
+        for part in ("obs", "next_obs"):
+            group = file[f"data/demo_0/{part}"]
+            if renamed and key in group:
+                group[renamed] = group[key][()]
+            if key in group:
+                del group[key]
+    with pytest.raises(PrefenvsError, match=f"episode 0 of .*lift.hdf5 is damaged: {message}; .*--skip-damaged"):
+        load_dataset(path)
+    with pytest.warns(UserWarning, match="1 of 3 episodes"):
+        assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [1, 2]
 
 
 def test_a_folder_of_videos(tmp_path: Path) -> None:
