@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ from prefenvs.limits import PositiveFloat, PositiveFraction, PositiveInt, check_
 from prefenvs.raters import AnyRater
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
-
-SelfRankSGD = TypeVar("SelfRankSGD", bound="RankSGD")
 
 
 @dataclass(frozen=True)
@@ -170,14 +168,14 @@ class RankSGD(DirectLearner, BaseAlgorithm):
             raise PrefenvsError(f"ranksgd plays one episode after the other, not in {self.n_envs} environments: give 1")
 
     def learn(
-        self: SelfRankSGD,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 1,
         tb_log_name: str = "RankSGD",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfRankSGD:
+    ) -> Self:
         """Search until the budget of labels or of environment steps is spent; arguments are Stable-Baselines3's.
 
         A round that is under way when the steps are spent is finished.

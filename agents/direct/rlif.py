@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, Positive
 from prefenvs.protocols import Advantage, Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
-
-SelfRLIF = TypeVar("SelfRLIF", bound="RLIF")
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,14 @@ class RLIF(DirectLearner, SAC):
             )
 
     def learn(
-        self: SelfRLIF,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str = "RLIF",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfRLIF:
+    ) -> Self:
         """Train until the budget of environment steps or of the expert's is spent; as Stable-Baselines3's."""
         self.check_run(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         widths = (parameter.shape[-1] for parameter in self.critic.parameters())

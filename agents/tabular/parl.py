@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -38,8 +38,6 @@ from prefenvs.limits import NonNegativeFloat, NonNegativeInt, OpenFraction, Posi
 from prefenvs.raters import AnyRater
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task
-
-SelfPARL = TypeVar("SelfPARL", bound="PARL")
 
 
 @dataclass(frozen=True)
@@ -184,14 +182,14 @@ class PARL(DirectLearner, BaseAlgorithm):
             raise PrefenvsError(f"parl plays one episode after the other, not in {self.n_envs} environments: give 1")
 
     def learn(
-        self: SelfPARL,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 1,
         tb_log_name: str = "PARL",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfPARL:
+    ) -> Self:
         """Train until the budget of labels or of environment steps is spent; arguments are Stable-Baselines3's."""
         self.check_run(total_timesteps)
         self.start_asking()
