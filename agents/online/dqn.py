@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,6 @@ class TrueRewardDQN(SavedAgent, DQN):
 
     name = "dqn"
     learns_from = "true reward (upper bound)"
-    sees_raw_observations = True
     oracle = None
     labels = 0
 
@@ -134,22 +133,10 @@ def make_dqn(task: str, config: DQNConfig, seed: int = 0, device: str = "auto") 
     check_spaces("DQN", ("discrete",), venv)
     recorder = TrajectoryRecorder(venv)
     recorder.reveal = True
-    return TrueRewardDQN(
-        "MlpPolicy",
-        recorder,
-        learning_rate=config.learning_rate,
-        buffer_size=config.buffer_size,
-        learning_starts=config.learning_starts,
-        batch_size=config.batch_size,
-        gamma=config.gamma,
-        train_freq=config.train_freq,
-        target_update_interval=config.target_update_interval,
-        exploration_fraction=config.exploration_fraction,
-        exploration_final_eps=config.exploration_final,
-        policy_kwargs={"net_arch": [config.width, config.width]},
-        seed=seed,
-        device=device,
-    )
+    keywords = asdict(config)
+    width, final = keywords.pop("width"), keywords.pop("exploration_final")
+    keywords |= {"exploration_final_eps": final, "policy_kwargs": {"net_arch": [width, width]}}
+    return TrueRewardDQN("MlpPolicy", recorder, **keywords, seed=seed, device=device)
 
 
 def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:

@@ -14,10 +14,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from gymnasium import Env, spaces
-from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
-from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.nets.spaces import check_spaces
@@ -30,7 +29,6 @@ from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
 from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.agents.rewards.segment import SegmentReward
-from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
 from prefenvs.errors import PrefenvsError, near_matches, one_line
 from prefenvs.internal.loading import import_object
@@ -101,8 +99,6 @@ class PreferenceLearner(SavedAgent):
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
     sees_pictures: ClassVar[bool] = False
-    # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
-    sees_raw_observations: ClassVar[bool] = True
     oracle: Oracle | None
     config: LearnerConfig
     feedback: Feedback | None
@@ -164,11 +160,6 @@ class PreferenceLearner(SavedAgent):
         oracle = None if rater is None else as_oracle(rater)
         agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
         return agent
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
