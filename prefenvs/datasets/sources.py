@@ -103,13 +103,7 @@ class ScriptedPolicy:
         warnings.filterwarnings("ignore", message="Constant.s. may be too high", module="metaworld.policies")
         self._policy: Any = ENV_POLICY_MAP[task.source]()
 
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, None]:
+    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return one action [4], within -1 to 1, for each of the observations [N, 39]."""
         # Some of its rules divide by a distance, which is zero where the arm has arrived.
         actions = [np.nan_to_num(self._policy.get_action(np.asarray(row, np.float64))) for row in observation]
