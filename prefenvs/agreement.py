@@ -16,6 +16,7 @@ from prefenvs.metrics.accuracy import Share
 from prefenvs.segments import Array
 from prefenvs.store import GOLD, TUTORIAL, Event, Store, rows
 from prefenvs.store.database import reading
+from prefenvs.store.events import standing
 from prefenvs.store.schema import query_segments, segments
 from prefenvs.tasks import known_task
 
@@ -99,11 +100,9 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
     names = sorted({event.oracle for event in everything if event.oracle and event.annotator})
     if oracle is not None and names and oracle not in names:
         raise PrefenvsError(f"the store has no answers of oracle {oracle!r}: it has those of {', '.join(names)}")
-    log = [event for event in everything if oracle is None or event.oracle == oracle]
-    undone = {event.target for event in log if event.kind == "undo"}
-    log = [event for event in log if event.annotator and event.kind != "undo" and event.id not in undone]
+    log = standing(event for event in everything if oracle is None or event.oracle == oracle)
     # The moment that decided an answer is no answer of its own.
-    log = [event for event in log if "moment_of" not in event.extra]
+    log = [event for event in log if event.annotator and "moment_of" not in event.extra]
     labels = _latest(event for event in log if event.kind in ("comparison", "skip"))
     ratings = _latest(event for event in log if event.kind == "rating")
     repeats = [event for event in log if event.kind == "repeat"]

@@ -42,10 +42,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
+def near_matches(name: str, known: Iterable[str]) -> str:
     """Return the sentence "Did you mean ...?" for a misspelt name, or an empty string."""
     by_lower = {item.lower(): item for item in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    found = difflib.get_close_matches(name.lower(), by_lower, cutoff=0.5)
     return f" Did you mean {', '.join(by_lower[item] for item in found)}?" if found else ""
 
 

@@ -69,12 +69,12 @@ def soft_policy(board: Board, temperature: float, gamma: float = 0.95) -> Array:
     return policy
 
 
-def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator, horizon: int = 50) -> Trajectories:
+def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator) -> Trajectories:
     """Return episodes of a policy [C, 4] of probabilities, without true rewards."""
     cells, moves, ends, terminated, finals = list[int](), list[int](), list[int](), list[bool](), list[int]()
     for _ in range(episodes):
         cell = int(rng.choice(board.starts))
-        for _ in range(horizon):
+        for _ in range(50):
             move = int(rng.choice(4, p=policy[cell]))
             cells.append(cell)
             moves.append(move)

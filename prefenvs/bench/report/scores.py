@@ -176,15 +176,15 @@ class Scores:
         kept: Array = values[~np.isnan(values)]
         return kept
 
-    def matrix(self, entry: Entry, tasks: list[str], column: str = "normalised") -> Array:
-        """Return scores [runs, tasks] of the seeds that all these tasks have."""
-        columns = [self.by_seed(entry, task, column) for task in tasks]
+    def matrix(self, entry: Entry, tasks: list[str]) -> Array:
+        """Return normalised scores [runs, tasks] of the seeds that all these tasks have."""
+        columns = [self.by_seed(entry, task, "normalised") for task in tasks]
         seeds = [seed for seed in columns[0] if all(seed in scores for scores in columns)] if columns else []
         return np.array([[scores[seed] for scores in columns] for seed in seeds]).reshape(len(seeds), len(tasks))
 
-    def scored_tasks(self, entry: Entry, column: str = "normalised") -> list[str]:
-        """Tasks on which an entry has at least one such score."""
-        return [task for task in self.tasks if len(self.runs(entry, task, column))]
+    def scored_tasks(self, entry: Entry) -> list[str]:
+        """Tasks on which an entry has at least one normalised score."""
+        return [task for task in self.tasks if len(self.runs(entry, task, "normalised"))]
 
 
 def _curve_mean(run: pd.DataFrame) -> float:

@@ -271,7 +271,9 @@ def label_preferences(
     count, other = int(found.crossing.sum()), other_rows(rows)
     ends = f"{count} of {len(labels)} pairs of {labels.folder} cross the end of an episode of {dataset.name!r}"
     if count and crossing != "drop":
-        raise PrefenvsError(f"{ends}: leave them out, or check their rows with `prefenvs labels report`")
+        raise PrefenvsError(
+            f"{ends}: leave them out (--crossing drop), or check their rows with `prefenvs labels report`"
+        )
     if miscounted(found.crossing.mean(), place(labels, dataset, other).crossing.mean()):
         raise PrefenvsError(
             f"{ends} if rows count {rows} steps, and far fewer if they count {other} ones: read them so "

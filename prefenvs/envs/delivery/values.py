@@ -13,6 +13,8 @@ from prefenvs.segments import Array
 
 TIE = 1e-9
 """Actions whose values differ by less, relative to the largest value, count as equally good."""
+HORIZON = 50
+"""Moves over which returns are scaled."""
 
 
 class BoardValues:
@@ -106,14 +108,14 @@ def policy_values(board: Board, policy: Array, horizon: int, gamma: float = 1.0)
     return values
 
 
-def scaled_return(board: Board, policy: Array, horizon: int = 50) -> float:
+def scaled_return(board: Board, policy: Array) -> float:
     """Return a policy's mean true return, scaled: 1 for an optimal policy and 0 for uniformly random moves.
 
-    Undiscounted, over `horizon` moves, averaged over the cells where episodes begin; below 0 if worse than random.
+    Undiscounted, over 50 moves, averaged over the cells where episodes begin; below 0 if worse than random.
     """
     best = np.zeros(len(board.glyphs))
-    for _ in range(horizon):
+    for _ in range(HORIZON):
         best = _best_of_moves(board, 1.0, board.rewards, best)
-    random = policy_values(board, np.full_like(board.rewards, 0.25), horizon)
-    means = [values[board.starts].mean() for values in (policy_values(board, policy, horizon), random, best)]
+    random = policy_values(board, np.full_like(board.rewards, 0.25), HORIZON)
+    means = [values[board.starts].mean() for values in (policy_values(board, policy, HORIZON), random, best)]
     return float((means[0] - means[1]) / (means[2] - means[1]))
