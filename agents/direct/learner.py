@@ -18,6 +18,7 @@ from prefenvs.agents.nets.spaces import check_spaces
 from prefenvs.agents.online.checkpoint import (
     WAY_OUT,
     load_episodes,
+    load_model,
     load_random_state,
     random_state,
     restore_trajectories,
@@ -25,7 +26,7 @@ from prefenvs.agents.online.checkpoint import (
     save_trajectories,
 )
 from prefenvs.agents.online.learner import check_policy
-from prefenvs.agents.online.saved_agent import SavedAgent, check_algorithm, read_agent
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Query
 from prefenvs.raters import AnyRater, as_oracle
@@ -161,12 +162,7 @@ class DirectLearner(SavedAgent):
                     f"the checkpoint {folder} is of task {state['task']!r}, but the environment is {self.task!r}: "
                     "make the environment of the checkpoint's task"
                 )
-        with damage_told(folder / "model.zip", WAY_OUT):
-            record, parameters, variables = read_agent(folder / "model.zip", self.device)
-            check_algorithm(record, self.name, folder / "model.zip")
-            self.set_parameters(parameters, exact_match=True, device=self.device)
-            for name, value in variables.items():
-                getattr(self, name).data = value.data
+        load_model(self, folder / "model.zip")
         self.load_memory(folder)
         with damage_told(folder / "trajectories.npz", WAY_OUT):
             restore_trajectories(self.recorder.buffer, folder / "trajectories.npz")

@@ -239,14 +239,8 @@ class DPPO(OfflineLearner[DPPOConfig]):
         super().load_state_dict(state)
         self.predictor_figures = dict(state["predictor"])
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        return self.actor.act(observations, deterministic, self.generator)
-
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "predictor": self.predictor.network}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def segment_distances(predicted: Tensor, actions: Tensor, inside: Tensor) -> Tensor:

@@ -42,7 +42,6 @@ class SingleLossLearner(OfflineLearner[Config]):
     alone, without a look at values, so that `prefenvs.agents.offline.seeds` can do so for several learners in one pass.
     """
 
-    optimiser: torch.optim.Adam
     _compiled: Loss | None = None
 
     @abstractmethod
@@ -78,9 +77,6 @@ class SingleLossLearner(OfflineLearner[Config]):
         self.optimiser.step()
         self._after_update()
         return {name: figure.detach() for name, figure in figures.items()}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def check_compiler(backend: str = "inductor", device: str | torch.device = "auto") -> None:

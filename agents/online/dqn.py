@@ -14,9 +14,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
-from prefenvs.agents.online.checkpoint import load_episodes, load_random_state, random_state, save_episodes
+from prefenvs.agents.online.checkpoint import (
+    WAY_OUT,
+    load_episodes,
+    load_model,
+    load_random_state,
+    random_state,
+    save_episodes,
+)
 from prefenvs.agents.online.replay import COLUMNS, restore_rows
-from prefenvs.agents.online.saved_agent import SavedAgent, read_agent
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -26,7 +33,6 @@ from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.tasks import Task
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
-WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another folder"
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,8 @@ def load_checkpoint(agent: TrueRewardDQN, folder: Path) -> None:
     find_folder(folder)
     if not (folder / "state.json").is_file():
         raise PrefenvsError(f"{folder} cannot be resumed: it holds a model, but no state.json; train anew elsewhere")
+    record = load_model(agent, folder / "model.zip")
     with damage_told(folder / "model.zip", WAY_OUT):
-        record, parameters, _ = read_agent(folder / "model.zip", agent.device)
-        agent.set_parameters(parameters, exact_match=True, device=agent.device)
         # It is set after each step, so that the first action has that of the step before.
         agent.exploration_rate = float(record["counters"]["exploration_rate"])
     with damage_told(folder / "replay.npz", WAY_OUT):
