@@ -20,7 +20,7 @@ from prefenvs.agents.online.dqn import TrueRewardDQN
 from prefenvs.agents.online.pebble import PEBBLE
 from prefenvs.agents.online.saved_agent import find_kind, is_saved_agent
 from prefenvs.agents.online.state_reward import StateRewardSAC
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.runs import Run
 from prefenvs.segments import Array
 
@@ -232,11 +232,8 @@ def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
 
 def _find_sb3_kind(path: Path, device: str) -> type[SAC] | type[DQN]:
     """Return the class of a .zip of Stable-Baselines3; runs what its pickles say."""
-    try:
+    with failure_told(f"{path} is no saved model"):
         data, _, _ = load_from_zip_file(path, device=device)
-    # What damaged bytes and pickles of modules that are gone raise has no common class.
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no saved model: {' '.join(str(error).split())[:200]}") from error
     policy = (data or {}).get("policy_class")
     kinds: tuple[tuple[type, type[SAC] | type[DQN]], ...] = ((SACPolicy, SAC), (DQNPolicy, DQN))
     for known, kind in kinds:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -40,6 +41,20 @@ class PrefenvsError(ValueError):
 def one_line(error: BaseException) -> str:
     """Return an exception's type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextmanager
+def failure_told(what: str, way_out: str = "") -> Iterator[None]:
+    """Raise what a package's or a user's own code raises in the block, whatever its class, as one PrefenvsError.
+
+    It says what failed, why, and the way out; a PrefenvsError goes on as it is.
+    """
+    try:
+        yield
+    except PrefenvsError:
+        raise
+    except Exception as error:
+        raise PrefenvsError(f"{what}: {one_line(error)[:300]}{way_out and '; '}{way_out}") from error
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

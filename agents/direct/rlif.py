@@ -29,7 +29,7 @@ from prefenvs.agents.online.sac import PebblePolicy, SACConfig, update
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.datasets.sources import ScriptedPolicy
 from prefenvs.envs.vectors import make_envs
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_settings
 from prefenvs.protocols import Advantage, Policy
@@ -265,10 +265,8 @@ def load_expert_named(name: str, task: Task, device: str = "auto") -> Policy:
         return LearnedExpert(LearnedAdvantage.load(name, device))
     found: Any = import_object(name, "expert")
     if isinstance(found, type) or (callable(found) and not hasattr(found, "predict")):
-        try:
+        with failure_told(f"the expert {name!r} cannot be made"):
             found = found()
-        except Exception as error:  # whatever a user's code raises
-            raise PrefenvsError(f"the expert {name!r} cannot be made: {one_line(error)}") from error
     if not callable(getattr(found, "predict", None)):
         raise PrefenvsError(f"the expert {name!r} has no predict(observations): see prefenvs.protocols.Policy")
     policy: Policy = found

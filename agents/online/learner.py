@@ -30,7 +30,7 @@ from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.envs.spaces import is_picture
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle
@@ -461,15 +461,10 @@ def make_reward_model(
     """
     found: Any = import_object(given, "reward model") if isinstance(given, str) else given
     if isinstance(found, type) or (callable(found) and not isinstance(found, RewardModel)):
-        try:
+        with failure_told(
+            f"the reward model {given!r} cannot be made", "it is called with observation_size, action_size and seed"
+        ):
             found = found(observation_size=observation_size, action_size=action_size, seed=seed)
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"the reward model {given!r} cannot be made ({one_line(error)}); it is called with observation_size, "
-                "action_size and seed"
-            ) from error
     missing = [name for name in ("predict", "fit", "save", "load") if not callable(getattr(found, name, None))]
     if missing:
         raise PrefenvsError(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, install_command
 from prefenvs.evaluate import random_policy
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.protocols import Policy
@@ -136,17 +136,12 @@ def load_sb3(path: Path) -> Policy:
     """
     import stable_baselines3 as sb3
 
-    try:
+    with failure_told(f"{path} is no saved model of Stable-Baselines3"):
         check_zip(path)
         with zipfile.ZipFile(path) as archive:
             own = "agent.json" in archive.namelist()
             data = {} if own else json.loads(archive.read("data"))
         module = "prefenvs.agents" if own else str(data["policy_class"]["__module__"])
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        # zipfile and zlib raise errors of a dozen types for damaged files.
-        raise PrefenvsError(f"{path} is no saved model of Stable-Baselines3") from error
     if module.startswith(("agents.", "prefenvs.")):
         raise PrefenvsError(f"{path} is an agent of prefenvs: name the folder of its run")
     algorithms: dict[str, Any] = {"sac": sb3.SAC, "td3": sb3.TD3, "dqn": sb3.DQN}
@@ -154,10 +149,8 @@ def load_sb3(path: Path) -> Policy:
     if algorithm is None:
         # PPO and A2C share their policies.
         algorithm = sb3.PPO if "clip_range" in data else sb3.A2C
-    try:
+    with failure_told(f"{path} cannot be loaded as {algorithm.__name__}"):
         model: Policy = algorithm.load(path, device="cpu")
-    except Exception as error:
-        raise PrefenvsError(f"{path} cannot be loaded as {algorithm.__name__}: {str(error).splitlines()[0]}") from error
     return model
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, install_command
 from prefenvs.segments import Array
 
 if TYPE_CHECKING:
@@ -113,16 +113,9 @@ def load_clip(name: str | Path, device: str | torch.device = "auto") -> CLIP:
     """
     name = str(name)
     load = _load_open_clip if name.startswith(OPEN_CLIP) else _load_transformers
-    try:
+    way_out = "give a folder, a hub name, or open_clip:ARCHITECTURE@WEIGHTS"
+    with failure_told(f"no CLIP model can be read from {name!r}", way_out):
         return load(name, device)
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PrefenvsError(
-            f"no CLIP model can be read from {name!r} ({type(error).__name__}: {reason}); give a folder, a hub name, "
-            "or open_clip:ARCHITECTURE@WEIGHTS"
-        ) from error
 
 
 def _import(package: str, wheel: str) -> Any:

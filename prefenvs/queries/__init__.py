@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import entr, expit
 
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import AtLeastTwo, NonNegativeFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query, make_pairs
@@ -232,12 +232,8 @@ class OwnSelector:
         rng: np.random.Generator,
     ) -> list[Query]:
         """Return what `choose` does; raises PrefenvsError where it fails, or returns anything but queries."""
-        try:
+        with failure_told(f"the selector {self.name} fails"):
             found: object = self.choose(pool, count, length, reward_model, labelled, rng)
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(f"the selector {self.name} fails ({one_line(error)})") from error
         wanted = f"it returns at most {count} of prefenvs.Query, in a list"
         if not isinstance(found, list | tuple):
             raise PrefenvsError(f"the selector {self.name} returned {type(found).__name__}: {wanted}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.recorded.episodes import Faults, choose_task, inside
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, install_command
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
@@ -360,7 +360,5 @@ def _open_parquet(path: Path) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise PrefenvsError(f"{path} needs the package pyarrow: {install_command('recorded')}") from None
-    try:
+    with failure_told(f"{path} is no Parquet file, or is damaged"):
         return pyarrow.parquet.ParquetFile(path)
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no Parquet file, or is damaged: {str(error).splitlines()[0]}") from error
