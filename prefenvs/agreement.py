@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import sqlalchemy as sa
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.metrics.accuracy import Share
 from prefenvs.segments import Array
 from prefenvs.store import GOLD, TUTORIAL, Event, Store, rows
@@ -139,10 +139,7 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
     table = table[:, (~np.isnan(table)).sum(axis=0) >= 2]
     if not table.size or len(np.unique(table[~np.isnan(table)])) < 2:
         return None, table.shape[1] if table.size else 0
-    try:
-        import krippendorff
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"agreement needs krippendorff: {install_command('human')}") from None
+    krippendorff = import_extra("krippendorff", "a measure of agreement")
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level)), table.shape[1]
 
 

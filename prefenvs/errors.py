@@ -7,7 +7,9 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 EXTRAS = {
@@ -41,6 +43,21 @@ class PrefenvsError(ValueError):
 def one_line(error: BaseException) -> str:
     """Return an exception's type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def import_extra(name: str, what: str, extra: str = "") -> Any:
+    """Return a module of an optional package that `what` needs; raises PrefenvsError where it is not installed.
+
+    extra: the one that brings it, by default as `EXTRAS` has it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        command = install_command(extra or EXTRAS[package])
+        raise PrefenvsError(
+            f"{what} needs the package {package}, which cannot be imported ({error}): {command}"
+        ) from error
 
 
 @contextmanager

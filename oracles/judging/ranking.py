@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.segments import Array
 
 DRAWS = 1000
@@ -135,10 +135,7 @@ def fit_strengths(wins: Array, start: Array | None = None) -> Array:
     if len(wins) == 2:
         half = 0.5 * np.log(wins[0, 1] / wins[1, 0])
         return np.array([half, -half])
-    try:
-        import choix
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"a ranking of agents needs choix: {install_command('human')}") from None
+    choix = import_extra("choix", "a ranking of agents")
     with warnings.catch_warnings():
         # choix factorises the matrix of a Markov chain, which is singular by its nature; SciPy warns when it notices.
         warnings.filterwarnings("ignore", "Diagonal number")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.errors import PrefenvsError, failure_told, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.evaluate import random_policy
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.protocols import Policy
@@ -95,13 +95,10 @@ class ScriptedPolicy:
             raise PrefenvsError(
                 f"task {task.id!r} has no scripted policy: Meta-World's tasks have; name random, a run or a checkpoint"
             )
-        try:
-            from metaworld.policies import ENV_POLICY_MAP
-        except ImportError as error:
-            raise PrefenvsError(f"scripted policies need Meta-World: {install_command('metaworld')}") from error
+        policies = import_extra("metaworld.policies", "a scripted policy").ENV_POLICY_MAP
         # They ask for more than the arm can do, as a matter of course, and warn of it at every other step.
         warnings.filterwarnings("ignore", message="Constant.s. may be too high", module="metaworld.policies")
-        self._policy: Any = ENV_POLICY_MAP[task.source]()
+        self._policy: Any = policies[task.source]()
 
     def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return one action [4], within -1 to 1, for each of the observations [N, 39]."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.errors import PrefenvsError, failure_told, install_command, one_line
+from prefenvs.errors import PrefenvsError, failure_told, import_extra, one_line
 from prefenvs.segments import Array
 
 BAGS = (".mcap", ".db3", ".bag")
@@ -31,14 +31,10 @@ def is_bag(path: Path) -> bool:
 @contextmanager
 def open_bag(path: Path) -> Iterator[Any]:
     """Open a bag with rosbags' AnyReader; raises PrefenvsError where it is damaged, or the package is missing."""
-    try:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise PrefenvsError(f"{path} needs the package `rosbags`: {install_command('ros')}") from None
+    reader, systems = (import_extra(f"rosbags.{name}", str(path)) for name in ("highlevel", "typesys"))
     # Bags of older ROS 2 versions do not define their messages.
-    types = get_typestore(Stores.ROS2_HUMBLE)
-    with failure_told(f"{path} cannot be read as a ROS bag"), AnyReader([path], default_typestore=types) as bag:
+    types = systems.get_typestore(systems.Stores.ROS2_HUMBLE)
+    with failure_told(f"{path} cannot be read as a ROS bag"), reader.AnyReader([path], default_typestore=types) as bag:
         yield bag
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prefenvs.errors import PrefenvsError, failure_told, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.frames.clip_models import load_clip
 from prefenvs.internal.loading import import_named
 from prefenvs.segments import Array
@@ -143,14 +143,9 @@ class _Pooled(nn.Module):
 
 
 def _load_transformers(name: str, device: str | torch.device) -> Encoder:
-    try:
-        from transformers import AutoModel
-    except ImportError:
-        raise PrefenvsError(
-            f"the encoder transformers:{name} needs the package transformers: {install_command('clip')}"
-        ) from None
+    transformers = import_extra("transformers", f"the encoder transformers:{name}")
     with failure_told(f"transformers has no model {name!r}"):
-        model = AutoModel.from_pretrained(name)
+        model = transformers.AutoModel.from_pretrained(name)
         model = getattr(model, "vision_model", model)
         size = getattr(model.config, "image_size", 224)
     encoder = ModuleEncoder(_Pooled(model), int(size if isinstance(size, int) else size[0]), *IMAGENET, device)

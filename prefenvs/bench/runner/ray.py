@@ -16,7 +16,7 @@ from prefenvs.bench.folder import BenchFolder, Outcome
 from prefenvs.bench.runner.cell import Plan, run_cell
 from prefenvs.bench.runner.process import Stop
 from prefenvs.bench.runner.progress import Progress
-from prefenvs.errors import PrefenvsError, failure_told, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 
 SMALL = 20_000_000
 """Bytes of a file that a node sends back where it does not share the benchmark's folder."""
@@ -104,11 +104,7 @@ def _note_started(cells: Iterable[Cell], plan: Plan, progress: Progress) -> None
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise PrefenvsError(f"--ray needs the package ray: {install_command('ray')}") from None
-    return ray
+    return import_extra("ray", "--ray")
 
 
 def _connect(ray: Any, address: str) -> None:

@@ -14,7 +14,7 @@ from prefenvs.datasets.formats.columns import check_columns, read_column, read_f
 from prefenvs.datasets.formats.minari_files import check_uncompressed
 from prefenvs.datasets.formats.spaces import flatten, unflatten_discrete
 from prefenvs.datasets.sizes import task_action_space
-from prefenvs.errors import PrefenvsError, failure_told, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import known_task
@@ -128,12 +128,7 @@ def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool
 
 
 def _import_datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        needs = f"imitation's trajectory format needs the package datasets: {install_command('imitation')}"
-        raise PrefenvsError(needs) from error
-    return datasets
+    return import_extra("datasets", "imitation's trajectory format", "imitation")
 
 
 def _read_columns(path: Path) -> dict[str, Any]:

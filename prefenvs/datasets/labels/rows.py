@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, failure_told, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.internal.file_sizes import check_npz, check_size
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".npz")
@@ -95,10 +95,7 @@ def _read_csv(text: str, path: Path) -> Iterator[Row]:
 
 def _read_parquet(files: Mapping[str, Path], table: Path) -> Iterator[Row]:
     """Read the files of a table by what is said before the numbers of their rows; equal rows take next to no disk."""
-    try:
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"Parquet needs pyarrow: {install_command('labels')}") from None
+    parquet = import_extra("pyarrow.parquet", "a Parquet file")
     size = 0
     for where, path in files.items():
         numbers = itertools.count(1)

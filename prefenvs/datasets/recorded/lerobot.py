@@ -18,7 +18,7 @@ import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.recorded.episodes import Faults, choose_task, inside
-from prefenvs.errors import PrefenvsError, failure_told, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
@@ -356,9 +356,6 @@ def _camera_name(feature: str) -> str:
 
 
 def _open_parquet(path: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise PrefenvsError(f"{path} needs the package pyarrow: {install_command('recorded')}") from None
+    parquet = import_extra("pyarrow.parquet", str(path), "recorded")
     with failure_told(f"{path} is no Parquet file, or is damaged"):
-        return pyarrow.parquet.ParquetFile(path)
+        return parquet.ParquetFile(path)
