@@ -244,8 +244,7 @@ def ranking_weights(order: Sequence[int], count: int) -> Array:
     k = len(order)
     weights = np.full(count, -float(k))
     weights[list(order)] = count - 1 - 2.0 * np.arange(k)
-    scaled: Array = weights / (k * (k - 1) / 2 + k * (count - k))
-    return scaled
+    return weights / (k * (k - 1) / 2 + k * (count - k))
 
 
 def ranking_direction(noise: Tensor, order: Sequence[int]) -> Tensor:

@@ -69,8 +69,7 @@ def find_schedule(given: GivenSchedule) -> Schedule:
         known = f"{', '.join(SCHEDULES)}, module:NAME or a function"
         near = near_matches(given, tuple(SCHEDULES)) if isinstance(given, str) else ""
         raise PrefenvsError(f"schedule={given!r} is unknown: choose {known}.{near}")
-    schedule: Schedule = found
-    return schedule
+    return found
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,7 @@ class PreferenceLearner(SavedAgent):
         ]
         settings = Settings(made[0], settings.steps, made[1] if len(made) > 1 else None)
         oracle = None if rater is None else as_oracle(rater)
-        agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
-        return agent
+        return algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
@@ -470,12 +469,10 @@ def make_reward_model(
         raise PrefenvsError(
             f"the reward model {found!r} has no {' and no '.join(missing)}: see prefenvs.protocols.RewardModel"
         )
-    model: RewardModel = found
-    return model
+    return found
 
 
 def mean_returns(model: RewardModel, trajectories: Trajectories) -> Array:
     """Return each member's mean return [M] of episodes."""
     rewards = predict_rewards(model, trajectories.observations, trajectories.actions, trajectories.ends)
-    returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
-    return returns
+    return rewards.sum(axis=1, dtype=np.float64) / len(trajectories)

@@ -189,8 +189,7 @@ def best_episodes(rewards: Array, trajectories: Trajectories, share: float) -> l
     """Return the numbers of a share of the episodes, at least one: those of the largest mean reward."""
     means = np.add.reduceat(rewards, trajectories.begins) / trajectories.lengths
     count = max(1, round(share * len(means)))
-    best: list[int] = sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
-    return best
+    return sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
 
 
 def _describe(figures: dict[str, Any]) -> str:

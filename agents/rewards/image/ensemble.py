@@ -158,13 +158,11 @@ class ImageRewardEnsemble(Closing):
 
     def score(self, states: Array, scenes: Array | None = None) -> Array:
         """Return the members' mean reward [N] float32 for states [N, s], with their episodes' scenes [N, m]."""
-        mean: Array = self.predict(states, scenes).mean(0)
-        return mean
+        return self.predict(states, scenes).mean(0)
 
     def score_segment(self, segment: Segment) -> Array:
         """Return the members' mean reward [T] float32 of what a segment shows, at every step."""
-        mean: Array = self._predict_segment(segment).mean(0)
-        return mean
+        return self._predict_segment(segment).mean(0)
 
     def predict_segments(self, segments: Sequence[Segment]) -> Array:
         """Return each member's reward [M, N, T] of what N segments show, at every step.
@@ -193,8 +191,7 @@ class ImageRewardEnsemble(Closing):
         table = self._new_table()
         rows = table.sync(queries)
         returns, present = self._returns(table, rows)
-        beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
-        return beliefs
+        return returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
 
     def score_one(self, segment: Segment) -> float:
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""

@@ -69,8 +69,7 @@ class Scores:
 
     def method(self, entry: Entry) -> dict[str, Any]:
         """Title, upper, upper_bound, asks and offline of an entry's method."""
-        described: dict[str, Any] = self.suite["methods"][entry.method]
-        return described
+        return self.suite["methods"][entry.method]
 
     def label(self, entry: Entry) -> str:
         """How tables call an entry: its rater is named where there are several."""
@@ -173,8 +172,7 @@ class Scores:
     def runs(self, entry: Entry, task: str, column: str = "final") -> Array:
         """Return one figure of an entry's finished cells on a task, [runs], without NaN."""
         values: Array = self.of(entry, task)[column].to_numpy(float)
-        kept: Array = values[~np.isnan(values)]
-        return kept
+        return values[~np.isnan(values)]
 
     def matrix(self, entry: Entry, tasks: list[str]) -> Array:
         """Return normalised scores [runs, tasks] of the seeds that all these tasks have."""

@@ -100,8 +100,7 @@ def performance_profile(
     """
 
     def above(scores: Array) -> Array:
-        share: Array = (scores.reshape(-1, 1) > thresholds).mean(axis=0)
-        return share
+        return (scores.reshape(-1, 1) > thresholds).mean(axis=0)
 
     if len(matrix) < 2:
         return above(matrix), np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)

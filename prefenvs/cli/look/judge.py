@@ -227,8 +227,7 @@ class Judge:
             now = len(tournament.store.events_after(run=tournament.run)), len(tournament.matches)
             if known.get("at") != now:
                 known.update(at=now, result=self._rank(tournament, run) | {"stop": self.stop})
-            result: dict[str, Any] = known["result"] | {"clips": tournament.samples()}
-            return result
+            return known["result"] | {"clips": tournament.samples()}
 
         with self._asking(tournament), contextlib.suppress(KeyboardInterrupt):
             page.serve(standing)

@@ -62,14 +62,12 @@ class LabelFile:
     @property
     def skipped(self) -> Array:
         """[N] bool, pairs without an answer."""
-        skipped: Array = np.isnan(self.probabilities[:, 0])
-        return skipped
+        return np.isnan(self.probabilities[:, 0])
 
     @property
     def tied(self) -> Array:
         """[N] bool, pairs called equal."""
-        tied: Array = self.probabilities[:, 0] == self.probabilities[:, 1]
-        return tied
+        return self.probabilities[:, 0] == self.probabilities[:, 1]
 
     @property
     def strict(self) -> Array:

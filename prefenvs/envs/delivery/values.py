@@ -40,8 +40,7 @@ class BoardValues:
         With gamma 1 that includes loops over coins, which cost nothing.
         """
         best = self.a == 0.0
-        shares: Array = best / best.sum(axis=1, keepdims=True)
-        return shares
+        return best / best.sum(axis=1, keepdims=True)
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return A*(s, a), [...], for observations [..., 124] and one-hot actions [..., 4] of `Delivery`.
@@ -51,13 +50,11 @@ class BoardValues:
         actions = np.asarray(actions)
         if actions.shape[-1:] != (4,):
             raise PrefenvsError(f"actions have shape {actions.shape}; one-hot ones of Delivery end with 4")
-        advantages: Array = self.a[self.cells(observations), actions.argmax(axis=-1)]
-        return advantages
+        return self.a[self.cells(observations), actions.argmax(axis=-1)]
 
     def value(self, observations: Array) -> Array:
         """Return V*(s), [...], for observations [..., 124]."""
-        values: Array = self.v[self.cells(observations)]
-        return values
+        return self.v[self.cells(observations)]
 
     def cells(self, observations: Array) -> Array:
         """Return the cells, [...], that observations were made in; raises PrefenvsError if they show another board."""
