@@ -226,12 +226,9 @@ def repeat_consistency(repeats: Sequence[Event], by_id: dict[str, Event]) -> flo
 
 def _answered_alike(repeats: Sequence[Event], by_id: dict[str, Event]) -> list[bool]:
     """Whether each repetition that can be compared was answered as its original."""
-    pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in repeats if _original(event) in by_id]
+    known = [event for event in repeats if str(event.extra.get("repeats")) in by_id]
+    pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in known]
     return [first == second for first, second in pairs if first is not None and second is not None]
-
-
-def _original(event: Event) -> str:
-    return str(event.extra.get("repeats", ""))
 
 
 def _latest(items: Iterable[Event]) -> list[Event]:

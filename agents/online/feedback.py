@@ -231,7 +231,7 @@ class Feedback:
         self.oracle.observe(candidates)
         selector = self.selector if self.labels else Selector("uniform")
         queries = selector.select(candidates, size, self.length, self.reward_model, self.preferences, self.rng)
-        if _learns_from_unlabelled(self.reward_model):
+        if isinstance(self.reward_model, RewardEnsemble) and self.reward_model.config.surf is not None:
             self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
         return queries
 
@@ -366,7 +366,3 @@ class Feedback:
         if unlabelled:
             print(f"not number for number the unbroken run: SURF's {unlabelled} unlabelled queries are drawn anew")
             self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))
-
-
-def _learns_from_unlabelled(model: RewardModel) -> bool:
-    return isinstance(model, RewardEnsemble) and model.config.surf is not None

@@ -125,7 +125,7 @@ def diagnose(
         mixed = _agreement(np.stack([learned[0], known[0]], 1), np.stack([true[0], known[1]], 1))
     rewards = mean_rewards(model, first.observations, first.actions)
     return Diagnosis(
-        _label_share(model, answered),
+        Share(preference_accuracy(model, answered) * len(answered), len(answered)),
         _agreement(np.stack(learned, 1), np.stack(true, 1)),
         mixed,
         return_correlation(model, first),
@@ -164,10 +164,6 @@ def _agreement(learned: Array, true: Array) -> Share:
     decided = true[:, 0] != true[:, 1]
     preferred = np.take_along_axis(learned, true.argmax(axis=1)[:, None], axis=1)
     return Share(float(credit(learned, preferred)[decided].sum()), int(decided.sum()))
-
-
-def _label_share(model: RewardModel, preferences: Sequence[Preference]) -> Share:
-    return Share(preference_accuracy(model, preferences) * len(preferences), len(preferences))
 
 
 def _nearness(preferences: Sequence[Preference], episodes: Trajectories, rng: np.random.Generator) -> Array:

@@ -74,9 +74,8 @@ def train_offline(
     kept = {} if resumed is None else resumed.config
     names = {name: str(kept.get(name) or given.get(name.replace("_", "-"), "")) for name in ("dataset", "task")}
     gib = kept.get("max_gib") or _number(given.get("max-gib"))
-    dataset = (
-        None if _asks_for_help(arguments) and not names["dataset"] else _load(names["dataset"], names["task"], gib)
-    )
+    only_help = not names["dataset"] and {"-h", "--help"} & {*arguments}
+    dataset = None if only_help else _load(names["dataset"], names["task"], gib)
     task = find_task(names["task"] or EXAMPLE) if dataset is None else task_of(dataset)
     first = {"data": DataOptions(), "rater": LabelOptions()}
     groups, settings = read_groups(algorithm, arguments, given, task, first, OfflineTraining, resumed)
@@ -97,10 +96,6 @@ def _check_labels_matter(given: Mapping[str, str], settings: Settings) -> None:
     for flag in ("shuffle-labels", "labels", "preferences", "held-out", "lists", "list-questions"):
         if flag in given and flag not in ranked:
             raise PrefenvsError(f"--{flag} is about labels, of which this learner needs none here: leave it out")
-
-
-def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return bool({"-h", "--help"} & {*arguments})
 
 
 def _number(text: str | None) -> float | None:
