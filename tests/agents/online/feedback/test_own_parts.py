@@ -243,7 +243,7 @@ def test_a_part_that_raises_is_named_in_one_line() -> None:
         make_pebble(Unmade)
     with pytest.raises(PrefenvsError, match=r"Unfit fails to fit \d+ answers: ZeroDivisionError: no spread"):
         make_pebble(Unfit).learn(STEPS)
-    with pytest.raises(PrefenvsError, match=r"the schedule fails after \d+ steps \(KeyError: 'phase'\)"):
+    with pytest.raises(PrefenvsError, match=r"the schedule fails after \d+ steps: KeyError: 'phase'"):
         make_pebble(Linear, schedule=late).learn(STEPS)
 
 
