@@ -20,7 +20,7 @@ from prefenvs.agents.online.dqn import TrueRewardDQN
 from prefenvs.agents.online.pebble import PEBBLE
 from prefenvs.agents.online.saved_agent import find_kind, is_saved_agent
 from prefenvs.agents.online.state_reward import StateRewardSAC
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.runs import Run
 from prefenvs.segments import Array
 
@@ -107,20 +107,17 @@ class LearnedAdvantage:
             computed = np.concatenate([self._v(new[i : i + step]) for i in range(0, len(new), step)])
             values[~known] = computed
             self._values.add(new, computed)
-        result: Array = values[inverse].reshape(lead)
-        return result
+        return values[inverse].reshape(lead)
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return A(s, a) = Q(s, a) - V(s), [...] float64, for observations [..., obs] and actions [..., act]."""
-        result: Array = self.q(observations, actions) - self.value(observations)
-        return result
+        return self.q(observations, actions) - self.value(observations)
 
     @torch.no_grad()
     def _q(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """[B] for scaled actions [B, act], or one-hot ones."""
         if isinstance(self.agent, DQN):
-            chosen: torch.Tensor = (self.agent.q_net(states) * actions).sum(1)
-            return chosen
+            return (self.agent.q_net(states) * actions).sum(1)
         # A critic of the return's distribution gives its quantiles.
         q = torch.cat([values.mean(1, keepdim=True) for values in self.agent.critic(states, actions)], 1)
         return q.amin(1) if self.critics == "min" else q.mean(1)
@@ -129,8 +126,7 @@ class LearnedAdvantage:
     def _v(self, observations: Array) -> Array:
         states = torch.as_tensor(observations, device=self.agent.device)
         if isinstance(self.agent, DQN):
-            values: Array = self.agent.q_net(states).amax(1).double().cpu().numpy()
-            return values
+            return self.agent.q_net(states).amax(1).double().cpu().numpy()
         mean, log_std, _ = self.agent.actor.get_action_dist_params(states)
         raw = mean + log_std.exp() * self._noise[:, None]
         q = self._q(states.repeat(len(self._noise), 1), raw.tanh().flatten(0, 1)).view(len(self._noise), -1)
@@ -139,13 +135,11 @@ class LearnedAdvantage:
             squash = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
             gaussian = -0.5 * self._noise[:, None].square() - log_std - 0.5 * math.log(2.0 * math.pi)
             q = q - self._temperature() * (gaussian - squash).sum(-1)
-        averaged: Array = q.double().mean(0).cpu().numpy()
-        return averaged
+        return q.double().mean(0).cpu().numpy()
 
     def _temperature(self) -> torch.Tensor:
         agent: Any = self.agent
-        alpha: torch.Tensor = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
-        return alpha
+        return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
     def _rows(self, observations: Array) -> Array:
         return np.ascontiguousarray(np.asarray(observations, np.float32).reshape(-1, self._inputs[0]))
@@ -197,8 +191,7 @@ class _Memory:
         words = (observations + 0.0).view(np.uint32).astype(np.uint64)
         mixed = (words + np.uint64(0x9E3779B97F4A7C15)) * self._multipliers
         mixed ^= mixed >> np.uint64(32)
-        hashed: Array = (mixed * self._multipliers).sum(axis=1, dtype=np.uint64)
-        return hashed
+        return (mixed * self._multipliers).sum(axis=1, dtype=np.uint64)
 
 
 def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
@@ -226,17 +219,13 @@ def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
             expert: Any = find_kind(path, OWN_KINDS).load(path, device=device, custom_objects=changes)
         else:
             expert = _find_sb3_kind(path, device).load(path, device=device, custom_objects=changes)
-    found: OffPolicyAlgorithm = expert
-    return found
+    return expert
 
 
 def _find_sb3_kind(path: Path, device: str) -> type[SAC] | type[DQN]:
     """Return the class of a .zip of Stable-Baselines3; runs what its pickles say."""
-    try:
+    with failure_told(f"{path} is no saved model"):
         data, _, _ = load_from_zip_file(path, device=device)
-    # What damaged bytes and pickles of modules that are gone raise has no common class.
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no saved model: {' '.join(str(error).split())[:200]}") from error
     policy = (data or {}).get("policy_class")
     kinds: tuple[tuple[type, type[SAC] | type[DQN]], ...] = ((SACPolicy, SAC), (DQNPolicy, DQN))
     for known, kind in kinds:

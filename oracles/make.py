@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches
 from prefenvs.internal.loading import entry_points, import_object
 from prefenvs.internal.seeding import derive_seed
 from prefenvs.limits import limits_of
@@ -261,10 +261,8 @@ def _read_bool(text: str) -> bool:
 def _load_own(spec: str) -> Oracle:
     """Return a rater of the user's own, module:NAME; a class is called without arguments."""
     found = import_object(spec, "rater")
-    try:
+    with failure_told(f"the rater {spec} cannot be made"):
         rater = found() if isinstance(found, type) else found
-    except Exception as error:
-        raise PrefenvsError(f"the rater {spec} cannot be made ({one_line(error)})") from error
     if isinstance(rater, Oracle) or hasattr(rater, "ask") or not callable(rater):
         return as_oracle(rater)
     return FunctionOracle(rater, spec)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import sqlalchemy as sa
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.metrics.accuracy import Share
 from prefenvs.segments import Array
 from prefenvs.store import GOLD, TUTORIAL, Event, Store, rows
 from prefenvs.store.database import reading
+from prefenvs.store.events import standing
 from prefenvs.store.schema import query_segments, segments
 from prefenvs.tasks import known_task
 
@@ -99,11 +100,9 @@ def measure_agreement(store: Store, run: str | None = None, oracle: str | None =
     names = sorted({event.oracle for event in everything if event.oracle and event.annotator})
     if oracle is not None and names and oracle not in names:
         raise PrefenvsError(f"the store has no answers of oracle {oracle!r}: it has those of {', '.join(names)}")
-    log = [event for event in everything if oracle is None or event.oracle == oracle]
-    undone = {event.target for event in log if event.kind == "undo"}
-    log = [event for event in log if event.annotator and event.kind != "undo" and event.id not in undone]
+    log = standing(event for event in everything if oracle is None or event.oracle == oracle)
     # The moment that decided an answer is no answer of its own.
-    log = [event for event in log if "moment_of" not in event.extra]
+    log = [event for event in log if event.annotator and "moment_of" not in event.extra]
     labels = _latest(event for event in log if event.kind in ("comparison", "skip"))
     ratings = _latest(event for event in log if event.kind == "rating")
     repeats = [event for event in log if event.kind == "repeat"]
@@ -140,10 +139,7 @@ def krippendorff_alpha(votes: Sequence[tuple[str, str, float | None]], level: st
     table = table[:, (~np.isnan(table)).sum(axis=0) >= 2]
     if not table.size or len(np.unique(table[~np.isnan(table)])) < 2:
         return None, table.shape[1] if table.size else 0
-    try:
-        import krippendorff
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"agreement needs krippendorff: {install_command('human')}") from None
+    krippendorff = import_extra("krippendorff", "a measure of agreement")
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level)), table.shape[1]
 
 
@@ -230,12 +226,9 @@ def repeat_consistency(repeats: Sequence[Event], by_id: dict[str, Event]) -> flo
 
 def _answered_alike(repeats: Sequence[Event], by_id: dict[str, Event]) -> list[bool]:
     """Whether each repetition that can be compared was answered as its original."""
-    pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in repeats if _original(event) in by_id]
+    known = [event for event in repeats if str(event.extra.get("repeats")) in by_id]
+    pairs = [(_vote(event), _vote(by_id[event.extra["repeats"]])) for event in known]
     return [first == second for first, second in pairs if first is not None and second is not None]
-
-
-def _original(event: Event) -> str:
-    return str(event.extra.get("repeats", ""))
 
 
 def _latest(items: Iterable[Event]) -> list[Event]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 EXTRAS = {
@@ -42,10 +45,39 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def near_matches(name: str, known: Iterable[str], count: int = 3) -> str:
+def import_extra(name: str, what: str, extra: str = "") -> Any:
+    """Return a module of an optional package that `what` needs; raises PrefenvsError where it is not installed.
+
+    extra: the one that brings it, by default as `EXTRAS` has it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        command = install_command(extra or EXTRAS[package])
+        raise PrefenvsError(
+            f"{what} needs the package {package}, which cannot be imported ({error}): {command}"
+        ) from error
+
+
+@contextmanager
+def failure_told(what: str, way_out: str = "") -> Iterator[None]:
+    """Raise what a package's or a user's own code raises in the block, whatever its class, as one PrefenvsError.
+
+    It says what failed, why, and the way out; a PrefenvsError goes on as it is.
+    """
+    try:
+        yield
+    except PrefenvsError:
+        raise
+    except Exception as error:
+        raise PrefenvsError(f"{what}: {one_line(error)[:300]}{way_out and '; '}{way_out}") from error
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
     """Return the sentence "Did you mean ...?" for a misspelt name, or an empty string."""
     by_lower = {item.lower(): item for item in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    found = difflib.get_close_matches(name.lower(), by_lower, cutoff=0.5)
     return f" Did you mean {', '.join(by_lower[item] for item in found)}?" if found else ""
 
 

@@ -181,13 +181,7 @@ class _RandomPolicy:
         self.action_space = deepcopy(action_space)
         self.action_space.seed(seed)
 
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, None]:
+    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return one action for each of the observations [N, obs]."""
         return np.stack([self.action_space.sample() for _ in range(len(observation))]), None
 

@@ -98,8 +98,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration that the run was started with."""
-        config: dict[str, Any] = self.record["config"]
-        return config
+        return self.record["config"]
 
     @property
     def task(self) -> str:

@@ -18,21 +18,21 @@ INK = (235, 235, 235)
 CURVES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233), (240, 228, 66))
 
 
-def side_by_side(frames: Sequence[Array], gap: int = GAP) -> Array:
-    """Join frames [H, W, 3] uint8 of one height from left to right, `gap` dark pixels apart.
+def side_by_side(frames: Sequence[Array]) -> Array:
+    """Join frames [H, W, 3] uint8 of one height from left to right, dark pixels between them.
 
     Raises PrefenvsError for frames of several heights.
     """
     heights = {frame.shape[0] for frame in frames}
     if len(heights) != 1:
         raise PrefenvsError(f"frames side by side have one height, these have {sorted(heights)}")
-    between = np.full((frames[0].shape[0], gap, 3), GROUND, np.uint8)
+    between = np.full((frames[0].shape[0], GAP, 3), GROUND, np.uint8)
     parts = [part for frame in frames for part in (between, frame)]
     return np.concatenate(parts[1:], axis=1)
 
 
-def grid(frames: Sequence[Array], columns: int, gap: int = GAP) -> Array:
-    """Put frames [H, W, 3] uint8 of one size into rows of `columns`, `gap` dark pixels apart; places left are dark.
+def grid(frames: Sequence[Array], columns: int) -> Array:
+    """Put frames [H, W, 3] uint8 of one size into rows of `columns`, dark pixels between them; places left are dark.
 
     Raises PrefenvsError for frames of several sizes.
     """
@@ -43,9 +43,9 @@ def grid(frames: Sequence[Array], columns: int, gap: int = GAP) -> Array:
         )
     height, width = frames[0].shape[:2]
     rows = -(-len(frames) // columns)
-    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), GROUND, np.uint8)
+    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), GROUND, np.uint8)
     for number, frame in enumerate(frames):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        top, left = number // columns * (height + GAP), number % columns * (width + GAP)
         canvas[top : top + height, left : left + width] = frame
     return canvas
 

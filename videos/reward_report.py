@@ -127,8 +127,7 @@ def _curve(rewards: Array, low: float, high: float) -> Array:
         )
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    drawn: Array = np.asarray(canvas.buffer_rgba())[..., :3]
-    return drawn
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def _png(picture: Array) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prefenvs.envs.rendering.gl import gl_backend
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.internal.child import Child
 from prefenvs.internal.closing import Closing
 from prefenvs.segments import Segment
@@ -174,16 +174,10 @@ def _rendering(look: Look) -> Iterator[Callable[[tuple[Segment, Path]], Path]]:
     def make_clip(request: tuple[Segment, Path]) -> Path:
         segment, path = request
         kind = segment.task, segment.visible
-        try:
+        with failure_told(f"a clip of {segment.task!r} could not be made"):
             if kind not in recorders:
                 recorders[kind] = look.recorder(segment)
             return write(recorders[kind], segment, path, look)
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"a clip of {segment.task!r} could not be made: {type(error).__name__}: {error}"
-            ) from error
 
     yield make_clip
     for recorder in recorders.values():

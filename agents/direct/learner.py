@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv
+import numpy as np
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder
 from prefenvs.agents.nets.spaces import check_spaces
 from prefenvs.agents.online.checkpoint import (
     WAY_OUT,
     load_episodes,
+    load_model,
     load_random_state,
     random_state,
     restore_trajectories,
@@ -23,8 +26,7 @@ from prefenvs.agents.online.checkpoint import (
     save_trajectories,
 )
 from prefenvs.agents.online.learner import check_policy
-from prefenvs.agents.online.saved_agent import SavedAgent, check_algorithm, read_agent
-from prefenvs.envs.recording import TrajectoryRecorder
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Oracle, Query
 from prefenvs.raters import AnyRater, as_oracle
@@ -42,7 +44,6 @@ class DirectLearner(SavedAgent):
     """
 
     takes: ClassVar[tuple[str, ...]]
-    sees_raw_observations: ClassVar[bool] = True
     learns_from = "preferences"
 
     def __init__(
@@ -64,11 +65,6 @@ class DirectLearner(SavedAgent):
             if isinstance(policy, str):
                 check_policy(policy, env.observation_space)
         super().__init__(policy, env, **kwargs)
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
 
     def check_run(self, total_steps: int) -> None:
         """Raise a PrefenvsError where nobody could be asked."""
@@ -166,12 +162,7 @@ class DirectLearner(SavedAgent):
                     f"the checkpoint {folder} is of task {state['task']!r}, but the environment is {self.task!r}: "
                     "make the environment of the checkpoint's task"
                 )
-        with damage_told(folder / "model.zip", WAY_OUT):
-            record, parameters, variables = read_agent(folder / "model.zip", self.device)
-            check_algorithm(record, self.name, folder / "model.zip")
-            self.set_parameters(parameters, exact_match=True, device=self.device)
-            for name, value in variables.items():
-                getattr(self, name).data = value.data
+        load_model(self, folder / "model.zip")
         self.load_memory(folder)
         with damage_told(folder / "trajectories.npz", WAY_OUT):
             restore_trajectories(self.recorder.buffer, folder / "trajectories.npz")
@@ -195,3 +186,87 @@ class DirectLearner(SavedAgent):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "oracle"]
+
+
+class RoundLearner(DirectLearner):
+    """Plays whole episodes, one after the other in one environment, and asks about those of a round together."""
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        oracle: AnyRater | None = None,
+        config: Any = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """As every `DirectLearner`."""
+        self.rounds = 0
+        super().__init__(policy, env, oracle, config, **{"learning_rate": 0.0, "support_multi_env": True} | kwargs)
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        policy: Any = self.policy_class(self.observation_space, self.action_space, None, **self.policy_kwargs)
+        self.policy = policy.to(self.device)
+        self.policy.set_training_mode(False)
+        self.rng = np.random.default_rng(self.seed)
+
+    @property
+    def left(self) -> int:
+        """Questions that the budget leaves."""
+        return int(self.config.labels) - self.asked
+
+    @property
+    def needed(self) -> int:
+        """Questions that a round needs."""
+        return 1
+
+    def check_run(self, total_steps: int) -> None:
+        """As every learner's; raises PrefenvsError too for several environments."""
+        super().check_run(total_steps)
+        if self.n_envs != 1:
+            raise PrefenvsError(
+                f"{self.name} plays one episode after the other, not in {self.n_envs} environments: give 1"
+            )
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train until the budget of labels or of environment steps is spent; arguments are Stable-Baselines3's.
+
+        A round that is under way when the steps are spent is finished.
+        """
+        self.check_run(total_timesteps)
+        self.start_asking()
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        going = True
+        while going and self.num_timesteps < total_timesteps and self.left >= self.needed:
+            callback.on_rollout_start()
+            before = self.rounds
+            going = self._round(callback)
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            callback.on_rollout_end()
+            if log_interval and self.rounds > before and self.rounds % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        self.check_labels()
+        return self
+
+    @abstractmethod
+    def _round(self, callback: BaseCallback) -> bool:
+        """Play and ask, counting `rounds`; return False where a callback ends training."""
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "rng"]

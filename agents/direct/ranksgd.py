@@ -9,20 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import create_mlp
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from prefenvs.agents.direct.learner import DirectLearner
+from prefenvs.agents.direct.learner import RoundLearner
 from prefenvs.agents.nets.spaces import WithinBounds
 from prefenvs.agents.registry import Algorithm, Settings
 from prefenvs.errors import PrefenvsError
@@ -31,8 +30,6 @@ from prefenvs.limits import PositiveFloat, PositiveFraction, PositiveInt, check_
 from prefenvs.raters import AnyRater
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task
-
-SelfRankSGD = TypeVar("SelfRankSGD", bound="RankSGD")
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class RankedPolicy(WithinBounds):
         return self.forward(observation)
 
 
-class RankSGD(DirectLearner, BaseAlgorithm):
+class RankSGD(RoundLearner):
     """Moves the parameters of a policy along what rankings of its perturbations say, and asks how far.
 
     A round: m policies x + mu xi_i, xi_i ~ N(0, I), play an episode each from one start. A rater names the best, then
@@ -128,85 +125,29 @@ class RankSGD(DirectLearner, BaseAlgorithm):
         oracle: AnyRater | None = None,
         config: RankSGDConfig | None = None,
         policy_kwargs: dict[str, Any] | None = None,
-        _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         """As every `DirectLearner`."""
-        self.rounds = 0
         hidden = list((config or RankSGDConfig()).hidden)
-        super().__init__(
-            policy,
-            env,
-            oracle,
-            config,
-            **{
-                "learning_rate": 0.0,
-                "support_multi_env": True,
-                "policy_kwargs": {"net_arch": hidden} | (policy_kwargs or {}),
-            }
-            | kwargs,
-        )
-        if _init_setup_model:
-            self._setup_model()
+        policy_kwargs = {"net_arch": hidden} | (policy_kwargs or {})
+        super().__init__(policy, env, oracle, config, policy_kwargs=policy_kwargs, **kwargs)
 
     def _setup_model(self) -> None:
-        self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        policy: Any = self.policy_class(self.observation_space, self.action_space, None, **self.policy_kwargs)
-        self.policy = policy.to(self.device)
-        self.policy.set_training_mode(False)
+        super()._setup_model()
         for parameter in self.policy.parameters():
             parameter.requires_grad_(False)
         # Candidates play with a network of their own, so that callbacks find the policy as it is.
         self.candidate = copy.deepcopy(self.policy)
-        self.rng = np.random.default_rng(self.seed)
         self.direction = torch.zeros_like(parameters_to_vector(self.policy.parameters()))
         self.directions = 0
 
-    def check_run(self, total_steps: int) -> None:
-        """As every learner's; raises PrefenvsError too for several environments, and runs without a whole round."""
-        super().check_run(total_steps)
-        if self.n_envs != 1:
-            raise PrefenvsError(f"ranksgd plays one episode after the other, not in {self.n_envs} environments: give 1")
-
-    def learn(
-        self: SelfRankSGD,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "RankSGD",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRankSGD:
-        """Search until the budget of labels or of environment steps is spent; arguments are Stable-Baselines3's.
-
-        A round that is under way when the steps are spent is finished.
-        """
-        self.check_run(total_timesteps)
-        self.start_asking()
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        going = True
-        while going and self.num_timesteps < total_timesteps and self.left >= self.config.questions:
-            callback.on_rollout_start()
-            going = self._search(callback)
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            callback.on_rollout_end()
-            if log_interval and self.rounds % log_interval == 0:
-                self.dump_logs()
-        callback.on_training_end()
-        self.check_labels()
-        return self
-
     @property
-    def left(self) -> int:
-        """Questions that the budget leaves."""
-        return self.config.labels - self.asked
+    def needed(self) -> int:
+        """Questions of one round."""
+        return self.config.questions
 
-    def _search(self, callback: BaseCallback) -> bool:
-        """Play and ask one round; returns False where a callback ends training."""
+    def _round(self, callback: BaseCallback) -> bool:
+        """Rank the perturbed policies, then the steps along the direction."""
         c, center = self.config, parameters_to_vector(self.policy.parameters())
         self.rounds += 1
         drawn = self.rng.normal(size=(c.candidates, len(center)))
@@ -291,7 +232,7 @@ class RankSGD(DirectLearner, BaseAlgorithm):
         self.rng.bit_generator.state = state["rng"]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "candidate", "rng", "direction"]
+        return [*super()._excluded_save_params(), "candidate", "direction"]
 
 
 def ranking_weights(order: Sequence[int], count: int) -> Array:
@@ -303,8 +244,7 @@ def ranking_weights(order: Sequence[int], count: int) -> Array:
     k = len(order)
     weights = np.full(count, -float(k))
     weights[list(order)] = count - 1 - 2.0 * np.arange(k)
-    scaled: Array = weights / (k * (k - 1) / 2 + k * (count - k))
-    return scaled
+    return weights / (k * (k - 1) / 2 + k * (count - k))
 
 
 def ranking_direction(noise: Tensor, order: Sequence[int]) -> Tensor:

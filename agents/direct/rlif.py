@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -29,14 +29,12 @@ from prefenvs.agents.online.sac import PebblePolicy, SACConfig, update
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.datasets.sources import ScriptedPolicy
 from prefenvs.envs.vectors import make_envs
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_settings
 from prefenvs.protocols import Advantage, Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
-
-SelfRLIF = TypeVar("SelfRLIF", bound="RLIF")
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,14 @@ class RLIF(DirectLearner, SAC):
             )
 
     def learn(
-        self: SelfRLIF,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str = "RLIF",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfRLIF:
+    ) -> Self:
         """Train until the budget of environment steps or of the expert's is spent; as Stable-Baselines3's."""
         self.check_run(total_timesteps if reset_num_timesteps else self.num_timesteps + total_timesteps)
         widths = (parameter.shape[-1] for parameter in self.critic.parameters())
@@ -267,14 +265,11 @@ def load_expert_named(name: str, task: Task, device: str = "auto") -> Policy:
         return LearnedExpert(LearnedAdvantage.load(name, device))
     found: Any = import_object(name, "expert")
     if isinstance(found, type) or (callable(found) and not hasattr(found, "predict")):
-        try:
+        with failure_told(f"the expert {name!r} cannot be made"):
             found = found()
-        except Exception as error:  # whatever a user's code raises
-            raise PrefenvsError(f"the expert {name!r} cannot be made: {one_line(error)}") from error
     if not callable(getattr(found, "predict", None)):
         raise PrefenvsError(f"the expert {name!r} has no predict(observations): see prefenvs.protocols.Policy")
-    policy: Policy = found
-    return policy
+    return found
 
 
 class LearnedExpert:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ from prefenvs.limits import PositiveInt, check_settings
 from prefenvs.raters import AnyRater
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, ends_by_time_alone
-
-SelfSPO = TypeVar("SelfSPO", bound="SPO")
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,14 @@ class SPO(DirectLearner, PPO):
             )
 
     def learn(
-        self: SelfSPO,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 1,
         tb_log_name: str = "SPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfSPO:
+    ) -> Self:
         """Train until the budget of environment steps or of labels is spent; arguments are Stable-Baselines3's."""
         self.check_run(total_timesteps)
         self.start_asking()

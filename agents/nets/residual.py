@@ -129,8 +129,7 @@ class ResidualBody(nn.Module):
         x = self.first(x)
         for block in self.blocks:
             x = x + block(x)
-        result: Tensor = self.last(x)
-        return result
+        return self.last(x)
 
 
 def he(layer: nn.Linear) -> None:

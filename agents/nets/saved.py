@@ -151,8 +151,8 @@ def read_config(kind: type[Any], values: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def saved_state(path: str | Path, form: str, writer: str) -> Iterator[dict[str, Any]]:
-    """Yield the state that a reward model's `save` wrote to `path`, to make the model of it within the block.
+def saved_state(path: str | Path, form: str, writer: str, what: str = "reward model") -> Iterator[dict[str, Any]]:
+    """Yield the state that a reward model's or a learner's `save` wrote to `path`, to make it anew within the block.
 
     form: what the state's "format" has to be; writer: the class. Raises PrefenvsError for a file that is damaged, of
     another kind, or not there, whether reading it or making the model shows that.
@@ -164,13 +164,11 @@ def saved_state(path: str | Path, form: str, writer: str) -> Iterator[dict[str, 
             raise KeyError("format")
         yield state
     except FileNotFoundError:
-        raise PrefenvsError(f"there is no reward model at {path}") from None
+        raise PrefenvsError(f"there is no {what} at {path}") from None
     except PrefenvsError:
         raise
     except Exception as error:
-        raise PrefenvsError(
-            f"{path} is not a reward model written by {writer}.save ({type(error).__name__})"
-        ) from error
+        raise PrefenvsError(f"{path} is not a {what} written by {writer}.save ({type(error).__name__})") from error
 
 
 def write_values(path: Path, value: Any) -> None:

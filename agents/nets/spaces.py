@@ -88,5 +88,4 @@ class WithinBounds(BasePolicy):
         """Return actions in the units of the task for scaled ones in [-1, 1]."""
         space = self.action_space
         assert isinstance(space, spaces.Box)
-        within: Array = np.clip(super().unscale_action(scaled_action), space.low, space.high)
-        return within
+        return np.clip(super().unscale_action(scaled_action), space.low, space.high)

@@ -142,9 +142,6 @@ class BC(SingleLossLearner[BCConfig]):
         loss = -self.actor.log_prob(**drawn).mean()
         return loss, {"bc_loss": loss}
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        return self.actor.act(observations, deterministic, self.generator)
-
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor}
 

@@ -235,9 +235,6 @@ class CPL(SingleLossLearner[CPLConfig]):
             log_probs = log_probs - self.reference.log_prob(observations, actions)
         return float(segment_scores(log_probs, self.config.alpha, self.config.discount))
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        return self.actor.act(observations, deterministic, self.generator)
-
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "reference": self.reference}
 

@@ -239,21 +239,14 @@ class DPPO(OfflineLearner[DPPOConfig]):
         super().load_state_dict(state)
         self.predictor_figures = dict(state["predictor"])
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        return self.actor.act(observations, deterministic, self.generator)
-
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "predictor": self.predictor.network}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def segment_distances(predicted: Tensor, actions: Tensor, inside: Tensor) -> Tensor:
     """Return the mean over real steps of |pi(s) - a|_2 / 2, [B], for actions [B, T, act] in [-1, 1]."""
     steps = torch.linalg.vector_norm((predicted - actions) / 2.0, dim=-1)
-    distances: Tensor = (steps * inside).sum(-1) / inside.sum(-1)
-    return distances
+    return (steps * inside).sum(-1) / inside.sum(-1)
 
 
 def alignment_loss(distances: Tensor, scores: Tensor, conservatism: float) -> Tensor:

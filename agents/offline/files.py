@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 
 import prefenvs
+from prefenvs.agents.nets.saved import saved_state
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import check_actions
 from prefenvs.errors import PrefenvsError
-from prefenvs.internal.file_sizes import check_zip
 from prefenvs.segments import Array
 from prefenvs.tasks import known_task
 
@@ -24,18 +23,8 @@ WAY_OUT = "put it back from a copy, or train again"
 
 def read_state(path: str | Path) -> dict[str, Any]:
     """Read the file of a learner, whatever its kind; raises PrefenvsError for anything else."""
-    try:
-        check_zip(path)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise KeyError("format")
-    except FileNotFoundError:
-        raise PrefenvsError(f"there is no saved learner at {path}") from None
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        raise PrefenvsError(f"{path} was not written by an offline learner's save ({type(error).__name__})") from error
-    return state
+    with saved_state(path, FORMAT, "an offline learner", "saved learner") as state:
+        return state
 
 
 def find_spaces(dataset: OfflineDataset, action_space: spaces.Space[Any] | None) -> tuple[spaces.Box, spaces.Box]:

@@ -183,14 +183,8 @@ class IPL(OfflineLearner[IPLConfig]):
         q = self.critics(torch.cat([observations, actions], 1)).mean(0).squeeze(-1)[:-1]
         return float((q - self.config.discount * self.value(observations).reshape(-1)[1:]).sum())
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        return self.actor.act(observations, deterministic, self.generator)
-
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "value": self.value, "critics": self.critics, "targets": self.targets}
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
 
 
 def segment_losses(rewards: Tensor, inside: Tensor, targets: Tensor) -> Tensor:

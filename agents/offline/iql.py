@@ -245,9 +245,6 @@ class IQL(SingleLossLearner[IQLConfig]):
         shape = np.shape(observations)[:-1]
         return np.concatenate(parts).reshape(shape) if parts else np.zeros(shape)
 
-    def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
-        return self.actor.act(observations, deterministic, self.generator)
-
     def state_dict(self) -> dict[str, Any]:
         """Return all that `save` writes, the scale of the rewards included."""
         return super().state_dict() | {"reward_scale": self.reward_scale}

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from prefenvs.agents.nets.kernels import products
 from prefenvs.agents.nets.saved import damage_told, find_saved, new_file, own_memory, read_config
 from prefenvs.agents.nets.spaces import check_flat
+from prefenvs.agents.offline.actor import TanhActor
 from prefenvs.agents.offline.files import FORMAT, WAY_OUT, find_spaces, read_state
 from prefenvs.agents.offline.tables import StepTable, build_step_table
 from prefenvs.datasets.offline import OfflineDataset
@@ -58,6 +59,8 @@ class OfflineLearner(ABC, Generic[Config]):
     config_type: ClassVar[type[Any]]
     learns_from: str = "preferences"
     horizon: int | None = None
+    actor: TanhActor
+    optimiser: torch.optim.Adam
 
     def __init__(
         self,
@@ -136,17 +139,17 @@ class OfflineLearner(ABC, Generic[Config]):
     def _update(self) -> dict[str, Tensor]:
         """Make one gradient step and return figures for the log, as scalars on the device."""
 
-    @abstractmethod
     def _act(self, observations: Tensor, deterministic: bool) -> Tensor:
         """Return actions [B, act] in [-1, 1] for normalised observations [B, obs]."""
+        return self.actor.act(observations, deterministic, self.generator)
 
     @abstractmethod
     def _modules(self) -> dict[str, nn.Module]:
         """Networks by name, as they are saved."""
 
-    @abstractmethod
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers by name, as they are saved."""
+        return {"optimiser": self.optimiser}
 
     @property
     def logger(self) -> Logger:

@@ -94,8 +94,7 @@ class SeedGroup:
         return {name: figure.detach() for name, figure in figures.items()}
 
     def _compute(self, parameters: dict[str, Tensor], drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
-        result: tuple[Tensor, dict[str, Tensor]] = functional_call(self._loss, parameters, (drawn,))
-        return result
+        return functional_call(self._loss, parameters, (drawn,))
 
     @staticmethod
     def _gather(drawn: Sequence[Drawn]) -> Drawn:

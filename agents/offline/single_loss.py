@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.offline.learner import OfflineConfig, OfflineLearner
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import failure_told
 from prefenvs.limits import check_settings
 
 Drawn = dict[str, Any]
@@ -42,7 +42,6 @@ class SingleLossLearner(OfflineLearner[Config]):
     alone, without a look at values, so that `prefenvs.agents.offline.seeds` can do so for several learners in one pass.
     """
 
-    optimiser: torch.optim.Adam
     _compiled: Loss | None = None
 
     @abstractmethod
@@ -79,16 +78,8 @@ class SingleLossLearner(OfflineLearner[Config]):
         self._after_update()
         return {name: figure.detach() for name, figure in figures.items()}
 
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimiser": self.optimiser}
-
 
 def check_compiler(backend: str = "inductor", device: str | torch.device = "auto") -> None:
     """Raise a PrefenvsError where `torch.compile` does not work."""
-    try:
+    with failure_told("torch.compile does not work here", "install a C++ compiler, such as g++, or leave compile out"):
         torch.compile(torch.neg, backend=backend)(torch.zeros(2, device=get_device(device)))
-    except Exception as error:
-        raise PrefenvsError(
-            f"torch.compile does not work here ({type(error).__name__}): install a C++ compiler, such as g++, or leave "
-            "compile out"
-        ) from error

@@ -187,8 +187,7 @@ def find_rows(trajectories: Trajectories, episodes: Array, starts: Array, length
             f"the preferences name steps {starts[i]} to {starts[i] + lengths[i] - 1} of episode {episodes[i]}, which "
             f"has {trajectories.lengths[positions[i]]} steps: they were made from other data"
         )
-    rows: Array = trajectories.begins[positions] + starts
-    return rows
+    return trajectories.begins[positions] + starts
 
 
 def check_answers(preferences: Sequence[Preference]) -> None:

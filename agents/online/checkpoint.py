@@ -12,7 +12,7 @@ import numpy as np
 from prefenvs.agents.nets.rng_state import RngState
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder, read_values, write_values
 from prefenvs.agents.online.replay import RelabelBuffer
-from prefenvs.agents.online.saved_agent import check_algorithm, read_agent
+from prefenvs.agents.online.saved_agent import SavedAgent, check_algorithm, read_agent
 from prefenvs.errors import PrefenvsError
 from prefenvs.frames.recording import Recording
 from prefenvs.internal.file_sizes import check_npz
@@ -93,7 +93,7 @@ def load_checkpoint(agent: PreferenceLearner, folder: Path) -> None:
             f"the checkpoint {folder} is of task {state['task']!r}, but the environment is "
             f"{agent.recorder.buffer.task!r}: make the environment of the checkpoint's task"
         )
-    _load_model(agent, folder / "model.zip")
+    load_model(agent, folder / "model.zip")
     asked_for = getattr(agent.reward_model, "config", None)
     with damage_told(folder / "reward.pt", WAY_OUT, always=True):
         agent.load_reward_model(folder / "reward.pt")
@@ -149,8 +149,8 @@ def load_random_state(agent: Any, state: dict[str, Any]) -> None:
     RngState.from_dict(state).restore()
 
 
-def _load_model(agent: PreferenceLearner, path: Path) -> None:
-    """Read networks, optimisers and temperature."""
+def load_model(agent: SavedAgent, path: Path) -> dict[str, Any]:
+    """Read networks, optimisers and temperature; return what else the file tells of the agent."""
     with damage_told(path, WAY_OUT):
         record, parameters, variables = read_agent(path, agent.device)
         check_algorithm(record, agent.name, path)
@@ -158,6 +158,7 @@ def _load_model(agent: PreferenceLearner, path: Path) -> None:
         for name, value in variables.items():
             if value is not None:
                 getattr(agent, name).data = value.data
+    return record
 
 
 def _check_reward(asked_for: Any, saved: Any, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prefenvs.agents.nets.saved import damage_told, find_folder, new_folder
 from prefenvs.agents.nets.spaces import action_kind, check_spaces
-from prefenvs.agents.online.checkpoint import load_episodes, load_random_state, random_state, save_episodes
+from prefenvs.agents.online.checkpoint import (
+    WAY_OUT,
+    load_episodes,
+    load_model,
+    load_random_state,
+    random_state,
+    save_episodes,
+)
 from prefenvs.agents.online.replay import COLUMNS, restore_rows
-from prefenvs.agents.online.saved_agent import SavedAgent, read_agent
+from prefenvs.agents.online.saved_agent import SavedAgent
 from prefenvs.agents.registry import Algorithm, Online, Settings
 from prefenvs.envs import make
 from prefenvs.envs.recording import TrajectoryRecorder
@@ -26,7 +33,6 @@ from prefenvs.limits import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from prefenvs.tasks import Task
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
-WAY_OUT = "put the checkpoint back from a copy, or start the run anew in another folder"
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,6 @@ class TrueRewardDQN(SavedAgent, DQN):
 
     name = "dqn"
     learns_from = "true reward (upper bound)"
-    sees_raw_observations = True
     oracle = None
     labels = 0
 
@@ -104,9 +109,8 @@ def load_checkpoint(agent: TrueRewardDQN, folder: Path) -> None:
     find_folder(folder)
     if not (folder / "state.json").is_file():
         raise PrefenvsError(f"{folder} cannot be resumed: it holds a model, but no state.json; train anew elsewhere")
+    record = load_model(agent, folder / "model.zip")
     with damage_told(folder / "model.zip", WAY_OUT):
-        record, parameters, _ = read_agent(folder / "model.zip", agent.device)
-        agent.set_parameters(parameters, exact_match=True, device=agent.device)
         # It is set after each step, so that the first action has that of the step before.
         agent.exploration_rate = float(record["counters"]["exploration_rate"])
     with damage_told(folder / "replay.npz", WAY_OUT):
@@ -134,22 +138,10 @@ def make_dqn(task: str, config: DQNConfig, seed: int = 0, device: str = "auto") 
     check_spaces("DQN", ("discrete",), venv)
     recorder = TrajectoryRecorder(venv)
     recorder.reveal = True
-    return TrueRewardDQN(
-        "MlpPolicy",
-        recorder,
-        learning_rate=config.learning_rate,
-        buffer_size=config.buffer_size,
-        learning_starts=config.learning_starts,
-        batch_size=config.batch_size,
-        gamma=config.gamma,
-        train_freq=config.train_freq,
-        target_update_interval=config.target_update_interval,
-        exploration_fraction=config.exploration_fraction,
-        exploration_final_eps=config.exploration_final,
-        policy_kwargs={"net_arch": [config.width, config.width]},
-        seed=seed,
-        device=device,
-    )
+    keywords = asdict(config)
+    width, final = keywords.pop("width"), keywords.pop("exploration_final")
+    keywords |= {"exploration_final_eps": final, "policy_kwargs": {"net_arch": [width, width]}}
+    return TrueRewardDQN("MlpPolicy", recorder, **keywords, seed=seed, device=device)
 
 
 def preset(task: Task, name: str = "published", *, steps: int | None = None, **_: Any) -> Settings:

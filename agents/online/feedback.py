@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeInt, PositiveInt, check_settings
 from prefenvs.metrics.accuracy import Share
@@ -69,8 +69,7 @@ def find_schedule(given: GivenSchedule) -> Schedule:
         known = f"{', '.join(SCHEDULES)}, module:NAME or a function"
         near = near_matches(given, tuple(SCHEDULES)) if isinstance(given, str) else ""
         raise PrefenvsError(f"schedule={given!r} is unknown: choose {known}.{near}")
-    schedule: Schedule = found
-    return schedule
+    return found
 
 
 @dataclass(frozen=True)
@@ -208,10 +207,8 @@ class Feedback:
 
     def _session_size(self, steps: int) -> int:
         """Return how many queries a session has: what the schedule says, within the budget, and at least one."""
-        try:
+        with failure_told(f"the schedule fails after {steps} steps"):
             size = self.schedule(self.config.per_session, steps, self.total_steps)
-        except Exception as error:
-            raise PrefenvsError(f"the schedule fails after {steps} steps ({one_line(error)})") from error
         if not isinstance(size, int | float | np.number) or not math.isfinite(size):
             raise PrefenvsError(f"the schedule returned {size!r} after {steps} steps: it returns a number of queries")
         return max(min(int(size), self.config.labels - self.asked), 1)
@@ -234,7 +231,7 @@ class Feedback:
         self.oracle.observe(candidates)
         selector = self.selector if self.labels else Selector("uniform")
         queries = selector.select(candidates, size, self.length, self.reward_model, self.preferences, self.rng)
-        if _learns_from_unlabelled(self.reward_model):
+        if isinstance(self.reward_model, RewardEnsemble) and self.reward_model.config.surf is not None:
             self.unlabelled += self._draw_uniform(size * self.config.unlabelled, self.rng)
         return queries
 
@@ -296,14 +293,8 @@ class Feedback:
             metrics = self.reward_model.fit(self._learned_from(), None, self.unlabelled, agent, steps)
         else:
             name = type(self.reward_model).__name__
-            try:
+            with failure_told(f"the reward model {name} fails to fit {len(self.preferences)} answers"):
                 metrics = dict(self.reward_model.fit(self._learned_from()) or {})
-            except PrefenvsError:
-                raise
-            except Exception as error:
-                raise PrefenvsError(
-                    f"the reward model {name} fails to fit {len(self.preferences)} answers ({one_line(error)})"
-                ) from error
         count = int(metrics.get("new", 0))
         # A model that has not learned yet predicts nothing.
         if count and self.fitted:
@@ -375,7 +366,3 @@ class Feedback:
         if unlabelled:
             print(f"not number for number the unbroken run: SURF's {unlabelled} unlabelled queries are drawn anew")
             self.unlabelled = self._draw_uniform(unlabelled, np.random.default_rng([self.asked, self.sessions]))
-
-
-def _learns_from_unlabelled(model: RewardModel) -> bool:
-    return isinstance(model, RewardEnsemble) and model.config.surf is not None

@@ -14,10 +14,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from gymnasium import Env, spaces
-from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
-from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.mlp import Precision
 from prefenvs.agents.nets.spaces import check_spaces
@@ -30,9 +29,8 @@ from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
 from prefenvs.agents.rewards.image.observed import PixelReward
 from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.agents.rewards.segment import SegmentReward
-from prefenvs.envs.recording import TrajectoryRecorder
 from prefenvs.envs.spaces import is_picture
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle
@@ -101,8 +99,6 @@ class PreferenceLearner(SavedAgent):
     # Kinds of actions: `prefenvs.agents.nets.spaces.TAKERS`.
     takes: ClassVar[tuple[str, ...]]
     sees_pictures: ClassVar[bool] = False
-    # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
-    sees_raw_observations: ClassVar[bool] = True
     oracle: Oracle | None
     config: LearnerConfig
     feedback: Feedback | None
@@ -162,13 +158,7 @@ class PreferenceLearner(SavedAgent):
         ]
         settings = Settings(made[0], settings.steps, made[1] if len(made) > 1 else None)
         oracle = None if rater is None else as_oracle(rater)
-        agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
-        return agent
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
+        return algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
@@ -470,26 +460,19 @@ def make_reward_model(
     """
     found: Any = import_object(given, "reward model") if isinstance(given, str) else given
     if isinstance(found, type) or (callable(found) and not isinstance(found, RewardModel)):
-        try:
+        with failure_told(
+            f"the reward model {given!r} cannot be made", "it is called with observation_size, action_size and seed"
+        ):
             found = found(observation_size=observation_size, action_size=action_size, seed=seed)
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(
-                f"the reward model {given!r} cannot be made ({one_line(error)}); it is called with observation_size, "
-                "action_size and seed"
-            ) from error
     missing = [name for name in ("predict", "fit", "save", "load") if not callable(getattr(found, name, None))]
     if missing:
         raise PrefenvsError(
             f"the reward model {found!r} has no {' and no '.join(missing)}: see prefenvs.protocols.RewardModel"
         )
-    model: RewardModel = found
-    return model
+    return found
 
 
 def mean_returns(model: RewardModel, trajectories: Trajectories) -> Array:
     """Return each member's mean return [M] of episodes."""
     rewards = predict_rewards(model, trajectories.observations, trajectories.actions, trajectories.ends)
-    returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
-    return returns
+    return rewards.sum(axis=1, dtype=np.float64) / len(trajectories)

@@ -244,8 +244,7 @@ class PEBBLE(PreferenceLearner, SAC):
         mean, log_std, _ = self.actor.get_action_dist_params(states)
         normal = torch.distributions.Normal(mean, log_std.exp())
         density = normal.log_prob(torch.atanh(scaled)) - torch.log1p(-scaled.square())  # type: ignore[no-untyped-call]
-        result: Array = density.sum(1).cpu().numpy()
-        return result
+        return density.sum(1).cpu().numpy()
 
     def save_memory(self, folder: Path) -> None:
         """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""

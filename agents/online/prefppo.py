@@ -249,8 +249,7 @@ class PrefPPO(PreferenceLearner, PPO):
         actions = action_choices(self.action_space, actions)
         states, _ = self.policy.obs_to_tensor(observations)
         density = self.policy.get_distribution(states).log_prob(torch.as_tensor(actions, device=self.device))
-        result: Array = density.cpu().numpy()
-        return result
+        return density.cpu().numpy()
 
     def save_memory(self, folder: Path) -> None:
         """Write the states that exploration compares with, and whether a rollout was cut off."""
@@ -277,16 +276,14 @@ class PrefPPO(PreferenceLearner, PPO):
         self.states_seen = seen[-keep:]
         everything = torch.from_numpy(self.states_seen).to(self.device)
         parts = torch.split(torch.from_numpy(observations).to(self.device), 1024)
-        rewards: Array = torch.cat([self.state_entropy(part, everything) for part in parts]).cpu().numpy()
-        return rewards
+        return torch.cat([self.state_entropy(part, everything) for part in parts]).cpu().numpy()
 
     def _actions(self) -> Array:
         """Return the rollout's actions as segments hold them: clipped, or one-hot where they are discrete."""
         actions = self.rollout_buffer.actions
         if isinstance(self.action_space, spaces.Box):
             flat = actions.reshape(-1, *self.action_space.shape)
-            clipped: Array = np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
-            return clipped
+            return np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions[..., 0]
         rows = action_vectors(self.action_space, actions)

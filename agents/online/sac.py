@@ -298,8 +298,7 @@ class PebblePolicy(WithinBounds, SACPolicy):
         """Return the critic networks."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         own = {name: getattr(self, name) for name in NETWORKS}
-        critic: Any = StackedCritic(**kwargs, **own).to(self.device)
-        return critic  # type: ignore[no-any-return]
+        return StackedCritic(**kwargs, **own).to(self.device)  # type: ignore[return-value]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in NETWORKS}

@@ -20,8 +20,9 @@ from stable_baselines3.common.save_util import (
     recursive_setattr,
     save_to_zip_file,
 )
-from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from prefenvs.agents.nets.residual import NormalisedObservations
 from prefenvs.agents.nets.saved import damage_told, find_saved, new_file, read_config
@@ -68,6 +69,13 @@ class SavedAgent(BaseAlgorithm):
     name: ClassVar[str]
     config_type: ClassVar[type[Any] | None] = None
     """The dataclass of the constructor's argument `config`, if it takes one."""
+    # The recorder refuses a VecNormalize, so that a file tells all that `evaluate` has to know.
+    sees_raw_observations: ClassVar[bool] = True
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        venv = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return venv if isinstance(venv, TrajectoryRecorder) else TrajectoryRecorder(venv)
 
     @property
     def recorder(self) -> TrajectoryRecorder:

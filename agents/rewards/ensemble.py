@@ -19,6 +19,7 @@ from prefenvs.agents.nets.saved import read_config, saved_state
 from prefenvs.agents.rewards.fit import RewardConfig, RewardTrainer, fit_together
 from prefenvs.agents.rewards.options.reed import EncodedMLP, Transitions
 from prefenvs.agents.rewards.options.surf import SurfConfig
+from prefenvs.agents.rewards.tables import check_shapes
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Array
@@ -77,8 +78,7 @@ class RewardEnsemble:
 
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
-        beliefs: Array = self.trainer.beliefs(queries).cpu().numpy()
-        return beliefs
+        return self.trainer.beliefs(queries).cpu().numpy()
 
     def fit(
         self,
@@ -174,12 +174,7 @@ class RewardEnsemble:
     def _chunks(self, observations: Array, actions: Array) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of the flattened rows and their rewards [M, rows]."""
         observations, actions = np.asarray(observations), np.asarray(actions)
-        lead = observations.shape[:-1]
-        if observations.shape[-1:] != (self.observation_size,) or actions.shape != (*lead, self.action_size):
-            raise PrefenvsError(
-                f"observations {list(observations.shape)} and actions {list(actions.shape)} do not fit the reward "
-                f"model: it takes [..., {self.observation_size}] and [..., {self.action_size}], leading axes equal"
-            )
+        check_shapes(observations, actions, (self.observation_size, self.action_size))
         flat = observations.reshape(-1, observations.shape[-1]), actions.reshape(-1, actions.shape[-1])
         step = rows_per_chunk(self.device)
         for start in range(0, len(flat[0]), step):

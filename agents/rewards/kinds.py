@@ -102,5 +102,4 @@ def read_reward(path: Path) -> RewardModel:
         )
     if written not in FORMATS:
         raise PrefenvsError(f"{path} is no reward model of this library: it holds {written or 'no format of one'}")
-    model: RewardModel = FORMATS[written].load(path, "cpu")
-    return model
+    return FORMATS[written].load(path, "cpu")

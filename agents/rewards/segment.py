@@ -22,7 +22,7 @@ from tqdm import trange
 from prefenvs.agents.nets.saved import saved_state
 from prefenvs.agents.nets.windows import window_batches
 from prefenvs.agents.rewards.losses import credit_labels, is_decided, preference_loss
-from prefenvs.agents.rewards.tables import QueryTable, prepare_labels
+from prefenvs.agents.rewards.tables import QueryTable, check_shapes, prepare_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import FractionBelowOne, NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query
@@ -133,12 +133,8 @@ class SegmentReward(ABC, Generic[C]):
         Raises PrefenvsError for other shapes.
         """
         observations, actions = np.asarray(observations), np.asarray(actions)
+        check_shapes(observations, actions, (self.observation_size, self.action_size))
         lead = observations.shape[:-1]
-        if observations.shape[-1:] != (self.observation_size,) or actions.shape != (*lead, self.action_size):
-            raise PrefenvsError(
-                f"observations {list(observations.shape)} and actions {list(actions.shape)} do not fit the reward "
-                f"model: it takes [..., {self.observation_size}] and [..., {self.action_size}], leading axes equal"
-            )
         steps = lead[-1] if lead else 1
         flat = observations.reshape(-1, self.observation_size), actions.reshape(-1, self.action_size)
         ends = np.arange(1, len(flat[0]) // max(steps, 1) + 1) * steps
@@ -156,8 +152,7 @@ class SegmentReward(ABC, Generic[C]):
         for windows, rows, last in window_batches(inputs, begins, torch.from_numpy(ends).to(self.device), self.context):
             values = self.step_rewards(windows, last)
             rewards[rows[rows >= 0]] = values[rows >= 0]
-        result: Array = rewards.cpu().numpy()
-        return result
+        return rewards.cpu().numpy()
 
     @torch.no_grad()
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
@@ -169,8 +164,7 @@ class SegmentReward(ABC, Generic[C]):
             inside, present = table.steps(part)
             scores = self._scores(table.inputs[part], inside)
             parts.append((scores if present is None else scores.masked_fill(~present, -torch.inf)).softmax(-1))
-        beliefs: Array = torch.cat(parts).unsqueeze(0).cpu().numpy()
-        return beliefs
+        return torch.cat(parts).unsqueeze(0).cpu().numpy()
 
     def score_one(self, segment: Segment) -> float:
         """Return the score of one segment."""

@@ -199,3 +199,12 @@ def prepare_labels(
     labels = LabelTensors(rows, target, factor, is_decided(target), held, fresh)
     metrics["decided"] = float(labels.decided.sum())
     return labels, metrics | ({"validation_by_episode": float(by_episode)} if share else {})
+
+
+def check_shapes(observations: Array, actions: Array, sizes: tuple[int, int]) -> None:
+    """Raise a PrefenvsError where observations [..., obs] and actions [..., act] are not of these sizes."""
+    if observations.shape[-1:] != sizes[:1] or actions.shape != (*observations.shape[:-1], sizes[1]):
+        raise PrefenvsError(
+            f"observations {list(observations.shape)} and actions {list(actions.shape)} do not fit the reward "
+            f"model: it takes [..., {sizes[0]}] and [..., {sizes[1]}], leading axes equal"
+        )

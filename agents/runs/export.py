@@ -130,8 +130,7 @@ class PictureRewards(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return the rewards."""
-        rewards: Tensor = self.network(observations)
-        return rewards
+        return self.network(observations)
 
 
 class WindowRewards(nn.Module):
@@ -190,8 +189,7 @@ def describe_policy(policy: Any) -> Part:
     seen, actions = policy.observation_space, policy.action_space
 
     def predict(observations: Array) -> Array:
-        predicted: Array = policy.predict(observations, deterministic=True)[0]
-        return predicted
+        return policy.predict(observations, deterministic=True)[0]
 
     acts = "whole numbers" if not isinstance(actions, spaces.Box) else "in the units of the task"
     recorded = isinstance(policy, OfflineLearner) and not has_environment(policy.task)
@@ -327,8 +325,7 @@ def read_onnx(path: Path) -> Callable[[dict[str, Array]], Array]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run_file(inputs: dict[str, Array]) -> Array:
-        result: Array = session.run(None, inputs)[0]
-        return result
+        return session.run(None, inputs)[0]
 
     return run_file
 

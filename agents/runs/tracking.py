@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.runs import Run
 
 STEPS = "time/total_timesteps"
@@ -62,7 +62,7 @@ def track(loggers: Sequence[Logger], runs: Sequence[Run], project: str, stack: E
         record = run.record
         name = hashlib.sha256(f"{run.folder.absolute()} {record.get('started')}".encode()).hexdigest()[:16]
         config: Mapping[str, Any] = record["config"] | {"command": record["command"]}
-        try:
+        with failure_told(f"wandb refuses the project {project!r}", "run `wandb login`, or set WANDB_MODE=offline"):
             begun = wandb.init(
                 project=project,
                 id=name,
@@ -72,11 +72,6 @@ def track(loggers: Sequence[Logger], runs: Sequence[Run], project: str, stack: E
                 reinit="create_new",
                 dir=str(run.folder),
             )
-        except Exception as error:
-            raise PrefenvsError(
-                f"wandb refuses the project {project!r} ({one_line(error)}): run `wandb login`, or set "
-                "WANDB_MODE=offline"
-            ) from error
         output = WandbOutput(begun)
         stack.callback(output.close)
         logger.output_formats.append(output)

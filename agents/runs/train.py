@@ -262,8 +262,7 @@ def load_policy(run: Run) -> Policy:
     algorithm = find_algorithm(name)
     if algorithm.source == "offline":
         return load_offline(path, name=name)
-    policy: Policy = algorithm.learner.load(path, device="cpu")
-    return policy
+    return algorithm.learner.load(path, device="cpu")
 
 
 def find_reward(run: Run) -> Path | None:

@@ -31,7 +31,7 @@ from prefenvs.agents.tabular.board import (
     sum_features,
 )
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference
@@ -143,11 +143,9 @@ class BARFI(BoardLearner[BARFIConfig]):
             raise PrefenvsError("barfi mixes in a designer's reward: --heuristic module:NAME, or heuristic=...")
         found = self._heuristic or import_object(name, "heuristic")
         label = name or repr(found)
-        try:
+        with failure_told(f"the heuristic {label} fails"):
             rewards = found(np.repeat(observations, MOVES, 0), np.tile(np.eye(MOVES, dtype=np.float32), (CELLS, 1)))
             array = np.asarray(rewards, np.float64)
-        except Exception as error:  # whatever a user's function raises
-            raise PrefenvsError(f"the heuristic {label} fails: {one_line(error)}") from error
         if array.shape != (CELLS * MOVES,) or not np.isfinite(array).all():
             raise PrefenvsError(
                 f"the heuristic {label} returned shape {list(array.shape)}, or not finite numbers, for {CELLS * MOVES} "

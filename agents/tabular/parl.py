@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prefenvs.agents.direct.learner import DirectLearner
+from prefenvs.agents.direct.learner import RoundLearner
 from prefenvs.agents.registry import Algorithm, Settings
 from prefenvs.agents.tabular.board import (
     CELLS,
@@ -35,11 +33,8 @@ from prefenvs.agents.tabular.board import (
 )
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, check_settings
-from prefenvs.raters import AnyRater
 from prefenvs.segments import Array, Segment
 from prefenvs.tasks import Task, find_task
-
-SelfPARL = TypeVar("SelfPARL", bound="PARL")
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class BoardPolicy(BasePolicy):
         self.chances.copy_(torch.where(self.known.any(1, keepdim=True), found, 1.0 / MOVES))
 
 
-class PARL(DirectLearner, BaseAlgorithm):
+class PARL(RoundLearner):
     """Learns a reward of a board from comparisons of the policy's own episodes, and lets the policy follow exactly.
 
     Lower level: pi_w, the soft optimum of r_w = w . f(s, a). Upper level: descent on the loss of labels about its own
@@ -147,76 +142,28 @@ class PARL(DirectLearner, BaseAlgorithm):
     config: PARLConfig
     policy: BoardPolicy
 
-    def __init__(
-        self,
-        policy: str | type[BoardPolicy],
-        env: GymEnv | str | None,
-        oracle: AnyRater | None = None,
-        config: PARLConfig | None = None,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """As every `DirectLearner`; raises PrefenvsError for a task that is no single delivery board."""
-        super().__init__(policy, env, oracle, config, **{"learning_rate": 0.0, "support_multi_env": True} | kwargs)
-        if _init_setup_model:
-            self._setup_model()
-
     def _setup_model(self) -> None:
         shape = self.observation_space.shape
         if shape != (CELLS + MOVES * FEATURES,) or self.action_space != spaces.Discrete(MOVES):
             raise PrefenvsError(f"parl keeps a table of one delivery board, not of observations {shape}: Delivery-v0")
-        self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        policy: Any = self.policy_class(self.observation_space, self.action_space, None, **self.policy_kwargs)
-        self.policy = policy.to(self.device)
-        self.policy.set_training_mode(False)
-        self.rng = np.random.default_rng(self.seed)
+        super()._setup_model()
         # Sums of features of the first episode less those of the second, and the chance that it is better.
         self.rows: list[list[float]] = []
         self.shares: list[float] = []
 
     def check_run(self, total_steps: int) -> None:
-        """As every learner's; raises PrefenvsError too for several environments, and for actions that are held."""
+        """As every learner's; raises PrefenvsError too for actions that are held."""
         super().check_run(total_steps)
         if find_task(self.task).repeat > 1:
             raise PrefenvsError(f"parl knows what single steps on the board do, and {self.task} holds each action")
-        if self.n_envs != 1:
-            raise PrefenvsError(f"parl plays one episode after the other, not in {self.n_envs} environments: give 1")
 
-    def learn(
-        self: SelfPARL,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "PARL",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfPARL:
-        """Train until the budget of labels or of environment steps is spent; arguments are Stable-Baselines3's."""
-        self.check_run(total_timesteps)
-        self.start_asking()
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        going = True
-        while going and self.num_timesteps < total_timesteps and self.asked < self.config.labels:
-            callback.on_rollout_start()
-            exploring = self.num_timesteps < self.config.explore
-            going = self._play(callback) is not None if exploring else self._session(callback)
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            callback.on_rollout_end()
-            if log_interval and not exploring:
-                self.dump_logs()
-        callback.on_training_end()
-        self.check_labels()
-        return self
-
-    def _session(self, callback: BaseCallback) -> bool:
-        """Play and ask about pairs of episodes, and learn; returns False where a callback ends training."""
-        count = min(self.config.per_session, self.config.labels - self.asked)
+    def _round(self, callback: BaseCallback) -> bool:
+        """Play an episode by chance at first, then pairs of episodes, which are asked about and learned from."""
+        if self.num_timesteps < self.config.explore:
+            return self._play(callback) is not None
+        self.rounds += 1
         episodes = []
-        for _ in range(2 * count):
+        for _ in range(2 * min(self.config.per_session, self.left)):
             episode = self._play(callback)
             if episode is None:
                 return False
@@ -296,7 +243,7 @@ class PARL(DirectLearner, BaseAlgorithm):
         self.rng.bit_generator.state = state["rng"]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rng", "rows", "shares"]
+        return [*super()._excluded_save_params(), "rows", "shares"]
 
 
 def policy_scores(policy: BoardPolicy, gamma: float, temperature: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.frames.cache import FrameCache
 from prefenvs.frames.clip_models import TextImageModel, load_clip
 from prefenvs.frames.rewards import reward_steps
@@ -101,12 +101,9 @@ class CLIPReward(Closing):
     def _embed(self, embed: Callable[[Any], Tensor], inputs: Sequence[str] | Array, kind: str) -> Tensor:
         """Return the vectors [N, d] of prompts or frames; raises PrefenvsError for whatever else the model does."""
         name = getattr(self.model, "name", type(self.model).__name__)
-        try:
+        with failure_told(f"{name} failed to embed {len(inputs)} {kind}"):
             vectors = embed(inputs)
             shape, finite = tuple(vectors.shape), bool(vectors.isfinite().all())
-        except Exception as error:
-            reason = one_line(error)
-            raise PrefenvsError(f"{name} failed to embed {len(inputs)} {kind}: {reason}") from error
         if len(shape) != 2 or shape[0] != len(inputs):
             raise PrefenvsError(f"{name} embeds {len(inputs)} {kind} to shape {shape}, expected ({len(inputs)}, size)")
         if not finite:

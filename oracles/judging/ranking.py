@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.segments import Array
 
 DRAWS = 1000
@@ -71,8 +71,7 @@ class Ranking:
     @property
     def win_rates(self) -> Array:
         """[N] chance of beating another agent, drawn at random among the others."""
-        rates: Array = _win_rates(self.strengths[None])[0]
-        return rates
+        return _win_rates(self.strengths[None])[0]
 
     @property
     def win_rate_intervals(self) -> Array:
@@ -87,8 +86,7 @@ class Ranking:
     @property
     def better(self) -> Array:
         """[N, N] share of the bootstrap in which agent i is stronger than agent j."""
-        share: Array = (self.draws[:, :, None] > self.draws[:, None, :]).mean(axis=0)
-        return share
+        return (self.draws[:, :, None] > self.draws[:, None, :]).mean(axis=0)
 
 
 def rank(names: Sequence[str], matches: Matches, draws: int = DRAWS, seed: int = 0) -> Ranking:
@@ -135,16 +133,12 @@ def fit_strengths(wins: Array) -> Array:
     if len(wins) == 2:
         half = 0.5 * np.log(wins[0, 1] / wins[1, 0])
         return np.array([half, -half])
-    try:
-        import choix
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"a ranking of agents needs choix: {install_command('human')}") from None
+    choix = import_extra("choix", "a ranking of agents")
     with warnings.catch_warnings():
         # choix factorises the matrix of a Markov chain, which is singular by its nature; SciPy warns when it notices.
         warnings.filterwarnings("ignore", "Diagonal number")
         strengths: Array = choix.ilsr_pairwise_dense(wins, max_iter=10_000, tol=1e-6)
-    centred: Array = strengths - strengths.mean()
-    return centred
+    return strengths - strengths.mean()
 
 
 def fit_many(wins: Array, start: Array) -> Array:
@@ -178,29 +172,24 @@ def information(draws: Array) -> Array:
     et al., "Bayesian Active Learning for Classification and Preference Learning", 2011).
     """
     chances = _chances(draws)
-    gain: Array = _entropy(chances.mean(axis=0)) - _entropy(chances).mean(axis=0)
-    return gain
+    return _entropy(chances.mean(axis=0)) - _entropy(chances).mean(axis=0)
 
 
 def _chances(draws: Array) -> Array:
     """Chance [D, N, N] that i beats j."""
-    chances: Array = 1 / (1 + np.exp(np.clip(draws[:, None, :] - draws[:, :, None], -500, 500)))
-    return chances
+    return 1 / (1 + np.exp(np.clip(draws[:, None, :] - draws[:, :, None], -500, 500)))
 
 
 def _entropy(chances: Array) -> Array:
     chances = np.clip(chances, 1e-12, 1 - 1e-12)
-    entropy: Array = -chances * np.log(chances) - (1 - chances) * np.log1p(-chances)
-    return entropy
+    return -chances * np.log(chances) - (1 - chances) * np.log1p(-chances)
 
 
 def _win_rates(draws: Array) -> Array:
     # An agent meets itself with chance 0.5 in the sum, which is taken out.
-    rates: Array = (_chances(draws).sum(axis=2) - 0.5) / (draws.shape[1] - 1)
-    return rates
+    return (_chances(draws).sum(axis=2) - 0.5) / (draws.shape[1] - 1)
 
 
 def _interval(draws: Array) -> Array:
     tail = (1 - LEVEL) / 2
-    interval: Array = np.quantile(draws, [tail, 1 - tail], axis=0).T
-    return interval
+    return np.quantile(draws, [tail, 1 - tail], axis=0).T

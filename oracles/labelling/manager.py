@@ -29,6 +29,7 @@ from prefenvs.store import (
     revoke_tokens,
 )
 from prefenvs.store.database import reading
+from prefenvs.store.events import standing
 from prefenvs.store.schema import assignments
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ def discard_answers(store: Store, annotator: str, manager: str) -> int:
 
     All stay in the log. Learners are told as of any undo, and the questions are open to others again.
     """
-    log = store.events_after()
-    undone = {event.target for event in log if event.kind == "undo"}
-    found = [e for e in log if e.annotator == annotator and e.kind in ANSWERS and e.id not in undone]
+    found = [e for e in standing(store.events_after()) if e.annotator == annotator and e.kind in ANSWERS]
     extra = {"discarded": True, "by": manager}
     store.add_events(dataclasses.replace(event.undone(reason="discarded"), extra=extra) for event in found)
     return sum(not is_moment(event) for event in found)
@@ -143,8 +142,8 @@ def describe(desk: Desk) -> dict[str, Any]:
     store, plan = desk.store, desk.assignments.plan
     log = store.events_after()
     undos = {event.target: event for event in log if event.kind == "undo"}
-    given = [e for e in log if e.kind in ANSWERS and e.id not in undos and not is_moment(e)]
-    standing = [event for event in given if plan.run in (None, event.run)]
+    given = [event for event in standing(log) if event.kind in ANSWERS and not is_moment(event)]
+    ours = [event for event in given if plan.run in (None, event.run)]
     answers = Counter(event.annotator for event in given)
     agreement = measure_agreement(store, plan.run)
     people = {person.name: person for person in agreement.annotators}
@@ -159,7 +158,7 @@ def describe(desk: Desk) -> dict[str, Any]:
         and not is_moment(event)
     )
     names = sorted({*people, *tokens, *gone, *desk.seen})
-    scores, credits = desk.gold_scores(), _credit(store, standing)
+    scores, credits = desk.gold_scores(), _credit(store, ours)
     return {
         "people": [
             {
@@ -169,7 +168,7 @@ def describe(desk: Desk) -> dict[str, Any]:
                 "tokens": tokens.get(name, 0),
                 "answers": answers[name],
                 "discarded": gone[name],
-                "labels_per_hour": labels_per_hour([e.time for e in standing if e.annotator == name]),
+                "labels_per_hour": labels_per_hour([e.time for e in ours if e.annotator == name]),
                 "gold": scores.get(name),
                 "tens": _tens(credits.get(name, [])),
                 **_figures(people.get(name), credits.get(name, [])),
@@ -177,7 +176,7 @@ def describe(desk: Desk) -> dict[str, Any]:
             for name in names
         ],
         "agreement": {"alpha": agreement.alpha, "shared": agreement.shared, "percent": agreement.percent},
-        "kinds": _count_kinds(standing),
+        "kinds": _count_kinds(ours),
         "asked": desk.assignments.count_asked(),
         "open": desk.assignments.count_open(),
         "kind": plan.kind,
@@ -202,10 +201,11 @@ def _figures(person: Annotator | None, credits: list[float]) -> dict[str, Any]:
     }
 
 
-def _credit(store: Store, standing: list[Event]) -> dict[str, list[float]]:
+def _credit(store: Store, given: list[Event]) -> dict[str, list[float]]:
     """Of each person's answers to gold and repeated questions, in turn: 1 for right or the same again, 0, or 0.5."""
-    known, by_id = list_gold(store), {event.id: event for event in standing}
-    log = {event.id: event for event in [*standing, *_standing_gold(store)]}
+    known, by_id = list_gold(store), {event.id: event for event in given}
+    gold = (event for event in standing(store.events_after(run=GOLD)) if event.kind == "comparison")
+    log = {event.id: event for event in [*given, *gold]}
     found: dict[str, list[float]] = {}
     for event in sorted(log.values(), key=lambda event: event.seq or 0):
         if event.run == GOLD:
@@ -217,22 +217,16 @@ def _credit(store: Store, standing: list[Event]) -> dict[str, list[float]]:
     return found
 
 
-def _standing_gold(store: Store) -> list[Event]:
-    log = store.events_after(run=GOLD)
-    undone = {event.target for event in log if event.kind == "undo"}
-    return [event for event in log if event.kind == "comparison" and event.id not in undone]
-
-
 def _tens(credits: list[float]) -> list[float]:
     """Means of ten credits each, the latest last; of a rest, if it is at least half of ten."""
     parts = [credits[first : first + TEN] for first in range(0, len(credits), TEN)]
     return [sum(part) / len(part) for part in parts if len(part) >= TEN // 2][-MOST_TENS:]
 
 
-def _count_kinds(standing: list[Event]) -> dict[str, int]:
+def _count_kinds(given: list[Event]) -> dict[str, int]:
     """Standing answers by what they say."""
     kinds: Counter[str] = Counter()
-    for event in standing:
+    for event in given:
         if event.kind != "comparison":
             kinds[event.kind] += 1
         elif event.tie:

@@ -13,6 +13,7 @@ from prefenvs.metrics.accuracy import Share
 from prefenvs.oracles.people.moment import is_moment
 from prefenvs.store import GOLD, RANKING, Event, Store
 from prefenvs.store.database import reading
+from prefenvs.store.events import standing
 from prefenvs.store.schema import requests
 
 CLEAR = 0.25
@@ -100,11 +101,9 @@ def credit(event: Event, gold: Mapping[str, tuple[float, ...]]) -> float | None:
 
 def score_gold(store: Store) -> dict[str, GoldScore]:
     """Return how often each annotator was right on hidden gold questions; those of the tutorial do not count."""
-    log = store.events_after(run=GOLD)
-    undone = {event.target for event in log if event.kind == "undo"}
     gold, credits = list_gold(store), dict[str, list[float]]()
-    for event in log:
-        share = None if event.id in undone else credit(event, gold)
+    for event in standing(store.events_after(run=GOLD)):
+        share = credit(event, gold)
         if share is not None:
             credits.setdefault(event.annotator, []).append(share)
     return {

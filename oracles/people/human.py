@@ -17,6 +17,7 @@ from prefenvs.oracles.people.strength import calibrate, recalibrate
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.segments import Array
 from prefenvs.store import MOST_SEGMENTS, Event, Store
+from prefenvs.store.events import standing
 
 MAJORITY = "majority"
 POLL_SECONDS = 0.25
@@ -115,8 +116,7 @@ class HumanOracle(Oracle):
     def pending(self) -> int:
         """Number of asked queries that nobody has answered, or whose answers were not handed out, or called back."""
         new = self.store.events_after(self._cursor, run=self.run)
-        undone = {event.target for event in new if event.kind == "undo"}
-        unread = {event.query or event.segment for event in new if self._counts(event) and event.id not in undone}
+        unread = {event.query or event.segment for event in standing(new) if self._counts(event)}
         return self._count_open() + len(unread | self._withdrawn(new))
 
     def report(self, status: Mapping[str, float | None]) -> None:

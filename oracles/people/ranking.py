@@ -14,6 +14,7 @@ from prefenvs.oracles.people.human import HumanOracle
 from prefenvs.preferences import Preference, Query
 from prefenvs.store import RANKING, Event, Store
 from prefenvs.store.database import reading
+from prefenvs.store.events import standing
 from prefenvs.store.schema import events, query_segments, requests
 
 LENGTH = 8
@@ -89,12 +90,12 @@ def newest(store: Store) -> tuple[int, int]:
     return last[0] or 0, last[1] or 0
 
 
-def ask_next(store: Store, runs: Collection[str], length: int = LENGTH) -> int:
+def ask_next(store: Store, runs: Collection[str]) -> int:
     """Ask what the lists of these runs need next, one comparison of each; returns how many questions there are."""
     count = 0
     select = sa.select(requests.c.query).where(requests.c.policy != RANKING)
     for run in runs:
-        lists = list_rankings(store, run, store.events_after(run=run), length)
+        lists = list_rankings(store, run, store.events_after(run=run))
         pairs = [ranked.pair for ranked in lists if ranked.pair is not None]
         found = store.find_segments({key for pair in pairs for key in pair})
         needed = [Query((found[new], found[old])) for new, old in pairs]
@@ -108,15 +109,13 @@ def ask_next(store: Store, runs: Collection[str], length: int = LENGTH) -> int:
     return count
 
 
-def rankings_as_preferences(
-    store: Store, run: str, log: Sequence[Event] | None = None, length: int = LENGTH
-) -> dict[str, Preference]:
+def rankings_as_preferences(store: Store, run: str, log: Sequence[Event] | None = None) -> dict[str, Preference]:
     """Return what the ranked lists of a run say of every pair of their clips, by query id.
 
     Of two clips of different groups the one ranked higher is better, with probability 1; of one group either is.
     """
     log = store.events_after(run=run) if log is None else log
-    lists = list_rankings(store, run, log, length)
+    lists = list_rankings(store, run, log)
     clips = store.find_segments({key for ranked in lists for group in ranked.groups for key in group})
     when = max((event.time for event in log), default=0.0)
     answers = {}
@@ -175,10 +174,9 @@ class RankingOracle(HumanOracle):
 
 def _verdicts(log: Sequence[Event], pairs: Mapping[str, Sequence[str]]) -> dict[_Pair, str | None]:
     """The last standing answer to each pair of clips."""
-    undone = {event.target for event in log if event.kind == "undo"}
     verdicts: dict[_Pair, str | None] = {}
-    for event in log:
-        if event.kind not in ("comparison", "skip") or event.id in undone or str(event.query) not in pairs:
+    for event in standing(log):
+        if event.kind not in ("comparison", "skip") or str(event.query) not in pairs:
             continue
         clips = pairs[str(event.query)]
         verdict = None

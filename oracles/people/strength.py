@@ -10,6 +10,7 @@ import numpy as np
 from prefenvs.preferences import Preference
 from prefenvs.segments import Array
 from prefenvs.store import Event, Store
+from prefenvs.store.events import standing
 
 Strength = Literal["better", "much"]
 PROBABILITIES: Mapping[Strength, float] = {"better": 0.85, "much": 0.97}
@@ -31,14 +32,13 @@ def calibrate(store: Store, run: str | None = None, annotators: Collection[str] 
     The estimate is (w p + s) / (w + n): of n repetitions of answers of that strength, s chose the same clip, a tie
     counting half; p is the assumption in PROBABILITIES, w is WEIGHT. run: of this run only; annotators: by these only.
     """
-    log = store.events_after(run=run)
-    undone = {event.target for event in log if event.kind == "undo"}
-    answers = {event.id: event for event in log if event.kind == "comparison" and event.id not in undone}
+    log = standing(store.events_after(run=run))
+    answers = {event.id: event for event in log if event.kind == "comparison"}
     count = dict.fromkeys(get_args(Strength), 0)
     same = dict.fromkeys(get_args(Strength), 0.0)
     for event in log:
         first = answers.get(str(event.extra.get("repeats", "")))
-        if event.kind != "repeat" or event.probabilities is None or first is None or event.id in undone:
+        if event.kind != "repeat" or event.probabilities is None or first is None:
             continue
         strength = first.extra.get("strength")
         if strength in count and (annotators is None or event.annotator in annotators):

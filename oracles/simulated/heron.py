@@ -108,8 +108,7 @@ class HeronOracle(ImmediateOracle):
             left &= column >= column[left].max() - margin
         if left.sum() > 1 and self.undecided == "skip":
             return None
-        shares: Array = left / left.sum()
-        return shares
+        return left / left.sum()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments of the factors."""

@@ -86,8 +86,7 @@ class RegretOracle(SyntheticOracle):
             steps = self._call(self._advantage, observations, actions)
         else:
             steps = self._telescoped(segments, observations, actions)
-        values: Array = steps * self.discount ** np.arange(steps.shape[1])
-        return values
+        return steps * self.discount ** np.arange(steps.shape[1])
 
     def _telescoped(self, segments: Sequence[Segment], observations: Array, actions: Array) -> Array:
         rewards = true_rewards(segments)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
-from prefenvs.errors import PrefenvsError, install_command, near_matches
+from prefenvs.errors import PrefenvsError, import_extra, near_matches
 from prefenvs.oracles.vlm.config import VLMConfig
 from prefenvs.store import storable
 
@@ -300,11 +300,7 @@ class ModelClient:
 
 def import_openai() -> Any:
     """Return the openai package; raises PrefenvsError where it is missing."""
-    try:
-        import openai
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"a model as rater needs the openai package: {install_command('vlm')}") from None
-    return openai
+    return import_extra("openai", "a model as rater")
 
 
 def request_settings(config: VLMConfig, schema: dict[str, Any] | None) -> dict[str, Any]:

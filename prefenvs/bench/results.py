@@ -17,7 +17,7 @@ from prefenvs.bench.cells import Cell
 from prefenvs.bench.folder import BenchFolder, Outcome, read_json, read_suite
 from prefenvs.bench.runner.process import last_lines
 from prefenvs.datasets.d4rl.entries import find_d4rl
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.tasks import find_task
 
 if TYPE_CHECKING:
@@ -137,11 +137,9 @@ def read_results(path: Path) -> Results:
 
     if not path.is_file():
         raise PrefenvsError(f"there is no {path}; `prefenvs bench run` writes one into its folder")
-    try:
+    with failure_told(f"{path} holds no results of `prefenvs bench run`"):
         table = parquet.read_table(path)
         suite = json.loads(table.schema.metadata[KEY])
-    except Exception as error:
-        raise PrefenvsError(f"{path} holds no results of `prefenvs bench run` ({type(error).__name__})") from error
     return Results(table.to_pandas(), suite)
 
 

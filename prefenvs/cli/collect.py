@@ -104,8 +104,6 @@ class Collect:
     def _check(self, task: Task) -> None:
         """Refuse, before a folder is made, what would fail later."""
         assert self.out is not None
-        if self.workers < 1:
-            raise PrefenvsError(f"--workers must be at least 1, got {self.workers}")
         if self.format == "minari":
             find_place(self.out.as_posix())
         elif self.out.parts[:1] == ("minari",):

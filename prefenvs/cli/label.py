@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.limits import Fraction, Lease, NonNegativeInt, Pixels, Port, PositiveInt
 from prefenvs.tasks import find_task
 
@@ -92,10 +92,7 @@ class Label:
 
     def serve(self, standing: Standing | None = None) -> None:
         """Serve until Ctrl-C, with the page of a judging whose ranking is `standing`; raises as `run` does."""
-        try:
-            import uvicorn
-        except ModuleNotFoundError:
-            raise PrefenvsError(f"the labelling page needs a web server: {install_command('human')}") from None
+        uvicorn = import_extra("uvicorn", "the labelling page")
         from prefenvs.envs.rendering.gl import gl_backend
         from prefenvs.oracles.labelling import Clips
         from prefenvs.oracles.labelling.access import check_binding

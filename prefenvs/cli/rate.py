@@ -277,8 +277,6 @@ class Rate:
     def _sample_dataset(self, count: int) -> list[Query]:
         from prefenvs.datasets.load import load_dataset
 
-        if count < 1:
-            raise PrefenvsError(f"--pairs {count}: at least 1 pair is to be sampled")
         assert self.dataset is not None
         trajectories = load_dataset(
             self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged

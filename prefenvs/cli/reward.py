@@ -65,14 +65,15 @@ class Reward:
     def run(self) -> None:
         """Fit or read the reward, measure it on held-out episodes, and write what was asked for."""
         from prefenvs.agents.rewards.relabel import relabel
-        from prefenvs.cli.train.labels import LabelSource, labels_at_hand
+        from prefenvs.cli.train.labels import LabelOptions, LabelSource, labels_at_hand
         from prefenvs.datasets.load import load_dataset
         from prefenvs.datasets.recorded.progress import reward_progress, write_progress
         from prefenvs.videos.reward_report import report_reward
 
         dataset = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
         data = dataset.trajectories
-        labels = LabelSource(self.preferences, None, None, self.held_out, self.seed).read(dataset)
+        options = LabelOptions(self.preferences, held_out=self.held_out)
+        labels = LabelSource(options, self.seed).read(dataset)
         labels = labels_at_hand(labels, data) if self.skip_damaged else labels
         if not labels.train:
             raise PrefenvsError(
@@ -173,8 +174,7 @@ def best_episodes(rewards: Array, trajectories: Trajectories, share: float) -> l
     """Return the numbers of a share of the episodes, at least one: those of the largest mean reward."""
     means = np.add.reduceat(rewards, trajectories.begins) / trajectories.lengths
     count = max(1, round(share * len(means)))
-    best: list[int] = sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
-    return best
+    return sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
 
 
 def _describe(figures: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sources import Disturbance, Source, load_source
 from prefenvs.envs import make
 from prefenvs.envs.spaces import action_vectors
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.evaluate import as_trained
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
@@ -144,12 +144,9 @@ def count_episodes(folder: Path) -> int:
     """Number of episodes in a folder that `collect` fills; a damaged file raises PrefenvsError."""
     total = 0
     for path in sorted(folder.glob("episodes-*.npz")):
-        try:
-            with np.load(path) as file:
-                total += len(file["ends"])
-        except Exception as error:
-            # zipfile, zlib and NumPy raise errors of a dozen types for damaged files.
-            raise PrefenvsError(f"{path} is damaged; remove it and collect its episodes again") from error
+        way_out = "remove it and collect its episodes again"
+        with failure_told(f"{path} is damaged", way_out), np.load(path) as file:
+            total += len(file["ends"])
     return total
 
 

@@ -171,8 +171,7 @@ class OfflineDataset:
                 "reference_scores=(random, expert)"
             )
         random, expert = self.reference_scores
-        scores: Array = 100.0 * (np.asarray(returns, np.float64) - random) / (expert - random)
-        return scores
+        return 100.0 * (np.asarray(returns, np.float64) - random) / (expert - random)
 
     def warn_of_unknown_ends(self) -> None:
         """Warn, before anything bootstraps, where nothing tells which episodes the task ended."""

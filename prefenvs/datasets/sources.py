@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.evaluate import random_policy
 from prefenvs.internal.file_sizes import check_zip
 from prefenvs.protocols import Policy
@@ -95,21 +95,12 @@ class ScriptedPolicy:
             raise PrefenvsError(
                 f"task {task.id!r} has no scripted policy: Meta-World's tasks have; name random, a run or a checkpoint"
             )
-        try:
-            from metaworld.policies import ENV_POLICY_MAP
-        except ImportError as error:
-            raise PrefenvsError(f"scripted policies need Meta-World: {install_command('metaworld')}") from error
+        policies = import_extra("metaworld.policies", "a scripted policy").ENV_POLICY_MAP
         # They ask for more than the arm can do, as a matter of course, and warn of it at every other step.
         warnings.filterwarnings("ignore", message="Constant.s. may be too high", module="metaworld.policies")
-        self._policy: Any = ENV_POLICY_MAP[task.source]()
+        self._policy: Any = policies[task.source]()
 
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, None]:
+    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return one action [4], within -1 to 1, for each of the observations [N, 39]."""
         # Some of its rules divide by a distance, which is zero where the arm has arrived.
         actions = [np.nan_to_num(self._policy.get_action(np.asarray(row, np.float64))) for row in observation]
@@ -142,17 +133,12 @@ def load_sb3(path: Path) -> Policy:
     """
     import stable_baselines3 as sb3
 
-    try:
+    with failure_told(f"{path} is no saved model of Stable-Baselines3"):
         check_zip(path)
         with zipfile.ZipFile(path) as archive:
             own = "agent.json" in archive.namelist()
             data = {} if own else json.loads(archive.read("data"))
         module = "prefenvs.agents" if own else str(data["policy_class"]["__module__"])
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        # zipfile and zlib raise errors of a dozen types for damaged files.
-        raise PrefenvsError(f"{path} is no saved model of Stable-Baselines3") from error
     if module.startswith(("agents.", "prefenvs.")):
         raise PrefenvsError(f"{path} is an agent of prefenvs: name the folder of its run")
     algorithms: dict[str, Any] = {"sac": sb3.SAC, "td3": sb3.TD3, "dqn": sb3.DQN}
@@ -160,10 +146,8 @@ def load_sb3(path: Path) -> Policy:
     if algorithm is None:
         # PPO and A2C share their policies.
         algorithm = sb3.PPO if "clip_range" in data else sb3.A2C
-    try:
+    with failure_told(f"{path} cannot be loaded as {algorithm.__name__}"):
         model: Policy = algorithm.load(path, device="cpu")
-    except Exception as error:
-        raise PrefenvsError(f"{path} cannot be loaded as {algorithm.__name__}: {str(error).splitlines()[0]}") from error
     return model
 
 

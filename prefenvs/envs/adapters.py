@@ -19,7 +19,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from prefenvs.envs.rendering.gl import without_backend
 from prefenvs.envs.spaces import channels_first, is_picture, picture_shape
-from prefenvs.errors import PrefenvsError, install_command, one_line
+from prefenvs.errors import PrefenvsError, failure_told, install_command
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
 from prefenvs.tasks.own import OWN, make_own
@@ -50,16 +50,9 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
             "recorded scene holds one goal"
         )
     hand = kwargs.pop("d4rl_hand", None)
-    try:
-        with without_backend():
-            env = _make_source(task, kwargs)
-    except PrefenvsError:
-        raise
-    except Exception as error:  # whatever a package or a user's class raises
-        how = f" with {kwargs}" if kwargs else ""
-        raise PrefenvsError(
-            f"task {task.id!r} ({task.family}, {task.source}) cannot be made{how}: {one_line(error)}"
-        ) from error
+    how = f" with {kwargs}" if kwargs else ""
+    with failure_told(f"task {task.id!r} ({task.family}, {task.source}) cannot be made{how}"), without_backend():
+        env = _make_source(task, kwargs)
     if hand is not None:
         env = D4RLHand(env, hand)
     # Outside of what changes the reward, which is that of all its steps.

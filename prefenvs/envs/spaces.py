@@ -139,5 +139,4 @@ def action_choices(space: spaces.Space[Any], vectors: Array) -> Array:
 
 
 def _one_hot(count: int, numbers: Array) -> Array:
-    rows: Array = np.eye(count, dtype=np.float32)[numbers]
-    return rows
+    return np.eye(count, dtype=np.float32)[numbers]

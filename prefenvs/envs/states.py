@@ -85,8 +85,7 @@ def read_scene(model: Any, names: tuple[str, ...]) -> Array | None:
     for name in names:
         if not isinstance(getattr(model, name, None), np.ndarray):
             raise PrefenvsError(f"scene={list(names)}: a MuJoCo model has no array {name!r}, such as body_pos")
-    scene: Array = np.concatenate([getattr(model, name).ravel() for name in names])
-    return scene
+    return np.concatenate([getattr(model, name).ravel() for name in names])
 
 
 def write_scene(model: Any, names: tuple[str, ...], scene: Array) -> None:
@@ -242,11 +241,11 @@ class States:
             vars(owner).update(copy.deepcopy(variables))
 
 
-def goes_on(env: Any, segment: Segment, tolerance: float = 1e-4) -> bool:
+def goes_on(env: Any, segment: Segment) -> bool:
     """Return whether an environment, put into a segment's last state but one, steps to the observation recorded next.
 
-    tolerance: relative to the largest entry of the observation. False where states lack what the simulator goes on
-    with (mocap bodies, warm starts, variables of the task), and where the segment has no states or a single step.
+    False where states lack what the simulator goes on with (mocap bodies, warm starts, variables of the task), and
+    where the segment has no states or a single step.
     """
     if segment.states is None or len(segment) < 2:
         return False
@@ -258,7 +257,7 @@ def goes_on(env: Any, segment: Segment, tolerance: float = 1e-4) -> bool:
     else:
         action = np.asarray(action, space.dtype).reshape(space.shape)
     found, known = np.ravel(env.step(action)[0]), np.ravel(segment.observations[-1])
-    return found.shape == known.shape and bool(np.abs(found - known).max() <= tolerance * (1.0 + np.abs(known).max()))
+    return found.shape == known.shape and bool(np.abs(found - known).max() <= 1e-4 * (1.0 + np.abs(known).max()))
 
 
 def as_own(state: Array, like: Any) -> Any:

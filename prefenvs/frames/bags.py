@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.errors import PrefenvsError, install_command, one_line
+from prefenvs.errors import PrefenvsError, failure_told, import_extra, one_line
 from prefenvs.segments import Array
 
 BAGS = (".mcap", ".db3", ".bag")
@@ -31,20 +31,11 @@ def is_bag(path: Path) -> bool:
 @contextmanager
 def open_bag(path: Path) -> Iterator[Any]:
     """Open a bag with rosbags' AnyReader; raises PrefenvsError where it is damaged, or the package is missing."""
-    try:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise PrefenvsError(f"{path} needs the package `rosbags`: {install_command('ros')}") from None
-    try:
-        # Bags of older ROS 2 versions do not define their messages.
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as bag:
-            yield bag
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        # apsw, zstd, lz4, YAML and rosbags raise errors of a dozen types for damaged files.
-        raise PrefenvsError(f"{path} cannot be read as a ROS bag: {one_line(error)[:300]}") from error
+    reader, systems = (import_extra(f"rosbags.{name}", str(path)) for name in ("highlevel", "typesys"))
+    # Bags of older ROS 2 versions do not define their messages.
+    types = systems.get_typestore(systems.Stores.ROS2_HUMBLE)
+    with failure_told(f"{path} cannot be read as a ROS bag"), reader.AnyReader([path], default_typestore=types) as bag:
+        yield bag
 
 
 def connections(bag: Any, topic: str, path: Path) -> list[Any]:

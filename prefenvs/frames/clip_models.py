@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, install_command
 from prefenvs.segments import Array
 
 if TYPE_CHECKING:
@@ -113,16 +113,9 @@ def load_clip(name: str | Path, device: str | torch.device = "auto") -> CLIP:
     """
     name = str(name)
     load = _load_open_clip if name.startswith(OPEN_CLIP) else _load_transformers
-    try:
+    way_out = "give a folder, a hub name, or open_clip:ARCHITECTURE@WEIGHTS"
+    with failure_told(f"no CLIP model can be read from {name!r}", way_out):
         return load(name, device)
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PrefenvsError(
-            f"no CLIP model can be read from {name!r} ({type(error).__name__}: {reason}); give a folder, a hub name, "
-            "or open_clip:ARCHITECTURE@WEIGHTS"
-        ) from error
 
 
 def _import(package: str, wheel: str) -> Any:
@@ -165,7 +158,7 @@ def _load_transformers(name: str, device: str | torch.device) -> CLIP:
 
 def _pooled(output: Any) -> Tensor:
     """The projected vector: transformers 5 returns it within an object, older ones as it is."""
-    return output if not hasattr(output, "pooler_output") else output.pooler_output  # type: ignore[no-any-return]
+    return output if not hasattr(output, "pooler_output") else output.pooler_output
 
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -192,6 +185,6 @@ def _load_open_clip(name: str, device: str | torch.device) -> CLIP:
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
         tokens = tokenizer(list(texts)).to(next(module.parameters()).device)
-        return module.encode_text(tokens)  # type: ignore[no-any-return]
+        return module.encode_text(tokens)
 
     return CLIP(name, module, module.encode_image, encode_texts, int(size), *statistics, device)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.frames.bags import is_bag, picture_times, read_pictures
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.segments import Array
@@ -215,10 +215,7 @@ def _open_pictures(path: Path, key: str) -> tuple[int, Callable[[int], Array]]:
 
 
 def _open_hdf5(path: Path, key: str) -> tuple[int, Callable[[int], Array]]:
-    try:
-        import h5py
-    except ImportError:
-        raise PrefenvsError(f"{path} needs the package h5py: {install_command('recorded')}") from None
+    h5py = import_extra("h5py", str(path))
 
     def read(number: int) -> Array:
         with h5py.File(path, "r") as file:

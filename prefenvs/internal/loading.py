@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches, one_line
 
 Kind = TypeVar("Kind")
 
@@ -80,12 +80,8 @@ def entry_points(group: str, kind: type[Kind]) -> Iterator[Kind]:
     if not declared(group):
         return
     for point in metadata.entry_points(group=group):
-        try:
+        with failure_told(f"the entry point {point.name!r} of {group} ({point.value}) cannot be loaded"):
             found = point.load()
-        except Exception as error:
-            raise PrefenvsError(
-                f"the entry point {point.name!r} of {group} ({point.value}) cannot be loaded ({one_line(error)})"
-            ) from error
         for item in found if isinstance(found, list | tuple) else (found,):
             if not isinstance(item, kind):
                 raise PrefenvsError(f"the entry point {point.name!r} of {group} gives no {kind.__name__}: {item!r}")

@@ -26,8 +26,7 @@ def credit(returns: Values, preferred: Values) -> Values:
     is a mean of these over labels that name one best segment.
     """
     tied, lower = (returns == preferred).sum(-1), (returns < preferred).sum(-1)
-    right: Values = (tied + lower == returns.shape[-1]) / (tied + (tied == 0))
-    return right
+    return (tied + lower == returns.shape[-1]) / (tied + (tied == 0))
 
 
 def label_accuracy(preferences: Sequence[Preference], score: Callable[[Segment], float]) -> float:

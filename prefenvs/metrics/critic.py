@@ -157,17 +157,17 @@ def measure_critic(
     )
 
 
-def walk(policy: Policy, task: str, count: int, length: int, seed: int = 0, lead: int = 200) -> Walks:
+def walk(policy: Policy, task: str, count: int, length: int, seed: int = 0) -> Walks:
     """Record `count` segments, each in an episode of its own.
 
-    An episode's share of random actions is drawn evenly from [0, 1], and the steps before the segment from 0 to `lead`;
+    An episode's share of random actions is drawn evenly from [0, 1], and the steps before the segment from 0 to 200;
     where the episode ends too early, another is begun with half as many. Raises PrefenvsError for episodes that end
     before that.
     """
     rng = np.random.default_rng(seed)
     parts: list[tuple[Any, ...]] = []
     with closing(_make(task)) as env:
-        lead = min(lead, max(env.task.horizon - length, 0))
+        lead = min(200, max(env.task.horizon - length, 0))
         for i in range(count):
             found = None
             for attempt in range(ATTEMPTS):

@@ -125,7 +125,7 @@ def diagnose(
         mixed = _agreement(np.stack([learned[0], known[0]], 1), np.stack([true[0], known[1]], 1))
     rewards = mean_rewards(model, first.observations, first.actions)
     return Diagnosis(
-        _label_share(model, answered),
+        Share(preference_accuracy(model, answered) * len(answered), len(answered)),
         _agreement(np.stack(learned, 1), np.stack(true, 1)),
         mixed,
         return_correlation(model, first),
@@ -151,14 +151,12 @@ def _labelled(preferences: Sequence[Preference], length: int) -> SegmentBatch | 
 
 
 def _returns(model: RewardModel, batch: SegmentBatch) -> Array:
-    returns: Array = mean_rewards(model, batch.observations, batch.actions).sum(axis=1)
-    return returns
+    return mean_rewards(model, batch.observations, batch.actions).sum(axis=1)
 
 
 def _true(batch: SegmentBatch) -> Array:
     assert batch.true_rewards is not None
-    returns: Array = batch.true_rewards.sum(axis=1, dtype=np.float64)
-    return returns
+    return batch.true_rewards.sum(axis=1, dtype=np.float64)
 
 
 def _agreement(learned: Array, true: Array) -> Share:
@@ -166,10 +164,6 @@ def _agreement(learned: Array, true: Array) -> Share:
     decided = true[:, 0] != true[:, 1]
     preferred = np.take_along_axis(learned, true.argmax(axis=1)[:, None], axis=1)
     return Share(float(credit(learned, preferred)[decided].sum()), int(decided.sum()))
-
-
-def _label_share(model: RewardModel, preferences: Sequence[Preference]) -> Share:
-    return Share(preference_accuracy(model, preferences) * len(preferences), len(preferences))
 
 
 def _nearness(preferences: Sequence[Preference], episodes: Trajectories, rng: np.random.Generator) -> Array:
@@ -193,7 +187,4 @@ def _nearness(preferences: Sequence[Preference], episodes: Trajectories, rng: np
     limit = np.quantile(tree.query(held_out, workers=1)[0], NEAR)
     near = tree.query(steps / scale, workers=1)[0] <= limit
     ends = np.cumsum([len(segment) for segment in segments])
-    shares: Array = np.add.reduceat(near.astype(np.float64), np.concatenate([[0], ends[:-1]])) / np.diff(
-        ends, prepend=0
-    )
-    return shares
+    return np.add.reduceat(near.astype(np.float64), np.concatenate([[0], ends[:-1]])) / np.diff(ends, prepend=0)

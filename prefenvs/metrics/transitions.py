@@ -70,8 +70,7 @@ def reward_of(model: RewardModel) -> Reward:
     """Return a reward model's ensemble mean as a reward function; it does not look at the next observation."""
 
     def reward(observations: Array, actions: Array, next_observations: Array) -> Array:
-        mean: Array = model.predict(observations, actions).mean(axis=0)
-        return mean
+        return model.predict(observations, actions).mean(axis=0)
 
     return reward
 

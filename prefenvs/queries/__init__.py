@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import entr, expit
 
-from prefenvs.errors import PrefenvsError, near_matches, one_line
+from prefenvs.errors import PrefenvsError, failure_told, near_matches
 from prefenvs.internal.loading import import_object
 from prefenvs.limits import AtLeastTwo, NonNegativeFloat, PositiveInt, check_settings
 from prefenvs.preferences import Preference, Query, make_pairs
@@ -30,14 +30,12 @@ def preference_probabilities(returns: Array) -> Array:
 
     returns: [members, pairs, 2], the sum of each segment's predicted rewards. Result: [members, pairs].
     """
-    probabilities: Array = expit(np.asarray(returns[..., 0] - returns[..., 1], np.float64))
-    return probabilities
+    return expit(np.asarray(returns[..., 0] - returns[..., 1], np.float64))
 
 
 def disagreement(probabilities: Array) -> Array:
     """Return the population standard deviation over members, [pairs], for probabilities [members, pairs] (PEBBLE)."""
-    score: Array = probabilities.std(axis=0)
-    return score
+    return probabilities.std(axis=0)
 
 
 def entropy(probabilities: Array) -> Array:
@@ -45,8 +43,7 @@ def entropy(probabilities: Array) -> Array:
 
     It is high where members are unsure, even where all agree that they are; see `bald` for the difference.
     """
-    score: Array = _binary_entropy(probabilities).mean(axis=0)
-    return score
+    return _binary_entropy(probabilities).mean(axis=0)
 
 
 def bald(probabilities: Array) -> Array:
@@ -232,12 +229,8 @@ class OwnSelector:
         rng: np.random.Generator,
     ) -> list[Query]:
         """Return what `choose` does; raises PrefenvsError where it fails, or returns anything but queries."""
-        try:
+        with failure_told(f"the selector {self.name} fails"):
             found: object = self.choose(pool, count, length, reward_model, labelled, rng)
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            raise PrefenvsError(f"the selector {self.name} fails ({one_line(error)})") from error
         wanted = f"it returns at most {count} of prefenvs.Query, in a list"
         if not isinstance(found, list | tuple):
             raise PrefenvsError(f"the selector {self.name} returned {type(found).__name__}: {wanted}")
@@ -301,8 +294,7 @@ class PolicyLikelihood:
         """Return the mean log-likelihood [N] of the segments at (episode, start) [N, 2]."""
         batch = pool.cut(where[:, 0], where[:, 1], length)
         flat = (array.reshape(-1, *array.shape[2:]) for array in (batch.observations, batch.actions))
-        mean: Array = self.log_likelihood(*flat).reshape(len(where), length).mean(axis=1)
-        return mean
+        return self.log_likelihood(*flat).reshape(len(where), length).mean(axis=1)
 
 
 def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
@@ -348,8 +340,7 @@ def _count_segments(pool: Trajectories, length: int, last_episodes: int | None) 
 
 
 def _binary_entropy(probabilities: Array) -> Array:
-    total: Array = entr(probabilities) + entr(1.0 - probabilities)
-    return total
+    return entr(probabilities) + entr(1.0 - probabilities)
 
 
 def _cut(pool: Trajectories, pairs: Array, length: int) -> SegmentBatch:
@@ -368,8 +359,7 @@ def _differ(pool: Trajectories, pairs: Array, length: int) -> Array:
     Where there are neither, as in videos, segments of different steps differ.
     """
     if not pool.observations[:1].size and not pool.actions[:1].size:
-        differ: Array = np.any(pairs[:, 0] != pairs[:, 1], axis=-1)
-        return differ
+        return np.any(pairs[:, 0] != pairs[:, 1], axis=-1)
     differ = np.zeros(len(pairs), bool)
     # Most pairs differ in their first step; only the others are worth a look at the rest.
     for steps in (1, length):

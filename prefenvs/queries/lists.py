@@ -6,6 +6,7 @@ answers at once fill lists. Lists of another origin, a page's for one, become pr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -161,13 +162,12 @@ def pairs_of(
     """
     flat = [(rank, segment) for rank, group in enumerate(groups) for segment in group]
     made = []
-    for i, (low, worse) in enumerate(flat):
-        for high, better in flat[i + 1 :]:
-            chances = np.array([0.5, 0.5]) if low == high else np.array([0.0, 1.0])
-            pair = (worse, better)
-            if worse.hash > better.hash if rng is None else rng.integers(2):
-                pair, chances = pair[::-1], chances[::-1]
-            made.append(Preference(Query(pair), chances, like.annotator, like.oracle))
+    for (low, worse), (high, better) in itertools.combinations(flat, 2):
+        chances = np.array([0.5, 0.5]) if low == high else np.array([0.0, 1.0])
+        pair = (worse, better)
+        if worse.hash > better.hash if rng is None else rng.integers(2):
+            pair, chances = pair[::-1], chances[::-1]
+        made.append(Preference(Query(pair), chances, like.annotator, like.oracle))
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -10,11 +9,10 @@ import sqlalchemy as sa
 
 from prefenvs.store import rows
 from prefenvs.store.database import reading, writing
+from prefenvs.store.events import UNSTORABLE
 from prefenvs.store.schema import calls
 from prefenvs.store.store import Store
 
-# What a model writes may hold what no database stores.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 UNDER_WAY = "under way"
 """How a call ends that was begun and of which nothing more is known, as its program was killed."""
 IDENTICAL = "identical pictures"
@@ -58,7 +56,7 @@ class Spending:
 
 def storable(text: str) -> str:
     """Return a text as a store keeps it: NUL and lone surrogates become replacement characters."""
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def add_calls(store: Store, items: Iterable[Call], ended: Iterable[Call] = ()) -> None:

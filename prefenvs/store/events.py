@@ -7,7 +7,7 @@ import math
 import re
 import time as clock
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,7 +18,7 @@ from prefenvs.preferences import Preference, Query
 
 ANSWERS = ("comparison", "skip")
 _NAMESPACE = uuid.UUID("0f9d5c2e-7f0b-5d0c-9a60-3d1a3c1e6b57")
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 LATEST = 253_402_300_799.0
 """The end of the year 9999 in seconds since 1970: no date is later, and no answer took longer."""
 _JSON_COLUMNS = ("probabilities", "shown", "extra")
@@ -166,11 +166,18 @@ class Event:
 COLUMNS = tuple(item.name for item in fields(Event) if item.name != "seq")
 
 
+def standing(log: Iterable[Event]) -> list[Event]:
+    """Return the events of a log that none of its undos has taken back, without the undos."""
+    log = list(log)
+    undone = {event.target for event in log if event.kind == "undo"}
+    return [event for event in log if event.kind != "undo" and event.id not in undone]
+
+
 def check_text(name: str, value: object) -> str:
     """Return `value` if it is a string that both databases can hold; raises PrefenvsError for anything else."""
     if not isinstance(value, str):
         raise PrefenvsError(f"{name} must be a string, got {value!r}")
-    if _UNSTORABLE.search(value):
+    if UNSTORABLE.search(value):
         raise PrefenvsError(f"{name} {value!r} holds a NUL or half a surrogate pair, which no database stores")
     return value
 

@@ -21,9 +21,9 @@ CHUNK = 1000
 _Item = TypeVar("_Item")
 
 
-def chunks(items: Sequence[_Item], size: int = CHUNK) -> Iterator[Sequence[_Item]]:
-    """Yield the items in pieces of at most `size`."""
-    return (items[first : first + size] for first in range(0, len(items), size))
+def chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """Yield the items in pieces of at most CHUNK."""
+    return (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, failure_told, one_line
 from prefenvs.internal.loading import import_named
 from prefenvs.tasks.files import ENDING, read_task
 from prefenvs.tasks.task import Camera, Task, tables
@@ -188,12 +188,8 @@ def _own_object(env: gymnasium.Env[Any, Any], horizon: int | None) -> Task:
 
 
 def _infer(name: str, make: Make, source: str | None, horizon: int | None = None) -> Task:
-    try:
+    with failure_told(f"task {name!r}: the environment cannot be made", "it is made by a call without arguments"):
         env = make()
-    except Exception as error:
-        raise PrefenvsError(
-            f"task {name!r}: the environment cannot be made ({one_line(error)}); it is made by a call without arguments"
-        ) from error
     import gymnasium
 
     if not isinstance(env, gymnasium.Env):
@@ -209,10 +205,8 @@ def _infer_registered(name: str, registered: str) -> Task:
     import gymnasium
 
     make = _registered_maker(registered)
-    try:
+    with failure_told(f"task {name!r} cannot be made"):
         env = make()
-    except Exception as error:
-        raise PrefenvsError(f"task {name!r} cannot be made: {one_line(error)}") from error
     try:
         return _remember(_describe(name, name, env, gymnasium.spec(registered).max_episode_steps), make)
     finally:
@@ -275,8 +269,7 @@ def _maker(task: Task) -> Make:
         module, name = import_named(task.source, f"task {task.id!r}, source")
         found = getattr(module, name, None)
         if callable(found):
-            make: Make = found
-            return make
+            return found
     name = task.source.rpartition(":")[2]
     if name in gymnasium.registry:
         return _registered_maker(name)
@@ -347,10 +340,8 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     env.action_space.seed(0)
     given: Any = None
     for call, parts in (("reset", "observation, info"), ("step", "observation, reward, terminated, truncated, info")):
-        try:
+        with failure_told(f"task {name!r}: {call} fails"):
             given = env.reset(seed=0) if call == "reset" else env.step(env.action_space.sample())
-        except Exception as error:
-            raise PrefenvsError(f"task {name!r}: {call} fails ({one_line(error)})") from error
         if not isinstance(given, tuple) or len(given) != parts.count(",") + 1 or not isinstance(given[-1], dict):
             what = f"{len(given)} values" if isinstance(given, tuple) else type(given).__name__
             raise PrefenvsError(f"task {name!r}: {call} returns {what}, where Gymnasium's returns {parts}")
@@ -361,8 +352,7 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         float(given[1])
     except (TypeError, ValueError):
         raise PrefenvsError(f"task {name!r}: step returns the reward {given[1]!r}, which is no number") from None
-    info: dict[str, Any] = given[-1]
-    return info
+    return given[-1]
 
 
 def _camera(env: gymnasium.Env[Any, Any], model: Any) -> Camera:

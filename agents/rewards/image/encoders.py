@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.frames.clip_models import load_clip
 from prefenvs.internal.loading import import_named
 from prefenvs.segments import Array
@@ -110,7 +110,7 @@ def load_encoder(name: str | Path, device: str | torch.device = "auto") -> Encod
     if not callable(found) or not hasattr(found, "size"):
         raise PrefenvsError(f"{name} is neither an nn.Module nor an encoder with a size: {type(found).__name__}")
     found.name = str(name)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _load_timm(name: str, device: str | torch.device) -> Encoder:
@@ -118,11 +118,9 @@ def _load_timm(name: str, device: str | torch.device) -> Encoder:
         import timm
     except ImportError:
         raise PrefenvsError(f"the encoder timm:{name} needs the package timm: pip install timm") from None
-    try:
+    with failure_told(f"timm has no model {name!r}"):
         model = timm.create_model(name, pretrained=True, num_classes=0)
         data = timm.data.resolve_model_data_config(model)
-    except Exception as error:
-        raise PrefenvsError(f"timm has no model {name!r}: {' '.join(str(error).split())[:200]}") from error
     encoder = ModuleEncoder(model, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"]), device)
     encoder.name = f"timm:{name}"
     return encoder
@@ -145,18 +143,11 @@ class _Pooled(nn.Module):
 
 
 def _load_transformers(name: str, device: str | torch.device) -> Encoder:
-    try:
-        from transformers import AutoModel
-    except ImportError:
-        raise PrefenvsError(
-            f"the encoder transformers:{name} needs the package transformers: {install_command('clip')}"
-        ) from None
-    try:
-        model = AutoModel.from_pretrained(name)
+    transformers = import_extra("transformers", f"the encoder transformers:{name}")
+    with failure_told(f"transformers has no model {name!r}"):
+        model = transformers.AutoModel.from_pretrained(name)
         model = getattr(model, "vision_model", model)
         size = getattr(model.config, "image_size", 224)
-    except Exception as error:
-        raise PrefenvsError(f"transformers has no model {name!r}: {' '.join(str(error).split())[:200]}") from error
     encoder = ModuleEncoder(_Pooled(model), int(size if isinstance(size, int) else size[0]), *IMAGENET, device)
     encoder.name = f"transformers:{name}"
     return encoder

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,25 +141,28 @@ class ImageRewardEnsemble(Closing):
 
     def predict(self, states: Array, scenes: Array | None = None) -> Array:
         """Return each member's reward [M, N] float32 for states [N, s], with their episodes' scenes [N, m]."""
-        parts = [np.zeros((self.config.members, 0), np.float32)]
+
+        def draw(rows: slice) -> Tensor:
+            frames = self.frames.frames(states[rows], None if scenes is None else scenes[rows])
+            return self._inputs(frames[:, None], None)
+
+        return self._predict(len(states), draw)
+
+    @torch.no_grad()
+    def _predict(self, count: int, see: Callable[[slice], Tensor]) -> Array:
+        """Return each member's reward [M, count] of what `see` makes of slices of that many frames."""
         step = self._frames_per_chunk()
-        with torch.no_grad():
-            for start in range(0, len(states), step):
-                rows = slice(start, start + step)
-                frames = self.frames.frames(states[rows], None if scenes is None else scenes[rows])
-                inputs = self._inputs(frames[:, None], None)
-                parts.append(self.network(inputs).cpu().numpy())
-        return np.concatenate(parts, 1)
+        slices = (slice(start, min(start + step, count)) for start in range(0, count, step))
+        parts = [self.network(see(rows)).cpu().numpy() for rows in slices]
+        return np.concatenate([np.zeros((self.config.members, 0), np.float32), *parts], 1)
 
     def score(self, states: Array, scenes: Array | None = None) -> Array:
         """Return the members' mean reward [N] float32 for states [N, s], with their episodes' scenes [N, m]."""
-        mean: Array = self.predict(states, scenes).mean(0)
-        return mean
+        return self.predict(states, scenes).mean(0)
 
     def score_segment(self, segment: Segment) -> Array:
         """Return the members' mean reward [T] float32 of what a segment shows, at every step."""
-        mean: Array = self._predict_segment(segment).mean(0)
-        return mean
+        return self._predict_segment(segment).mean(0)
 
     def predict_segments(self, segments: Sequence[Segment]) -> Array:
         """Return each member's reward [M, N, T] of what N segments show, at every step.
@@ -170,13 +174,10 @@ class ImageRewardEnsemble(Closing):
             raise PrefenvsError(f"rewards of segments come for one length at a time, got {sorted(lengths)} steps")
         return np.stack([self._predict_segment(segment) for segment in segments], 1)
 
-    @torch.no_grad()
     def _predict_segment(self, segment: Segment) -> Array:
         check_task(segment, self.task.id)
-        steps = range(0, len(segment), self._frames_per_chunk())
         items = [(segment, step) for step in range(len(segment))]
-        parts = [self.network(self._see(items[start : start + steps.step])).cpu().numpy() for start in steps]
-        return np.concatenate(parts, 1)
+        return self._predict(len(items), lambda rows: self._see(items[rows]))
 
     def relabel(self, trajectories: Trajectories) -> Array:
         """Return the reward [S] float32 of every step, that of what it led to: see `reward_steps`."""
@@ -190,8 +191,7 @@ class ImageRewardEnsemble(Closing):
         table = self._new_table()
         rows = table.sync(queries)
         returns, present = self._returns(table, rows)
-        beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
-        return beliefs
+        return returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
 
     def score_one(self, segment: Segment) -> float:
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""
@@ -313,18 +313,23 @@ class ImageRewardEnsemble(Closing):
     def save(self, path: str | Path) -> None:
         """Write configuration, weights, optimiser and random state; of an encoder the name alone, if it has one."""
         encoder = None if self.encoder is None else getattr(self.encoder, "name", "")
-        state = {
-            "format": FORMAT,
-            "task": self.task.id,
-            "encoder": encoder,
-            "observation_size": self.observation_size,
+        about = {"task": self.task.id, "encoder": encoder, "observation_size": self.observation_size}
+        torch.save({"format": FORMAT, **about, **self._state()}, path)
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "config": asdict(self.config),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "sides": dict(self._sides),
         }
-        torch.save(state, path)
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """Take up the optimiser, the random state and what is held out."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self._sides = dict(state["sides"])
 
     @classmethod
     def load(
@@ -365,9 +370,7 @@ class ImageRewardEnsemble(Closing):
                 f"{path} was fitted with another encoder than the one given: its sizes differ"
             ) from error
         try:
-            model.optimizer.load_state_dict(state["optimizer"])
-            model.generator.set_state(state["generator"])
-            model._sides = dict(state["sides"])
+            model._go_on(state)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise PrefenvsError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
         return model

@@ -22,8 +22,7 @@ CHUNK = 256
 
 def frame_steps(length: int, stride: int) -> Array:
     """Return the steps [F] of a segment that are looked at: every `stride`-th, and always the last."""
-    steps: Array = np.arange(length - 1, -1, -stride)[::-1]
-    return steps
+    return np.arange(length - 1, -1, -stride)[::-1]
 
 
 def check_task(segment: Segment, task: str) -> None:

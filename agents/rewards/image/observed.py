@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,13 +56,11 @@ class PixelReward(ImageRewardEnsemble):
                 f"the reward model takes pictures [N, {', '.join(map(str, self.shape))}], got "
                 f"{list(np.shape(observations))}"
             )
-        parts = [np.zeros((self.config.members, 0), np.float32)]
-        step = self._frames_per_chunk()
-        with torch.no_grad():
-            for start in range(0, len(observations), step):
-                pictures = torch.from_numpy(np.ascontiguousarray(observations[start : start + step]))
-                parts.append(self.network(pictures.to(self.device)).cpu().numpy())
-        return np.concatenate(parts, 1)
+
+        def see(rows: slice) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(observations[rows])).to(self.device)
+
+        return self._predict(len(observations), see)
 
     def _new_table(self) -> FrameTable:
         return PictureTable(self.config.stride, self.device)
@@ -73,16 +70,7 @@ class PixelReward(ImageRewardEnsemble):
 
     def save(self, path: str | Path) -> None:
         """Write configuration, weights, optimiser and random state."""
-        state = {
-            "format": FORMAT,
-            "shape": list(self.shape),
-            "config": asdict(self.config),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "sides": dict(self._sides),
-        }
-        torch.save(state, path)
+        torch.save({"format": FORMAT, "shape": list(self.shape), **self._state()}, path)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "auto", *_: Any, **__: Any) -> Self:
@@ -91,9 +79,7 @@ class PixelReward(ImageRewardEnsemble):
             config = ImageRewardConfig(**state["config"] | {"channels": tuple(state["config"]["channels"])})
             model = cls(state["shape"], config, device=device)
             model.network.load_state_dict(state["network"])
-            model.optimizer.load_state_dict(state["optimizer"])
-            model.generator.set_state(state["generator"])
-            model._sides = dict(state["sides"])
+            model._go_on(state)
         return model
 
 

@@ -30,9 +30,9 @@ class Claim:
     """One claim of one system.
 
     sentence: what is claimed; figure: what is measured; control: what it is measured against, in the same units.
-    place: `module:function` of the demonstration, which takes a seed and returns `Measured`; better: which figures are
-    better; tried: what else was tried where it does not hold. It holds where the figure is better than the control's on
-    every seed.
+    place: `module:function` of the demonstration, which takes a seed and the arguments and returns `Measured`; better:
+    which figures are better; tried: what else was tried where it does not hold. It holds where the figure is better
+    than the control's on every seed.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Claim:
     place: str
     better: Literal["higher", "lower"] = "higher"
     tried: str = ""
+    arguments: tuple[Any, ...] = ()
 
     def holds(self, measured: Sequence[Measured]) -> bool:
         """Whether the figure is better than the control's on every seed."""
@@ -51,11 +52,11 @@ class Claim:
 
 
 GROUPS = (
-    ("maxmin", "MaxMin-RLHF", "clusters"),
-    ("pal", "PAL", "prototypes"),
-    ("vpl", "VPL", "latent vectors"),
+    ("maxmin", "MaxMin-RLHF", "em", "clusters"),
+    ("pal", "PAL", "pal", "prototypes"),
+    ("vpl", "VPL", "vpl", "latent vectors"),
 )
-"""Models of raters who disagree: name, system, and what serves the minority."""
+"""Models of raters who disagree: name, system, head of the reward, and what serves the minority."""
 
 CLAIMS = (
     Claim(
@@ -97,7 +98,8 @@ CLAIMS = (
         "1,000 answers of simulated people who go by regret (Delivery's board 4, beta .5) are explained best by regret",
         "share of answers that name the segment of less regret",
         "of more partial return",
-        f"{HERE}.raters:models_regret",
+        f"{HERE}.raters:explained",
+        arguments=("regret",),
     ),
     Claim(
         "models-return",
@@ -105,7 +107,8 @@ CLAIMS = (
         "and of people who go by partial return, by that",
         "share of answers that name the segment of more partial return",
         "of less regret",
-        f"{HERE}.raters:models_return",
+        f"{HERE}.raters:explained",
+        arguments=("return",),
     ),
     Claim(
         "lire",
@@ -186,7 +189,8 @@ CLAIMS = (
         "(Pendulum-v1, 10,000 steps, at most 100 labels)",
         "mean true return of 20 episodes",
         "plain PEBBLE, 100 labels",
-        f"{HERE}.online:thompson",
+        f"{HERE}.online:beside_pebble",
+        arguments=("thompson",),
         tried="(a little less on four seeds, for half of the labels; nothing else tried)",
     ),
     Claim(
@@ -213,7 +217,8 @@ CLAIMS = (
         "episodes that begin in labelled states teach more (PEBBLE, Pendulum-v1, 10,000 steps, 100 labels)",
         "mean true return of 20 episodes",
         "all episodes begin as the task does",
-        f"{HERE}.online:resets",
+        f"{HERE}.online:beside_pebble",
+        arguments=("resets",),
         tried="(Pendulum is no hard exploration; tried: MountainCarContinuous-v0, one seed, no goal found)",
     ),
     Claim(
@@ -222,7 +227,8 @@ CLAIMS = (
         "8 rankings of 8 episodes find a linear policy on CartPole-v1 (64 questions; neither reward nor gradients)",
         "mean true return of 20 episodes, at most 500",
         "a coin ranks",
-        f"{HERE}.direct:ranksgd_cartpole",
+        f"{HERE}.direct:ranked",
+        arguments=("CartPole-v1", 60_000, 64),
     ),
     Claim(
         "ranksgd-acrobot",
@@ -230,7 +236,8 @@ CLAIMS = (
         "5 rankings of 8 find one on Acrobot-v1 (40 questions)",
         "mean true return of 20 episodes, at least -500",
         "a coin ranks",
-        f"{HERE}.direct:ranksgd_acrobot",
+        f"{HERE}.direct:ranked",
+        arguments=("Acrobot-v1", 40_000, 40),
         tried="(one seed: two of five runs by a coin found a policy, too; tried: Reacher-v5, not learned)",
     ),
     Claim(
@@ -346,7 +353,8 @@ CLAIMS = (
             "alone (simulated, Pendulum-v1)",
             "accuracy of the learned reward on 2,000 new pairs",
             f"{what} alone",
-            f"{HERE}.help:{kind}",
+            f"{HERE}.help:alone",
+            arguments=(kind,),
             tried="(ratings are nearly always chosen; tried: a person whose choices have no errors, and 10 minutes)",
         )
         for kind, what in (
@@ -379,9 +387,10 @@ CLAIMS = (
             f"{what} serve a minority of raters (4 of 20, another destination on Delivery's board 1, 100 labels each)",
             "the minority's return by its own reward, 0 as random moves and 1 as its optimum",
             "one reward for all",
-            f"{HERE}.groups:{name}",
+            f"{HERE}.groups:minority",
+            arguments=(head,),
         )
-        for name, system, what in GROUPS
+        for name, system, head, what in GROUPS
     ),
     *(
         Claim(
@@ -390,9 +399,10 @@ CLAIMS = (
             f"{what} tell the minority of these raters from the majority",
             "share of pairs of raters that are put together or apart as they should be",
             "the same answers, shuffled over the raters",
-            f"{HERE}.groups:{name}_groups",
+            f"{HERE}.groups:told_apart",
+            arguments=(head,),
         )
-        for name, system, what in GROUPS
+        for name, system, head, what in GROUPS
     ),
 )
 
@@ -448,7 +458,7 @@ def _run_claims(folder: Path, claims: Sequence[Claim], seeds: Sequence[int], say
 
 def measure(claim: Claim, seed: int) -> Measured:
     """Run a claim's demonstration for one seed."""
-    figure, control = import_object(claim.place, "claim")(seed)
+    figure, control = import_object(claim.place, "claim")(seed, *claim.arguments)
     return Measured(float(figure), float(control))
 
 

@@ -65,16 +65,15 @@ def soft_policy(board: Board, temperature: float, gamma: float = 0.95) -> Array:
         top = q.max(axis=1)
         values = np.where(ended, 0.0, temperature * (top + np.log(np.exp(q - top[:, None]).sum(axis=1))))
     weights = np.exp(q - values[:, None] / temperature)
-    policy: Array = weights / weights.sum(axis=1, keepdims=True)
-    return policy
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
-def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator, horizon: int = 50) -> Trajectories:
+def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator) -> Trajectories:
     """Return episodes of a policy [C, 4] of probabilities, without true rewards."""
     cells, moves, ends, terminated, finals = list[int](), list[int](), list[int](), list[bool](), list[int]()
     for _ in range(episodes):
         cell = int(rng.choice(board.starts))
-        for _ in range(horizon):
+        for _ in range(50):
             move = int(rng.choice(4, p=policy[cell]))
             cells.append(cell)
             moves.append(move)
@@ -96,5 +95,4 @@ def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator, 
 
 def table_of(agent: Any, board: Board) -> Array:
     """Return the moves of an agent as a policy [C, 4] of probabilities."""
-    policy: Array = np.eye(4)[agent.predict(board.observations, deterministic=True)[0]]
-    return policy
+    return np.eye(4)[agent.predict(board.observations, deterministic=True)[0]]

@@ -31,13 +31,7 @@ class Clone:
     def __init__(self, agent: Any) -> None:
         self.agent = agent
 
-    def predict(
-        self,
-        observation: Array,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, None]:
+    def predict(self, observation: Array, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return its mean actions."""
         with torch.no_grad():
             mean = self.agent.clone.get_action_dist_params(torch.as_tensor(observation))[0].tanh()
@@ -45,9 +39,9 @@ class Clone:
 
 
 @cache
-def _learn(seed: int, steps: int, coin_labels: bool = False) -> tuple[float, float]:
+def _learn(seed: int, coin_labels: bool = False) -> tuple[float, float]:
     """Return the mean true returns of the learner and of the clone that it began as."""
-    task, settings = find_task(TASK), swing_settings("demonstrations", steps)
+    task, settings = find_task(TASK), swing_settings("demonstrations", STEPS)
     observations, actions = play(Swinger(), Swinger(), SHOWN, SHOWN, seed, False)
     ends = np.arange(task.horizon, SHOWN + 1, task.horizon)
     data = Trajectories(observations, actions, ends, terminated=np.zeros(len(ends), bool), task=TASK)
@@ -57,20 +51,20 @@ def _learn(seed: int, steps: int, coin_labels: bool = False) -> tuple[float, flo
         config = replace(settings.config, demonstrations=str(shown), unsupervised_steps=0)
         given = Online(task, rater, seed, "cpu")
         agent = find_algorithm("demonstrations").make_online(replace(settings, config=config), given)
-        agent.learn(steps)
+        agent.learn(STEPS)
     return measure_return(agent, seed), measure_return(Clone(agent), seed)
 
 
-def plain(seed: int, steps: int = STEPS) -> Measured:
+def plain(seed: int) -> Measured:
     """The learner, and PEBBLE without demonstrations."""
-    return Measured(_learn(seed, steps)[0], swing("pebble", seed, steps)[0])
+    return Measured(_learn(seed)[0], swing("pebble", seed, STEPS)[0])
 
 
-def clone(seed: int, steps: int = STEPS) -> Measured:
+def clone(seed: int) -> Measured:
     """The learner, and the clone that it began as."""
-    return Measured(*_learn(seed, steps))
+    return Measured(*_learn(seed))
 
 
-def coin(seed: int, steps: int = STEPS) -> Measured:
+def coin(seed: int) -> Measured:
     """The learner, and the same on a coin's labels."""
-    return Measured(_learn(seed, steps)[0], _learn(seed, steps, True)[0])
+    return Measured(_learn(seed)[0], _learn(seed, True)[0])

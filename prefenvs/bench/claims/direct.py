@@ -37,24 +37,14 @@ def _rater(name: str, task: str, seed: int) -> Oracle:
     return make_rater(name, RaterContext(task=task, seed=seed))
 
 
-def _ranked(task: str, seed: int, steps: int, **changed: Any) -> Measured:
+def ranked(seed: int, task: str, steps: int, labels: int) -> Measured:
     """Return of a linear policy found by rankings, and by rankings of a coin."""
     returns = []
     for rater in ("oracle", "coin"):
-        agent = _agent("ranksgd", task, _rater(rater, task, seed), seed, steps, **changed)
+        agent = _agent("ranksgd", task, _rater(rater, task, seed), seed, steps, labels=labels)
         agent.learn(steps)
         returns.append(evaluate(agent, task, episodes=20, seed=seed + 1).mean_return)
     return Measured(*returns)
-
-
-def ranksgd_cartpole(seed: int) -> Measured:
-    """ZO-RankSGD on CartPole, 8 rankings of 8."""
-    return _ranked("CartPole-v1", seed, 60_000, labels=64)
-
-
-def ranksgd_acrobot(seed: int) -> Measured:
-    """ZO-RankSGD on Acrobot, 5 rankings of 8."""
-    return _ranked("Acrobot-v1", seed, 40_000, labels=40)
 
 
 class Errand(Delivery):

@@ -78,7 +78,7 @@ def _fit(seed: int, head: Head | None, shuffled: bool = False) -> GroupReward:
     return model
 
 
-def _minority(head: Head, seed: int) -> Measured:
+def minority(seed: int, head: Head) -> Measured:
     """How the minority is served by its own group's reward, and by the reward of a plain model of all labels."""
     board = find_board(1)
     cells = len(board.glyphs)
@@ -93,39 +93,9 @@ def rand_index(found: Sequence[int], wanted: Sequence[int]) -> float:
     return float(np.mean(one == other))
 
 
-def _told_apart(head: Head, seed: int) -> Measured:
+def told_apart(seed: int, head: Head) -> Measured:
     """How well annotators are grouped, and how well where whose answer is whose was shuffled."""
     wanted = [int(person >= 0.8 * PEOPLE) for person in range(PEOPLE)]
     models = [_fit(seed, head, shuffled) for shuffled in (False, True)]
     found = [[model.group_of(f"person-{person:02d}") for person in range(PEOPLE)] for model in models]
     return Measured(*(rand_index(groups, wanted) for groups in found))
-
-
-def maxmin(seed: int) -> Measured:
-    """MaxMin-RLHF's clusters."""
-    return _minority("em", seed)
-
-
-def pal(seed: int) -> Measured:
-    """PAL's prototypes."""
-    return _minority("pal", seed)
-
-
-def vpl(seed: int) -> Measured:
-    """VPL's latent vectors."""
-    return _minority("vpl", seed)
-
-
-def maxmin_groups(seed: int) -> Measured:
-    """MaxMin-RLHF's clusters of annotators."""
-    return _told_apart("em", seed)
-
-
-def pal_groups(seed: int) -> Measured:
-    """PAL's annotators by their largest prototype."""
-    return _told_apart("pal", seed)
-
-
-def vpl_groups(seed: int) -> Measured:
-    """VPL's annotators by clusters of their latent vectors."""
-    return _told_apart("vpl", seed)

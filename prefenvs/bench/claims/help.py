@@ -42,14 +42,14 @@ def record_swings(episodes: int, seed: int) -> Trajectories:
 
 
 @cache
-def _accuracy(seed: int, kinds: tuple[Kind, ...], minutes: float = MINUTES) -> float:
+def _accuracy(seed: int, kinds: tuple[Kind, ...]) -> float:
     """Return how many of 2,000 new pairs a reward orders as their returns that was learned from a person's minutes."""
     rng = np.random.default_rng(seed)
     pool, fresh = record_swings(40, seed), record_swings(40, seed + 500).sample(4_000, LENGTH, rng)
     options = HelpOptions(kinds=kinds, beta=BETA)
     oracle = HelpOracle(SimulatedHelper(TASK, options, Swinger(0.0), seed), options, seed)
     told: list[Preference] = []
-    while oracle.seconds < 60.0 * minutes:
+    while oracle.seconds < 60.0 * MINUTES:
         oracle.ask(make_pairs(pool.sample(2 * ROUND, LENGTH, rng)))
         told += [answer for answer in oracle.collect() if not answer.skipped]
     # As many gradient steps whatever the number of pairs.
@@ -63,21 +63,6 @@ def _accuracy(seed: int, kinds: tuple[Kind, ...], minutes: float = MINUTES) -> f
     return float(np.mean((rewards[0] > rewards[1]) == (returns[0] > returns[1])))
 
 
-def pair(seed: int) -> Measured:
-    """Chosen help, and comparisons of two alone."""
-    return Measured(_accuracy(seed, KINDS), _accuracy(seed, ("pair",)))
-
-
-def best(seed: int) -> Measured:
-    """Chosen help, and choices of the best alone."""
-    return Measured(_accuracy(seed, KINDS), _accuracy(seed, ("best",)))
-
-
-def rating(seed: int) -> Measured:
-    """Chosen help, and ratings alone."""
-    return Measured(_accuracy(seed, KINDS), _accuracy(seed, ("rating",)))
-
-
-def takeover(seed: int) -> Measured:
-    """Chosen help, and takeovers alone."""
-    return Measured(_accuracy(seed, KINDS), _accuracy(seed, ("takeover",)))
+def alone(seed: int, kind: Kind) -> Measured:
+    """Chosen help, and one kind of it alone."""
+    return Measured(_accuracy(seed, KINDS), _accuracy(seed, (kind,)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -25,6 +26,8 @@ from prefenvs.trajectories import Trajectories
 TASK, STEPS, EXPERT_STEPS = "Pendulum-v1", 8_000, 3_000
 THRESHOLD = 0.3
 """Loss of value by a step that makes the person take over."""
+ROUNDS = 5
+"""Of HG-DAgger's cloning."""
 ANGLES, SPEEDS, TORQUES = 81, 81, 9
 GAMMA = 0.98
 
@@ -41,13 +44,7 @@ class Swinger:
         self.torques = np.linspace(-2.0, 2.0, TORQUES)
         self.values = _optimal_values()
 
-    def predict(
-        self,
-        observation: Array,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, None]:
+    def predict(self, observation: Array, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return torques [N, 1] for observations [N, 3]."""
         angle, speed = np.arctan2(observation[:, 1], observation[:, 0]), observation[:, 2]
         best = self.torques[_action_values(self.values, angle, speed, self.torques).argmax(1)]
@@ -57,15 +54,13 @@ class Swinger:
         """Return A*(s, a) [N], but for the grid."""
         angle, speed = np.arctan2(observations[:, 1], observations[:, 0]), observations[:, 2]
         best = _action_values(self.values, angle, speed, self.torques).max(1)
-        worth: Array = _action_values(self.values, angle, speed, np.asarray(actions, np.float64))[:, 0] - best
-        return worth
+        return _action_values(self.values, angle, speed, np.asarray(actions, np.float64))[:, 0] - best
 
 
 def _action_values(values: Array, angle: Array, speed: Array, torques: Array) -> Array:
     """Return Q* [N, K] for angles and speeds [N] and torques [K] or [N, K]."""
     cost, corners, shares = _move(angle, speed, torques)
-    result: Array = GAMMA * (values[corners] * shares).sum(0) - cost
-    return result
+    return GAMMA * (values[corners] * shares).sum(0) - cost
 
 
 def _move(angle: Array, speed: Array, torques: Array) -> tuple[Array, Array, Array]:
@@ -100,15 +95,15 @@ def _optimal_values() -> Array:
 
 
 @cache
-def _intervene(seed: int, steps: int, trigger: str = "value") -> tuple[float, int]:
+def _intervene(seed: int, trigger: str = "value") -> tuple[float, int]:
     """Return the mean true return of RLIF, and for how many steps the expert acted."""
-    settings = find_algorithm("rlif").settings(find_task(TASK), "small", steps=steps)
+    settings = find_algorithm("rlif").settings(find_task(TASK), "small", steps=STEPS)
     config = replace(
         settings.config, trigger=trigger, threshold=THRESHOLD, expert_steps=EXPERT_STEPS, demonstrations=200, rate=0.05
     )
     keywords = settings.options.keywords()
     agent = RLIF("MlpPolicy", make_envs(TASK, 1, seed), Swinger(), config, seed=seed, device="cpu", **keywords)
-    agent.learn(steps)
+    agent.learn(STEPS)
     return measure_return(agent, seed), agent.expert_steps
 
 
@@ -158,26 +153,26 @@ def play(policy: Policy, expert: Swinger, steps: int, wanted: int, seed: int, wa
     return np.array(seen, np.float32).reshape(-1, 3), np.array(done, np.float32).reshape(-1, 1)
 
 
-def rlif(seed: int, steps: int = STEPS) -> Measured:
+def rlif(seed: int) -> Measured:
     """RLIF, and the cloning of demonstrations of as many steps as its expert acted for."""
-    figure, count = _intervene(seed, steps)
+    figure, count = _intervene(seed)
     return Measured(figure, measure_return(_clone(*play(Swinger(), Swinger(), count, count, seed, False), seed), seed))
 
 
-def rlif_dagger(seed: int, steps: int = STEPS, rounds: int = 5) -> Measured:
+def rlif_dagger(seed: int) -> Measured:
     """RLIF, and HG-DAgger: rounds of cloning all the expert's steps and of its taking over, up to as many steps."""
-    figure, count = _intervene(seed, steps)
+    figure, count = _intervene(seed)
     expert = Swinger()
     seen, done = play(expert, expert, 200, 200, seed, False)
     policy = _clone(seen, done, seed)
-    for number in range(1, rounds):
-        wanted = 200 + (count - 200) * number // (rounds - 1) - len(done)
-        more = play(policy, expert, 4 * steps, wanted, seed + 100 * number, True)
+    for number in range(1, ROUNDS):
+        wanted = 200 + (count - 200) * number // (ROUNDS - 1) - len(done)
+        more = play(policy, expert, 4 * STEPS, wanted, seed + 100 * number, True)
         seen, done = np.concatenate([seen, more[0]]), np.concatenate([done, more[1]])
         policy = _clone(seen, done, seed)
     return Measured(figure, measure_return(policy, seed))
 
 
-def rlif_random(seed: int, steps: int = STEPS) -> Measured:
+def rlif_random(seed: int) -> Measured:
     """RLIF, and RLIF whose expert takes over by chance."""
-    return Measured(_intervene(seed, steps)[0], _intervene(seed, steps, "random")[0])
+    return Measured(_intervene(seed)[0], _intervene(seed, "random")[0])

@@ -34,7 +34,7 @@ def swing_settings(name: str, steps: int) -> Settings:
 
 
 @cache
-def swing(name: str, seed: int, steps: int, agent_weight: float = 0.0, bonus: float = 0.0) -> tuple[float, int]:
+def swing(name: str, seed: int, steps: int = STEPS, agent_weight: float = 0.0, bonus: float = 0.0) -> tuple[float, int]:
     """Return the mean true return of PEBBLE or a relative on Pendulum, and how many labels it asked for.
 
     agent_weight: REBEL's; bonus: RUNE's.
@@ -49,26 +49,21 @@ def swing(name: str, seed: int, steps: int, agent_weight: float = 0.0, bonus: fl
     return evaluate(agent, task.id, episodes=20, seed=seed + 1).mean_return, agent.feedback.labels
 
 
-def thompson(seed: int, steps: int = STEPS) -> Measured:
-    """Return of PEBBLE by Thompson sampling, and of plain PEBBLE."""
-    return Measured(swing("thompson", seed, steps)[0], swing("pebble", seed, steps)[0])
+def beside_pebble(seed: int, name: str) -> Measured:
+    """Return of a relative of PEBBLE, and of PEBBLE itself."""
+    return Measured(swing(name, seed)[0], swing("pebble", seed)[0])
 
 
-def thompson_rune(seed: int, steps: int = STEPS) -> Measured:
+def thompson_rune(seed: int) -> Measured:
     """Return of PEBBLE by Thompson sampling, and of PEBBLE with RUNE's bonus for what the members disagree on."""
-    return Measured(swing("thompson", seed, steps)[0], swing("pebble", seed, steps, bonus=0.05)[0])
+    return Measured(swing("thompson", seed)[0], swing("pebble", seed, bonus=0.05)[0])
 
 
-def thompson_labels(seed: int, steps: int = STEPS) -> Measured:
+def thompson_labels(seed: int) -> Measured:
     """Labels that Thompson sampling asks for, and plain PEBBLE."""
-    return Measured(swing("thompson", seed, steps)[1], swing("pebble", seed, steps)[1])
+    return Measured(swing("thompson", seed)[1], swing("pebble", seed)[1])
 
 
-def resets(seed: int, steps: int = STEPS) -> Measured:
-    """Return of PEBBLE with resets to labelled states, and without."""
-    return Measured(swing("resets", seed, steps)[0], swing("pebble", seed, steps)[0])
-
-
-def rebel(seed: int, steps: int = STEPS) -> Measured:
+def rebel(seed: int) -> Measured:
     """REBEL's term with a weight of 0.1, and without it."""
-    return Measured(swing("pebble", seed, steps, agent_weight=0.1)[0], swing("pebble", seed, steps)[0])
+    return Measured(swing("pebble", seed, agent_weight=0.1)[0], swing("pebble", seed)[0])

@@ -118,30 +118,22 @@ def hindsight(seed: int) -> Measured:
     return Measured(agreement(shown), agreement(PartialReturnOracle()))
 
 
-def _explained(seed: int, by_regret: bool) -> Measured:
-    """Agreement of regret and of partial return with 1,000 answers, on the study's board, of people who go by one."""
+def explained(seed: int, by: Literal["regret", "return"]) -> Measured:
+    """Agreement with 1,000 answers, on the study's board, of what people go by, and of the other model."""
     board, rng = find_board(4), np.random.default_rng(seed)
     values = BoardValues(board)
     starts = rng.choice(board.starts, (1_000, 2))
     pairs = [Query((random_segment(board, s, 3, rng), random_segment(board, t, 3, rng))) for s, t in starts]
     teacher = Teacher(beta=0.5)
-    found = answers(RegretOracle(values, teacher, seed) if by_regret else PartialReturnOracle(teacher, seed), pairs)
+    found = answers(
+        RegretOracle(values, teacher, seed) if by == "regret" else PartialReturnOracle(teacher, seed), pairs
+    )
     first = np.array([one.probabilities[0] for one in found if one.probabilities is not None])
     shares = []
     for model in (RegretOracle(values), PartialReturnOracle()):
         scores = [[float(model.step_values([one]).sum()) for one in pair.segments] for pair in pairs]
         shares.append(fit_scores(np.array(scores), first).agreement)
-    return Measured(*(shares if by_regret else shares[::-1]))
-
-
-def models_regret(seed: int) -> Measured:
-    """Regret and partial return as explanations of people who answer by regret."""
-    return _explained(seed, True)
-
-
-def models_return(seed: int) -> Measured:
-    """Partial return and regret as explanations of people who answer by partial return."""
-    return _explained(seed, False)
+    return Measured(*(shares if by == "regret" else shares[::-1]))
 
 
 Score = Literal["exponential", "linear"]

@@ -69,8 +69,7 @@ class Scores:
 
     def method(self, entry: Entry) -> dict[str, Any]:
         """Title, upper, upper_bound, asks and offline of an entry's method."""
-        described: dict[str, Any] = self.suite["methods"][entry.method]
-        return described
+        return self.suite["methods"][entry.method]
 
     def label(self, entry: Entry) -> str:
         """How tables call an entry: its rater is named where there are several."""
@@ -173,18 +172,17 @@ class Scores:
     def runs(self, entry: Entry, task: str, column: str = "final") -> Array:
         """Return one figure of an entry's finished cells on a task, [runs], without NaN."""
         values: Array = self.of(entry, task)[column].to_numpy(float)
-        kept: Array = values[~np.isnan(values)]
-        return kept
+        return values[~np.isnan(values)]
 
-    def matrix(self, entry: Entry, tasks: list[str], column: str = "normalised") -> Array:
-        """Return scores [runs, tasks] of the seeds that all these tasks have."""
-        columns = [self.by_seed(entry, task, column) for task in tasks]
+    def matrix(self, entry: Entry, tasks: list[str]) -> Array:
+        """Return normalised scores [runs, tasks] of the seeds that all these tasks have."""
+        columns = [self.by_seed(entry, task, "normalised") for task in tasks]
         seeds = [seed for seed in columns[0] if all(seed in scores for scores in columns)] if columns else []
         return np.array([[scores[seed] for scores in columns] for seed in seeds]).reshape(len(seeds), len(tasks))
 
-    def scored_tasks(self, entry: Entry, column: str = "normalised") -> list[str]:
-        """Tasks on which an entry has at least one such score."""
-        return [task for task in self.tasks if len(self.runs(entry, task, column))]
+    def scored_tasks(self, entry: Entry) -> list[str]:
+        """Tasks on which an entry has at least one normalised score."""
+        return [task for task in self.tasks if len(self.runs(entry, task, "normalised"))]
 
 
 def _curve_mean(run: pd.DataFrame) -> float:

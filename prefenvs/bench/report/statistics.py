@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.segments import Array
 
 FEWEST = 10
@@ -100,8 +100,7 @@ def performance_profile(
     """
 
     def above(scores: Array) -> Array:
-        share: Array = (scores.reshape(-1, 1) > thresholds).mean(axis=0)
-        return share
+        return (scores.reshape(-1, 1) > thresholds).mean(axis=0)
 
     if len(matrix) < 2:
         return above(matrix), np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)
@@ -124,10 +123,6 @@ def _intervals(library: Any, scores: Any, statistic: Callable[..., Any], resampl
 
 
 def _import_rliable() -> tuple[Any, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from rliable import library, metrics
-    except ImportError as error:
-        raise PrefenvsError(f"tables need the package rliable ({error}): {install_command('bench')}") from None
-    return library, metrics
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_extra("rliable.library", "a table"), import_extra("rliable.metrics", "a table")

@@ -16,7 +16,7 @@ from prefenvs.bench.folder import BenchFolder, Outcome
 from prefenvs.bench.runner.cell import Plan, run_cell
 from prefenvs.bench.runner.process import Stop
 from prefenvs.bench.runner.progress import Progress
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 
 SMALL = 20_000_000
 """Bytes of a file that a node sends back where it does not share the benchmark's folder."""
@@ -104,11 +104,7 @@ def _note_started(cells: Iterable[Cell], plan: Plan, progress: Progress) -> None
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise PrefenvsError(f"--ray needs the package ray: {install_command('ray')}") from None
-    return ray
+    return import_extra("ray", "--ray")
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -123,9 +119,6 @@ def _connect(ray: Any, address: str) -> None:
             raise PrefenvsError(
                 f"no Ray cluster answers at {address}: {error}; `ray start --head` starts one"
             ) from None
-    try:
+    with failure_told(f"no Ray cluster can be used at {address!r}"):
         started = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **started)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise PrefenvsError(f"no Ray cluster can be used at {address!r}: {reason[0]}") from None

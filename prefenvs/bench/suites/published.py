@@ -14,11 +14,11 @@ TEACHERS = ("oracle", "mistake", "noisy", "skip", "myopic", "equal")
 """B-Pref's six."""
 
 
-def _bpref(task: str, labels: tuple[int, ...], teachers: tuple[str, ...] = TEACHERS) -> Grid:
+def _bpref(task: str, labels: tuple[int, ...]) -> Grid:
     return Grid(
         methods=("random", "pebble", *CONTROLS, "prefppo", "pebble-true-reward", "prefppo-true-reward"),
         tasks=(task,),
-        oracles=teachers,
+        oracles=TEACHERS,
         labels=labels,
         seeds=TEN,
     )

@@ -55,13 +55,7 @@ class _Still:
             raise PrefenvsError(f"standing still needs actions with a range, this task has {action_space}")
         self.action = (action_space.low + action_space.high) / 2
 
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[Array, ...] | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
-    ) -> tuple[Array, None]:
+    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Array, None]:
         """Return one action for each of the observations [N, obs]."""
         return np.broadcast_to(self.action, (len(observation), *self.action.shape)).astype(np.float32), None
 

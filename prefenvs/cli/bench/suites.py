@@ -109,8 +109,6 @@ class BenchRun:
         from prefenvs.bench.runner.ray import run_on_ray
 
         workers = self.workers or processors()
-        if workers < 1:
-            raise PrefenvsError(f"--workers must be at least 1, got {workers}")
         finished = [cell for cell in cells if folder.outcome(cell).status == "finished"]
         left = [cell for cell in cells if cell not in finished]
         threads = self.threads or (1 if self.ray else max(processors() // workers, 1))

@@ -123,13 +123,8 @@ class LabelsImport:
         labels = read_labels(self.source)
         if data is None:
             raise PrefenvsError(f"the labels of {labels.name} are numbers of rows: name their data by --dataset")
-        preferences = label_preferences(labels, data, self.rows, annotator=self.annotator)
+        preferences = label_preferences(labels, data, self.rows, self.crossing, self.annotator)
         left_out = len(labels) - len(preferences)
-        if left_out and self.crossing == "refuse":
-            raise PrefenvsError(
-                f"{left_out} of {len(labels)} pairs of {self.source} cross the end of an episode of {self.dataset}, so "
-                "nothing was imported: leave them out with --crossing drop"
-            )
         crossing = f"; {left_out} of {len(labels)} left out: across an episode's end" if left_out else ""
         print(f"{len(preferences)} labels of {labels.name}{crossing}")
         return [(labels.name, preference) for preference in preferences]

@@ -83,14 +83,10 @@ class Judge:
     """Print the ranking as one JSON object."""
 
     def run(self) -> None:
-        """Roll the policies out, ask what is left to ask, and print the ranking; raises PrefenvsError for bad sizes."""
+        """Roll the policies out, ask what is left to ask, and print the ranking."""
         from prefenvs.oracles.judging.tournament import make_judge
         from prefenvs.store import Store
 
-        if self.matches < 1 or self.ahead < 1:
-            raise PrefenvsError("--matches and --ahead must be at least 1")
-        if self.seconds is not None and not self.seconds > 0:
-            raise PrefenvsError(f"--seconds {self.seconds} shows nothing: give a number above 0")
         if self.oracle not in (None, PEOPLE):
             make_judge(self.oracle)
         held = Run.open(self.folder).config.get("oracle") if (self.folder / "run.json").exists() else None
@@ -231,8 +227,7 @@ class Judge:
             now = len(tournament.store.events_after(run=tournament.run)), len(tournament.matches)
             if known.get("at") != now:
                 known.update(at=now, result=self._rank(tournament, run) | {"stop": self.stop})
-            result: dict[str, Any] = known["result"] | {"clips": tournament.samples()}
-            return result
+            return known["result"] | {"clips": tournament.samples()}
 
         with self._asking(tournament), contextlib.suppress(KeyboardInterrupt):
             page.serve(standing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from prefenvs.datasets.holdout import hold_out_episodes, split_preferences
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
+from prefenvs.limits import FractionBelowOne, PositiveFraction, PositiveInt
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.queries.lists import ListBuilder, ListMethod, rank_segments
 from prefenvs.runs import Run
@@ -44,27 +46,56 @@ class Labels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelSource:
-    """What the options of the command line say about labels.
+class LabelOptions:
+    """Who compared segments of the data, and how many of the labels are taken."""
 
-    preferences: a rater that answers at once, such as mistake, regret:expert=RUN or module:NAME (see
-    `oracles.make_rater`), a store, or a label file. labels: how many, None for all there are (500 from a rater).
-    segment_length: in steps, for raters. held_out: share of the episodes whose labels are kept for measuring. form,
-    discount: of regret, see `oracles.RegretOracle`. shuffle: permute the labels to learn from over their queries, the
-    control without knowledge. lists: ask one question after the other and learn from the pairs of ranked lists, of
-    list_questions each; labels and those held out then count questions. max_gib: memory that a label table may take.
+    preferences: str = "oracle"
+    """A rater that answers on the spot, a store, a label table (.csv, .jsonl, .parquet), or published labels.
+
+    Raters are those of `train pebble --oracle`: oracle, mistake, crowd-mujoco, coin, module:NAME, ... or
+    regret:EXPERT, by the advantages of a run folder of `train iql --true-reward`, `train pebble --true-reward` or
+    `train dqn`, or a .zip of Stable-Baselines3.
+    """
+    regret_form: RegretForm = "advantage"
+    """Regret as the sum of advantages, telescoped by V (deterministic), or so without the last action (visited: CPL's).
+
+    The telescoped forms need V alone, which is learned sooner than the small differences that advantages are.
+    """
+    regret_discount: PositiveFraction = 1.0
+    """The rater's discount within a segment, for regret: 1 as in CPL's labels; no learner's own discount."""
+    labels: PositiveInt | None = None
+    """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
+    segment_length: PositiveInt | None = None
+    """Steps in a segment, for simulated raters."""
+    lists: ListMethod | None = None
+    """Ask a simulated rater one question after the other, and learn from all pairs of the ranked lists that they make.
+
+    --labels then counts questions.
+    """
+    list_questions: PositiveInt = 100
+    """Questions of one list of lire."""
+    shuffle_labels: bool = False
+    """Control: permute the labels over their queries, so that they say nothing."""
+    held_out: FractionBelowOne = 0.0
+    """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
+
+    @property
+    def rater(self) -> str:
+        """Who answered, as the run folder's name tells it: a rater with its options, or the file's name."""
+        given = self.preferences
+        return Path(given).stem if LabelSource(self, 0).kind == "given" else re.sub(r"[^\w.-]+", "-", given)
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where labels come from, by the options: a rater that answers at once, a store, or a label file.
+
+    Labels that are learned from and those held out share no episode; with `lists` both count questions. max_gib: memory
+    that a label table may take.
     """
 
-    preferences: str
-    labels: int | None
-    segment_length: int | None
-    held_out: float
+    options: LabelOptions
     seed: int
-    form: RegretForm = "advantage"
-    discount: float = 1.0
-    shuffle: bool = False
-    lists: ListMethod | None = None
-    list_questions: int = 100
     max_gib: float | None = None
 
     @property
@@ -72,7 +103,8 @@ class LabelSource:
         """The rater's name, or "given" for stores and files; raises PrefenvsError for a word that is neither."""
         from prefenvs.oracles.make import read_spec
 
-        given, path = self.preferences, Path(self.preferences)
+        given = self.options.preferences
+        path = Path(given)
         try:
             return read_spec(given).rater.name
         except PrefenvsError as error:
@@ -83,14 +115,17 @@ class LabelSource:
     def read(self, dataset: OfflineDataset) -> Labels:
         """Return training and held-out preferences that share no episode, and what was left out."""
         labels = self._read(dataset)
-        return labels._replace(train=permute(labels.train, self.seed)) if self.shuffle and labels.train else labels
+        if self.options.shuffle_labels and labels.train:
+            return labels._replace(train=permute(labels.train, self.seed))
+        return labels
 
     def _read(self, dataset: OfflineDataset) -> Labels:
+        options = self.options
         if self.kind != "given":
             oracle = self.make_oracle(dataset)
-            data, held = dataset.trajectories, hold_out_episodes(len(dataset), self.held_out, self.seed)
-            count = self.labels or 500
-            counts = count, math.ceil(count * self.held_out)
+            data, held = dataset.trajectories, hold_out_episodes(len(dataset), options.held_out, self.seed)
+            count = options.labels or 500
+            counts = count, math.ceil(count * options.held_out)
             rng = np.random.default_rng([self.seed, 1])
             train, held_out = (
                 self._ask(oracle, data.sample(2 * n, self.length(dataset), rng, episodes=np.flatnonzero(side)))
@@ -99,14 +134,14 @@ class LabelSource:
                 for side, n in zip((~held, held), counts, strict=True)
             )
             return Labels(train, held_out, _count({"skipped": _skips(train)}))
-        if self.lists is not None:
+        if options.lists is not None:
             raise PrefenvsError(
-                f"--lists {self.lists} asks a rater one question after the other, but --preferences {self.preferences} "
-                "holds answers already: leave it out"
+                f"--lists {options.lists} asks a rater one question after the other, but --preferences "
+                f"{options.preferences} holds answers already: leave it out"
             )
         preferences, crossing = self._read_given(dataset)
-        train, held_out, between = split_preferences(preferences, self.held_out, self.seed)
-        taken = train[: self.labels]
+        train, held_out, between = split_preferences(preferences, options.held_out, self.seed)
+        taken = train[: options.labels]
         left_out = {
             "across an episode's end": crossing,
             "between training and held-out episodes": between,
@@ -117,10 +152,10 @@ class LabelSource:
 
     def _ask(self, oracle: Oracle, segments: SegmentBatch) -> list[Preference]:
         """Return answers to pairs of these 2 N segments, or the pairs of lists that N questions make of them."""
-        if self.lists is None:
+        if self.options.lists is None:
             return ask(oracle, segments)
         questions = len(segments) // 2
-        builder = ListBuilder(self.lists, self.list_questions, np.random.default_rng([self.seed, 3]))
+        builder = ListBuilder(self.options.lists, self.options.list_questions, np.random.default_rng([self.seed, 3]))
         made = rank_segments(segments, oracle, questions, builder)
         ranked = sum(len(group) for groups in builder.lists for group in groups)
         print(f"{questions} questions: {len(builder.lists)} lists of {ranked} segments, {len(made)} pairs", flush=True)
@@ -131,17 +166,17 @@ class LabelSource:
 
         Raises PrefenvsError for a data set that tells no task.
         """
-        if not self.segment_length and not dataset.task:
+        if not self.options.segment_length and not dataset.task:
             raise PrefenvsError(f"data set {dataset.name!r} tells no task: give its raters --segment-length STEPS")
-        return self.segment_length or find_task(dataset.task).segment_length
+        return self.options.segment_length or find_task(dataset.task).segment_length
 
     def make_oracle(self, dataset: OfflineDataset) -> Oracle:
         """Return the rater that is asked for; raises PrefenvsError for one that cannot judge this data set at once."""
         from prefenvs.cli.raters import load_expert_values, load_run_policy
         from prefenvs.oracles.make import RaterContext, make_rater, read_options
 
-        flags = {"regret_form": self.form, "regret_discount": self.discount}
-        rater, options = read_options(self.preferences, flags)
+        flags = {"regret_form": self.options.regret_form, "regret_discount": self.options.regret_discount}
+        rater, own = read_options(self.options.preferences, flags)
         if rater.late:
             raise PrefenvsError(
                 f"the raters of --preferences answer at once, which {rater.name} does not: let it label the data set "
@@ -152,7 +187,7 @@ class LabelSource:
                 f"data set {dataset.name!r} holds no true rewards for --preferences oracle to judge by: "
                 "give a store or a label file"
             )
-        if rater.name == "regret" and options.expert is None and dataset.task != "Delivery-v0":
+        if rater.name == "regret" and own.expert is None and dataset.task != "Delivery-v0":
             about = dataset.task or dataset.name
             raise PrefenvsError(
                 f"--preferences regret needs an expert of {about}: regret:RUN with the folder of a run with "
@@ -161,27 +196,28 @@ class LabelSource:
         context = RaterContext(
             dataset.task, self.seed, load_values=load_expert_values, load_policy=load_run_policy, flags=flags
         )
-        return make_rater(self.preferences, context)
+        return make_rater(self.options.preferences, context)
 
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
         """Return the preferences of a store or of label files, and how many of the latter cross an episode's end."""
-        if "://" in self.preferences or Path(self.preferences).suffix in (".sqlite", ".db"):
+        given = self.options.preferences
+        if "://" in given or Path(given).suffix in (".sqlite", ".db"):
             from prefenvs.store import Store
 
-            with Store(self.preferences, create=False) as store:
+            with Store(given, create=False) as store:
                 answers = read_answers(store)
             if not answers:
                 raise PrefenvsError(
-                    f"--preferences {self.preferences}: the store holds no answer yet: `prefenvs label` lets people "
-                    "answer, `prefenvs rate` a model"
+                    f"--preferences {given}: the store holds no answer yet: `prefenvs label` lets people answer, "
+                    "`prefenvs rate` a model"
                 )
             return answers, 0
         from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
 
-        path = find_labels(self.preferences)
+        path = find_labels(given)
         if not path.exists():
             raise PrefenvsError(
-                f"--preferences {self.preferences}: there is no such file; give a rater such as oracle, a "
+                f"--preferences {given}: there is no such file; give a rater such as oracle, a "
                 "store (.sqlite or postgresql://...), a label table (.csv, .jsonl, .parquet) or a published label file"
             )
         from prefenvs.datasets.labels.rows import is_table
@@ -189,7 +225,7 @@ class LabelSource:
         if is_table(path):
             from prefenvs.datasets.labels.table import read_label_table
 
-            table = read_label_table(path, dataset, length=self.segment_length, max_gib=self.max_gib)
+            table = read_label_table(path, dataset, length=self.options.segment_length, max_gib=self.max_gib)
             table.check()
             return table.preferences, 0
         labels = read_labels(path)

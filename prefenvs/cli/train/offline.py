@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefenvs.agents.registry import Algorithm, Offline, Settings
 from prefenvs.cli.train import labels as offline_labels
-from prefenvs.cli.train.labels import Labels, LabelSource, RegretForm
+from prefenvs.cli.train.labels import LabelOptions, Labels, LabelSource
 from prefenvs.cli.train.options import (
     EXAMPLE,
     Training,
@@ -27,8 +27,7 @@ from prefenvs.datasets.d4rl.entries import find_d4rl
 from prefenvs.datasets.load import load_dataset
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
-from prefenvs.limits import FractionBelowOne, PositiveFloat, PositiveFraction, PositiveInt
-from prefenvs.queries.lists import ListMethod
+from prefenvs.limits import PositiveFloat, PositiveInt
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task, has_environment
 
@@ -49,63 +48,6 @@ class DataOptions:
     """Memory in GiB that the data set may take, and so may a label table; by default 4."""
     skip_damaged: bool = False
     """Leave out damaged episodes of recordings, and their labels."""
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """Who compared segments of the data, and how many of the labels are taken."""
-
-    preferences: str = "oracle"
-    """A rater that answers on the spot, a store, a label table (.csv, .jsonl, .parquet), or published labels.
-
-    Raters are those of `train pebble --oracle`: oracle, mistake, crowd-mujoco, coin, module:NAME, ... or
-    regret:EXPERT, by the advantages of a run folder of `train iql --true-reward`, `train pebble --true-reward` or
-    `train dqn`, or a .zip of Stable-Baselines3.
-    """
-    regret_form: RegretForm = "advantage"
-    """Regret as the sum of advantages, telescoped by V (deterministic), or so without the last action (visited: CPL's).
-
-    The telescoped forms need V alone, which is learned sooner than the small differences that advantages are.
-    """
-    regret_discount: PositiveFraction = 1.0
-    """The rater's discount within a segment, for regret: 1 as in CPL's labels; no learner's own discount."""
-    labels: PositiveInt | None = None
-    """Labels to learn from: 500 from a simulated rater, by default all that a store or file holds."""
-    segment_length: PositiveInt | None = None
-    """Steps in a segment, for simulated raters."""
-    lists: ListMethod | None = None
-    """Ask a simulated rater one question after the other, and learn from all pairs of the ranked lists that they make.
-
-    --labels then counts questions.
-    """
-    list_questions: PositiveInt = 100
-    """Questions of one list of lire."""
-    shuffle_labels: bool = False
-    """Control: permute the labels over their queries, so that they say nothing."""
-    held_out: FractionBelowOne = 0.0
-    """Share of the episodes kept for measuring how well held-out labels are predicted; never by single labels."""
-
-    def source(self, seed: int, max_gib: float | None = None) -> LabelSource:
-        """Return where the labels of a seed come from; a label table may take `max_gib` of memory."""
-        return LabelSource(
-            self.preferences,
-            self.labels,
-            self.segment_length,
-            self.held_out,
-            seed,
-            self.regret_form,
-            self.regret_discount,
-            self.shuffle_labels,
-            self.lists,
-            self.list_questions,
-            max_gib,
-        )
-
-    @property
-    def rater(self) -> str:
-        """Who answered, as the run folder's name tells it: a rater with its options, or the file's name."""
-        given = self.preferences
-        return Path(given).stem if self.source(0).kind == "given" else re.sub(r"[^\w.-]+", "-", given)
 
 
 @dataclass(frozen=True)
@@ -135,8 +77,8 @@ def train_offline(
     names = {name: str(kept.get(name) or given.get(name.replace("_", "-"), "")) for name in ("dataset", "task")}
     gib = kept.get("max_gib") or _number(given.get("max-gib"))
     skip = bool(kept.get("skip_damaged", given.get("skip-damaged", "false") != "false"))
-    needless = _asks_for_help(arguments) and not names["dataset"]
-    dataset = None if needless else _load(names["dataset"], names["task"], gib, skip)
+    only_help = not names["dataset"] and {"-h", "--help"} & {*arguments}
+    dataset = None if only_help else _load(names["dataset"], names["task"], gib, skip)
     task = find_task(names["task"] or EXAMPLE) if dataset is None else task_of(dataset)
     first = {"data": DataOptions(), "rater": LabelOptions()}
     groups, settings = read_groups(algorithm, arguments, given, task, first, OfflineTraining, resumed)
@@ -157,10 +99,6 @@ def _check_labels_matter(given: Mapping[str, str], settings: Settings) -> None:
     for flag in ("shuffle-labels", "labels", "preferences", "held-out", "lists", "list-questions"):
         if flag in given and flag not in ranked:
             raise PrefenvsError(f"--{flag} is about labels, of which this learner needs none here: leave it out")
-
-
-def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return bool({"-h", "--help"} & {*arguments})
 
 
 def _number(text: str | None) -> float | None:
@@ -210,7 +148,7 @@ def _assemble(
     torch.set_num_threads(training.threads)
     true_reward = bool(getattr(options, "true_reward", False))
     needs = options is None or options.needs_labels(settings.config)
-    sources = [wanted.source(one.seed, groups["data"].max_gib) for one in each]
+    sources = [LabelSource(wanted, one.seed, groups["data"].max_gib) for one in each]
     skip = groups["data"].skip_damaged
     labels = [_labels_of(source, dataset, resumed, skip) if needs else Labels(None, [], {}) for source in sources]
     parts = [
@@ -351,10 +289,10 @@ def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
 
     if source.kind == "given":
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
-    if source.held_out:
+    if source.options.held_out:
         raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
     oracle, rng = source.make_oracle(dataset), np.random.default_rng([source.seed, 1])
     if not isinstance(oracle, SyntheticOracle):
         raise PrefenvsError(f"--dense ranks segments by the values of their steps, which {oracle.name} does not give")
-    segments = dataset.trajectories.sample(source.labels or 500, source.length(dataset), rng)
+    segments = dataset.trajectories.sample(source.options.labels or 500, source.length(dataset), rng)
     return RankedSegments(segments, oracle.step_values(list(segments)).sum(1))

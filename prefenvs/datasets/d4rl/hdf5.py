@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.internal.file_sizes import check_size
 
 # What h5py raises for damaged files, depending on where the damage lies.
@@ -18,10 +18,7 @@ ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
     """Open a file for reading; whatever h5py raises until it is closed becomes a PrefenvsError."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise PrefenvsError(f"HDF5 files need the package h5py: {install_command('offline')}") from error
+    h5py = import_extra("h5py", "an HDF5 file", "offline")
     if not path.is_file():
         raise PrefenvsError(f"there is no file {path}")
     try:

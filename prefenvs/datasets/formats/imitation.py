@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from prefenvs.datasets.d4rl.hdf5 import first_line
 from prefenvs.datasets.formats.columns import check_columns, read_column, read_flags, read_numbers
 from prefenvs.datasets.formats.minari_files import check_uncompressed
 from prefenvs.datasets.formats.spaces import flatten, unflatten_discrete
 from prefenvs.datasets.sizes import task_action_space
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import known_task
@@ -57,15 +56,11 @@ def read_imitation(
         action_space = _task_space(task) if action_space is None else action_space
     if discrete_actions is not None:
         action_space = spaces.Discrete(discrete_actions)
-    try:
+    with failure_told(f"{path} is no folder of imitation trajectories"):
         obs = _read_values(columns["obs"], observation_space, f"observations in {path}")
         actions = _read_actions(columns["acts"], action_space, f"actions in {path}")
         rewards = _read_rewards(columns["rews"], len(actions), path) if "rews" in columns else None
         lengths, seen = _lengths(columns["acts"]), _lengths(columns["obs"])
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no folder of imitation trajectories: {first_line(error)}") from error
     if not len(lengths):
         raise PrefenvsError(f"{path} holds no episodes")
     if not np.array_equal(seen, lengths + 1) or np.any(lengths < 1):
@@ -133,12 +128,7 @@ def write_imitation(trajectories: Trajectories, path: str | Path, discrete: bool
 
 
 def _import_datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        needs = f"imitation's trajectory format needs the package datasets: {install_command('imitation')}"
-        raise PrefenvsError(needs) from error
-    return datasets
+    return import_extra("datasets", "imitation's trajectory format", "imitation")
 
 
 def _read_columns(path: Path) -> dict[str, Any]:
@@ -148,7 +138,7 @@ def _read_columns(path: Path) -> dict[str, Any]:
             f"{path} is a file: imitation's older .npz and .pkl formats can run code when read and are not supported; "
             "load it with imitation and save it again as a folder"
         )
-    try:
+    with failure_told(f"{path} is no folder of imitation trajectories"):
         for file in _data_files(path):
             check_uncompressed(file)
         check_size(sum(file.stat().st_size for file in _data_files(path)), path)
@@ -156,10 +146,6 @@ def _read_columns(path: Path) -> dict[str, Any]:
         # Arrow trusts its files, and reads past their end where they are damaged.
         table.validate(full=True)
         columns = {name: table[name].combine_chunks() for name in table.column_names}
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no folder of imitation trajectories: {first_line(error)}") from error
     missing = {"obs", "acts", "infos", "terminal"} - set(columns)
     if missing:
         raise PrefenvsError(f"{path} is no folder of imitation trajectories: it has no column {sorted(missing)[0]!r}")

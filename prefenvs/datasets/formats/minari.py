@@ -33,7 +33,7 @@ from prefenvs.datasets.formats.minari_pictures import (
 from prefenvs.datasets.formats.spaces import check_space, flatten, unflatten_discrete
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.sizes import misfit
-from prefenvs.errors import PrefenvsError, install_command, near_matches
+from prefenvs.errors import PrefenvsError, failure_told, import_extra, near_matches
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task, list_tasks
@@ -58,15 +58,10 @@ def read_minari(name_or_path: str | Path, task: str | None = None) -> OfflineDat
     """
     minari = _import_minari()
     folder = _find_folder(minari, name_or_path)
-    try:
+    with failure_told(f"{folder} is no Minari data set"):
         check_folder(folder)
         storage = minari.MinariDataset(folder).storage
         return _read(storage, storage.metadata, task)
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        # Minari checks by assertions and lookups, and its storages raise what theirs do.
-        raise PrefenvsError(f"{folder} is no Minari data set: {first_line(error)}") from error
 
 
 def _read(storage: Any, metadata: dict[str, Any], task: str | None) -> OfflineDataset:
@@ -165,13 +160,8 @@ def write_minari(
 
 
 def _import_minari() -> Any:
-    try:
-        import h5py  # noqa: F401
-        import minari
-    except ImportError as error:
-        needs = f"Minari's data sets need the packages minari and h5py: {install_command('offline')}"
-        raise PrefenvsError(needs) from error
-    return minari
+    import_extra("h5py", "a data set of Minari's", "offline")
+    return import_extra("minari", "a data set of Minari's")
 
 
 def _find_folder(minari: Any, name_or_path: str | Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 
 from prefenvs.datasets.d4rl.hdf5 import column_bytes, open_hdf5, walk
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.internal.file_sizes import check_size
 
 
@@ -82,11 +82,8 @@ def _check_hdf5(path: Path) -> None:
 def _check_parquet(path: Path) -> None:
     import pyarrow.parquet
 
-    try:
+    with failure_told(f"{path} is no Parquet file, or is damaged"):
         metadata = pyarrow.parquet.read_metadata(path)
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no Parquet file, or is damaged: {str(error).splitlines()[0]}") from error
-    # Runs of equal values take no room in the file: rows count, not bytes.
     check_size(8 * metadata.num_rows * metadata.num_columns, path)
 
 
@@ -98,13 +95,10 @@ def check_uncompressed(path: Path, framed: bool = False) -> None:
     import pyarrow
 
     compressed = False
-    try:
-        with pyarrow.memory_map(str(path)) as source:
-            source.seek(8 if framed else 0)
-            while (message := _next_message(pyarrow, source)) is not None:
-                compressed = compressed or _is_compressed(message)
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no Arrow file, or is damaged: {str(error).splitlines()[0]}") from error
+    with failure_told(f"{path} is no Arrow file, or is damaged"), pyarrow.memory_map(str(path)) as source:
+        source.seek(8 if framed else 0)
+        while (message := _next_message(pyarrow, source)) is not None:
+            compressed = compressed or _is_compressed(message)
     if compressed:
         raise PrefenvsError(f"{path} is compressed, which neither Minari nor imitation writes: save it again without")
 

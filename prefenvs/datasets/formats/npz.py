@@ -12,7 +12,7 @@ from prefenvs.datasets.d4rl.hdf5 import first_line
 from prefenvs.datasets.formats.columns import read_column, read_ends, read_flags, read_numbers
 from prefenvs.datasets.formats.flat import episode_ends, time_limits
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.internal.file_sizes import check_npz, check_size
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
@@ -157,13 +157,8 @@ def _describe(folder: Path) -> dict[str, Any]:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays in a file, from their headers."""
-    try:
+    with failure_told(f"{path} cannot be read"):
         shapes = check_npz(path, READ)
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        # zipfile, zlib and NumPy raise errors of a dozen types for damaged files.
-        raise PrefenvsError(f"{path} cannot be read: {first_line(error)}") from error
     if not shapes.get("observations"):
         raise PrefenvsError(f"{path} holds no array 'observations'")
     return shapes
@@ -181,11 +176,8 @@ def _floats(shapes: dict[str, tuple[int, ...]]) -> int:
 
 def _load(path: Path, task: str) -> dict[str, Array]:
     """The arrays of one file, by the names of `Trajectories` and in its types."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files if name in READ}
-    except Exception as error:
-        raise PrefenvsError(f"{path} cannot be read: {first_line(error)}") from error
+    with failure_told(f"{path} cannot be read"), np.load(path, allow_pickle=False) as file:
+        found = {name: file[name] for name in file.files if name in READ}
     if "true_rewards" not in found and "rewards" in found:
         found["true_rewards"] = found.pop("rewards")
     missing = [name for name in ("observations", "actions") if name not in found]

@@ -62,14 +62,12 @@ class LabelFile:
     @property
     def skipped(self) -> Array:
         """[N] bool, pairs without an answer."""
-        skipped: Array = np.isnan(self.probabilities[:, 0])
-        return skipped
+        return np.isnan(self.probabilities[:, 0])
 
     @property
     def tied(self) -> Array:
         """[N] bool, pairs called equal."""
-        tied: Array = self.probabilities[:, 0] == self.probabilities[:, 1]
-        return tied
+        return self.probabilities[:, 0] == self.probabilities[:, 1]
 
     @property
     def strict(self) -> Array:
@@ -271,7 +269,9 @@ def label_preferences(
     count, other = int(found.crossing.sum()), other_rows(rows)
     ends = f"{count} of {len(labels)} pairs of {labels.folder} cross the end of an episode of {dataset.name!r}"
     if count and crossing != "drop":
-        raise PrefenvsError(f"{ends}: leave them out, or check their rows with `prefenvs labels report`")
+        raise PrefenvsError(
+            f"{ends}: leave them out (--crossing drop), or check their rows with `prefenvs labels report`"
+        )
     if miscounted(found.crossing.mean(), place(labels, dataset, other).crossing.mean()):
         raise PrefenvsError(
             f"{ends} if rows count {rows} steps, and far fewer if they count {other} ones: read them so "

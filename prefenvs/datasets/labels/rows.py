@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.internal.file_sizes import check_npz, check_size
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".npz")
@@ -95,37 +95,23 @@ def _read_csv(text: str, path: Path) -> Iterator[Row]:
 
 def _read_parquet(files: Mapping[str, Path], table: Path) -> Iterator[Row]:
     """Read the files of a table by what is said before the numbers of their rows; equal rows take next to no disk."""
-    try:
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"Parquet needs pyarrow: {install_command('labels')}") from None
+    parquet = import_extra("pyarrow.parquet", "a Parquet file")
     size = 0
     for where, path in files.items():
         numbers = itertools.count(1)
-        try:
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH):
-                    size += OBJECTS * (batch.nbytes + 8 * batch.num_rows * batch.num_columns)
-                    check_size(size, table)
-                    for record, number in zip(batch.to_pylist(), numbers, strict=False):
-                        yield Row(f"{where}row {number}", _filled(record.items()))
-        except PrefenvsError:
-            raise
-        except Exception as error:
-            # pyarrow raises errors of several types for damaged files.
-            raise PrefenvsError(f"{path} is no Parquet file: {str(error).partition(chr(10))[0]}") from None
+        with failure_told(f"{path} is no Parquet file"), parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH):
+                size += OBJECTS * (batch.nbytes + 8 * batch.num_rows * batch.num_columns)
+                check_size(size, table)
+                for record, number in zip(batch.to_pylist(), numbers, strict=False):
+                    yield Row(f"{where}row {number}", _filled(record.items()))
 
 
 def _read_npz(path: Path) -> Iterator[Row]:
-    try:
+    with failure_told(f"{path} cannot be read"):
         check_npz(path, set(NPZ))
         with np.load(path, allow_pickle=False) as file:
             arrays = {NPZ[name]: file[name] for name in NPZ if name in file.files}
-    except PrefenvsError:
-        raise
-    except Exception as error:
-        # zipfile, zlib and NumPy raise errors of a dozen types for damaged files.
-        raise PrefenvsError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     missing = [name for name, column in NPZ.items() if column not in arrays]
     if missing:
         raise PrefenvsError(f"{path} lacks the array {missing[0]!r}: labelled segments have {', '.join(NPZ)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefenvs.datasets.labels.table import checksum
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, import_extra
 from prefenvs.preferences import Preference
 
 if TYPE_CHECKING:
@@ -111,10 +111,7 @@ def _record(run: str, label: Preference, arrays: bool) -> dict[str, Any]:
 
 
 def _arrow_table(records: Sequence[dict[str, Any]], arrays: bool) -> pyarrow.Table:
-    try:
-        import pyarrow
-    except ModuleNotFoundError:
-        raise PrefenvsError(f"Parquet needs pyarrow: {install_command('labels')}") from None
+    pyarrow = import_extra("pyarrow", "a Parquet file")
     kinds = {"text": pyarrow.string(), "whole": pyarrow.int64(), "number": pyarrow.float64()}
     columns = [(name, kinds[kind]) for name, kind in TYPES.items()]
     for name in ARRAYS if arrays else ():

@@ -19,7 +19,7 @@ import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.datasets.recorded.episodes import Faults, choose_task, inside
-from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.errors import PrefenvsError, failure_told, import_extra
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.internal.file_sizes import check_size
 from prefenvs.segments import Array
@@ -141,7 +141,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
         )
     if not 0 < fps <= 1000:
         raise PrefenvsError(f"{path} tells {fps:g} frames per second: write the rate of the recording into it")
-    return info  # type: ignore[no-any-return]
+    return info
 
 
 def _read_layout(info: Mapping[str, Any], folder: Path) -> Layout:
@@ -366,11 +366,6 @@ def _camera_name(feature: str) -> str:
 
 
 def _open_parquet(path: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise PrefenvsError(f"{path} needs the package pyarrow: {install_command('recorded')}") from None
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except Exception as error:
-        raise PrefenvsError(f"{path} is no Parquet file, or is damaged: {str(error).splitlines()[0]}") from error
+    parquet = import_extra("pyarrow.parquet", str(path), "recorded")
+    with failure_told(f"{path} is no Parquet file, or is damaged"):
+        return parquet.ParquetFile(path)

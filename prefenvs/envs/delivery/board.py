@@ -79,8 +79,7 @@ class Board:
         inside = (moved_row >= 0) & (moved_row < height) & (moved_column >= 0) & (moved_column < width)
         target = np.where(inside, moved_row * width + moved_column, 0)
         stuck = ~inside | self._is(_HOUSE)[target] | self._is(_TERMINAL + _HOUSE)[:, None]
-        after: Array = np.where(stuck, np.arange(height * width)[:, None], target)
-        return after
+        return np.where(stuck, np.arange(height * width)[:, None], target)
 
     @cached_property
     def features(self) -> Array:
@@ -106,8 +105,7 @@ class Board:
     @cached_property
     def rewards(self) -> Array:
         """[C, 4] true reward of each move."""
-        worth: Array = self.features @ np.array(REWARDS)
-        return worth
+        return self.features @ np.array(REWARDS)
 
     @cached_property
     def observations(self) -> Array:

@@ -13,6 +13,8 @@ from prefenvs.segments import Array
 
 TIE = 1e-9
 """Actions whose values differ by less, relative to the largest value, count as equally good."""
+HORIZON = 50
+"""Moves over which returns are scaled."""
 
 
 class BoardValues:
@@ -38,8 +40,7 @@ class BoardValues:
         With gamma 1 that includes loops over coins, which cost nothing.
         """
         best = self.a == 0.0
-        shares: Array = best / best.sum(axis=1, keepdims=True)
-        return shares
+        return best / best.sum(axis=1, keepdims=True)
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return A*(s, a), [...], for observations [..., 124] and one-hot actions [..., 4] of `Delivery`.
@@ -49,13 +50,11 @@ class BoardValues:
         actions = np.asarray(actions)
         if actions.shape[-1:] != (4,):
             raise PrefenvsError(f"actions have shape {actions.shape}; one-hot ones of Delivery end with 4")
-        advantages: Array = self.a[self.cells(observations), actions.argmax(axis=-1)]
-        return advantages
+        return self.a[self.cells(observations), actions.argmax(axis=-1)]
 
     def value(self, observations: Array) -> Array:
         """Return V*(s), [...], for observations [..., 124]."""
-        values: Array = self.v[self.cells(observations)]
-        return values
+        return self.v[self.cells(observations)]
 
     def cells(self, observations: Array) -> Array:
         """Return the cells, [...], that observations were made in; raises PrefenvsError if they show another board."""
@@ -106,14 +105,14 @@ def policy_values(board: Board, policy: Array, horizon: int, gamma: float = 1.0)
     return values
 
 
-def scaled_return(board: Board, policy: Array, horizon: int = 50) -> float:
+def scaled_return(board: Board, policy: Array) -> float:
     """Return a policy's mean true return, scaled: 1 for an optimal policy and 0 for uniformly random moves.
 
-    Undiscounted, over `horizon` moves, averaged over the cells where episodes begin; below 0 if worse than random.
+    Undiscounted, over 50 moves, averaged over the cells where episodes begin; below 0 if worse than random.
     """
     best = np.zeros(len(board.glyphs))
-    for _ in range(horizon):
+    for _ in range(HORIZON):
         best = _best_of_moves(board, 1.0, board.rewards, best)
-    random = policy_values(board, np.full_like(board.rewards, 0.25), horizon)
-    means = [values[board.starts].mean() for values in (policy_values(board, policy, horizon), random, best)]
+    random = policy_values(board, np.full_like(board.rewards, 0.25), HORIZON)
+    means = [values[board.starts].mean() for values in (policy_values(board, policy, HORIZON), random, best)]
     return float((means[0] - means[1]) / (means[2] - means[1]))

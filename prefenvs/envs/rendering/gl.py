@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from prefenvs.errors import PrefenvsError
+from prefenvs.errors import PrefenvsError, failure_told
 
 # Set beside MUJOCO_GL once a backend has been seen to work, so that child processes need not try it again.
 CHECKED = "PREFENVS_GL_CHECKED"
@@ -141,13 +141,10 @@ def open_context(width: int, height: int) -> Any:
     PrefenvsError for a machine that gives none.
     """
     backend = gl_backend()
-    try:
+    with failure_told(f"the OpenGL backend {backend} gave no context", INSTALL):
         module = import_module(f"mujoco.{'glfw' if backend == 'wgl' else backend}")
         with _unchanged():
             return module.GLContext(width, height)
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PrefenvsError(f"the OpenGL backend {backend} gave no context ({reason}): {INSTALL}") from error
 
 
 @contextmanager

@@ -208,7 +208,7 @@ def test_a_ranking_needs_a_score_for_each_segment(dataset):
 
 def test_a_file_that_is_no_learner_is_refused(tmp_path):
     (tmp_path / "x.zip").write_text("nonsense")
-    with pytest.raises(PrefenvsError, match="was not written by"):
+    with pytest.raises(PrefenvsError, match="is not a saved learner written by"):
         IQL.load(tmp_path / "x.zip")
     with pytest.raises(PrefenvsError, match="no saved learner"):
         IQL.load(tmp_path / "absent.zip")

@@ -14,7 +14,7 @@ import pytest
 from prefenvs.agents import RewardEnsemble
 from prefenvs.cli import main
 from prefenvs.cli.train import labels as offline_labels
-from prefenvs.cli.train.labels import LabelSource
+from prefenvs.cli.train.labels import LabelOptions, LabelSource
 from prefenvs.datasets.load import load_dataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
@@ -86,7 +86,8 @@ def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, 
 def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
     dataset = load_dataset(data)
     plain, shuffled = (
-        LabelSource("oracle", 60, 4, 0.0, seed=0, shuffle=shuffle).read(dataset).train for shuffle in (False, True)
+        LabelSource(LabelOptions(labels=60, segment_length=4, shuffle_labels=shuffle), 0).read(dataset).train
+        for shuffle in (False, True)
     )
     assert [answer.query.id for answer in plain] == [answer.query.id for answer in shuffled]
     answers = [[tuple(answer.probabilities) for answer in side] for side in (plain, shuffled)]
@@ -99,7 +100,7 @@ def test_a_resumed_run_learns_from_all_answers_also_from_those_given_again(data,
     lines += ["0,0,1,0,2,left,ana", "0,1,1,1,2,left,ana", "0,0,1,0,2,right,ana", "0,0,1,0,2,skip,ana"]
     lines += ["0,1,1,1,2,left,ana"]  # word for word
     (tmp_path / "labels.csv").write_text("\n".join([*lines, "0,0,1,0,2,left,"]) + "\n")
-    labels = LabelSource(str(tmp_path / "labels.csv"), None, None, 0.0, 0).read(load_dataset(data))
+    labels = LabelSource(LabelOptions(str(tmp_path / "labels.csv")), 0).read(load_dataset(data))
     run = Run.create(tmp_path / "run", "train iql", {})
     offline_labels.keep(run, labels)
     told = [
@@ -258,7 +259,8 @@ def test_an_expert_of_iql_is_measured_and_judges_with_the_discount_that_is_told(
     assert figures["task"] == "InvertedPendulum-v5"
     assert figures["gamma"] == 0.99
     assert "--critics" in refused(capsys, "critic", str(expert), "--critics", "mean")
-    oracle = LabelSource(f"regret:{expert}", 10, 4, 0.0, 0, "visited", 0.5).make_oracle(load_dataset(data))
+    options = LabelOptions(f"regret:{expert}", "visited", 0.5, labels=10, segment_length=4)
+    oracle = LabelSource(options, 0).make_oracle(load_dataset(data))
     assert (oracle.form, oracle.discount) == ("visited", 0.5)
     told = refused(capsys, "train", "cpl", "--dataset", data, *QUICK, "--regret-discount", "0")
     assert "--regret-discount must be larger than 0" in told

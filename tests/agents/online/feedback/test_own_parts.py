@@ -239,11 +239,11 @@ def test_a_part_that_raises_is_named_in_one_line() -> None:
     def late(per_session: int, steps: int, total: int) -> int:
         raise KeyError("phase")
 
-    with pytest.raises(PrefenvsError, match=r"Unmade.* cannot be made \(RuntimeError: no weights\)"):
+    with pytest.raises(PrefenvsError, match=r"Unmade.* cannot be made: RuntimeError: no weights"):
         make_pebble(Unmade)
-    with pytest.raises(PrefenvsError, match=r"Unfit fails to fit \d+ answers \(ZeroDivisionError: no spread\)"):
+    with pytest.raises(PrefenvsError, match=r"Unfit fails to fit \d+ answers: ZeroDivisionError: no spread"):
         make_pebble(Unfit).learn(STEPS)
-    with pytest.raises(PrefenvsError, match=r"the schedule fails after \d+ steps \(KeyError: 'phase'\)"):
+    with pytest.raises(PrefenvsError, match=r"the schedule fails after \d+ steps: KeyError: 'phase'"):
         make_pebble(Linear, schedule=late).learn(STEPS)
 
 

@@ -220,7 +220,7 @@ def test_names_that_are_not_here_are_asked_for(monkeypatch, make_dataset, assert
 def test_damaged_folders_are_refused(tmp_path, make_dataset) -> None:
     folder = write_minari(make_dataset(), tmp_path / "data-v0")
     (folder / "data" / "main_data.hdf5").unlink()
-    with pytest.raises(PrefenvsError, match="is no Minari data set: No data found") as caught:
+    with pytest.raises(PrefenvsError, match=r"is no Minari data set: .*No data found") as caught:
         read_minari(folder)
     assert "\n" not in str(caught.value)
     (folder / "data" / "metadata.json").write_text("{")

@@ -132,7 +132,7 @@ def test_damaged_files_and_files_that_do_not_fit_are_refused(tmp_path, make_data
         read_npz(tmp_path)
     (tmp_path / "b.npz").unlink()
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(PrefenvsError, match=r"a.npz cannot be read: File is not a zip file"):
+    with pytest.raises(PrefenvsError, match=r"a.npz cannot be read: .*File is not a zip file"):
         read_npz(tmp_path)
     with pytest.raises(PrefenvsError, match=r"holds no .npz"):
         read_npz(tmp_path / "nowhere")

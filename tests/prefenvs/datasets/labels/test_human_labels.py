@@ -396,7 +396,7 @@ def write_crossing(tmp_path) -> tuple[str, str]:
 
 
 def test_pairs_across_an_end_are_counted_alike_by_report_import_and_training(tmp_path, capsys) -> None:
-    from prefenvs.cli.train.labels import LabelSource
+    from prefenvs.cli.train.labels import LabelOptions, LabelSource
 
     folder, data = write_crossing(tmp_path)
     main(["labels", "report", folder, "--dataset", data, "--tie-below", "1e9"])
@@ -407,7 +407,7 @@ def test_pairs_across_an_end_are_counted_alike_by_report_import_and_training(tmp
     main(["labels", "import", folder, "--dataset", data, "--store", store])
     assert "7 labels" in (out := capsys.readouterr().out)
     assert "3 of 10 left out" in out
-    found = LabelSource(folder, 5, None, 0.0, 0).read(load_dataset(data))
+    found = LabelSource(LabelOptions(folder, labels=5), 0).read(load_dataset(data))
     assert (len(found.train or []), found.left_out) == (5, {"across an episode's end": 3, "beyond --labels": 2})
     with pytest.raises(SystemExit) as stop:
         main(["labels", "import", folder, "--dataset", data, "--store", store + "2", "--crossing", "refuse"])
