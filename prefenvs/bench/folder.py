@@ -215,8 +215,9 @@ def write_json(path: Path, content: Any) -> None:
 def select(cells: Sequence[Cell], **wanted: Sequence[Any]) -> list[Cell]:
     """Return the cells whose attributes are among those named; an empty choice keeps all.
 
-    Raises a PrefenvsError for a value that no cell has.
+    Raises a PrefenvsError for a value that no cell has, and for choices that no cell meets together.
     """
+    chosen = list(cells)
     for name, values in wanted.items():
         known = sorted({getattr(cell, name) for cell in cells})
         for value in values:
@@ -224,5 +225,8 @@ def select(cells: Sequence[Cell], **wanted: Sequence[Any]) -> list[Cell]:
                 raise PrefenvsError(
                     f"no cell of the suite has {name} {value!r}: there are {', '.join(map(str, known))}"
                 )
-        cells = [cell for cell in cells if not values or getattr(cell, name) in values]
-    return list(cells)
+        chosen = [cell for cell in chosen if not values or getattr(cell, name) in values]
+    if cells and not chosen:
+        given = ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in wanted.items() if values)
+        raise PrefenvsError(f"no cell of the suite has {given} together: leave one of them out")
+    return chosen

@@ -62,6 +62,10 @@ def test_a_choice_of_cells_and_a_dry_run(tmp_path: Path, own: Path, capsys: pyte
         (["run", "smoke", "--methods", "iql"], "no cell of the suite has method 'iql'"),
         (["run", "smoke", "--oracles", "skipp"], "no cell of the suite has oracle 'skipp'"),
         (["run", "smoke", "--labels", "7"], "no cell of the suite has labels 7: there are 0, 100"),
+        (
+            ["run", "smoke", "--methods", "random", "--oracles", "coin", "--labels", "0"],
+            "no cell of the suite has method random, oracle coin, labels 0 together",
+        ),
         (["run", "own_parts:GOOD", "--workers", "-1"], "--workers must be at least 1, got -1"),
         (["run", "own_parts:GOOD", "--min-free-gb", "1e9"], "GB left, less than 1e+09"),
         (["table", "nothing-here"], "nothing-here holds no benchmark"),
