@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than processors, as tests wait for browsers, servers and programs a fifth of their time.
-WORKERS = $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 EXTRAS := classic,dmc,metaworld,robotics,postgres,human,vlm,clip,imitation,offline,recorded,ros,bench,ray,docs,dev
 
 .PHONY: help demo test test-slow lint types docs package format bench bench-speed bench-guard clean
@@ -32,7 +30,7 @@ demo: $(VENV)/installed
 	$(BIN)/prefenvs demo
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
