@@ -115,11 +115,20 @@ def test_a_command_without_a_package_of_an_extra_advises_it(
 
 
 def test_every_advised_extra_exists() -> None:
-    advised = set[str]()
+    advised, imported = set(EXTRAS.values()), set[str]()
     for package in ("prefenvs", "agents", "oracles", "videos"):
         for path in (ROOT / package).rglob("*.py"):
             text = path.read_text()
             advised |= set(re.findall(r"""install_command\(["'](\w+)["']\)""", text))
+            for name, extra in re.findall(
+                r'import_extra\(f?"([\w.]+)[^"]*", (?:f?"[^"]*"|str\(path\))(?:, "(\w+)")?\)', text
+            ):
+                if extra:
+                    advised.add(extra)
+                else:
+                    imported.add(name.partition(".")[0])
             assert 'pip install "prefenvs[' not in text or path.name == "errors.py", f"{path}: use install_command"
     assert advised <= set(OPTIONAL)
     assert {"human", "vlm", "bench"} <= advised
+    # Whose extra is not told has one in the table.
+    assert {"uvicorn", "openai", "h5py", "metaworld"} <= imported <= set(EXTRAS)
