@@ -29,7 +29,7 @@ class MyEnv(Reach):
 
 
 REACH = prefenvs.Task(
-    "Reach", "own", "The dot moves to the square.", horizon=50, segment_length=25, fps=20, source="my_robots:Reach"
+    "PageReach", "own", "The dot moves to the square.", horizon=50, segment_length=25, fps=20, source="my_robots:Reach"
 )
 '''
 LABELS = """episode_1,start_1,episode_2,start_2,length,choice
