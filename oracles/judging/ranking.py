@@ -107,25 +107,25 @@ def rank(names: Sequence[str], matches: Matches, draws: int = DRAWS, seed: int =
     wins = matches.wins(count)
     strengths = fit_strengths(wins + prior)
     _, questions = np.unique(matches.questions, return_inverse=True)
-    sampled = np.empty((draws, count, count))
-    for table in sampled:
+    sampled = np.empty((draws, count))
+    for draw in sampled:
         weights = rng.exponential(size=questions.max(initial=-1) + 1)[questions]
         # A gamma variate of so small a shape may come out as 0, which would leave an agent without any tie to others.
         given = np.maximum(rng.gamma(prior), 1e-6) * (prior > 0)
-        table[:] = matches.wins(count, weights) + given
+        draw[:] = fit_strengths(matches.wins(count, weights) + given, strengths)
     tied = np.abs(matches.scores - 0.5) < 1e-9
     both = np.concatenate([matches.first, matches.second])
     return Ranking(
         tuple(names),
         strengths,
-        fit_many(sampled, strengths),
+        sampled,
         wins,
         np.bincount(both, np.tile(tied, 2), count),
         np.bincount(both, minlength=count),
     )
 
 
-def fit_strengths(wins: Array) -> Array:
+def fit_strengths(wins: Array, start: Array | None = None) -> Array:
     """Return the strengths [N], mean 0, that make wins [N, N] most likely; every entry off the diagonal is positive.
 
     Raises PrefenvsError where choix is not installed.
@@ -137,32 +137,8 @@ def fit_strengths(wins: Array) -> Array:
     with warnings.catch_warnings():
         # choix factorises the matrix of a Markov chain, which is singular by its nature; SciPy warns when it notices.
         warnings.filterwarnings("ignore", "Diagonal number")
-        strengths: Array = choix.ilsr_pairwise_dense(wins, max_iter=10_000, tol=1e-6)
+        strengths: Array = choix.ilsr_pairwise_dense(wins, initial_params=start, max_iter=10_000, tol=1e-6)
     return strengths - strengths.mean()
-
-
-def fit_many(wins: Array, start: Array) -> Array:
-    """Return the strengths [D, N] of D tables of wins [D, N, N], by choix's iteration in all of them at once."""
-    if wins.shape[1] == 2:
-        half = 0.5 * np.log(wins[:, 0, 1] / wins[:, 1, 0])
-        return np.stack([half, -half], axis=1)
-    strengths = np.tile(start, (len(wins), 1))
-    left = np.arange(len(wins))
-    for _ in range(10_000):
-        weights = np.exp(strengths[left])
-        # A Markov chain that goes from loser to winner; its stationary distribution are the next weights.
-        flow = wins[left] / (weights[:, :, None] + weights[:, None, :])
-        flow -= np.eye(len(start)) * flow.sum(axis=1)[:, None]
-        found = np.ones_like(weights)
-        found[:, :-1] = np.linalg.solve(flow[:, :-1, :-1], -flow[:, :-1, -1:])[..., 0]
-        found = np.log(found)
-        found -= found.mean(axis=1, keepdims=True)
-        moved = np.abs(found - strengths[left]).sum(axis=1) > 1e-6
-        strengths[left] = found
-        left = left[moved]
-        if not len(left):
-            break
-    return strengths
 
 
 def information(draws: Array) -> Array:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from prefenvs import PrefenvsError, Preference, Query, Segment
-from prefenvs.oracles.judging.ranking import Matches, fit_many, fit_strengths, information, rank
+from prefenvs.oracles.judging.ranking import Matches, information, rank
 from prefenvs.oracles.judging.tournament import Tournament, judge_by_rater, report
 from prefenvs.store import Store
 
@@ -77,15 +77,6 @@ def test_intervals_cover_as_often_as_they_say(count):
         ranking = rank(NAMES[:3], planted(truth, count, rng), draws=200, seed=trial)
         inside.append((ranking.intervals[:, 0] <= truth) & (truth <= ranking.intervals[:, 1]))
     assert np.mean(inside) >= 0.88
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_many_tables_are_fitted_at_once_as_each_alone(count):
-    wins = np.random.default_rng(3).gamma(0.2, size=(40, count, count)).clip(1e-6)
-    wins[:, np.arange(count), np.arange(count)] = 0.0
-    found = fit_many(wins, np.zeros(count))
-    np.testing.assert_allclose(found, [fit_strengths(table) for table in wins], atol=1e-4)
-    assert np.ptp(found) > 5.0
 
 
 def test_intervals_shrink_with_answers():
