@@ -107,17 +107,20 @@ class LearnedAdvantage:
             computed = np.concatenate([self._v(new[i : i + step]) for i in range(0, len(new), step)])
             values[~known] = computed
             self._values.add(new, computed)
-        return values[inverse].reshape(lead)
+        result: Array = values[inverse].reshape(lead)
+        return result
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return A(s, a) = Q(s, a) - V(s), [...] float64, for observations [..., obs] and actions [..., act]."""
-        return self.q(observations, actions) - self.value(observations)
+        result: Array = self.q(observations, actions) - self.value(observations)
+        return result
 
     @torch.no_grad()
     def _q(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """[B] for scaled actions [B, act], or one-hot ones."""
         if isinstance(self.agent, DQN):
-            return (self.agent.q_net(states) * actions).sum(1)
+            chosen: torch.Tensor = (self.agent.q_net(states) * actions).sum(1)
+            return chosen
         # A critic of the return's distribution gives its quantiles.
         q = torch.cat([values.mean(1, keepdim=True) for values in self.agent.critic(states, actions)], 1)
         return q.amin(1) if self.critics == "min" else q.mean(1)
@@ -126,7 +129,8 @@ class LearnedAdvantage:
     def _v(self, observations: Array) -> Array:
         states = torch.as_tensor(observations, device=self.agent.device)
         if isinstance(self.agent, DQN):
-            return self.agent.q_net(states).amax(1).double().cpu().numpy()
+            values: Array = self.agent.q_net(states).amax(1).double().cpu().numpy()
+            return values
         mean, log_std, _ = self.agent.actor.get_action_dist_params(states)
         raw = mean + log_std.exp() * self._noise[:, None]
         q = self._q(states.repeat(len(self._noise), 1), raw.tanh().flatten(0, 1)).view(len(self._noise), -1)
@@ -135,11 +139,13 @@ class LearnedAdvantage:
             squash = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
             gaussian = -0.5 * self._noise[:, None].square() - log_std - 0.5 * math.log(2.0 * math.pi)
             q = q - self._temperature() * (gaussian - squash).sum(-1)
-        return q.double().mean(0).cpu().numpy()
+        averaged: Array = q.double().mean(0).cpu().numpy()
+        return averaged
 
     def _temperature(self) -> torch.Tensor:
         agent: Any = self.agent
-        return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
+        alpha: torch.Tensor = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
+        return alpha
 
     def _rows(self, observations: Array) -> Array:
         return np.ascontiguousarray(np.asarray(observations, np.float32).reshape(-1, self._inputs[0]))
@@ -191,7 +197,8 @@ class _Memory:
         words = (observations + 0.0).view(np.uint32).astype(np.uint64)
         mixed = (words + np.uint64(0x9E3779B97F4A7C15)) * self._multipliers
         mixed ^= mixed >> np.uint64(32)
-        return (mixed * self._multipliers).sum(axis=1, dtype=np.uint64)
+        hashed: Array = (mixed * self._multipliers).sum(axis=1, dtype=np.uint64)
+        return hashed
 
 
 def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
@@ -219,7 +226,8 @@ def load_expert(path: str | Path, device: str = "auto") -> OffPolicyAlgorithm:
             expert: Any = find_kind(path, OWN_KINDS).load(path, device=device, custom_objects=changes)
         else:
             expert = _find_sb3_kind(path, device).load(path, device=device, custom_objects=changes)
-    return expert
+    found: OffPolicyAlgorithm = expert
+    return found
 
 
 def _find_sb3_kind(path: Path, device: str) -> type[SAC] | type[DQN]:

@@ -134,14 +134,16 @@ class InverseDynamics:
         observations, windows = self._windows(data)
         parts = [self._tell(observations[rows]).cpu() for rows in torch.split(windows, ROWS)]
         actions = torch.cat(parts) * self.scale + self.centre
-        return actions.clamp(self.low, self.high).numpy()
+        found: Array = actions.clamp(self.low, self.high).numpy()
+        return found
 
     def _tell(self, windows: Tensor) -> Tensor:
         """Return normalised actions [B, act] for windows [B, before + 1 + after, obs]."""
         mean, std, change = (part.to(self.device) for part in (self.mean, self.std, self.change))
         now = (windows[:, self.config.before] - mean) / std
         changes = (windows[:, 1:] - windows[:, :-1]) / change
-        return self.layers(torch.cat([now, changes.flatten(1)], 1))
+        told: Tensor = self.layers(torch.cat([now, changes.flatten(1)], 1))
+        return told
 
     def _windows(self, data: Trajectories) -> tuple[Tensor, Tensor]:
         """Return observations [S, obs] and the rows [S, window] that each step sees, within its episode."""

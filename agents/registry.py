@@ -192,7 +192,8 @@ class Algorithm:
     def make_offline(self, settings: Settings, each: Sequence[Offline]) -> list[Any]:
         """Return learners from fixed data, one for each seed."""
         if self.make is not None:
-            return self.make(settings, each)
+            made: list[Any] = self.make(settings, each)
+            return made
         return [
             self.learner(one.dataset, one.preferences, settings.config, seed=one.seed, device=one.device)
             for one in each

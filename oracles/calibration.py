@@ -162,7 +162,8 @@ def true_differences(queries: Sequence[Query]) -> Array:
         raise PrefenvsError("raters are measured on queries of 2 segments")
     returns = [[float(true_rewards([segment]).sum()) for segment in query.segments] for query in queries]
     pairs = np.asarray(returns, np.float64).reshape(-1, 2)
-    return pairs[:, 0] - pairs[:, 1]
+    difference: Array = pairs[:, 0] - pairs[:, 1]
+    return difference
 
 
 def _measure(

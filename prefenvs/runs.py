@@ -98,7 +98,8 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration that the run was started with."""
-        return self.record["config"]
+        config: dict[str, Any] = self.record["config"]
+        return config
 
     @property
     def task(self) -> str:

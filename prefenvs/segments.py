@@ -73,7 +73,8 @@ class Segment:
             if array is None:
                 return None
             last = array[-1:] if still else np.zeros_like(array[-1:])
-            return np.concatenate([array, np.repeat(last, more, axis=0)])
+            grown: Array = np.concatenate([array, np.repeat(last, more, axis=0)])
+            return grown
 
         arrays: dict[str, Any] = {
             name: extended(getattr(self, name), name in ("observations", "states")) for name in _STEPS

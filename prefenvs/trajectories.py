@@ -149,7 +149,8 @@ class Trajectories:
             # One block copy per segment: rows of a window are adjacent in memory.
             shape = (max(len(array) - length + 1, 0), length, *array.shape[1:])
             strides = (array.strides[0], *array.strides)
-            return np.lib.stride_tricks.as_strided(array, shape, strides, writeable=False)[first]
+            copied: Array = np.lib.stride_tricks.as_strided(array, shape, strides, writeable=False)[first]
+            return copied
 
         return SegmentBatch(
             windows(self.observations),

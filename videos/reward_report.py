@@ -127,7 +127,8 @@ def _curve(rewards: Array, low: float, high: float) -> Array:
         )
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    drawn: Array = np.asarray(canvas.buffer_rgba())[..., :3]
+    return drawn
 
 
 def _png(picture: Array) -> str:

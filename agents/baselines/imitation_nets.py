@@ -207,5 +207,6 @@ def _as_vectors(actions: Array, space: spaces.Space[Any]) -> Array:
 def _as_theirs(actions: Array, space: spaces.Space[Any]) -> Array:
     """Return actions [B, act] as the space has them: integers where it is discrete."""
     if isinstance(space, spaces.Discrete):
-        return actions.argmax(-1) + space.start
+        indices: Array = actions.argmax(-1) + space.start
+        return indices
     return actions.reshape(len(actions), *(space.shape or ())).astype(np.float32)

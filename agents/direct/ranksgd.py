@@ -244,7 +244,8 @@ def ranking_weights(order: Sequence[int], count: int) -> Array:
     k = len(order)
     weights = np.full(count, -float(k))
     weights[list(order)] = count - 1 - 2.0 * np.arange(k)
-    return weights / (k * (k - 1) / 2 + k * (count - k))
+    scaled: Array = weights / (k * (k - 1) / 2 + k * (count - k))
+    return scaled
 
 
 def ranking_direction(noise: Tensor, order: Sequence[int]) -> Tensor:

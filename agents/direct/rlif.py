@@ -269,7 +269,8 @@ def load_expert_named(name: str, task: Task, device: str = "auto") -> Policy:
             found = found()
     if not callable(getattr(found, "predict", None)):
         raise PrefenvsError(f"the expert {name!r} has no predict(observations): see prefenvs.protocols.Policy")
-    return found
+    policy: Policy = found
+    return policy
 
 
 class LearnedExpert:

@@ -129,7 +129,8 @@ class ResidualBody(nn.Module):
         x = self.first(x)
         for block in self.blocks:
             x = x + block(x)
-        return self.last(x)
+        result: Tensor = self.last(x)
+        return result
 
 
 def he(layer: nn.Linear) -> None:

@@ -88,4 +88,5 @@ class WithinBounds(BasePolicy):
         """Return actions in the units of the task for scaled ones in [-1, 1]."""
         space = self.action_space
         assert isinstance(space, spaces.Box)
-        return np.clip(super().unscale_action(scaled_action), space.low, space.high)
+        within: Array = np.clip(super().unscale_action(scaled_action), space.low, space.high)
+        return within

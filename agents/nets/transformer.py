@@ -80,7 +80,8 @@ class Transformer(nn.Module):
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
             x = block(x, self.causal, mask, keep if i == len(self.blocks) - 1 else None)
-        return self.norm(x)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 class StepTransformer(nn.Module):
@@ -115,7 +116,8 @@ class StepTransformer(nn.Module):
         transformer needs it not. Raises PrefenvsError for more steps than positions.
         """
         hidden = self.transformer(*self._tokens(inputs, numbers, inside))
-        return hidden.view(len(inputs), -1, 2, hidden.shape[-1])
+        split: Tensor = hidden.view(len(inputs), -1, 2, hidden.shape[-1])
+        return split
 
     def of_actions(self, inputs: Tensor, inside: Tensor | None = None, last: bool = False) -> Tensor:
         """Return `forward`'s hidden states of the action tokens alone, [B, T, width], or [B, 1, width] of the `last`.
@@ -123,7 +125,8 @@ class StepTransformer(nn.Module):
         The last layer then computes half of the tokens, or one.
         """
         keep = slice(2 * inputs.shape[1] - 1, None) if last else slice(1, None, 2)
-        return self.transformer(*self._tokens(inputs, None, inside), keep)
+        hidden: Tensor = self.transformer(*self._tokens(inputs, None, inside), keep)
+        return hidden
 
     def _tokens(self, inputs: Tensor, numbers: Tensor | None, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return tokens [B, 2 T, width], and which of them may be looked at; None: all."""

@@ -65,7 +65,8 @@ class TanhActor(nn.Module):
             scale = 256.0 / (256.0 - self.dropped)
             x = linear(x, layer.weight * scale, layer.bias * scale, rounded)
             x = _MaskedReLU.apply(x, dropped[i])  # type: ignore[no-untyped-call]
-        return torch.tanh(self.layers[-1](x))
+        mean: Tensor = torch.tanh(self.layers[-1](x))
+        return mean
 
     def log_prob(self, observations: Tensor, actions: Tensor, dropped: Sequence[Tensor] = ()) -> Tensor:
         """Return log pi(a | s), [...]; a deterministic actor gives -|mean(s) - a|^2 in its place, summed over actions.

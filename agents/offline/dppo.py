@@ -246,7 +246,8 @@ class DPPO(OfflineLearner[DPPOConfig]):
 def segment_distances(predicted: Tensor, actions: Tensor, inside: Tensor) -> Tensor:
     """Return the mean over real steps of |pi(s) - a|_2 / 2, [B], for actions [B, T, act] in [-1, 1]."""
     steps = torch.linalg.vector_norm((predicted - actions) / 2.0, dim=-1)
-    return (steps * inside).sum(-1) / inside.sum(-1)
+    distances: Tensor = (steps * inside).sum(-1) / inside.sum(-1)
+    return distances
 
 
 def alignment_loss(distances: Tensor, scores: Tensor, conservatism: float) -> Tensor:

@@ -102,7 +102,8 @@ class ContextEncoder(nn.Module):
     def forward(self, inputs: Tensor, numbers: Tensor, inside: Tensor) -> Tensor:
         """Return z [B, context] of steps [B, T, obs + act] with numbers [B, T]; not `inside` [B, T] is padding."""
         hidden = self.steps(inputs, numbers, inside).sum(2)
-        return self.head((hidden * inside[..., None]).sum(1))
+        context: Tensor = self.head((hidden * inside[..., None]).sum(1))
+        return context
 
 
 class ContextPolicy(nn.Module):
@@ -126,7 +127,8 @@ class ContextPolicy(nn.Module):
         tokens = torch.stack([self.context(context)[:, None].expand_as(observation), observation, action], 2)
         tokens = self.norm(tokens + self.position(numbers).unsqueeze(-2))
         hidden = self.transformer(tokens.flatten(1, 2)).view(*tokens.shape)
-        return self.head(hidden[:, :, 1]).tanh()
+        actions: Tensor = self.head(hidden[:, :, 1]).tanh()
+        return actions
 
 
 def matching_loss(predicted: Tensor, actions: Tensor, inside: Tensor) -> Tensor:
@@ -139,12 +141,14 @@ def triplet_loss(best: Tensor, preferred: Tensor, other: Tensor, margin: float) 
     """Return the mean of max(0, ||z* - z+|| - ||z* - z-|| + margin) for contexts [B, context] and z* [context]."""
     nearer = torch.linalg.vector_norm(preferred - best, dim=-1)
     farther = torch.linalg.vector_norm(other - best, dim=-1)
-    return (nearer - farther + margin).clamp_min(0.0).mean()
+    loss: Tensor = (nearer - farther + margin).clamp_min(0.0).mean()
+    return loss
 
 
 def norm_loss(contexts: Tensor) -> Tensor:
     """Return the mean of (||z|| - 1)^2 over contexts [B, context]."""
-    return (torch.linalg.vector_norm(contexts, dim=-1) - 1.0).square().mean()
+    loss: Tensor = (torch.linalg.vector_norm(contexts, dim=-1) - 1.0).square().mean()
+    return loss
 
 
 class BestContext(nn.Module):
@@ -306,7 +310,8 @@ class OPPO(OfflineLearner[OPPOConfig]):
         context = self.best.vector.expand(len(steps), -1)
         inputs, positions = torch.from_numpy(steps).to(self.device), torch.from_numpy(numbers).to(self.device)
         chosen = self.policy(inputs, positions, context)[torch.arange(len(steps)), torch.from_numpy(at)]
-        return chosen.cpu().numpy()
+        actions: Array = chosen.cpu().numpy()
+        return actions
 
     def preference_accuracy(self, preferences: Sequence[Preference]) -> float:
         """Return the share of decided labels whose segment has the context nearer to z*; NaN without any."""
@@ -328,7 +333,8 @@ class OPPO(OfflineLearner[OPPOConfig]):
         inputs = torch.cat([observations, torch.zeros(len(observations), self.action_size, device=self.device)], 1)
         self._train(False)
         numbers = torch.zeros(len(inputs), 1, dtype=torch.int64, device=self.device)
-        return self.policy(inputs[:, None], numbers, self.best.vector.expand(len(inputs), -1))[:, 0]
+        actions: Tensor = self.policy(inputs[:, None], numbers, self.best.vector.expand(len(inputs), -1))[:, 0]
+        return actions
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "policy": self.policy, "best": self.best}

@@ -94,7 +94,8 @@ class SeedGroup:
         return {name: figure.detach() for name, figure in figures.items()}
 
     def _compute(self, parameters: dict[str, Tensor], drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
-        return functional_call(self._loss, parameters, (drawn,))
+        result: tuple[Tensor, dict[str, Tensor]] = functional_call(self._loss, parameters, (drawn,))
+        return result
 
     @staticmethod
     def _gather(drawn: Sequence[Drawn]) -> Drawn:

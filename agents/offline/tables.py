@@ -187,7 +187,8 @@ def find_rows(trajectories: Trajectories, episodes: Array, starts: Array, length
             f"the preferences name steps {starts[i]} to {starts[i] + lengths[i] - 1} of episode {episodes[i]}, which "
             f"has {trajectories.lengths[positions[i]]} steps: they were made from other data"
         )
-    return trajectories.begins[positions] + starts
+    rows: Array = trajectories.begins[positions] + starts
+    return rows
 
 
 def check_answers(preferences: Sequence[Preference]) -> None:

@@ -66,7 +66,8 @@ def nearest_distances(states: torch.Tensor, others: torch.Tensor | Candidates, k
         values, indices = torch.cat([values, near], 1), torch.cat([indices, order + start], 1)
     values, order = values.topk(keep, dim=1, largest=False, sorted=False)
     winners = others.centred[indices.gather(1, order)]
-    return (centred[:, None] - winners).norm(dim=2).amax(1)
+    furthest: torch.Tensor = (centred[:, None] - winners).norm(dim=2).amax(1)
+    return furthest
 
 
 def least(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

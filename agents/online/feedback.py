@@ -69,7 +69,8 @@ def find_schedule(given: GivenSchedule) -> Schedule:
         known = f"{', '.join(SCHEDULES)}, module:NAME or a function"
         near = near_matches(given, tuple(SCHEDULES)) if isinstance(given, str) else ""
         raise PrefenvsError(f"schedule={given!r} is unknown: choose {known}.{near}")
-    return found
+    schedule: Schedule = found
+    return schedule
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,8 @@ class PreferenceLearner(SavedAgent):
         ]
         settings = Settings(made[0], settings.steps, made[1] if len(made) > 1 else None)
         oracle = None if rater is None else as_oracle(rater)
-        return algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
+        agent: Self = algorithm.make_online(settings, Online(row, oracle, seed, device, reward_model=reward_model))
+        return agent
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
@@ -469,10 +470,12 @@ def make_reward_model(
         raise PrefenvsError(
             f"the reward model {found!r} has no {' and no '.join(missing)}: see prefenvs.protocols.RewardModel"
         )
-    return found
+    model: RewardModel = found
+    return model
 
 
 def mean_returns(model: RewardModel, trajectories: Trajectories) -> Array:
     """Return each member's mean return [M] of episodes."""
     rewards = predict_rewards(model, trajectories.observations, trajectories.actions, trajectories.ends)
-    return rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
+    returns: Array = rewards.sum(axis=1, dtype=np.float64) / len(trajectories)
+    return returns

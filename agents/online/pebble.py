@@ -244,7 +244,8 @@ class PEBBLE(PreferenceLearner, SAC):
         mean, log_std, _ = self.actor.get_action_dist_params(states)
         normal = torch.distributions.Normal(mean, log_std.exp())
         density = normal.log_prob(torch.atanh(scaled)) - torch.log1p(-scaled.square())  # type: ignore[no-untyped-call]
-        return density.sum(1).cpu().numpy()
+        result: Array = density.sum(1).cpu().numpy()
+        return result
 
     def save_memory(self, folder: Path) -> None:
         """Write the replay buffer as it is: rewards that wait to be filled in wait in the file too."""

@@ -249,7 +249,8 @@ class PrefPPO(PreferenceLearner, PPO):
         actions = action_choices(self.action_space, actions)
         states, _ = self.policy.obs_to_tensor(observations)
         density = self.policy.get_distribution(states).log_prob(torch.as_tensor(actions, device=self.device))
-        return density.cpu().numpy()
+        result: Array = density.cpu().numpy()
+        return result
 
     def save_memory(self, folder: Path) -> None:
         """Write the states that exploration compares with, and whether a rollout was cut off."""
@@ -276,14 +277,16 @@ class PrefPPO(PreferenceLearner, PPO):
         self.states_seen = seen[-keep:]
         everything = torch.from_numpy(self.states_seen).to(self.device)
         parts = torch.split(torch.from_numpy(observations).to(self.device), 1024)
-        return torch.cat([self.state_entropy(part, everything) for part in parts]).cpu().numpy()
+        rewards: Array = torch.cat([self.state_entropy(part, everything) for part in parts]).cpu().numpy()
+        return rewards
 
     def _actions(self) -> Array:
         """Return the rollout's actions as segments hold them: clipped, or one-hot where they are discrete."""
         actions = self.rollout_buffer.actions
         if isinstance(self.action_space, spaces.Box):
             flat = actions.reshape(-1, *self.action_space.shape)
-            return np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
+            clipped: Array = np.clip(flat, self.action_space.low, self.action_space.high).reshape(len(flat), -1)
+            return clipped
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions[..., 0]
         rows = action_vectors(self.action_space, actions)

@@ -160,7 +160,8 @@ class RelabelBuffer(ReplayBuffer):
         if not isinstance(self.action_space, spaces.Box):
             return actions
         low, high = self.action_space.low.reshape(-1), self.action_space.high.reshape(-1)
-        return low + 0.5 * (actions + 1.0) * (high - low)
+        unscaled: Array = low + 0.5 * (actions + 1.0) * (high - low)
+        return unscaled
 
     def save(self, path: str | Path) -> None:
         """Write the rows held as one uncompressed .npz file."""

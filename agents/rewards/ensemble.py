@@ -78,7 +78,8 @@ class RewardEnsemble:
 
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
         """Return each member's belief [M, N, K] that a segment is preferred; 0 where a query has no such segment."""
-        return self.trainer.beliefs(queries).cpu().numpy()
+        beliefs: Array = self.trainer.beliefs(queries).cpu().numpy()
+        return beliefs
 
     def fit(
         self,

@@ -220,7 +220,8 @@ class GroupReward:
         """Return rewards [B, 2, T] of normalised steps [B, 2, T, obs + act] for annotators [B]."""
         if self.config.head == "vpl":
             latent = self.latents[person][:, None, None].expand(*steps.shape[:3], -1)
-            return self.network["reward"](torch.cat([steps, latent], -1)).squeeze(-1)
+            scores: Tensor = self.network["reward"](torch.cat([steps, latent], -1)).squeeze(-1)
+            return scores
         shares = self.shares[person][:, None, None]
         return (self._group_scores(steps) * shares).sum(-1)
 
@@ -230,7 +231,8 @@ class GroupReward:
         if c.head == "em":
             return torch.cat([self.network[str(k)](steps) for k in range(c.groups)], -1)
         if c.head == "pal":
-            return self.network["item"](steps) @ self.network["prototypes"].weight
+            scores: Tensor = self.network["item"](steps) @ self.network["prototypes"].weight
+            return scores
         centres = [centre.expand(*steps.shape[:-1], -1) for centre in self.centres.to(steps.device)]
         return torch.cat([self.network["reward"](torch.cat([steps, centre], -1)) for centre in centres], -1)
 

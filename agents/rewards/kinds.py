@@ -102,4 +102,5 @@ def read_reward(path: Path) -> RewardModel:
         )
     if written not in FORMATS:
         raise PrefenvsError(f"{path} is no reward model of this library: it holds {written or 'no format of one'}")
-    return FORMATS[written].load(path, "cpu")
+    model: RewardModel = FORMATS[written].load(path, "cpu")
+    return model

@@ -94,7 +94,8 @@ class GaussianReward(SegmentReward[GaussianRewardConfig]):
 
     def step_rewards(self, inputs: Tensor, last: bool = False) -> Tensor:
         """Return the mean rewards [B, T] of steps [B, T, obs + act], or [B, 1] of the last step alone."""
-        return self.network(inputs, last)[0]
+        mean: Tensor = self.network(inputs, last)[0]
+        return mean
 
     def score_segments(self, inputs: Tensor, inside: Tensor | None) -> Tensor:
         """Return the aggregated mean rewards [B] of steps [B, T, obs + act], of which those `inside` [B, T] exist."""

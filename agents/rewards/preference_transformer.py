@@ -54,7 +54,8 @@ class PreferenceNetwork(nn.Module):
 
     def forward(self, inputs: Tensor, last: bool = False) -> Tensor:
         """Return [B, T, 2 width + 1], or [B, T, 1] without attention layer; the last number is the reward."""
-        return self.head(self.steps.of_actions(inputs, last=last))
+        head: Tensor = self.head(self.steps.of_actions(inputs, last=last))
+        return head
 
     def weigh(self, outputs: Tensor, inside: Tensor | None) -> Tensor:
         """Return z [B, T], z_i = sum_j softmax_j(q_i . k_j) r_j over the steps j that are inside."""
@@ -85,7 +86,8 @@ class PreferenceTransformer(SegmentReward[PreferenceTransformerConfig]):
 
     def step_rewards(self, inputs: Tensor, last: bool = False) -> Tensor:
         """Return the rewards r [B, T] of steps [B, T, obs + act], or [B, 1] of the last step alone."""
-        return self.network(inputs, last)[..., -1]
+        rewards: Tensor = self.network(inputs, last)[..., -1]
+        return rewards
 
     def score_segments(self, inputs: Tensor, inside: Tensor | None) -> Tensor:
         """Return each segment's score [B] for steps [B, T, obs + act], of which those `inside` [B, T] exist."""

@@ -152,7 +152,8 @@ class SegmentReward(ABC, Generic[C]):
         for windows, rows, last in window_batches(inputs, begins, torch.from_numpy(ends).to(self.device), self.context):
             values = self.step_rewards(windows, last)
             rewards[rows[rows >= 0]] = values[rows >= 0]
-        return rewards.cpu().numpy()
+        result: Array = rewards.cpu().numpy()
+        return result
 
     @torch.no_grad()
     def preference_probabilities(self, queries: Sequence[Query]) -> Array:
@@ -164,7 +165,8 @@ class SegmentReward(ABC, Generic[C]):
             inside, present = table.steps(part)
             scores = self._scores(table.inputs[part], inside)
             parts.append((scores if present is None else scores.masked_fill(~present, -torch.inf)).softmax(-1))
-        return torch.cat(parts).unsqueeze(0).cpu().numpy()
+        beliefs: Array = torch.cat(parts).unsqueeze(0).cpu().numpy()
+        return beliefs
 
     def score_one(self, segment: Segment) -> float:
         """Return the score of one segment."""

@@ -130,7 +130,8 @@ class PictureRewards(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return the rewards."""
-        return self.network(observations)
+        rewards: Tensor = self.network(observations)
+        return rewards
 
 
 class WindowRewards(nn.Module):
@@ -189,7 +190,8 @@ def describe_policy(policy: Any) -> Part:
     seen, actions = policy.observation_space, policy.action_space
 
     def predict(observations: Array) -> Array:
-        return policy.predict(observations, deterministic=True)[0]
+        predicted: Array = policy.predict(observations, deterministic=True)[0]
+        return predicted
 
     acts = "whole numbers" if not isinstance(actions, spaces.Box) else "in the units of the task"
     recorded = isinstance(policy, OfflineLearner) and not has_environment(policy.task)
@@ -325,7 +327,8 @@ def read_onnx(path: Path) -> Callable[[dict[str, Array]], Array]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run_file(inputs: dict[str, Array]) -> Array:
-        return session.run(None, inputs)[0]
+        result: Array = session.run(None, inputs)[0]
+        return result
 
     return run_file
 

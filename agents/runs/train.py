@@ -262,7 +262,8 @@ def load_policy(run: Run) -> Policy:
     algorithm = find_algorithm(name)
     if algorithm.source == "offline":
         return load_offline(path, name=name)
-    return algorithm.learner.load(path, device="cpu")
+    policy: Policy = algorithm.learner.load(path, device="cpu")
+    return policy
 
 
 def find_reward(run: Run) -> Path | None:

@@ -56,13 +56,15 @@ def read_board(dataset: OfflineDataset) -> Board:
 
 def cells_of(observations: Array) -> Array:
     """Return the cells [N] of observations [N, 124]."""
-    return observations[:, :CELLS].argmax(1)
+    cells: Array = observations[:, :CELLS].argmax(1)
+    return cells
 
 
 def sum_features(segment: Segment) -> Array:
     """Return the sums [6] of the features of the moves that a segment makes."""
     features = segment.observations[:, CELLS:].reshape(-1, MOVES, FEATURES)
-    return features[np.arange(len(segment)), segment.actions.argmax(1)].sum(0, dtype=np.float64)
+    total: Array = features[np.arange(len(segment)), segment.actions.argmax(1)].sum(0, dtype=np.float64)
+    return total
 
 
 def soft_values(action_values: Tensor, temperature: float, known: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def draws_differ(margins: Array, epsilon: float, rng: np.random.Generator) -> Ar
     chances = 1.0 / (1.0 + np.exp(-np.clip(margins, -60.0, 60.0)))
     drawn = rng.random((members, pairs)).argsort(axis=0)[:2]
     one, other = np.take_along_axis(chances, drawn, axis=0)
-    return np.abs(one - other) > epsilon
+    differs: Array = np.abs(one - other) > epsilon
+    return differs
 
 
 class ThompsonPEBBLE(PEBBLE):

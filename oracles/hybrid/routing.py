@@ -145,7 +145,8 @@ def _gap(pair: Array) -> float:
 
 
 def _mean(array: Array) -> Array:
-    return np.asarray(array, np.float64).reshape(len(array), -1).mean(0)
+    mean: Array = np.asarray(array, np.float64).reshape(len(array), -1).mean(0)
+    return mean
 
 
 def _returns(model: RewardModel, queries: Sequence[Query]) -> Array:
@@ -165,11 +166,13 @@ def _returns(model: RewardModel, queries: Sequence[Query]) -> Array:
 
 def _expand(features: Array) -> Array:
     ones = np.ones((*features.shape[:-1], 1))
-    return np.concatenate([ones, features, features**2], axis=-1)
+    expanded: Array = np.concatenate([ones, features, features**2], axis=-1)
+    return expanded
 
 
 def _logistic(x: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -30.0, 30.0)))
+    chance: Array = 1.0 / (1.0 + np.exp(-np.clip(x, -30.0, 30.0)))
+    return chance
 
 
 def _fit_logistic(features: Array, targets: Array, penalty: float) -> Array:

@@ -71,7 +71,8 @@ class Ranking:
     @property
     def win_rates(self) -> Array:
         """[N] chance of beating another agent, drawn at random among the others."""
-        return _win_rates(self.strengths[None])[0]
+        rates: Array = _win_rates(self.strengths[None])[0]
+        return rates
 
     @property
     def win_rate_intervals(self) -> Array:
@@ -86,7 +87,8 @@ class Ranking:
     @property
     def better(self) -> Array:
         """[N, N] share of the bootstrap in which agent i is stronger than agent j."""
-        return (self.draws[:, :, None] > self.draws[:, None, :]).mean(axis=0)
+        share: Array = (self.draws[:, :, None] > self.draws[:, None, :]).mean(axis=0)
+        return share
 
 
 def rank(names: Sequence[str], matches: Matches, draws: int = DRAWS, seed: int = 0) -> Ranking:
@@ -138,7 +140,8 @@ def fit_strengths(wins: Array, start: Array | None = None) -> Array:
         # choix factorises the matrix of a Markov chain, which is singular by its nature; SciPy warns when it notices.
         warnings.filterwarnings("ignore", "Diagonal number")
         strengths: Array = choix.ilsr_pairwise_dense(wins, initial_params=start, max_iter=10_000, tol=1e-6)
-    return strengths - strengths.mean()
+    centred: Array = strengths - strengths.mean()
+    return centred
 
 
 def information(draws: Array) -> Array:
@@ -148,24 +151,29 @@ def information(draws: Array) -> Array:
     et al., "Bayesian Active Learning for Classification and Preference Learning", 2011).
     """
     chances = _chances(draws)
-    return _entropy(chances.mean(axis=0)) - _entropy(chances).mean(axis=0)
+    gain: Array = _entropy(chances.mean(axis=0)) - _entropy(chances).mean(axis=0)
+    return gain
 
 
 def _chances(draws: Array) -> Array:
     """Chance [D, N, N] that i beats j."""
-    return 1 / (1 + np.exp(np.clip(draws[:, None, :] - draws[:, :, None], -500, 500)))
+    chances: Array = 1 / (1 + np.exp(np.clip(draws[:, None, :] - draws[:, :, None], -500, 500)))
+    return chances
 
 
 def _entropy(chances: Array) -> Array:
     chances = np.clip(chances, 1e-12, 1 - 1e-12)
-    return -chances * np.log(chances) - (1 - chances) * np.log1p(-chances)
+    entropy: Array = -chances * np.log(chances) - (1 - chances) * np.log1p(-chances)
+    return entropy
 
 
 def _win_rates(draws: Array) -> Array:
     # An agent meets itself with chance 0.5 in the sum, which is taken out.
-    return (_chances(draws).sum(axis=2) - 0.5) / (draws.shape[1] - 1)
+    rates: Array = (_chances(draws).sum(axis=2) - 0.5) / (draws.shape[1] - 1)
+    return rates
 
 
 def _interval(draws: Array) -> Array:
     tail = (1 - LEVEL) / 2
-    return np.quantile(draws, [tail, 1 - tail], axis=0).T
+    interval: Array = np.quantile(draws, [tail, 1 - tail], axis=0).T
+    return interval

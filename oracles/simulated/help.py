@@ -115,7 +115,8 @@ class Belief:
         """Return scores w . f [256, K] of segments [K, d] by as many w, the same in each call but for the belief."""
         draws = np.random.default_rng(0).normal(size=(256, len(features)))
         values, vectors = np.linalg.eigh(features @ self.covariance @ features.T)
-        return features @ self.mean + draws @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+        scores: Array = features @ self.mean + draws @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+        return scores
 
     def choice_information(self, features: Array) -> float:
         """Return what the choice of the best of K [K, d], P(k) ~ exp(w . f_k / temperature), tells of w, in nats."""

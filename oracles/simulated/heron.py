@@ -108,7 +108,8 @@ class HeronOracle(ImmediateOracle):
             left &= column >= column[left].max() - margin
         if left.sum() > 1 and self.undecided == "skip":
             return None
-        return left / left.sum()
+        shares: Array = left / left.sum()
+        return shares
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments of the factors."""

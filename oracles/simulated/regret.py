@@ -86,7 +86,8 @@ class RegretOracle(SyntheticOracle):
             steps = self._call(self._advantage, observations, actions)
         else:
             steps = self._telescoped(segments, observations, actions)
-        return steps * self.discount ** np.arange(steps.shape[1])
+        values: Array = steps * self.discount ** np.arange(steps.shape[1])
+        return values
 
     def _telescoped(self, segments: Sequence[Segment], observations: Array, actions: Array) -> Array:
         rewards = true_rewards(segments)

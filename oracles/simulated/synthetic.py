@@ -190,7 +190,8 @@ class SyntheticOracle(ImmediateOracle):
         if self.soft:
             return shares
         chosen = (self._rng.random((len(close), 1)) > shares.cumsum(axis=1)[:, :-1]).sum(axis=1)
-        return np.eye(close.shape[1])[chosen]
+        drawn: Array = np.eye(close.shape[1])[chosen]
+        return drawn
 
     def _thresholds(self, length: int) -> tuple[float | None, float | None, float | None]:
         """Skip, tie and guess thresholds for segments of `length` steps; None where they do nothing."""
@@ -247,4 +248,5 @@ def _shares_of_best(scores: Array, rounding: Array, exact_ties: str) -> Array:
     best = scores >= (scores.max(axis=1) - rounding)[:, None]
     if exact_ties == "first":
         best &= best.cumsum(axis=1) == 1
-    return best / best.sum(axis=1, keepdims=True)
+    shares: Array = best / best.sum(axis=1, keepdims=True)
+    return shares

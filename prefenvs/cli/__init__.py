@@ -167,7 +167,10 @@ def _read(words: list[str]) -> Runnable:
         # `label` serves a page; this is done beside it, on other machines.
         return tyro.cli(LabelRender, args=words[2:], prog="prefenvs label render")
     raters.look_at(words)
-    return tyro.cli(Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,))
+    command: Runnable = tyro.cli(
+        Command, args=words, prog="prefenvs", description=IMPORT, config=(OmitSubcommandPrefixes,)
+    )
+    return command
 
 
 def _import_modules(words: list[str]) -> list[str]:

@@ -174,7 +174,8 @@ def best_episodes(rewards: Array, trajectories: Trajectories, share: float) -> l
     """Return the numbers of a share of the episodes, at least one: those of the largest mean reward."""
     means = np.add.reduceat(rewards, trajectories.begins) / trajectories.lengths
     count = max(1, round(share * len(means)))
-    return sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
+    best: list[int] = sorted(trajectories.episode_numbers[np.argsort(-means, kind="stable")[:count]].tolist())
+    return best
 
 
 def _describe(figures: dict[str, Any]) -> str:

@@ -171,7 +171,8 @@ class OfflineDataset:
                 "reference_scores=(random, expert)"
             )
         random, expert = self.reference_scores
-        return 100.0 * (np.asarray(returns, np.float64) - random) / (expert - random)
+        scores: Array = 100.0 * (np.asarray(returns, np.float64) - random) / (expert - random)
+        return scores
 
     def warn_of_unknown_ends(self) -> None:
         """Warn, before anything bootstraps, where nothing tells which episodes the task ended."""

@@ -139,4 +139,5 @@ def action_choices(space: spaces.Space[Any], vectors: Array) -> Array:
 
 
 def _one_hot(count: int, numbers: Array) -> Array:
-    return np.eye(count, dtype=np.float32)[numbers]
+    rows: Array = np.eye(count, dtype=np.float32)[numbers]
+    return rows

@@ -85,7 +85,8 @@ def read_scene(model: Any, names: tuple[str, ...]) -> Array | None:
     for name in names:
         if not isinstance(getattr(model, name, None), np.ndarray):
             raise PrefenvsError(f"scene={list(names)}: a MuJoCo model has no array {name!r}, such as body_pos")
-    return np.concatenate([getattr(model, name).ravel() for name in names])
+    scene: Array = np.concatenate([getattr(model, name).ravel() for name in names])
+    return scene
 
 
 def write_scene(model: Any, names: tuple[str, ...], scene: Array) -> None:

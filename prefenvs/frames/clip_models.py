@@ -158,7 +158,7 @@ def _load_transformers(name: str, device: str | torch.device) -> CLIP:
 
 def _pooled(output: Any) -> Tensor:
     """The projected vector: transformers 5 returns it within an object, older ones as it is."""
-    return output if not hasattr(output, "pooler_output") else output.pooler_output
+    return output if not hasattr(output, "pooler_output") else output.pooler_output  # type: ignore[no-any-return]
 
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -185,6 +185,6 @@ def _load_open_clip(name: str, device: str | torch.device) -> CLIP:
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
         tokens = tokenizer(list(texts)).to(next(module.parameters()).device)
-        return module.encode_text(tokens)
+        return module.encode_text(tokens)  # type: ignore[no-any-return]
 
     return CLIP(name, module, module.encode_image, encode_texts, int(size), *statistics, device)

@@ -59,7 +59,8 @@ def reward_steps(reward: StateReward, trajectories: Trajectories, by_segment: bo
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise PrefenvsError(f"the reward of step {row} of {trajectories.source!r} is {values[row]}")
     following = np.minimum(np.arange(len(values)) + 1, np.repeat(trajectories.ends - 1, trajectories.lengths))
-    return values[following]
+    rewards: Array = values[following]
+    return rewards
 
 
 def _score_states(reward: StateReward, trajectories: Trajectories) -> Array:

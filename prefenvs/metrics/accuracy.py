@@ -26,7 +26,8 @@ def credit(returns: Values, preferred: Values) -> Values:
     is a mean of these over labels that name one best segment.
     """
     tied, lower = (returns == preferred).sum(-1), (returns < preferred).sum(-1)
-    return (tied + lower == returns.shape[-1]) / (tied + (tied == 0))
+    right: Values = (tied + lower == returns.shape[-1]) / (tied + (tied == 0))
+    return right
 
 
 def label_accuracy(preferences: Sequence[Preference], score: Callable[[Segment], float]) -> float:

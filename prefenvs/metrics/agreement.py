@@ -64,7 +64,8 @@ def mean_rewards(model: RewardModel, observations: Array, actions: Array) -> Arr
     """Return the members' mean reward [N, T] of segments [N, T, obs], whatever axes the model takes."""
     whole = isinstance(model, SequenceRewardModel)
     rewards = model.predict(observations, actions) if whole else predict_segments(model, observations, actions)
-    return rewards.mean(axis=0, dtype=np.float64)
+    mean: Array = rewards.mean(axis=0, dtype=np.float64)
+    return mean
 
 
 def _pearson(first: Array, second: Array) -> float:

@@ -151,12 +151,14 @@ def _labelled(preferences: Sequence[Preference], length: int) -> SegmentBatch | 
 
 
 def _returns(model: RewardModel, batch: SegmentBatch) -> Array:
-    return mean_rewards(model, batch.observations, batch.actions).sum(axis=1)
+    returns: Array = mean_rewards(model, batch.observations, batch.actions).sum(axis=1)
+    return returns
 
 
 def _true(batch: SegmentBatch) -> Array:
     assert batch.true_rewards is not None
-    return batch.true_rewards.sum(axis=1, dtype=np.float64)
+    returns: Array = batch.true_rewards.sum(axis=1, dtype=np.float64)
+    return returns
 
 
 def _agreement(learned: Array, true: Array) -> Share:
@@ -187,4 +189,7 @@ def _nearness(preferences: Sequence[Preference], episodes: Trajectories, rng: np
     limit = np.quantile(tree.query(held_out, workers=1)[0], NEAR)
     near = tree.query(steps / scale, workers=1)[0] <= limit
     ends = np.cumsum([len(segment) for segment in segments])
-    return np.add.reduceat(near.astype(np.float64), np.concatenate([[0], ends[:-1]])) / np.diff(ends, prepend=0)
+    shares: Array = np.add.reduceat(near.astype(np.float64), np.concatenate([[0], ends[:-1]])) / np.diff(
+        ends, prepend=0
+    )
+    return shares

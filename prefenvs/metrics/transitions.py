@@ -70,7 +70,8 @@ def reward_of(model: RewardModel) -> Reward:
     """Return a reward model's ensemble mean as a reward function; it does not look at the next observation."""
 
     def reward(observations: Array, actions: Array, next_observations: Array) -> Array:
-        return model.predict(observations, actions).mean(axis=0)
+        mean: Array = model.predict(observations, actions).mean(axis=0)
+        return mean
 
     return reward
 

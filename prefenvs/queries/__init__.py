@@ -30,12 +30,14 @@ def preference_probabilities(returns: Array) -> Array:
 
     returns: [members, pairs, 2], the sum of each segment's predicted rewards. Result: [members, pairs].
     """
-    return expit(np.asarray(returns[..., 0] - returns[..., 1], np.float64))
+    probabilities: Array = expit(np.asarray(returns[..., 0] - returns[..., 1], np.float64))
+    return probabilities
 
 
 def disagreement(probabilities: Array) -> Array:
     """Return the population standard deviation over members, [pairs], for probabilities [members, pairs] (PEBBLE)."""
-    return probabilities.std(axis=0)
+    score: Array = probabilities.std(axis=0)
+    return score
 
 
 def entropy(probabilities: Array) -> Array:
@@ -43,7 +45,8 @@ def entropy(probabilities: Array) -> Array:
 
     It is high where members are unsure, even where all agree that they are; see `bald` for the difference.
     """
-    return _binary_entropy(probabilities).mean(axis=0)
+    score: Array = _binary_entropy(probabilities).mean(axis=0)
+    return score
 
 
 def bald(probabilities: Array) -> Array:
@@ -294,7 +297,8 @@ class PolicyLikelihood:
         """Return the mean log-likelihood [N] of the segments at (episode, start) [N, 2]."""
         batch = pool.cut(where[:, 0], where[:, 1], length)
         flat = (array.reshape(-1, *array.shape[2:]) for array in (batch.observations, batch.actions))
-        return self.log_likelihood(*flat).reshape(len(where), length).mean(axis=1)
+        mean: Array = self.log_likelihood(*flat).reshape(len(where), length).mean(axis=1)
+        return mean
 
 
 def find_selector(given: str | QuerySelector | SelectQueries) -> QuerySelector:
@@ -340,7 +344,8 @@ def _count_segments(pool: Trajectories, length: int, last_episodes: int | None) 
 
 
 def _binary_entropy(probabilities: Array) -> Array:
-    return entr(probabilities) + entr(1.0 - probabilities)
+    total: Array = entr(probabilities) + entr(1.0 - probabilities)
+    return total
 
 
 def _cut(pool: Trajectories, pairs: Array, length: int) -> SegmentBatch:
@@ -359,7 +364,8 @@ def _differ(pool: Trajectories, pairs: Array, length: int) -> Array:
     Where there are neither, as in videos, segments of different steps differ.
     """
     if not pool.observations[:1].size and not pool.actions[:1].size:
-        return np.any(pairs[:, 0] != pairs[:, 1], axis=-1)
+        differ: Array = np.any(pairs[:, 0] != pairs[:, 1], axis=-1)
+        return differ
     differ = np.zeros(len(pairs), bool)
     # Most pairs differ in their first step; only the others are worth a look at the rest.
     for steps in (1, length):

@@ -269,7 +269,8 @@ def _maker(task: Task) -> Make:
         module, name = import_named(task.source, f"task {task.id!r}, source")
         found = getattr(module, name, None)
         if callable(found):
-            return found
+            make: Make = found
+            return make
     name = task.source.rpartition(":")[2]
     if name in gymnasium.registry:
         return _registered_maker(name)
@@ -352,7 +353,8 @@ def _try_out(name: str, env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         float(given[1])
     except (TypeError, ValueError):
         raise PrefenvsError(f"task {name!r}: step returns the reward {given[1]!r}, which is no number") from None
-    return given[-1]
+    info: dict[str, Any] = given[-1]
+    return info
 
 
 def _camera(env: gymnasium.Env[Any, Any], model: Any) -> Camera:

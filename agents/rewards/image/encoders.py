@@ -110,7 +110,7 @@ def load_encoder(name: str | Path, device: str | torch.device = "auto") -> Encod
     if not callable(found) or not hasattr(found, "size"):
         raise PrefenvsError(f"{name} is neither an nn.Module nor an encoder with a size: {type(found).__name__}")
     found.name = str(name)
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def _load_timm(name: str, device: str | torch.device) -> Encoder:

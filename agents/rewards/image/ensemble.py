@@ -158,11 +158,13 @@ class ImageRewardEnsemble(Closing):
 
     def score(self, states: Array, scenes: Array | None = None) -> Array:
         """Return the members' mean reward [N] float32 for states [N, s], with their episodes' scenes [N, m]."""
-        return self.predict(states, scenes).mean(0)
+        mean: Array = self.predict(states, scenes).mean(0)
+        return mean
 
     def score_segment(self, segment: Segment) -> Array:
         """Return the members' mean reward [T] float32 of what a segment shows, at every step."""
-        return self._predict_segment(segment).mean(0)
+        mean: Array = self._predict_segment(segment).mean(0)
+        return mean
 
     def predict_segments(self, segments: Sequence[Segment]) -> Array:
         """Return each member's reward [M, N, T] of what N segments show, at every step.
@@ -191,7 +193,8 @@ class ImageRewardEnsemble(Closing):
         table = self._new_table()
         rows = table.sync(queries)
         returns, present = self._returns(table, rows)
-        return returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
+        beliefs: Array = returns.masked_fill(~present, ABSENT).softmax(-1).cpu().numpy()
+        return beliefs
 
     def score_one(self, segment: Segment) -> float:
         """Return the members' mean score of one segment: the sum over the frames that a fit looks at."""

@@ -74,7 +74,8 @@ class FeatureCache:
             times, features = kept
             rows = recording.first + steps
             if rows.max(initial=0) < len(times) and np.allclose(times[rows], recording.times[steps]):
-                return features[rows]
+                found: Array = features[rows]
+                return found
         return self._encode(segment, steps)
 
     def _path(self, segment: Segment) -> Path:
@@ -163,10 +164,12 @@ class FeatureObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
     def _see(self, observation: Array, info: dict[str, Any]) -> Array:
         picture = self.renderer.frames(info["state"][None], self._scene)
         features = encode_views(self.encoder, picture[:, None])[0]
-        return np.concatenate([np.ravel(observation)[: self.own], features]).astype(np.float32)
+        seen: Array = np.concatenate([np.ravel(observation)[: self.own], features]).astype(np.float32)
+        return seen
 
 
 def encode_views(encoder: Encoder, views: Array) -> Array:
     """Return the features [N, C * d] float32 of views [N, C, H, W, 3] uint8."""
     features = encoder(views.reshape(-1, *views.shape[2:]))
-    return features.detach().cpu().numpy().astype(np.float32).reshape(len(views), -1)
+    found: Array = features.detach().cpu().numpy().astype(np.float32).reshape(len(views), -1)
+    return found

@@ -22,7 +22,8 @@ CHUNK = 256
 
 def frame_steps(length: int, stride: int) -> Array:
     """Return the steps [F] of a segment that are looked at: every `stride`-th, and always the last."""
-    return np.arange(length - 1, -1, -stride)[::-1]
+    steps: Array = np.arange(length - 1, -1, -stride)[::-1]
+    return steps
 
 
 def check_task(segment: Segment, task: str) -> None:

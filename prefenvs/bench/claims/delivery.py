@@ -65,7 +65,8 @@ def soft_policy(board: Board, temperature: float, gamma: float = 0.95) -> Array:
         top = q.max(axis=1)
         values = np.where(ended, 0.0, temperature * (top + np.log(np.exp(q - top[:, None]).sum(axis=1))))
     weights = np.exp(q - values[:, None] / temperature)
-    return weights / weights.sum(axis=1, keepdims=True)
+    policy: Array = weights / weights.sum(axis=1, keepdims=True)
+    return policy
 
 
 def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator) -> Trajectories:
@@ -95,4 +96,5 @@ def drive(board: Board, policy: Array, episodes: int, rng: np.random.Generator) 
 
 def table_of(agent: Any, board: Board) -> Array:
     """Return the moves of an agent as a policy [C, 4] of probabilities."""
-    return np.eye(4)[agent.predict(board.observations, deterministic=True)[0]]
+    policy: Array = np.eye(4)[agent.predict(board.observations, deterministic=True)[0]]
+    return policy

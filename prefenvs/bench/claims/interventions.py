@@ -54,13 +54,15 @@ class Swinger:
         """Return A*(s, a) [N], but for the grid."""
         angle, speed = np.arctan2(observations[:, 1], observations[:, 0]), observations[:, 2]
         best = _action_values(self.values, angle, speed, self.torques).max(1)
-        return _action_values(self.values, angle, speed, np.asarray(actions, np.float64))[:, 0] - best
+        worth: Array = _action_values(self.values, angle, speed, np.asarray(actions, np.float64))[:, 0] - best
+        return worth
 
 
 def _action_values(values: Array, angle: Array, speed: Array, torques: Array) -> Array:
     """Return Q* [N, K] for angles and speeds [N] and torques [K] or [N, K]."""
     cost, corners, shares = _move(angle, speed, torques)
-    return GAMMA * (values[corners] * shares).sum(0) - cost
+    result: Array = GAMMA * (values[corners] * shares).sum(0) - cost
+    return result
 
 
 def _move(angle: Array, speed: Array, torques: Array) -> tuple[Array, Array, Array]:

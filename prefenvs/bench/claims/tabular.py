@@ -60,7 +60,8 @@ LABELS, LENGTH, UPDATES = 500, 5, 300
 def coins(observations: Array, actions: Array) -> Array:
     """A designer who pays for coins, so that driving to and fro over one is worth more than a delivery."""
     features = observations[:, -24:].reshape(-1, 4, 6)
-    return features[np.arange(len(features)), actions.argmax(1), 2]
+    paid: Array = features[np.arange(len(features)), actions.argmax(1), 2]
+    return paid
 
 
 def progress(board: Board) -> Heuristic:
@@ -72,7 +73,8 @@ def progress(board: Board) -> Heuristic:
 
     def paid(observations: Array, actions: Array) -> Array:
         cells, moves = observations[:, :100].argmax(1), actions.argmax(1)
-        return far[cells] - far[board.next_cells[cells, moves]]
+        gained: Array = far[cells] - far[board.next_cells[cells, moves]]
+        return gained
 
     return paid
 

@@ -69,7 +69,8 @@ class Scores:
 
     def method(self, entry: Entry) -> dict[str, Any]:
         """Title, upper, upper_bound, asks and offline of an entry's method."""
-        return self.suite["methods"][entry.method]
+        described: dict[str, Any] = self.suite["methods"][entry.method]
+        return described
 
     def label(self, entry: Entry) -> str:
         """How tables call an entry: its rater is named where there are several."""
@@ -172,7 +173,8 @@ class Scores:
     def runs(self, entry: Entry, task: str, column: str = "final") -> Array:
         """Return one figure of an entry's finished cells on a task, [runs], without NaN."""
         values: Array = self.of(entry, task)[column].to_numpy(float)
-        return values[~np.isnan(values)]
+        kept: Array = values[~np.isnan(values)]
+        return kept
 
     def matrix(self, entry: Entry, tasks: list[str]) -> Array:
         """Return normalised scores [runs, tasks] of the seeds that all these tasks have."""

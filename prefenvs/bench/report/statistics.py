@@ -100,7 +100,8 @@ def performance_profile(
     """
 
     def above(scores: Array) -> Array:
-        return (scores.reshape(-1, 1) > thresholds).mean(axis=0)
+        share: Array = (scores.reshape(-1, 1) > thresholds).mean(axis=0)
+        return share
 
     if len(matrix) < 2:
         return above(matrix), np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)

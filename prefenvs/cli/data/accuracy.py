@@ -182,7 +182,8 @@ def _observed_rewards(segment: Segment) -> Array | None:
         return None
     index, healthy, cost = LOCOMOTION[segment.task]
     velocity = np.append(segment.observations[1:, index], segment.observations[-1, index])
-    return velocity + healthy - cost * np.square(segment.actions).sum(1)
+    rewards: Array = velocity + healthy - cost * np.square(segment.actions).sum(1)
+    return rewards
 
 
 def _return_of(segment: Segment) -> Callable[[Segment], float] | None:

@@ -227,7 +227,8 @@ class Judge:
             now = len(tournament.store.events_after(run=tournament.run)), len(tournament.matches)
             if known.get("at") != now:
                 known.update(at=now, result=self._rank(tournament, run) | {"stop": self.stop})
-            return known["result"] | {"clips": tournament.samples()}
+            result: dict[str, Any] = known["result"] | {"clips": tournament.samples()}
+            return result
 
         with self._asking(tournament), contextlib.suppress(KeyboardInterrupt):
             page.serve(standing)

@@ -21,4 +21,5 @@ def time_limits(terminals: Array, horizon: int) -> Array:
     steps = np.arange(len(terminals))
     begins = np.concatenate([[0], np.flatnonzero(terminals) + 1])
     since = steps - begins[np.searchsorted(begins, steps, side="right") - 1]
-    return since % horizon == horizon - 1
+    limits: Array = since % horizon == horizon - 1
+    return limits

@@ -53,7 +53,8 @@ def unflatten_discrete(rows: Array, space: spaces.Discrete, what: str) -> Array:
         raise PrefenvsError(f"the {what} have shape {list(rows.shape[1:])}, but their space is {space}")
     if np.any((rows != 0) & (rows != 1)) or np.any(rows.sum(1) != 1):
         raise PrefenvsError(f"the {what} are no one-hot rows, so they cannot be written as integers")
-    return rows.argmax(1) + int(space.start)
+    values: Array = rows.argmax(1) + int(space.start)
+    return values
 
 
 def one_hot(values: Array, counts: Array, starts: Array, what: str) -> Array:

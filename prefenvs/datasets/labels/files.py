@@ -62,12 +62,14 @@ class LabelFile:
     @property
     def skipped(self) -> Array:
         """[N] bool, pairs without an answer."""
-        return np.isnan(self.probabilities[:, 0])
+        skipped: Array = np.isnan(self.probabilities[:, 0])
+        return skipped
 
     @property
     def tied(self) -> Array:
         """[N] bool, pairs called equal."""
-        return self.probabilities[:, 0] == self.probabilities[:, 1]
+        tied: Array = self.probabilities[:, 0] == self.probabilities[:, 1]
+        return tied
 
     @property
     def strict(self) -> Array:

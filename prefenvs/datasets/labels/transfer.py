@@ -60,7 +60,8 @@ def segment_distances(segments: Sequence[Segment]) -> Array:
     squares = (flat**2).sum(1)
     distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * flat @ flat.T, 0.0))
     np.fill_diagonal(distances, 0.0)
-    return distances / max(float(distances.max()), 1e-12)
+    scaled: Array = distances / max(float(distances.max()), 1e-12)
+    return scaled
 
 
 def couple(first: Array, second: Array, epsilon: float) -> Array:

@@ -141,7 +141,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
         )
     if not 0 < fps <= 1000:
         raise PrefenvsError(f"{path} tells {fps:g} frames per second: write the rate of the recording into it")
-    return info
+    return info  # type: ignore[no-any-return]
 
 
 def _read_layout(info: Mapping[str, Any], folder: Path) -> Layout:

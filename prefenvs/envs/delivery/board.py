@@ -79,7 +79,8 @@ class Board:
         inside = (moved_row >= 0) & (moved_row < height) & (moved_column >= 0) & (moved_column < width)
         target = np.where(inside, moved_row * width + moved_column, 0)
         stuck = ~inside | self._is(_HOUSE)[target] | self._is(_TERMINAL + _HOUSE)[:, None]
-        return np.where(stuck, np.arange(height * width)[:, None], target)
+        after: Array = np.where(stuck, np.arange(height * width)[:, None], target)
+        return after
 
     @cached_property
     def features(self) -> Array:
@@ -105,7 +106,8 @@ class Board:
     @cached_property
     def rewards(self) -> Array:
         """[C, 4] true reward of each move."""
-        return self.features @ np.array(REWARDS)
+        worth: Array = self.features @ np.array(REWARDS)
+        return worth
 
     @cached_property
     def observations(self) -> Array:

@@ -40,7 +40,8 @@ class BoardValues:
         With gamma 1 that includes loops over coins, which cost nothing.
         """
         best = self.a == 0.0
-        return best / best.sum(axis=1, keepdims=True)
+        shares: Array = best / best.sum(axis=1, keepdims=True)
+        return shares
 
     def advantage(self, observations: Array, actions: Array) -> Array:
         """Return A*(s, a), [...], for observations [..., 124] and one-hot actions [..., 4] of `Delivery`.
@@ -50,11 +51,13 @@ class BoardValues:
         actions = np.asarray(actions)
         if actions.shape[-1:] != (4,):
             raise PrefenvsError(f"actions have shape {actions.shape}; one-hot ones of Delivery end with 4")
-        return self.a[self.cells(observations), actions.argmax(axis=-1)]
+        advantages: Array = self.a[self.cells(observations), actions.argmax(axis=-1)]
+        return advantages
 
     def value(self, observations: Array) -> Array:
         """Return V*(s), [...], for observations [..., 124]."""
-        return self.v[self.cells(observations)]
+        values: Array = self.v[self.cells(observations)]
+        return values
 
     def cells(self, observations: Array) -> Array:
         """Return the cells, [...], that observations were made in; raises PrefenvsError if they show another board."""

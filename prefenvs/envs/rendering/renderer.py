@@ -67,7 +67,8 @@ class Renderer(Closing):
 
     def frame(self, state: Array, scene: Array | None = None) -> Array:
         """Return the frame [H, W, 3] uint8 of one state [s], with the episode's scene [m] where the task has one."""
-        return self.frames(np.asarray(state)[None], scene)[0]
+        frame: Array = self.frames(np.asarray(state)[None], scene)[0]
+        return frame
 
     def frames(self, states: Array, scene: Array | None = None) -> Array:
         """Return the frames [T, H, W, 3] uint8 of the states [T, s] of one episode, whose scene is [m].
