@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ NEEDED = {
     "label": ["--store", "store.sqlite"],
     "critic": ["expert.zip"],
     "judge": ["run", "run"],
+    "labels accuracy": ["labels"],
     "labels report": ["labels"],
     "labels import": ["labels"],
     "labels export": ["store.sqlite", "out.csv"],
@@ -125,6 +126,18 @@ def some_bad_values(numbers: list[tuple[str, str, Any]]) -> Iterator[tuple[str, 
         seen.add(str(kind))
 
 
+def choices(kind: type, prefix: str = "") -> Iterator[str]:
+    """Every flag of a command that takes one of a few words, those of groups of options included."""
+    for name, annotation in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(annotation):
+            assert isinstance(annotation, type)
+            yield from choices(annotation, f"{name}." if prefix or name in NESTED else "")
+        elif Literal in {get_origin(member) for member in (annotation, *get_args(annotation))}:
+            yield f"--{prefix}{name.replace('_', '-')}"
+
+
+# Once each flag: what follows from a flag's type is the same for every command.
+CHOICES = {flag: command for command, found in commands() for flag in choices(found)}
 LINES = [[*command.split(), *NEEDED.get(command, []), flag, value] for command, flag, value in some_bad_values(NUMBERS)]
 TRAINING = [["train", name] for name in ("pebble", "prefppo", "dqn", "clip")]
 OFFLINE = [["train", name] for name in ("iql", "cpl", "bc", "oppo", "ipl", "dppo")]
@@ -250,6 +263,21 @@ def test_a_bad_line_is_refused(line: list[str], scene: Path, capfd: pytest.Captu
     # Messages of prefenvs are one line; what the parser refuses itself, it shows in a box.
     assert "prefenvs: " not in err or len(err.strip().splitlines()) == 1, err
     assert {path.name for path in scene.iterdir()} == before, "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(("flag", "command"), CHOICES.items())
+def test_a_word_that_is_no_choice_is_refused(
+    flag: str, command: str, scene: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    needed = NEEDED.get(command, [])
+    if command.startswith("train "):
+        needed = DATA if find_algorithm(command.removeprefix("train ")).source == "offline" else SMALL
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), *needed, flag, "nosuch"])
+    err = capfd.readouterr().err
+    assert (stop.value.code, "Traceback" in err) == (2, False), err
+    assert "nosuch" in err
+    assert flag in err
 
 
 @pytest.fixture(params=["size=300k", "ro"], ids=["full", "read-only"])

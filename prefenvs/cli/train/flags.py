@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -121,6 +121,9 @@ def keywords_of(function: Callable[..., Any], given: Mapping[str, str]) -> dict[
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or text is None:
             continue
         kinds = {hints[name], *get_args(hints[name])} if name in hints else {int, float, bool}
+        choices = {choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)}
+        if choices and text not in choices:
+            continue
         if text in ("true", "false") and bool in kinds:
             found[name] = text == "true"
             continue
