@@ -56,7 +56,7 @@ def make_source(task_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     if hand is not None:
         env = D4RLHand(env, hand)
     # Outside of what changes the reward, which is that of all its steps.
-    return env if task.repeat == 1 else HeldAction(env, task.repeat)
+    return env if task.repeat == 1 else HeldAction(env, task.repeat, task.success_key)
 
 
 def _make_source(task: Task, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -124,21 +124,29 @@ class OwnEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class HeldAction(OwnEnv):
-    """Each action is held for some steps, which are one step here (action repeat); the reward is the sum of theirs."""
+    """Each action is held for some steps, which are one step here (action repeat).
 
-    def __init__(self, env: gymnasium.Env[Any, Any], repeat: int) -> None:
-        """repeat: how many."""
+    The reward is the sum of theirs, and a success in any of them is one of the step.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], repeat: int, success_key: str | None = None) -> None:
+        """repeat: how many steps; success_key: key of `info` that tells success."""
         super().__init__(env)
         self.repeat = repeat
+        self.success_key = success_key
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance by `repeat` steps, or to the episode's end."""
-        total = 0.0
+        total, successes = 0.0, []
         for _ in range(self.repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
+            if self.success_key in info:
+                successes.append(info[self.success_key])
             if terminated or truncated:
                 break
+        if successes:
+            info = {**info, self.success_key: max(successes)}
         return observation, total, terminated, truncated, info
 
 

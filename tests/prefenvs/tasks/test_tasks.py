@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -211,6 +212,22 @@ def test_budgets_of_held_actions_are_of_the_same_time() -> None:
     # A task without a published budget gets walker-walk's of the same time, too.
     plain, held = (prefenvs.find_task(name).budget(70) for name in ("Reacher-v5", "Reacher-v5@4"))
     assert (held.interact, held.steps, held.labels) == (plain.interact // 4, plain.steps // 4, 70)
+
+
+def test_a_success_while_an_action_is_held_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = prefenvs.make("FetchReach-v4@3")
+    held.reset(seed=0)
+    told = iter([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    source = type(held.unwrapped)
+    step = source.step
+
+    def reached_for_a_moment(self: Any, action: Any) -> Any:
+        *rest, info = step(self, action)
+        return *rest, info | {"is_success": next(told)}
+
+    monkeypatch.setattr(source, "step", reached_for_a_moment)
+    found = [held.step(held.action_space.sample())[4]["is_success"] for _ in range(2)]
+    assert found == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("repeat", [0, 1_001])
