@@ -32,7 +32,7 @@ WORDS = {
 }
 COLUMNS = (
     *(f"{name}_{side}" for side in (1, 2) for name in ("episode", "start", "length", "segment", "checksum")),
-    *("length", "choice", "probability", "probability_1", "probability_2", "annotator", "oracle", "run", "time"),
+    *("length", "choice", "probability_1", "probability_2", "annotator", "oracle", "run", "time"),
     *("seconds", "shown", "task", "source"),
     *(f"{name}_{side}" for side in (1, 2) for name in ("observations", "actions")),
 )
@@ -191,8 +191,13 @@ def _check_columns(
             raise PrefenvsError(f"{path} has no column {theirs!r}: it has {', '.join(sorted(there))}")
     names = {name for row in rows for name in row.cells}
     renaming = f"{path} has the columns {', '.join(sorted(there))}: name its own by --columns OURS=THEIRS"
-    if not names & {"choice", "probability", "probability_1"}:
-        raise PrefenvsError(f"a label has a choice or a probability; {renaming}")
+    if "probability" in names and not names & {"probability_1", "probability_2"}:
+        raise PrefenvsError(
+            f"{path} has the column 'probability', of either segment: say by --columns probability_1=probability that "
+            "it is the first's, or by probability_2=probability the second's"
+        )
+    if not names & {"choice", "probability_1", "probability_2"}:
+        raise PrefenvsError(f"a label has a choice, a probability_1 or a probability_2; {renaming}")
     if dataset is None:
         if "observations_1" not in names:
             raise PrefenvsError(f"{path} holds no segments of its own: name the data that it is about by --dataset")
@@ -209,7 +214,7 @@ def _meanings(path: Path, rows: Sequence[Row], given: Mapping[str, str]) -> dict
     found = {_word(row.cells["choice"]) for row in rows if "choice" in row.cells}
     numbers = (found & {"0", "1", "2"}) - said.keys()
     if numbers in ({"1"}, {"0", "1", "2"}):
-        if {"probability", "probability_1"} & {name for row in rows for name in row.cells}:
+        if {"probability_1", "probability_2"} & {name for row in rows for name in row.cells}:
             return {word: meaning for word, meaning in {**WORDS, **said}.items() if word in found}
         raise PrefenvsError(
             f"the choices {', '.join(sorted(numbers))} in {path} may count from 0 or from 1: say what they mean by "
@@ -262,7 +267,7 @@ class _Parser:
     def answer(self, row: Row) -> Array | None:
         """Return the probabilities [2] that either segment is better, None for a skip."""
         meaning = None
-        names = [name for name in ("probability", "probability_1", "probability_2") if name in row.cells]
+        names = [name for name in ("probability_1", "probability_2") if name in row.cells]
         if "choice" in row.cells:
             word = _word(row.cells["choice"])
             meaning = self.meanings.get(word)
@@ -276,8 +281,10 @@ class _Parser:
             said = MEANINGS[meaning]
             return None if said is None else np.array([said, 1.0 - said])
         values = [_number(row, name) for name in names]
-        pair = values if names[-2:] == ["probability_1", "probability_2"] else [values[0], 1.0 - values[0]]
-        if min(pair) < 0 or abs(sum(pair) - 1.0) > 1e-6 or names == ["probability_2"]:
+        pair = values if len(names) == 2 else [values[0], 1.0 - values[0]]
+        if names == ["probability_2"]:
+            pair.reverse()
+        if min(pair) < 0 or abs(sum(pair) - 1.0) > 1e-6:
             raise _Refused(f"{' and '.join(names)} {', '.join(f'{value:g}' for value in values)} are no shares of 1")
         expected = "tie" if abs(pair[0] - pair[1]) < 1e-9 else "first" if pair[0] > pair[1] else "second"
         if meaning not in (None, expected):

@@ -205,7 +205,7 @@ def test_numbers_that_may_mean_either_are_refused(numbers: str, tmp_path: Path) 
 
 
 def test_probabilities(tmp_path: Path) -> None:
-    header = "episode_1;start_1;episode_2;start_2;probability;choice\n"
+    header = "episode_1;start_1;episode_2;start_2;probability_1;choice\n"
     rows = ["0;0;1;1;0.75;", "0;0;1;1;0.75;left", "0;0;1;1;0.75;right", "0;0;1;1;1.5;", "0;0;1;1;nan;"]
     table = read(tmp_path, header + "\n".join(rows))
     assert [one.probabilities.tolist() for one in table.preferences] == [[0.75, 0.25]] * 2
@@ -213,6 +213,15 @@ def test_probabilities(tmp_path: Path) -> None:
     assert "contradict each other" in reasons[0]
     assert "no shares of 1" in reasons[1]
     assert "no number" in reasons[2]
+
+
+def test_a_probability_says_of_which_segment_it_is(tmp_path: Path) -> None:
+    text = "episode_1,start_1,episode_2,start_2,probability\n0,0,1,1,0.75\n"
+    with pytest.raises(PrefenvsError, match="probability_2=probability the second's"):
+        read(tmp_path, text)
+    for column, shares in (("probability_1", [0.75, 0.25]), ("probability_2", [0.25, 0.75])):
+        table = read(tmp_path, text, columns={column: "probability"})
+        assert [one.probabilities.tolist() for one in table.preferences] == [shares]
 
 
 def test_duplicates_are_counted_and_kept(tmp_path: Path) -> None:
@@ -232,7 +241,7 @@ def test_other_names_of_columns_and_a_map_of_ids(tmp_path: Path) -> None:
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PrefenvsError, match=r"choice or a probability.*has the columns episode_1, winner"):
+    with pytest.raises(PrefenvsError, match=r"choice, a probability_1.*has the columns episode_1, winner"):
         read(tmp_path, "episode_1,winner\n0,left\n")
     with pytest.raises(PrefenvsError, match="two segments by episode_1, start_1"):
         read(tmp_path, "episode_1,choice\n0,left\n")
