@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -43,6 +44,12 @@ class PrefenvsError(ValueError):
 def one_line(error: BaseException) -> str:
     """Return an exception's type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def one_line_with_place(error: BaseException) -> str:
+    """Return an exception's type, its message, and the file and line that raised it, in one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{one_line(error)}; {Path(place.filename).name}, line {place.lineno}"
 
 
 def import_extra(name: str, what: str, extra: str = "") -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, one_line_with_place
 from prefenvs.preferences import Oracle, Preference, Query
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array, Segment, SegmentBatch
@@ -71,8 +71,8 @@ class FunctionOracle(Oracle):
     """Ask a function of the K segments of a query, `function(first, second)`.
 
     It returns the index of the best segment, 0 for the first; or K probabilities that each is best; or None for a
-    skip. Of two segments it may also return the probability that the second is better, so that 0.5 is a tie. Every
-    segment has observations [T, obs], actions [T, act] and, where they were recorded, true_rewards [T] and states.
+    skip. Of two segments it may also return whether the second is better, or the probability of it, so that 0.5 is a
+    tie. Every segment has observations [T, obs], actions [T, act] and, where recorded, true_rewards [T] and states.
 
     The function is called by `collect`. If it raises, or returns something else, answers given before are handed out
     first; the next call tries that query again. What Ctrl-C leaves behind is handed out by the next call too.
@@ -153,7 +153,7 @@ class FunctionOracle(Oracle):
             )
         except Exception as error:
             many = f" or one of the {len(group) - 1} asked with it" if len(group) > 1 else ""
-            reason = one_line(error)
+            reason = one_line_with_place(error)
             raise PrefenvsError(f"{self.name} failed on {describe(group[0])}{many}: {reason}") from error
         listed = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and np.ndim(values) > 0
         if not listed or len(values) != len(group):
@@ -174,6 +174,8 @@ class FunctionOracle(Oracle):
             found = np.asarray(value)
         except Exception:  # a tensor that requires its gradient, a ragged list
             self._refuse(query, value)
+        if found.dtype.kind == "b" and found.ndim == 0 and count == 2:  # second > first
+            found = found.astype(int)
         if found.dtype.kind not in "iuf" or not np.all(np.isfinite(found)):
             self._refuse(query, value)
         if found.shape == (count,) and np.all(found >= 0) and abs(float(found.sum()) - 1.0) <= ROUNDING:
@@ -285,7 +287,7 @@ class ObjectOracle(Oracle):
 def describe(query: Query) -> str:
     """Name a query in an error: its id, its task, and where its segments come from."""
     where = " and ".join(
-        f"{part.source or 'unknown'} episode {part.episode} steps {part.start} to {part.start + len(part)}"
+        f"{part.source and f'{part.source} '}episode {part.episode} steps {part.start} to {part.start + len(part)}"
         for part in query.segments
     )
     task = query.segments[0].task

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,7 +17,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from prefenvs.envs.spaces import flatten_actions
 from prefenvs.envs.states import Snapshot, States, mujoco_model, plain_variables
-from prefenvs.errors import PrefenvsError, one_line
+from prefenvs.errors import PrefenvsError, one_line_with_place
 from prefenvs.segments import Array
 from prefenvs.tasks import find_task
 from prefenvs.tasks.own import OWN
@@ -111,10 +109,7 @@ class HiddenReward(gymnasium.Wrapper[Array, Any, Array, Any], RecordConstructorA
         return info
 
     def _failed(self, call: str, error: Exception) -> PrefenvsError:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return PrefenvsError(
-            f"task {self.task.id!r}: {call} fails ({one_line(error)}; {Path(place.filename).name}, line {place.lineno})"
-        )
+        return PrefenvsError(f"task {self.task.id!r}: {call} fails ({one_line_with_place(error)})")
 
     def _refuse(self, observation: Array, reward: float) -> None:
         """Raise if a value is not finite; a sum that merely overflowed passes."""

@@ -249,7 +249,8 @@ def ask(function: Callable[..., Any], *queries: Query) -> list[Any]:
     ("value", "expected"),
     [
         (0, [1, 0]), (1, [0, 1]), (0.5, [0.5, 0.5]), (0.25, [0.75, 0.25]), (None, None), (np.int64(1), [0, 1]),
-        (np.float32(1.0), [0, 1]), ([0.25, 0.75], [0.25, 0.75]), (torch.tensor([1.0, 0.0]), [1, 0]),
+        (np.float32(1.0), [0, 1]), (True, [0, 1]), (np.False_, [1, 0]),
+        ([0.25, 0.75], [0.25, 0.75]), (torch.tensor([1.0, 0.0]), [1, 0]),
     ],
 )  # fmt: skip
 def test_what_a_function_may_return(value: Any, expected: Any) -> None:
@@ -257,7 +258,8 @@ def test_what_a_function_may_return(value: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), 2, -1, 1.5, "left", True, [0.5], [0.6, 0.6], [-1, 2], [float("nan"), 1], {}, object()]
+    "value",
+    [float("nan"), 2, -1, 1.5, "left", [True, False], [0.5], [0.6, 0.6], [-1, 2], [float("nan"), 1], {}, object()],
 )
 def test_nonsense_is_refused_in_one_line_that_names_it(value: Any) -> None:
     with pytest.raises(
@@ -273,6 +275,8 @@ def test_a_function_of_three_returns_an_index_or_a_distribution() -> None:
     assert ask(lambda *segments: [0.5, 0.5, 0.0], pair(0, 3)) == [[0.5, 0.5, 0]]
     with pytest.raises(PrefenvsError, match="the index of the best of 3"):
         ask(lambda *segments: 0.5, pair(0, 3))
+    with pytest.raises(PrefenvsError, match="returned True"):
+        ask(lambda *segments: True, pair(0, 3))
     with pytest.raises(PrefenvsError, match="does not take 3 segments"):
         ask(lambda first, second: 0, pair(0, 3))
 
@@ -290,7 +294,9 @@ def test_an_exception_names_the_query_and_loses_no_earlier_answer() -> None:
     oracle.ask([pair(mark) for mark in range(3)])
     assert len(oracle.collect()) == 1
     assert oracle.pending == 2
-    with pytest.raises(PrefenvsError, match=r"rate failed on query .*episode 7.*KeyError") as told:
+    with pytest.raises(
+        PrefenvsError, match=r"rate failed on query .*episode 7.*KeyError.*; test_raters.py, line \d+"
+    ) as told:
         oracle.collect()
     assert isinstance(told.value.__cause__, KeyError)
     assert "\n" not in str(told.value)
