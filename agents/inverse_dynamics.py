@@ -38,15 +38,15 @@ class InverseDynamicsConfig:
     after: PositiveInt = 3
     """Observations after the step that it sees."""
     width: PositiveInt = 256
-    """Units of each of its two layers."""
+    """Size of each of its two hidden layers."""
     steps: PositiveInt = 5_000
-    """Updates."""
+    """Gradient steps."""
     batch_size: PositiveInt = 256
     """Steps in an update."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam's, falling to 0 on a line."""
+    """Learning rate (Adam), decaying linearly to 0."""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's."""
+    """Weight decay (AdamW)."""
     held_out: FractionBelowOne = 0.2
     """Share of the episodes with actions that measures its error."""
 

@@ -51,7 +51,7 @@ class RankSGDConfig:
     steps_tried: PositiveInt = 5
     """Candidates of the line search beside the present policy (l)."""
     hidden: tuple[PositiveInt, ...] = ()
-    """Widths of the policy's tanh layers; none: a linear policy."""
+    """Sizes of the policy's hidden layers (tanh); none: a linear policy."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -38,11 +38,11 @@ class BCConfig(SingleLossConfig):
     best_by: BestBy = "win_rate"
     """Order segments by the share of comparisons won, or by Bradley-Terry strength, which knows who was beaten."""
     learning_rate: PositiveFloat = 3e-4
-    """Adam's."""
+    """Learning rate (Adam)."""
     batch_size: PositiveInt = 256
     """Steps of the data in a gradient step."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
-    """Widths of the actor's ReLU layers."""
+    """Sizes of the actor's hidden layers (ReLU)."""
     dropout: FractionBelowOne = 0.0
     """Share of hidden units dropped while training."""
 

@@ -63,11 +63,11 @@ class CPLConfig(SingleLossConfig):
     rate_factor: PositiveFloat = 1.0
     """Factor on the learning rate after that stage (CPL-KL has 0.1)."""
     learning_rate: PositiveFloat = 1e-4
-    """Adam's."""
+    """Learning rate (Adam)."""
     batch_size: PositiveInt = 96
     """Pairs of segments in a gradient step; with ranked segments, twice as many segments, each compared with each."""
     hidden: tuple[PositiveInt, ...] = (512, 512)
-    """Widths of the actor's ReLU layers."""
+    """Sizes of the actor's hidden layers (ReLU)."""
     dropout: FractionBelowOne = 0.25
     """Share of hidden units dropped while training."""
     gaussian: bool = False

@@ -162,9 +162,9 @@ class DPPOConfig(OfflineConfig):
     batch_size: AtLeastTwo = 256
     """Segments in a gradient step; all pairs of them are compared."""
     learning_rate: PositiveFloat = 3e-4
-    """Adam's."""
+    """Learning rate (Adam)."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
-    """Widths of the policy's ReLU layers."""
+    """Sizes of the policy's hidden layers (ReLU)."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -55,7 +55,7 @@ class IPLConfig(OfflineConfig):
     replay_weight: Fraction = 0.5
     """Weight of the data set's transitions against those of labelled segments, in all losses but the preferences'."""
     target_rate: PositiveFraction = 0.005
-    """rho: how far the target critics go towards the critics after each step."""
+    """rho: Polyak coefficient of the target critics."""
     batch_size: PositiveInt = 256
     """Transitions of the data set in a gradient step."""
     pairs: PositiveInt = 8
@@ -63,9 +63,9 @@ class IPLConfig(OfflineConfig):
     segment_steps: AtLeastTwo = 64
     """Steps of each labelled segment, drawn anew each time; shorter segments are taken whole."""
     learning_rate: PositiveFloat = 3e-4
-    """Adam's, for all networks."""
+    """Learning rate of all networks (Adam)."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
-    """Widths of the ReLU layers of every network."""
+    """Sizes of the hidden layers of every network (ReLU)."""
     limit_values: bool = True
     """Limit V(s') in implied rewards to 1 / (lambda (1 - gamma)); not so in the released settings for Meta-World."""
 

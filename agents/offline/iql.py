@@ -51,15 +51,15 @@ class IQLConfig(SingleLossConfig):
     discount: PositiveFraction = 0.99
     """gamma."""
     target_rate: PositiveFraction = 0.005
-    """rho: how far the target critics go towards the critics after each step."""
+    """rho: Polyak coefficient of the target critics."""
     batch_size: PositiveInt = 256
-    """Transitions in a gradient step."""
+    """Transitions in a batch."""
     learning_rate: PositiveFloat = 3e-4
-    """Adam's, for all networks; the actor's falls to 0 along a cosine if `cosine` is set."""
+    """Learning rate of all networks (Adam); the actor's decays to 0 along a cosine if `cosine` is set."""
     cosine: bool = True
     """Let the actor's learning rate fall along a cosine over the whole of training."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
-    """Widths of the ReLU layers of every network."""
+    """Sizes of the hidden layers of every network (ReLU)."""
     dropout: FractionBelowOne = 0.0
     """Share of the actor's hidden units dropped while training (0.1 on Adroit and Kitchen)."""
     deterministic: bool = False

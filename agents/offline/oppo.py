@@ -62,13 +62,13 @@ class OPPOConfig(OfflineConfig):
     batch_size: PositiveInt = 64
     """Windows of each of the two halves of a batch, and labelled pairs."""
     learning_rate: PositiveFloat = 1e-4
-    """AdamW's, for encoder and policy."""
+    """Learning rate of encoder and policy (AdamW)."""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's, for encoder, policy and z*."""
+    """Weight decay of encoder, policy and z* (AdamW)."""
     warmup_steps: NonNegativeInt = 10_000
     """Updates in which the policy's learning rate rises linearly."""
     best_learning_rate: PositiveFloat = 1e-3
-    """AdamW's, for the best context z*."""
+    """Learning rate of the best context z* (AdamW)."""
     preference_weight: NonNegativeFloat = 0.1
     """Weight of the triplet loss in the encoder's step."""
     norm_weight: NonNegativeFloat = 0.1

@@ -42,13 +42,13 @@ class DQNConfig:
     learning_rate: PositiveFloat = 1e-3
     """Learning rate."""
     buffer_size: PositiveInt = 100_000
-    """Transitions kept."""
+    """Size of the replay buffer, in transitions."""
     learning_starts: NonNegativeInt = 1_000
     """Steps of random actions at the beginning."""
     batch_size: PositiveInt = 128
-    """Transitions in a gradient step."""
+    """Transitions in a batch."""
     gamma: Fraction = 0.99
-    """Discount."""
+    """Discount factor."""
     train_freq: PositiveInt = 4
     """Environment steps between two gradient steps."""
     target_update_interval: PositiveInt = 500

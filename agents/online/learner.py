@@ -62,7 +62,7 @@ class LearnerConfig(FeedbackConfig):
     unsupervised_steps: NonNegativeInt = 9_000
     """Steps of state-entropy exploration before the first session."""
     neighbour: PositiveInt = 5
-    """Which nearest neighbour measures the novelty of a state."""
+    """k of the k-nearest-neighbour estimate of state entropy."""
     entropy_states: PositiveInt | None = None
     """Compare with at most so many states, drawn anew for each batch; None compares with all that were seen."""
     entropy_normalised: bool = False
@@ -372,7 +372,7 @@ class PreferenceLearner(SavedAgent):
             for name in ENSEMBLE_ONLY:
                 if getattr(self.config.reward, name) != getattr(RewardConfig, name):
                     other = "a reward of pictures" if isinstance(model, PixelReward) else "reward_model=..."
-                    raise PrefenvsError(f"{name} is about the reward ensemble, {other} has none of it: leave one away")
+                    raise PrefenvsError(f"{name} is about the reward ensemble, {other} has none of it: leave one out")
             seen, size = self.observation_space, spaces.flatdim(self.action_space)
             observations = np.zeros((2, *(seen.shape or ())), seen.dtype)
             members = len(predict_rewards(model, observations, np.zeros((2, size), np.float32)))

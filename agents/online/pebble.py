@@ -203,7 +203,7 @@ class PEBBLE(PreferenceLearner, SAC):
         if self.config.explore_first and not self.config.true_reward:
             raise PrefenvsError("explore_first goes with true_reward; before labels there is exploration in any case")
         if self._resets is not None and not isinstance(self.reward_model, RewardEnsemble):
-            raise PrefenvsError("value_resets start the reward ensemble anew: leave reward_model=... or cer away")
+            raise PrefenvsError("value_resets start the reward ensemble anew: leave out reward_model=... or cer")
         if self.config.true_reward and self.config.explore_first and self.first_session >= total_steps:
             raise PrefenvsError(
                 f"the true reward comes after {self.first_session} steps of exploration, but the run ends after "

@@ -67,7 +67,7 @@ class PPOConfig:
     """PPO's arguments; the defaults are B-Pref's for walker-walk (32 environments of 500 steps there)."""
 
     learning_rate: PositiveFloat = 5e-5
-    """Adam's."""
+    """Learning rate (Adam)."""
     n_steps: PositiveInt = 500
     """Steps of each environment in a rollout."""
     batch_size: AtLeastTwo = 64
@@ -75,23 +75,23 @@ class PPOConfig:
     n_epochs: PositiveInt = 20
     """Passes over a rollout."""
     hidden: tuple[PositiveInt, ...] = (256, 256, 256)
-    """Widths of the layers of policy and value function."""
+    """Sizes of the hidden layers of policy and value function."""
     gamma: Fraction = 0.99
-    """Discount."""
+    """Discount factor."""
     gae_lambda: Fraction = 0.92
     """GAE's lambda."""
     clip_range: PositiveFloat = 0.4
-    """How far a step may move the policy's ratio from 1."""
+    """Clipping range of the policy's probability ratio."""
     clip_range_falls: bool = False
     """Let the clip range fall to 0 over the run, as published."""
     ent_coef: NonNegativeFloat = 0.0
-    """Weight of the entropy bonus."""
+    """Entropy coefficient."""
     vf_coef: NonNegativeFloat = 0.5
-    """Weight of the value loss."""
+    """Value function coefficient."""
     max_grad_norm: PositiveFloat = 0.5
     """Largest norm of a gradient."""
     use_sde: bool = False
-    """Explore by noise that is a function of the state (gSDE)."""
+    """Generalised state-dependent exploration (gSDE)."""
     sde_sample_freq: AtLeastMinusOne = -1
     """Steps after which that noise is drawn anew; -1 once for each rollout."""
     envs: PositiveInt = 32

@@ -49,23 +49,22 @@ class SACConfig:
     """SAC's arguments; the defaults are B-Pref's for DeepMind Control."""
 
     learning_rate: PositiveFloat = 5e-4
-    """Adam's, for actor and critics."""
+    """Learning rate of actor and critics (Adam)."""
     batch_size: PositiveInt = 1_024
-    """Transitions in a gradient step."""
+    """Transitions in a batch."""
     hidden: tuple[PositiveInt, ...] = (1024, 1024)
-    """Widths of the ReLU layers of actor and critics."""
+    """Sizes of the hidden layers of actor and critics (ReLU)."""
     layer_norm: bool = False
-    """Normalise the critics' hidden layers, so that they bear more updates than steps (Ball et al. 2023); of body mlp,
-    the others normalise in any case."""
+    """Layer normalisation in the critics, which then bear more updates than steps (Ball et al. 2023); the bodies simba
+    and bro always have it."""
     body: Body = "mlp"
-    """What actor and critics are made of: mlp, plain layers; simba (Lee et al. 2025) or bro (Nauman et al. 2024),
-    residual blocks on normalised observations, a block of the critics for each number in `hidden` and one of the actor,
-    which learn by AdamW."""
+    """Architecture of actor and critics: mlp; simba (Lee et al. 2025) or bro (Nauman et al. 2024), residual blocks on
+    normalised observations, in the critics one for each number in `hidden`, in the actor one, trained by AdamW."""
     pessimism: NonNegativeFloat | None = None
-    """Learn one critic of the return's distribution in the place of two, and take so many standard deviations of it
-    from the next state's value (STAC, without its dropout); None: two critics, the lower of which counts."""
+    """Learn one distributional critic, and subtract this many of its standard deviations from the next state's value
+    (STAC, without its dropout); None: the smaller of two critics."""
     buffer_size: PositiveInt = 1_000_000
-    """Transitions kept."""
+    """Size of the replay buffer, in transitions."""
     learning_starts: NonNegativeInt = 1_000
     """Steps of random actions at the beginning."""
     train_freq: PositiveInt = 1
@@ -73,15 +72,15 @@ class SACConfig:
     gradient_steps: AtLeastMinusOne = -1
     """Updates in a round; -1 makes as many as environment steps were made."""
     gamma: Fraction = 0.99
-    """Discount."""
+    """Discount factor."""
     tau: Fraction = 0.005
-    """How far the target critics go towards the critics."""
+    """Polyak coefficient of the target critics."""
     target_update_interval: PositiveInt = 2
-    """Updates between two moves of the target critics."""
+    """Updates between two updates of the target critics."""
     ent_coef: str = "auto_0.1"
-    """Weight of the entropy: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
+    """Entropy coefficient: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
     ent_coef_learning_rate: PositiveFloat = 1e-4
-    """Adam's, for the entropy's weight."""
+    """Learning rate of the entropy coefficient (Adam)."""
     envs: PositiveInt = 1
     """Environments stepped side by side; one update for each environment step in any case."""
 

@@ -70,23 +70,23 @@ class StateRewardConfig(SACConfig):
     """SAC's arguments; the defaults are VLM-RM's (Rocamonde et al. 2024): 100 steps, then as many updates."""
 
     learning_rate: PositiveFloat = 6e-4
-    """Adam's, for actor and critics."""
+    """Learning rate of actor and critics (Adam)."""
     batch_size: PositiveInt = 512
-    """Transitions in a gradient step."""
+    """Transitions in a batch."""
     hidden: tuple[PositiveInt, ...] = (256, 256)
-    """Widths of the ReLU layers of actor and critics."""
+    """Sizes of the hidden layers of actor and critics (ReLU)."""
     learning_starts: NonNegativeInt = 50_000
     """Steps of random actions at the beginning."""
     train_freq: PositiveInt = 100
     """Steps of each environment that are scored together, before as many updates."""
     gamma: Fraction = 0.95
-    """Discount."""
+    """Discount factor."""
     target_update_interval: PositiveInt = 1
-    """Updates between two moves of the target critics."""
+    """Updates between two updates of the target critics."""
     ent_coef: str = "auto"
-    """Weight of the entropy: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
+    """Entropy coefficient: a number, auto to learn it, or auto_0.1 to begin with 0.1."""
     ent_coef_learning_rate: PositiveFloat = 6e-4
-    """Adam's, for the entropy's weight."""
+    """Learning rate of the entropy coefficient (Adam)."""
     precision: Precision = "float32"
     """bfloat16 multiplies in that type between the first and the last layers of actor and critics."""
 

@@ -53,9 +53,9 @@ class RewardConfig:
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each step's reward in [-1, 1]."""
     score: Literal["exponential", "linear"] = "exponential"
-    """What a segment's chance is in proportion to: exp of its return, or its return plus its length (LiRE)."""
+    """What a segment's probability is proportional to: exp of its return, or its return plus its length (LiRE)."""
     learning_rate: PositiveFloat = 3e-4
-    """Adam's, for all members."""
+    """Learning rate of all members (Adam)."""
     batch_size: PositiveInt = 128
     """Labelled queries in one gradient step."""
     epochs: PositiveInt = 50

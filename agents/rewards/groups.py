@@ -37,7 +37,7 @@ class GroupRewardConfig:
     """Whose reward is learned from: mean of the groups, worst (the least at each step), majority, groups (one ensemble
     member each), or the id of an annotator, whose group's it is."""
     width: PositiveInt = 128
-    """Units of the two hidden layers."""
+    """Size of the two hidden layers."""
     features: PositiveInt = 16
     """Size of PAL's item embedding, and of VPL's latent vector."""
     epochs: PositiveInt = 200
@@ -45,7 +45,7 @@ class GroupRewardConfig:
     batch_size: PositiveInt = 256
     """Labels in one gradient step."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam's."""
+    """Learning rate (Adam)."""
     divergence: NonNegativeFloat = 0.01
     """VPL's weight of the divergence from the prior, per label of an annotator."""
     restarts: PositiveInt = 3

@@ -37,13 +37,13 @@ class SegmentRewardConfig:
     """Settings that all reward models of segments have; the defaults are Preference Transformer's (Kim et al. 2023)."""
 
     learning_rate: PositiveFloat = 1e-4
-    """AdamW's, first and last; in between it rises linearly to ten times that and falls along a cosine."""
+    """First and last learning rate (AdamW); in between it rises linearly to ten times that and decays by a cosine."""
     peak: PositiveFloat = 10.0
     """How many times `learning_rate` the highest rate is."""
     warmup: FractionBelowOne = 0.1
     """Share of the gradient steps in which the rate rises."""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's."""
+    """Weight decay (AdamW)."""
     batch_size: PositiveInt = 256
     """Labelled queries in one gradient step."""
     epochs: PositiveInt = 10_000

@@ -49,7 +49,7 @@ class BARFIConfig(OfflineConfig):
     heuristic: str = ""
     """The designer's reward, module:NAME: a function of observations [N, 124] and one-hot moves [N, 4]."""
     rate: NonNegativeFloat = 0.05
-    """Adam's step of the mixing weights; 0 leaves the sum of both rewards as it is, for comparison."""
+    """Learning rate of the mixing weights (Adam); 0 leaves the sum of both rewards as it is, for comparison."""
     temperature: PositiveFloat = 0.02
     """Weight of the policy's entropy in what it maximises; rewards are scaled to at most 1."""
     sweeps: PositiveInt = 20

@@ -56,7 +56,7 @@ class PARLConfig:
     ridge: PositiveFloat = 1e-3
     """Weight of the squared reward weights in the loss."""
     rate: PositiveFloat = 0.05
-    """Adam's step of the reward weights."""
+    """Learning rate of the reward weights (Adam)."""
     updates: PositiveInt = 50
     """Steps on the reward weights in each session."""
     sweeps: PositiveInt = 20

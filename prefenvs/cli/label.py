@@ -229,7 +229,7 @@ class LabelRender:
     size: Pixels = 512
     """Pixels of a clip's side as long as no page has said how large it shows them."""
     quality: bool = False
-    """As the servers' own."""
+    """Shadows, reflections and smooth edges, as `prefenvs label --quality` shows them."""
     once: bool = False
     """Stop when nothing is missing."""
 

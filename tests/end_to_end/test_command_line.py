@@ -266,7 +266,7 @@ def test_seeds_train_in_processes_to_what_each_reaches_alone(
     for extra, message in (
         (["--seeds", "2", "2"], "--seeds names a seed twice: 2 2"),
         (["--seeds", "2", "3", "--oracle", "human", "--store", store], "--seeds goes with simulated raters"),
-        (["--seeds", "2", "--resume", str(tmp_path / "alone")], "leave --seeds away"),
+        (["--seeds", "2", "--resume", str(tmp_path / "alone")], "leave out --seeds"),
         (["--seeds", "2", "3", "--learning-starts", "400"], "the first session comes after 460 steps"),
         (["--seeds", "2", "3", "--oracle", "no_such_module:rate"], "cannot be imported"),
         (["--seeds", "0", "3", "--folder", str(tmp_path / "{seed}" / "run")], "already holds a run"),

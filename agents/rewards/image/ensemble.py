@@ -67,7 +67,7 @@ class ImageRewardConfig:
     output: Output = "tanh"
     """Function on the last layer; tanh keeps each frame's reward in [-1, 1]."""
     learning_rate: PositiveFloat = 3e-4
-    """Adam's, for all members."""
+    """Learning rate of all members (Adam)."""
     batch_size: PositiveInt = 64
     """Labelled queries in one gradient step."""
     epochs: PositiveInt = 50

@@ -21,11 +21,11 @@ class ReedConfig:
     """Self-prediction by distillation (SimSiam); the defaults are those of the published scripts for Meta-World."""
 
     learning_rate: PositiveFloat = 5e-5
-    """Adam's, for encoders, trunk and the heads that compare."""
+    """Learning rate of encoders, trunk and the heads that compare (Adam)."""
     epochs: PositiveInt = 20
     """Passes over the transitions."""
     batch_size: AtLeastTwo = 256
-    """Transitions in one gradient step."""
+    """Transitions in a batch."""
     transitions: PositiveInt = 5_000
     """How many are drawn of the recorded episodes, at most; published are all of the replay."""
     every: PositiveInt = 4

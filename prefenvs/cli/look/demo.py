@@ -29,8 +29,8 @@ COLUMNS = {
 class Demo:
     """Teach a robot to run from a simulated rater's preferences, from coin flips and from the true reward, and compare.
 
-    It is the suite `demo` with one seed, as far as four minutes go: `prefenvs bench run demo` runs ten to 15,000 steps,
-    and exploration without labels.
+    One seed of the suite `demo`, cut to about four minutes: `prefenvs bench run demo` trains ten seeds for 15,000 steps
+    each, with exploration alone as a further control.
     """
 
     seed: Seed = 0

@@ -64,6 +64,8 @@ def algorithm_table() -> str:
     for name in ALGORITHMS:
         algorithm = find_algorithm(name)
         where = "an environment" if algorithm.source == "online" else "a data set"
+        if ".tabular." in ALGORITHMS[name]:
+            where = "`Delivery-v0`" if algorithm.source == "online" else "data of `Delivery-v0`"
         lines.append(
             f"| {algorithm.title} | `{name}` | {where}, {learns[algorithm.signal]} | `{algorithm.config.__name__}` |"
         )

@@ -18,6 +18,7 @@ from prefenvs.cli.train.labels import LabelOptions, Labels, LabelSource
 from prefenvs.cli.train.options import (
     EXAMPLE,
     Training,
+    advise_preset,
     has_checkpoint,
     read_groups,
     record_of,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What you must say: the data that are learned from."""
+    """Required: the data to learn from."""
 
     dataset: str = ""
     """Data set by name or path: D4RL (d4rl/halfcheetah-medium-v2), Minari (minari/...), imitation, .npz files, LeRobot,
@@ -85,6 +86,8 @@ def train_offline(
     assert dataset is not None
     groups["data"] = dataclasses.replace(groups["data"], task=dataset.task)
     _check_labels_matter(given, settings)
+    if resumed is None:
+        advise_preset(algorithm, settings, given, groups["training"].device)
     fittings = _assemble(algorithm, groups, settings, dataset, resumed)
     _train(algorithm, groups, settings, fittings, dataset, resumed)
 
@@ -290,7 +293,7 @@ def rank(source: LabelSource, dataset: OfflineDataset) -> RankedSegments:
     if source.kind == "given":
         raise PrefenvsError("--dense ranks segments by a simulated rater: give --preferences oracle or regret:EXPERT")
     if source.options.held_out:
-        raise PrefenvsError("--dense has no held-out labels: leave --held-out away")
+        raise PrefenvsError("--dense has no held-out labels: leave it out")
     oracle, rng = source.make_oracle(dataset), np.random.default_rng([source.seed, 1])
     if not isinstance(oracle, SyntheticOracle):
         raise PrefenvsError(f"--dense ranks segments by the values of their steps, which {oracle.name} does not give")

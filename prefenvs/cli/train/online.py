@@ -16,7 +16,7 @@ from typing import Any
 from prefenvs.agents.registry import Algorithm, Online
 from prefenvs.cli.raters import looks_at_pictures, make_rater, rater_on
 from prefenvs.cli.train import raters as train_raters
-from prefenvs.cli.train.options import EXAMPLE, Training, has_checkpoint, read_groups, record_of, report
+from prefenvs.cli.train.options import EXAMPLE, Training, advise_preset, has_checkpoint, read_groups, record_of, report
 from prefenvs.envs import draws_live
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import NonNegativeInt
@@ -26,7 +26,7 @@ from prefenvs.tasks import Task, find_task
 
 @dataclass(frozen=True)
 class OnlineTask:
-    """What you must say."""
+    """Required."""
 
     task: str = ""
     """Task id (`prefenvs tasks` lists them), module:NAME, or an id that --import MODULE registers."""
@@ -91,6 +91,7 @@ def train_online(algorithm: Algorithm, arguments: Sequence[str], given: Mapping[
             agent.get_env().close()
             _train_seeds(algorithm, arguments, each)
             return
+        advise_preset(algorithm, settings, given, training.device)
         record = record_of(groups) | ({"true_reward": True} if algorithm.signal == "true" else {})
         run = Run.create(folders[0], f"train {algorithm.name}", record, resumable=algorithm.resumes)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,20 @@ def read_groups(
     return groups, settings
 
 
+def advise_preset(algorithm: Algorithm, settings: Settings, given: Mapping[str, str], device: str) -> None:
+    """Say what the published size means where nobody has chosen it and there is no GPU."""
+    import torch
+
+    smaller = " or ".join(f"--preset {name}" for name in algorithm.presets[1:])
+    if smaller and "preset" not in given and (device == "cpu" or (device == "auto" and not torch.cuda.is_available())):
+        hidden = getattr(settings.options, "hidden", None) or getattr(settings.config, "hidden", None)
+        networks = f" and networks of {len(hidden)}x{hidden[0]}" if hidden else ""
+        print(
+            f"preset {algorithm.presets[0]}: {settings.steps:,} steps{networks}, on a CPU; {smaller} is made for one",
+            file=sys.stderr,
+        )
+
+
 def record_of(groups: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings as a run folder keeps them."""
     return {name: value for group in groups.values() for name, value in dataclasses.asdict(group).items()}
@@ -161,7 +176,7 @@ def _restore(groups: Mapping[str, Any], run: Run) -> dict[str, Any]:
 def check_resume(given: Mapping[str, str]) -> None:
     """Raise a PrefenvsError for flags that a resumed run has settled already."""
     if "seeds" in given:
-        raise PrefenvsError("--resume continues one run: leave --seeds away, and resume each seed's run")
+        raise PrefenvsError("--resume continues one run: leave out --seeds, and resume each seed's run")
     from prefenvs.oracles import list_raters
 
     raters = {flag for rater in list_raters().values() for flag in rater.flags.values()}

@@ -31,7 +31,7 @@ EXPLORATION = (
 
 @dataclass(frozen=True)
 class RaterOptions:
-    """Who answers."""
+    """The rater."""
 
     oracle: str = "oracle"
     """oracle, mistake, noisy, skip, myopic, equal or crowd-... (simulated), regret, coin, human, ratings, rankings,

@@ -83,6 +83,17 @@ def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, 
         assert 0.0 <= summary["held_out_accuracy"] <= 1.0
 
 
+def test_the_published_size_on_a_cpu_is_told_where_nobody_chose_it(data, tmp_path, capsys):
+    line = ["train", "bc", "--dataset", data, "--device", "cpu", *QUICK[2:], "--hidden", "8", "8"]
+    main([*line, "--folder", str(tmp_path / "default")])
+    assert (
+        capsys.readouterr().err
+        == "preset published: 40 steps and networks of 2x8, on a CPU; --preset small is made for one\n"
+    )
+    main([*line, "--preset", "published", "--folder", str(tmp_path / "chosen")])
+    assert not capsys.readouterr().err
+
+
 def test_shuffled_labels_are_the_same_ones_on_other_queries(data):
     dataset = load_dataset(data)
     plain, shuffled = (
