@@ -84,6 +84,7 @@ LEARNING = Suite(
         _learning("Reacher-v5", 500, 15_000, REACHING, REACHING_REWARD),
         _learning("dmc-walker-walk-v0", 500, 100_000, {"interact": 1_500}),
         _learning("dmc-cheetah-run-v0@4", 1_000, 25_000, RUN),
+        _learning("metaworld-faucet-close-v3@2", 2_000, 50_000, MANIPULATION, KEPT),
         _learning("metaworld-faucet-open-v3@2", 2_000, 50_000, MANIPULATION, KEPT),
         _learning("metaworld-plate-slide-v3@2", 2_000, 50_000, MANIPULATION, KEPT),
         _learning("metaworld-window-close-v3@2", 2_000, 50_000, MANIPULATION, KEPT),
