@@ -39,6 +39,7 @@ class LabelsTransfer:
 
     def run(self) -> None:
         """Transfer and store the labels, soft ones, under the annotator `transfer`."""
+        from prefenvs.cli.data.store import tell_known
         from prefenvs.datasets.labels.transfer import transfer_labels
         from prefenvs.datasets.load import load_dataset
         from prefenvs.preferences import make_pairs
@@ -47,6 +48,7 @@ class LabelsTransfer:
 
         with Store(self.source, create=False) as kept:
             known = [one for one in kept.preferences() if len(one.query.segments) == 2][: self.labels]
+            tell_known(kept)
         data = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
         task = data.task or self.task
         if not task:
