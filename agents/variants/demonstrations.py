@@ -32,6 +32,10 @@ class DemonstrationsConfig(PebbleConfig):
 
     demonstrations: str = ""
     """Data set of the demonstrations, by name or path, as of `prefenvs train bc --dataset`."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that the demonstrations may take; by default 4."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
     kl_weight: NonNegativeFloat = 1.0
     """Weight lambda of KL(pi || pi_BC) at the beginning, in units of the return; 0 only begins with the clone."""
     kl_until: Fraction = 1.0
@@ -119,7 +123,8 @@ class DemonstrationPEBBLE(PEBBLE):
         if self._demonstrations is None:
             if not name:
                 raise PrefenvsError("demonstrations are missing: --demonstrations DATASET, or demonstrations=...")
-            self._demonstrations = load_dataset(name, self.task).trajectories
+            gib, skip = self.config.max_gib, self.config.skip_damaged
+            self._demonstrations = load_dataset(name, self.task, max_gib=gib, skip_damaged=skip).trajectories
         data = self._demonstrations
         own = self.observation_space.shape, (int(np.prod(self.action_space.shape or ())),)
         found = data.observations.shape[1:], data.actions.shape[1:]

@@ -112,7 +112,8 @@ def ask_next(store: Store, runs: Collection[str]) -> int:
 def rankings_as_preferences(store: Store, run: str, log: Sequence[Event] | None = None) -> dict[str, Preference]:
     """Return what the ranked lists of a run say of every pair of their clips, by query id.
 
-    Of two clips of different groups the one ranked higher is better, with probability 1; of one group either is.
+    Of two clips of different groups the one ranked higher is better, with probability 1; of one group either is. Their
+    hashes say which is first, so that its place tells nothing and a pair stays one query however its list changes.
     """
     log = store.events_after(run=run) if log is None else log
     lists = list_rankings(store, run, log)
@@ -122,8 +123,10 @@ def rankings_as_preferences(store: Store, run: str, log: Sequence[Event] | None 
     for ranked in lists:
         places = [(place, key) for place, group in enumerate(ranked.groups) for key in group]
         for (low, worse), (high, better) in itertools.combinations(places, 2):
-            query = Query((clips[worse], clips[better]))
             chances = np.array([0.5, 0.5]) if low == high else np.array([0.0, 1.0])
+            query = Query((clips[worse], clips[better]))
+            if worse > better:
+                query, chances = Query(query.segments[::-1]), chances[::-1]
             answers[query.id] = Preference(query, chances, RANKED, HumanOracle.name, when)
     return answers
 

@@ -27,6 +27,7 @@ from prefenvs.envs import make
 from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError, failure_told
 from prefenvs.evaluate import as_trained
+from prefenvs.internal.child import follow_parent
 from prefenvs.protocols import Policy
 from prefenvs.segments import Array
 from prefenvs.tasks import Task, find_task
@@ -247,6 +248,7 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(plan: CollectionPlan, load: Load) -> None:
+    follow_parent()
     # Ctrl-C reaches all processes of a terminal; the one that collects decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Read by PyTorch when a policy first imports it: the processes share the cores as they are.

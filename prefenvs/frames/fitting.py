@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,20 @@ from PIL import Image
 from prefenvs.errors import PrefenvsError, one_line
 from prefenvs.segments import Array
 
+# pygame draws polygons in a buffer that all threads share, whatever they draw on: now and then a frame was another's.
+_turn = threading.RLock()
+
 
 def draw(env: Any, name: str) -> Array:
     """Return what an environment draws of itself, [H, W, 3] uint8 without the channel of opacity that some add.
 
+    Of the threads of a process one draws at a time.
+
     Raises PrefenvsError, which calls it by this name, for one that fails or returns anything else.
     """
     try:
-        picture: object = env.render()
+        with _turn:
+            picture: object = env.render()
     except NotImplementedError:
         picture = None
     except Exception as error:  # whatever a user's code raises

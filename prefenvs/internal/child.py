@@ -1,10 +1,13 @@
-"""A process of its own that answers requests, one after the other."""
+"""A process of its own that answers requests, one after the other, and what ends processes whose parent was killed."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -13,6 +16,11 @@ from prefenvs.errors import PrefenvsError
 
 Answering = Callable[..., contextlib.AbstractContextManager[Callable[[Any], Any]]]
 """Opens what a child works with, hands out the function that answers, and closes it again."""
+
+END = (
+    "read -r line; kill -s INT $0; for second in $(seq 60); do kill -0 $0 || break; sleep 1; done; kill -s KILL -- -$0"
+)
+"""A shell's script that waits for its input to end, which no death of the writer prevents; $0 is the program to end."""
 
 
 class Child:
@@ -88,3 +96,32 @@ def _answer_all(pipe: Connection, answering: Answering, arguments: tuple[Any, ..
                 pipe.send(result)
             except OSError:
                 break
+
+
+def end_with_parent(program: int) -> Callable[[], None]:
+    """Have a program, the leader of its process group, ended if this process dies, even by `kill -9`.
+
+    It is asked to stop as Ctrl-C does, and what is left of its group a minute later is killed. Returns a function that
+    calls this off, for when the program has ended.
+    """
+    quiet, line = subprocess.DEVNULL, ["/bin/sh", "-c", END, str(program)]
+    # In a session of its own a terminal's Ctrl-C does not reach it.
+    watcher = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def call_off() -> None:
+        watcher.kill()
+        watcher.communicate()
+
+    return call_off
+
+
+def follow_parent() -> None:
+    """End this process, a worker that was spawned, when its parent dies: a pool's workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_and_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()

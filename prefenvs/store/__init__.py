@@ -1,10 +1,8 @@
 """The preference store: queries, segments and an append-only log of answers, on SQLite or PostgreSQL."""
 
 from prefenvs.store.assignments import (
-    GOLD,
     MOST_SEGMENTS,
     RANKING,
-    TUTORIAL,
     Assignment,
     AssignmentPlan,
     Assignments,
@@ -22,7 +20,7 @@ from prefenvs.store.calls import (
     sum_calls,
 )
 from prefenvs.store.database import StoreUnavailable
-from prefenvs.store.events import Event
+from prefenvs.store.events import GOLD, TUTORIAL, Event
 from prefenvs.store.exchange.exporting import export_store
 from prefenvs.store.exchange.importing import Imported, import_store
 from prefenvs.store.ratings import PARTNERS, pair_ratings, ratings_as_preferences

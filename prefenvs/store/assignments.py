@@ -17,7 +17,7 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.limits import AtLeastTwo, Fraction, Lease, NonNegativeInt, Range, check_settings
 from prefenvs.store import rows
 from prefenvs.store.database import reading, writing
-from prefenvs.store.events import ANSWERS, Event, check_text
+from prefenvs.store.events import ANSWERS, GOLD, TUTORIAL, Event, check_text
 from prefenvs.store.schema import assignments, events, queries, query_segments, requests
 from prefenvs.store.store import Store
 
@@ -25,8 +25,6 @@ Kind = Literal["comparison", "rating", "ranking"]
 AtMostHalf = Annotated[float, Range(0, 0.5)]
 RANKING = "ranking"
 """Policy tag of the comparisons that place clips in ranked lists."""
-GOLD, TUTORIAL = "gold", "tutorial"
-"""Runs of questions whose right answer is known: hidden among the others, and at the beginning with the answer told."""
 MOST_SEGMENTS = 9
 """Largest query that is shown to people."""
 LOOK_BACK = 5.0

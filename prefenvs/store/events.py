@@ -17,6 +17,8 @@ from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
 
 ANSWERS = ("comparison", "skip")
+GOLD, TUTORIAL = "gold", "tutorial"
+"""Runs of questions whose right answer is known: hidden among the others, and at the beginning with the answer told."""
 _NAMESPACE = uuid.UUID("0f9d5c2e-7f0b-5d0c-9a60-3d1a3c1e6b57")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 LATEST = 253_402_300_799.0

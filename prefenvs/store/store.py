@@ -25,7 +25,7 @@ from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 from prefenvs.store import rows
 from prefenvs.store.database import bytes_on_disk, claimed, describe, open_engine, parse_location, reading, writing
-from prefenvs.store.events import ANSWERS, Event, check_number, check_text
+from prefenvs.store.events import ANSWERS, GOLD, TUTORIAL, Event, check_number, check_text
 from prefenvs.store.schema import SCHEMA_VERSION, events, meta, queries, requests, segments, true_rewards
 
 MOST_VALUES = 30_000
@@ -203,13 +203,21 @@ class Store(Closing):
         An answer stands until it is undone, or until the same named annotator answers the same query of the same run
         and oracle again. run: of this run only; annotators: by these only; since: given at or after this time, in
         seconds since the epoch; queries: to these only, by id. Segments come without their true rewards unless
-        `with_true_rewards` is set.
+        `with_true_rewards` is set. Answers to gold questions and in practice tell of people, not of behaviour: they
+        come only where their run, `gold` or `tutorial`, is named.
         """
         with reading(self._engine) as connection:
             answers = self._standing(connection, run, annotators, queries)
+            if run is None:
+                answers = [event for event in answers if event.run not in (GOLD, TUTORIAL)]
             if since is not None:
                 answers = [event for event in answers if event.time >= since]
             return _preferences_of(connection, answers, with_true_rewards)
+
+    def count_known(self) -> int:
+        """Number of answers that stand to gold questions and in practice, which `preferences` leaves out."""
+        with reading(self._engine) as connection:
+            return sum(len(self._standing(connection, run)) for run in (GOLD, TUTORIAL))
 
     def events_after(self, seq: int = 0, run: str | None = None, limit: int | None = None) -> list[Event]:
         """Return the events numbered above `seq`, oldest first; the last one's `seq` is the reader's next cursor."""

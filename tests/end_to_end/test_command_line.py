@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -339,3 +340,24 @@ def test_a_second_ctrl_c_reaches_the_seeds_too(tmp_path: Path) -> None:
         run_side_by_side([[sys.executable, "-c", STUBBORN, str(counted)], ["false"]], most=1)
     user.join()
     assert counted.read_text() == "xx"
+
+
+SEEDS = "import sys; from prefenvs.cli.train.online import run_side_by_side; run_side_by_side([sys.argv[1:]] * 2, 2)"
+COLLECT = ["-m", "prefenvs", "collect", "Pendulum-v1", "--mix", "random=4000", "--workers", "2", "--no-progress"]
+
+
+@pytest.mark.parametrize("line", [["-c", SEEDS, "sleep", "600"], [*COLLECT, "--out", "data"]], ids=["seeds", "collect"])
+def test_what_a_command_started_ends_when_it_is_killed(line: list[str], tmp_path: Path) -> None:
+    command = subprocess.Popen([sys.executable, *line], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    started: list[psutil.Process] = []
+    deadline = time.monotonic() + 120
+    while len(started) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        found = psutil.Process(command.pid).children()
+        started = [one for one in found if one.name() == "sleep" or "spawn_main" in " ".join(one.cmdline())]
+    command.kill()
+    command.wait()
+    gone, alive = psutil.wait_procs(started, timeout=60)
+    for one in alive:
+        one.kill()
+    assert (len(gone), alive) == (2, [])

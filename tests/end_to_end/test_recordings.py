@@ -76,7 +76,7 @@ def test_data_sets_of_a_policy_each_are_judged(videos: Path, capsys: pytest.Capt
     (Path("after") / "shots1" / "3.png").write_bytes(b"no picture")
     words = ["judge", "--dataset", "before/robot", "after", "--matches", "4", "--oracle", "coin"]
     with pytest.warns(UserWarning, match="1 of 6 episodes of after are left out"):
-        main([*words, "--skip-damaged"])
+        main([*words, "--skip-damaged", "--max-gib", "1"])
     main(["judge", "--report", "--json"])
     ranking = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert sorted(agent["name"] for agent in ranking["agents"]) == ["after", "robot"]

@@ -14,6 +14,7 @@ from threading import Event
 
 from prefenvs.bench.cells import Limits
 from prefenvs.errors import PrefenvsError, install_command
+from prefenvs.internal.child import end_with_parent
 
 try:
     import psutil
@@ -115,6 +116,7 @@ class _Program:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self.process.pid
+        self.call_off = end_with_parent(self.pid)
         self.watched = psutil.Process(self.pid)
         place.pid_file.write_text(f"{self.pid} {self.watched.create_time()}")
 
@@ -140,6 +142,7 @@ class _Program:
 
     def kill(self) -> tuple[int, float]:
         """End whatever still runs of it and return its exit status and CPU seconds."""
+        self.call_off()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         end_descendants(self.place)

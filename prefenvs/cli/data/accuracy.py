@@ -99,6 +99,7 @@ class LabelsAccuracy:
         print(fold_table([row for row in kept if row[0] == name]))
 
     def _read(self) -> Labelled:
+        from prefenvs.cli.data.store import tell_known
         from prefenvs.datasets.holdout import sources_of
         from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
         from prefenvs.datasets.labels.rows import is_table
@@ -115,6 +116,7 @@ class LabelsAccuracy:
         if path.suffix in (".sqlite", ".db"):
             with Store(path, create=False) as store:
                 preferences = store.preferences(with_true_rewards=True)
+                tell_known(store)
         elif is_table(path):
             found = read_label_table(path, dataset, task=self.task, max_gib=self.max_gib)
             found.check()

@@ -81,10 +81,12 @@ def check_stores(preferences: str | None, labels_to: str | None) -> None:
 
 def take_labels(preferences: str, labels_to: str, old: Sequence[Trajectories], new: Trajectories, run: str) -> None:
     """Write the labels of some data sets into another store, as those of one that holds all their episodes."""
+    from prefenvs.cli.data.store import tell_known
     from prefenvs.store import Store
 
     with Store(preferences, create=False) as store:
         answers = store.preferences()
+        tell_known(store)
     moved = move_labels(answers, old, new)
     with Store(labels_to) as store:
         store.add_preferences(moved, run=run)

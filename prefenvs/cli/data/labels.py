@@ -43,6 +43,8 @@ class LabelsReport:
     """True returns that differ by no more count as a tie; Uni-RLHF's scripts take 10 on MuJoCo tasks."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
     json: bool = False
     """Print one JSON object for each file."""
 
@@ -54,7 +56,11 @@ class LabelsReport:
 
         if not self.folders:
             raise PrefenvsError("name at least one folder of label files: prefenvs labels report FOLDER...")
-        dataset = None if self.dataset is None else load_dataset(self.dataset, max_gib=self.max_gib)
+        dataset = (
+            None
+            if self.dataset is None
+            else load_dataset(self.dataset, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
+        )
         script = None if self.script is None else read_labels(self.script)
         reports = [
             report_labels(read_labels(folder), dataset, script, self.rows, self.tie_below) for folder in self.folders

@@ -73,10 +73,12 @@ class LabelsModels:
             board = read_board(self.board)
             known = BoardValues(board)
             return read_answers(self.answers, board), lambda one: known
+        from prefenvs.cli.data.store import tell_known
         from prefenvs.store import Store
 
         with Store(str(self.answers), create=False) as store:
             kept = store.preferences(with_true_rewards=True)
+            tell_known(store)
         tasks = sorted({segment.task for one in kept for segment in one.query.segments})
         if self.expert is not None:
             from prefenvs.cli.raters import load_expert_values

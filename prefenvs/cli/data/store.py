@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,6 +188,12 @@ def filling(location: str) -> Iterator[Store]:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{location}{suffix}").expanduser().unlink(missing_ok=True)
         raise
+
+
+def tell_known(store: Store) -> None:
+    """Say how many answers to gold questions a store's labels come without."""
+    if known := store.count_known():
+        print(f"left out: {known} answers to gold questions, whose right answer was known", file=sys.stderr)
 
 
 def learning(dataset: str, task: str | None, store: str, *, acts: bool = True) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from prefenvs.cli.data.store import filling, learning
+from prefenvs.cli.data.store import filling, learning, tell_known
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import PositiveFloat, PositiveInt
 
@@ -139,17 +139,21 @@ class LabelsExport:
     out: Annotated[Path, Positional]
     """File to make, by its ending .csv, .jsonl or .parquet, or folder to make; it must not exist yet."""
     task_run: str | None = None
-    """Only the labels given to this run."""
+    """Only the labels given to this run; gold and tutorial, questions whose right answer is known, if named alone."""
     arrays: bool = False
     """Write observations and actions too, so that the table can be read without its data set; not into CSV."""
 
     def run(self) -> None:
         """Write the answers that stand, and say how many; raises PrefenvsError where there is none."""
         from prefenvs.datasets.labels.writing import write_label_table
-        from prefenvs.store import Store
+        from prefenvs.store import GOLD, TUTORIAL, Store
 
         with Store(self.store, create=False) as store:
-            runs = store.stats().by_run if self.task_run is None else [self.task_run]
+            if self.task_run is None:
+                tell_known(store)
+                runs = {*store.stats().by_run} - {GOLD, TUTORIAL}
+            else:
+                runs = {self.task_run}
             labels = [(run, label) for run in sorted(runs) for label in store.preferences(run=run)]
             ratings = sum(event.kind == "rating" for event in store.events_after(run=self.task_run))
         if not labels:

@@ -36,9 +36,12 @@ class LabelsTransfer:
     """Seed of the pairs."""
     max_gib: PositiveFloat | None = None
     """Memory in GiB that the data set may take; by default 4."""
+    skip_damaged: bool = False
+    """Leave out damaged episodes of recordings."""
 
     def run(self) -> None:
         """Transfer and store the labels, soft ones, under the annotator `transfer`."""
+        from prefenvs.cli.data.store import tell_known
         from prefenvs.datasets.labels.transfer import transfer_labels
         from prefenvs.datasets.load import load_dataset
         from prefenvs.preferences import make_pairs
@@ -47,7 +50,9 @@ class LabelsTransfer:
 
         with Store(self.source, create=False) as kept:
             known = [one for one in kept.preferences() if len(one.query.segments) == 2][: self.labels]
-        data = load_dataset(self.dataset, self.task, max_gib=self.max_gib).trajectories
+            tell_known(kept)
+        read = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
+        data = read.trajectories
         task = data.task or self.task
         if not task:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")

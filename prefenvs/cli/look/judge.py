@@ -50,6 +50,8 @@ class Judge:
     """With data sets: their task, where they have several or tell none."""
     skip_damaged: bool = False
     """With data sets: leave out damaged episodes of recordings."""
+    max_gib: PositiveFloat | None = None
+    """Memory in GiB that each data set may take; by default 4."""
     folder: Path = Path("judging")
     """Where episodes, questions, answers and the ranking are kept."""
     matches: PositiveInt = 100
@@ -123,7 +125,7 @@ class Judge:
                 if self.episodes is not None:
                     raise PrefenvsError(f"--episodes {self.episodes} is for runs: of data sets all episodes are judged")
                 read = {"chosen_task": self.task, "skip_damaged": self.skip_damaged}
-                task, names, _ = read_policies(self.dataset, self.task, self.skip_damaged)
+                task, names, _ = read_policies(self.dataset, self.task, self.skip_damaged, self.max_gib)
                 about = {"task": task, "dataset": list(self.dataset), "runs": [], "names": names}
                 return Run.create(self.folder, "judge", about | read | how)
             tasks = {find_task(Run.open(folder).task).id for folder in self.runs}
@@ -175,7 +177,8 @@ class Judge:
 
         config = run.config
         if datasets := _datasets(run):
-            episodes = read_policies(datasets, config.get("chosen_task"), config.get("skip_damaged", False))[2]
+            skip = config.get("skip_damaged", False)
+            episodes = read_policies(datasets, config.get("chosen_task"), skip, self.max_gib)[2]
         else:
             runs = tqdm(range(len(config["runs"])), desc="agents", leave=False, disable=None)
             episodes = [_episodes(run, number) for number in runs]
@@ -337,7 +340,7 @@ def _cut(episode: Segment, seconds: float) -> Segment:
 
 
 def read_policies(
-    names: Sequence[str], task: str | None = None, skip_damaged: bool = False
+    names: Sequence[str], task: str | None = None, skip_damaged: bool = False, max_gib: float | None = None
 ) -> tuple[str, list[str], list[list[Segment]]]:
     """Return the task of data sets, the names of their policies, and so many episodes of each as all of them have.
 
@@ -346,7 +349,7 @@ def read_policies(
     """
     from prefenvs.datasets.load import load_dataset
 
-    sets = [load_dataset(name, task, skip_damaged=skip_damaged) for name in names]
+    sets = [load_dataset(name, task, max_gib=max_gib, skip_damaged=skip_damaged) for name in names]
     for name, dataset in zip(names, sets, strict=True):
         if not dataset.trajectories.episode(0).visible:
             raise PrefenvsError(f"data set {name} holds no simulator states and no recordings, so nobody can judge it")

@@ -139,11 +139,10 @@ class LabelSource:
                 f"--lists {options.lists} asks a rater one question after the other, but --preferences "
                 f"{options.preferences} holds answers already: leave it out"
             )
-        preferences, crossing = self._read_given(dataset)
+        preferences, unread = self._read_given(dataset)
         train, held_out, between = split_preferences(preferences, options.held_out, self.seed)
         taken = train[: options.labels]
-        left_out = {
-            "across an episode's end": crossing,
+        left_out = unread | {
             "between training and held-out episodes": between,
             "beyond --labels": len(train) - len(taken),
             "skipped": _skips(taken),
@@ -198,20 +197,20 @@ class LabelSource:
         )
         return make_rater(self.options.preferences, context)
 
-    def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], int]:
-        """Return the preferences of a store or of label files, and how many of the latter cross an episode's end."""
+    def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], dict[str, int]]:
+        """Return the preferences of a store or of label files, and how many are none to learn from, by reason."""
         given = self.options.preferences
         if "://" in given or Path(given).suffix in (".sqlite", ".db"):
             from prefenvs.store import Store
 
             with Store(given, create=False) as store:
-                answers = read_answers(store)
+                answers, known = read_answers(store), store.count_known()
             if not answers:
                 raise PrefenvsError(
-                    f"--preferences {given}: the store holds no answer yet: `prefenvs label` lets people answer, "
-                    "`prefenvs rate` a model"
+                    f"--preferences {given}: the store holds no answer yet{' but to gold questions' if known else ''}: "
+                    "`prefenvs label` lets people answer, `prefenvs rate` a model"
                 )
-            return answers, 0
+            return answers, {"to gold questions": known}
         from prefenvs.datasets.labels.files import find_labels, label_preferences, read_labels
 
         path = find_labels(given)
@@ -227,10 +226,10 @@ class LabelSource:
 
             table = read_label_table(path, dataset, length=self.options.segment_length, max_gib=self.max_gib)
             table.check()
-            return table.preferences, 0
+            return table.preferences, {}
         labels = read_labels(path)
         preferences = label_preferences(labels, dataset)
-        return preferences, len(labels) - len(preferences)
+        return preferences, {"across an episode's end": len(labels) - len(preferences)}
 
 
 def read_answers(store: Store) -> list[Preference]:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from prefenvs.cli.train import raters as train_raters
 from prefenvs.cli.train.options import EXAMPLE, Training, advise_preset, has_checkpoint, read_groups, record_of, report
 from prefenvs.envs import draws_live
 from prefenvs.errors import PrefenvsError
+from prefenvs.internal.child import end_with_parent
 from prefenvs.limits import NonNegativeInt
 from prefenvs.runs import Run
 from prefenvs.tasks import Task, find_task
@@ -213,18 +214,23 @@ def run_side_by_side(lines: Sequence[Sequence[str]], most: int) -> list[int]:
     A KeyboardInterrupt goes on once all have been asked to stop, and have ended.
     """
     waiting, running, failed = list(enumerate(lines)), dict[int, subprocess.Popen[bytes]](), list[int]()
+    call_off = dict[int, Callable[[], None]]()
     try:
         while waiting or running:
             while waiting and len(running) < most:
                 number, line = waiting.pop(0)
                 # In a session of its own, or a terminal's Ctrl-C would reach it twice.
                 running[number] = subprocess.Popen(line, start_new_session=True)
+                call_off[number] = end_with_parent(running[number].pid)
             time.sleep(0.05)
             for number, process in [(n, p) for n, p in running.items() if p.poll() is not None]:
                 failed += [number] if process.returncode else []
                 del running[number]
+                call_off.pop(number)()
     finally:
         stop(list(running.values()))
+        for each in call_off.values():
+            each()
     return sorted(failed)
 
 

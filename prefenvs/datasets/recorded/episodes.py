@@ -80,6 +80,21 @@ class Faults:
         )
 
 
+def told_by_all(values: Mapping[int, _T | None], what: str, name: str, way_out: str) -> list[_T] | None:
+    """Return what each episode tells, or None, with a warning that names those that do not where only some do."""
+    lacking = [episode for episode, value in values.items() if value is None]
+    if not lacking:
+        return [value for value in values.values() if value is not None]
+    if len(lacking) < len(values):
+        named = ", ".join(map(str, lacking[:SHOWN])) + (", ..." if len(lacking) > SHOWN else "")
+        warnings.warn(
+            f"{len(lacking)} of {len(values)} episodes of {name} hold no {what} (episode {named}), so all are read "
+            f"without: {way_out}",
+            stacklevel=5,
+        )
+    return None
+
+
 def inside(root: Path, file: str) -> str:
     """Return a path below a data set's folder; raises PrefenvsError for one that leads out of it."""
     path = PurePosixPath(file)

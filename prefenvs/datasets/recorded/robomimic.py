@@ -17,7 +17,7 @@ import numpy as np
 from prefenvs.datasets.d4rl.hdf5 import column_bytes, find, find_column, open_hdf5
 from prefenvs.datasets.formats.columns import check_finite, read_column, read_numbers
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.recorded.episodes import Faults
+from prefenvs.datasets.recorded.episodes import Faults, told_by_all
 from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.internal.file_sizes import check_size
@@ -71,26 +71,25 @@ def read_robomimic(
     faults.warn(len(names))
     kept = [read[number] for number in sorted(read)]
     sentence = task or PREFIX + str(environment.get("env_name") or path.stem)
-    finals = [columns["final"] for columns in kept]
+    way_out = "give FILE.hdf5#MASK, with a mask of demonstrations that hold them"
+    rewards, finals = (
+        told_by_all({number: read[number][key] for number in sorted(read)}, key, str(path), way_out)
+        for key in ("rewards", "next_obs")
+    )
     recordings = [columns["recording"] for columns in kept]
     trajectories = Trajectories(
         np.concatenate([columns["observations"] for columns in kept]),
         np.concatenate([columns["actions"] for columns in kept]),
         np.cumsum([len(columns["actions"]) for columns in kept]),
-        true_rewards=_joined([columns["rewards"] for columns in kept]),
+        true_rewards=None if rewards is None else np.concatenate(rewards),
         terminated=np.array([columns["terminated"] for columns in kept]),
         task=find_task(sentence).id,
         source=path.stem,
-        final_observations=None if any(final is None for final in finals) else np.stack(finals),
+        final_observations=None if finals is None else np.stack(finals),
         recordings=None if any(recording is None for recording in recordings) else tuple(recordings),
         numbers=np.array(sorted(read), np.int64),
     )
     return OfflineDataset(str(path) if mask is None else f"{path}#{mask}", trajectories)
-
-
-def _joined(parts: list[Array | None]) -> Array | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def _environment(data: Any, path: Path) -> dict[str, Any]:
@@ -157,13 +156,13 @@ def _read(data: Any, name: str, observations: Sequence[str] | None, rate: float,
         "actions": actions,
         "rewards": None if rewards is None else read_column(rewards[()], f"rewards {where}", steps, np.float64),
         "terminated": dones is not None and bool(dones[-1]),
-        "final": None if after is None else _vectors({key: after[key][-1:] for key in vectors}, 1, where)[0],
+        "next_obs": None if after is None else _vectors({key: after[key][-1:] for key in vectors}, 1, where)[0],
         "recording": recording,
         "layout": {f"obs/{key}": _size(columns[key]) for key in vectors}
         | {f"obs/{key}": "a camera" for key in pictures}
         | {"actions": _size(actions)},
     }
-    for key in ("observations", "actions", "rewards", "final"):
+    for key in ("observations", "actions", "rewards", "next_obs"):
         if result[key] is not None:
             check_finite(result[key], key, where.removeprefix("in "))
     return result

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from prefenvs.datasets.offline import OfflineDataset
-from prefenvs.datasets.recorded.episodes import Faults, choose_task, inside
+from prefenvs.datasets.recorded.episodes import Faults, choose_task, inside, told_by_all
 from prefenvs.errors import PrefenvsError
 from prefenvs.frames.recording import Camera, Recording
 from prefenvs.frames.video import VIDEOS, check_recording, index_video, list_pictures
@@ -52,9 +52,12 @@ def read_videos(folder: str | Path, task: str | None = None, skip_damaged: bool 
         numbers=np.array(list(recordings), np.int64),
     )
     policies = [rows[number].get("policy", "") for number in recordings]
-    known = all(rows[number].get("success") for number in recordings)
+    told = {number: rows[number].get("success") or None for number in recordings}
+    known = told_by_all(told, "success", str(folder), f"fill the column of {TABLE}")
     successes = (
-        [_number(rows[number], "success", number, folder / TABLE, 0.0) for number in recordings] if known else None
+        None
+        if known is None
+        else [_number(rows[number], "success", number, folder / TABLE, 0.0) for number in recordings]
     )
     return OfflineDataset(
         str(folder),

@@ -18,7 +18,7 @@ from prefenvs.cli.train.labels import LabelOptions, LabelSource
 from prefenvs.datasets.load import load_dataset
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.runs import Run
-from prefenvs.store import Store
+from prefenvs.store import GOLD, TUTORIAL, Store
 
 from ...command_lines import refused
 
@@ -154,15 +154,45 @@ def test_held_out_labels_come_from_other_episodes(data, tmp_path):
 
 
 def test_labels_of_a_store(data, tmp_path):
-    trajectories = load_dataset(data).trajectories
     location = str(tmp_path / "labels.sqlite")
     with Store(location) as store:
-        segments = trajectories.sample(40, 4, np.random.default_rng(0))
-        store.add_preferences([Preference(query, np.array([1.0, 0.0])) for query in make_pairs(segments)])
+        store.add_preferences([Preference(query, np.array([1.0, 0.0])) for query in _pairs(data, 20)])
     options = ["--dataset", data, *QUICK, "--preferences", location]
     main(["train", "cpl", *options, "--folder", str(tmp_path / "run")])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["labels"], summary["signal"]) == (20, "labels")
+
+
+def test_answers_to_gold_questions_are_checks_and_no_labels(data, tmp_path, capsys):
+    """They measure people: everybody is asked, the answer was known, and the pairs are the easiest."""
+    location = str(tmp_path / "labels.sqlite")
+    known = [Preference(query, np.array([0.0, 1.0]), "ann") for query in _pairs(data, 12)]
+    with Store(location) as store:
+        store.add_preferences(known[:3], run=GOLD)
+        store.add_preferences(known[3:5], run=TUTORIAL)
+    options = ["--dataset", data, *QUICK, "--preferences", location]
+    assert "no answer yet but to gold questions" in refused(capsys, "train", "cpl", *options)
+    with Store(location) as store:
+        store.add_preferences(known[4:], run="walker")
+        assert len(store.preferences()) == 8
+        assert len(store.preferences(run=GOLD)) == 3
+    main(["train", "cpl", *options, "--folder", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["labels"], summary["left_out_because"]) == (8, {"to gold questions": 5})
+    assert "labels left out: 5 (5 to gold questions)" in capsys.readouterr().out
+    told = "left out: 5 answers to gold questions"
+    main(["labels", "export", location, str(tmp_path / "all.csv")])
+    assert told in (printed := capsys.readouterr()).err
+    assert "8 labels" in printed.out
+    main(["labels", "accuracy", location, "--folds", "2", "--models", "return", "--out", str(tmp_path / "folds.csv")])
+    assert told in capsys.readouterr().err
+    main(["labels", "export", location, str(tmp_path / "gold.csv"), "--task-run", GOLD])
+    assert "3 labels" in (printed := capsys.readouterr()).out
+    assert printed.err == ""
+
+
+def _pairs(data, count):
+    return make_pairs(load_dataset(data).trajectories.sample(2 * count, 4, np.random.default_rng(0)))
 
 
 def test_each_rater_has_a_run_folder_of_its_own(data, tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_strengths_are_soft_labels_that_repetitions_calibrate(store: Store) -> N
 def test_binary_insertion_sorts_with_two_questions_a_clip(store: Store) -> None:
     oracle = RankingOracle(store, "r")
     oracle.ask(make_queries(LENGTH))  # two lists
-    value = lambda key: float(int(key[:8], 16))  # noqa: E731
+    value = lambda key: float(int(key[8:16], 16))  # noqa: E731
     assert oracle.pending == 2
     questions = rank_all(store, value)
     lists = list_rankings(store, "r", store.events_after())
@@ -100,6 +100,8 @@ def test_binary_insertion_sorts_with_two_questions_a_clip(store: Store) -> None:
     answers = oracle.collect()
     assert len(answers) == 2 * math.comb(LENGTH, 2)
     assert all(value(a.query.segments[a.best].hash) == max(value(s.hash) for s in a.query.segments) for a in answers)
+    # The better one is on either side.
+    assert {a.best for a in answers} == {0, 1}
     assert (oracle.collect(), oracle.pending) == ([], 0)
     # Who learns from the store later learns from every pair of the lists, once.
     learned = [frozenset(segment.hash for segment in a.query.segments) for a in read_answers(store)]

@@ -325,7 +325,9 @@ def test_a_stopped_rater_writes_down_what_it_has_paid_for(make_queries, serve, s
 
 
 def test_concurrency_and_rate_are_limited(make_queries, serve) -> None:
-    server = serve(say("FIRST"), delay=0.05)
+    # Nobody is answered before three wait together, so that a slow machine shows as many at a time as a fast one.
+    together, answer = threading.Barrier(3), say("FIRST")
+    server = serve(lambda request: (together.wait(60), answer(request))[1], delay=0.05)
     with make(server, stages="one", concurrency=3) as oracle:
         oracle.ask(make_queries(12))
         oracle.collect()

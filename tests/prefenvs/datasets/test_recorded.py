@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -238,6 +239,20 @@ def test_a_damaged_demonstration_is_named_or_left_out(tmp_path: Path) -> None:
         assert load_dataset(path, skip_damaged=True).trajectories.episode_numbers.tolist() == [0]
 
 
+@pytest.mark.parametrize(("key", "field"), [("rewards", "true_rewards"), ("next_obs", "final_observations")])
+def test_what_only_some_demonstrations_hold_is_left_out_and_told(key: str, field: str, tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "lift.hdf5")
+    with h5py.File(path, "a") as file:
+        del file[f"data/demo_1/{key}"]
+    with pytest.warns(UserWarning, match=rf"1 of 3 .*lift.hdf5 hold no {key} \(episode 1\), .*: give FILE.hdf5#MASK"):
+        assert getattr(load_dataset(path).trajectories, field) is None
+    assert getattr(load_dataset(f"{path}#train").trajectories, field) is not None
+    with h5py.File(path, "a") as file:
+        del file[f"data/demo_0/{key}"], file[f"data/demo_2/{key}"]
+    with warnings.catch_warnings(action="error"):
+        assert getattr(load_dataset(path).trajectories, field) is None
+
+
 @pytest.mark.parametrize(
     ("key", "renamed", "message"),
     [
@@ -273,6 +288,14 @@ def test_a_folder_of_videos(tmp_path: Path) -> None:
     for episode, length in enumerate(LENGTHS):
         for camera in (0, 1):
             assert seen(data.episode(episode), camera) == [grey(episode, step) for step in range(length)]
+
+
+def test_a_success_that_only_some_rows_tell_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "set")
+    table = folder / "episodes.csv"
+    table.write_text(table.read_text().replace("b,0.5\n", "b,\n"))
+    with pytest.warns(UserWarning, match=r"1 of 3 .* hold no success \(episode 1\), .*: fill the column"):
+        assert load_dataset(folder).successes is None
 
 
 @pytest.mark.parametrize(

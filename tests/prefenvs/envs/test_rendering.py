@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prefenvs
@@ -284,3 +287,27 @@ def test_a_picture_is_of_the_arguments_that_the_environment_was_made_with() -> N
     assert (frames[0] != frames[1]).any(-1).mean() > 0.3
     with pytest.warns(UserWarning, match="without maze_map, which its id does not tell"):
         TrajectoryRecorder(DummyVecEnv([lambda: made]))
+
+
+def test_threads_draw_one_at_a_time_with_a_renderer_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pygame fills polygons in a buffer of the whole process: threads that drew together showed each other's."""
+    plain, drawing, together = PendulumEnv.render, list[int](), list[int]()
+
+    def render(env: PendulumEnv) -> object:
+        drawing.append(1)
+        time.sleep(0.002)
+        together.append(len(drawing))
+        drawing.pop()
+        return plain(env)
+
+    monkeypatch.setattr(PendulumEnv, "render", render)
+    states = np.linspace(-3, 3, 12).reshape(6, 2)
+
+    def show(_: int) -> np.ndarray:
+        with Renderer("Pendulum-v1", 32, 32) as renderer:
+            return renderer.frames(states)
+
+    with ThreadPoolExecutor(4) as pool:
+        shown = list(pool.map(show, range(4)))
+    assert max(together) == 1
+    assert all(np.array_equal(one, shown[0]) for one in shown)

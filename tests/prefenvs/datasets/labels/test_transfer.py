@@ -1,7 +1,9 @@
 """Labels carried between tasks: the coupling's objective, its marginals, and labels of a task seen otherwise."""
 
+import pickle
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -9,6 +11,9 @@ from prefenvs import PrefenvsError, Preference, Query, Segment
 from prefenvs.cli import main
 from prefenvs.datasets.labels.transfer import couple, segment_distances, transfer_labels
 from prefenvs.store import Store
+
+from ....command_lines import refused
+from ..recorded import write_robomimic
 
 
 def clusters(count: int, mix: np.ndarray, seed: int) -> list[tuple[Query, bool]]:
@@ -80,3 +85,24 @@ def test_the_command_fills_a_store(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "labels became 12 of Pendulum-v1" in capsys.readouterr().out
     with Store(made, create=False) as store:
         assert len(store.preferences()) == 12
+
+
+@pytest.mark.parametrize("command", ["transfer", "report"])
+def test_damaged_episodes_may_be_left_out_as_the_error_says(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, source, folder = write_robomimic(tmp_path / "lift.hdf5"), str(tmp_path / "source.sqlite"), tmp_path / "labels"
+    with h5py.File(data, "a") as file:
+        file["data/demo_1/actions"][0] = np.nan
+    with Store(source) as store:
+        pairs = clusters(30, np.eye(2), 0)
+        store.add_preferences([Preference(q, np.array([f, not f], float), "ann") for q, f in pairs], run="source")
+    folder.mkdir()
+    for name, rows in (("indices_num2_q4", [0, 1]), ("indices_2_num2_q4", [6, 7]), ("label_human", [0, 1])):
+        (folder / name).write_bytes(pickle.dumps(rows))
+    made = ["--store", str(tmp_path / "made.sqlite"), "--pairs", "4", "--segment-length", "4"]
+    words = ["labels", command, *([source, *made] if command == "transfer" else [str(folder)]), "--dataset", str(data)]
+    assert "demo_1" in (said := refused(capsys, *words))
+    assert "--skip-damaged" in said
+    with pytest.warns(UserWarning, match="1 of 3 episodes of .*lift.hdf5 are left out"):
+        main([*words, "--skip-damaged"])
