@@ -198,7 +198,7 @@ def tell_known(store: Store) -> None:
 
 def learning(dataset: str, task: str | None, store: str, *, acts: bool = True) -> str:
     """Return the command line that learns from a store's answers about a data set: a policy, or else a reward."""
-    words = ["train", "iql", "--dataset", dataset] if acts else ["reward", dataset]
+    words = ["train", "iql", "--preset", "small", "--dataset", dataset] if acts else ["reward", dataset]
     return shlex.join(["prefenvs", *words, *(["--task", task] if task else []), "--preferences", store])
 
 
