@@ -38,6 +38,7 @@ class Diagnose:
         Raises PrefenvsError for a run without a learned reward or a label.
         """
         run = Run.open(self.run_folder)
+        run.check_fresh(self.seed)
         out = self.out or run.path("diagnosis.png")
         if out.suffix.lower() not in PICTURES:
             raise PrefenvsError(f"--out {out} is no picture: end its name with {', '.join(PICTURES)}")
