@@ -240,6 +240,8 @@ def test_speed_that_a_learner_cannot_have_is_refused(data, tmp_path, capsys):
 
 def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
     assert "there is no data set 'nothing'" in refused(capsys, "train", "bc", "--dataset", "nothing")
+    line = refused(capsys, "ask", "lerobot/pusht", "--store", str(tmp_path / "labels.sqlite"))
+    assert "hf download lerobot/pusht --repo-type dataset --local-dir pusht" in line
     assert "say what to learn from" in refused(capsys, "train", "bc")
     error = refused(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
     assert "Hopper-v5" in error
