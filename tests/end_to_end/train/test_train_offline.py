@@ -77,7 +77,10 @@ def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, 
     assert (summary["labels"], summary["learns_from"]) == (labels, learns_from)
     printed = capsys.readouterr().out
     assert "final" in printed
-    assert "chosen by this very evaluation" in printed
+    # A line for each evaluation; the best one is told where it is not the final one.
+    evaluations = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()[1:]
+    assert printed.count("(std over episodes), ") == len(evaluations)
+    assert ("chosen by this very evaluation" in printed) == (summary["best"] != summary["last"])
     if "--held-out" in options:
         assert summary["held_out_labels"] == 3
         assert 0.0 <= summary["held_out_accuracy"] <= 1.0
