@@ -148,6 +148,14 @@ class Run:
             finally:
                 self._locks = 0
 
+    def check_fresh(self, seed: int) -> None:
+        """Raise a PrefenvsError for an evaluation seed whose episodes training itself evaluated the run on."""
+        if self.config.get("seed") == seed:
+            raise PrefenvsError(
+                f"--seed {seed} is that of {self.folder}, and gives the episodes that training itself was evaluated "
+                "on, which may have chosen its policy or its length: take another one"
+            )
+
     def path(self, name: str) -> Path:
         """Path of a file in the folder."""
         return self.folder / name

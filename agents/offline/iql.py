@@ -21,7 +21,7 @@ from prefenvs.agents.offline.tables import check_answers
 from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble, fit_ensembles
 from prefenvs.agents.rewards.image.ensemble import ImageRewardEnsemble
-from prefenvs.agents.rewards.kinds import Kind, KindConfig, fit_kind, kind_settings
+from prefenvs.agents.rewards.kinds import ENSEMBLE, KINDS, KindConfig, check_kind, fit_kind, kind_settings
 from prefenvs.agents.rewards.relabel import relabel
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
@@ -335,16 +335,18 @@ class IQLOptions(OfflineOptions):
     """Control: learn from a reward of 1 for every step instead of preferences."""
     interventions: bool = False
     """Learn from recorded interventions alone: -1 for the step before each, 0 for all others (RLIF)."""
-    reward_model: Literal["mlp"] | Kind = "mlp"
-    """mlp: an ensemble of small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
-    an ensemble on frames rendered from the data set's states; groups: raters who disagree (VPL, PAL, MaxMin)."""
+    reward_model: str = "ensemble"
+    """ensemble (or mlp): small networks; transformer: Preference Transformer; gaussian: PEARL's robust reward; image:
+    an ensemble on frames rendered from the data set's states; groups: raters who disagree (VPL, PAL, MaxMin); or
+    module:NAME of your own."""
     encoder: str | None = None
     """With --reward-model image: a CLIP model, by folder or hub name, whose frozen features take the place of
     convolutions."""
     model: KindConfig | None = None
-    """Settings of a reward model other than mlp."""
+    """Settings of a kind of reward model other than the ensemble."""
 
     def __post_init__(self) -> None:
+        check_kind(self.reward_model, (*ENSEMBLE, *KINDS))
         if self.encoder is not None and self.reward_model != "image":
             raise PrefenvsError(f"--encoder goes with --reward-model image, not with {self.reward_model!r}")
         if self.true_reward + self.constant_reward + self.interventions > 1:
@@ -356,7 +358,7 @@ class IQLOptions(OfflineOptions):
 
     def unused(self) -> tuple[str, ...]:
         """The ensemble's settings, where no ensemble is fitted."""
-        return () if self.needs_labels(IQLConfig()) and self.reward_model == "mlp" else ("reward",)
+        return () if self.needs_labels(IQLConfig()) and self.reward_model in ENSEMBLE else ("reward",)
 
     def signal(self, rater: str, config: IQLConfig) -> str:
         """The rater, or which rewards there are instead."""
@@ -374,7 +376,7 @@ def preset(
     true_reward: bool = False,
     constant_reward: bool = False,
     interventions: bool = False,
-    reward_model: Literal["mlp"] | Kind = "mlp",
+    reward_model: str = "ensemble",
     steps: int | None = None,
     **_: Any,
 ) -> Settings:
@@ -399,14 +401,14 @@ def preset(
     elif task.family == "metaworld":
         config, total = IQLConfig(), 500_000
         if not small:
-            config = _piql(raw=learned and reward_model == "mlp")
+            config = _piql(raw=learned and reward_model in ENSEMBLE)
     if small:
         config, total = dataclasses.replace(config, hidden=(128, 128), learning_rate=1e-3, target_rate=0.01), 20_000
         config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, width=128))
     if constant_reward or interventions:
         # Equal returns have no range to be scaled by, and what interventions cost is as it is.
         config = dataclasses.replace(config, reward_rule="none", reward_shift=0.0)
-    model = kind_settings(reward_model, small) if learned and reward_model != "mlp" else None
+    model = kind_settings(reward_model, small) if learned and reward_model in KINDS else None
     options = IQLOptions(true_reward, constant_reward, interventions, reward_model, model=model)
     return Settings(config, total if steps is None else steps, options)
 
@@ -445,7 +447,7 @@ def _make(settings: Settings, each: Sequence[Offline]) -> list[IQL]:
         return [_make_on_given_rewards(config, one, options) for one in each]
     labels = [one.preferences or [] for one in each]
     fitted: list[tuple[Any, dict[str, float]]]
-    if options.reward_model == "mlp":
+    if options.reward_model in ENSEMBLE:
         fitted = list(fit_reward_models(each[0].dataset, config, labels, [one.seed for one in each], each[0].device))
     else:
         for own in labels:

@@ -27,11 +27,11 @@ from prefenvs.agents.registry import Online, Settings, find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
 from prefenvs.agents.rewards.image.ensemble import ImageRewardConfig
 from prefenvs.agents.rewards.image.observed import PixelReward
+from prefenvs.agents.rewards.kinds import ENSEMBLE, make_reward_model
 from prefenvs.agents.rewards.options.surf import CroppingOracle
 from prefenvs.agents.rewards.segment import SegmentReward
 from prefenvs.envs.spaces import is_picture
-from prefenvs.errors import PrefenvsError, failure_told, near_matches
-from prefenvs.internal.loading import import_object
+from prefenvs.errors import PrefenvsError, near_matches
 from prefenvs.limits import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prefenvs.preferences import Oracle
 from prefenvs.protocols import RewardModel, SequenceRewardModel, predict_rewards
@@ -47,7 +47,7 @@ ENSEMBLE_ONLY = ("surf", "rime", "reed", "restart", "bootstrap", "flip_rate", "a
 OF_PICTURES = ("members", "output", "learning_rate", "epochs", "stop_accuracy", "validation_share")
 """Settings of `RewardConfig` that a reward of pictures has too."""
 GivenRewardModel = RewardModel | Callable[..., RewardModel] | str | None
-"""A reward model of one's own, what makes one, or either's `module:NAME`."""
+"""A reward model of one's own, what makes one, either's `module:NAME`, or the name of a kind."""
 AnyTask = str | Task | Env[Any, Any] | Callable[..., Env[Any, Any]]
 """What `prefenvs.make` takes."""
 AnyConfig = TypeVar("AnyConfig", bound="LearnerConfig")
@@ -109,7 +109,8 @@ class PreferenceLearner(SavedAgent):
         self, policy: Any, env: GymEnv | str | None, reward_model: GivenRewardModel = None, **kwargs: Any
     ) -> None:
         """reward_model: one of your own in place of the ensemble; everything else is Stable-Baselines3's."""
-        self._given_reward_model = reward_model
+        own = not (isinstance(reward_model, str) and reward_model in ENSEMBLE)
+        self._given_reward_model = reward_model if own else None
         if env is not None:
             env = maybe_make_env(env, kwargs.get("verbose", 0))
             check_spaces(type(self).__name__, self.takes, env, self.sees_pictures)
@@ -450,28 +451,6 @@ def check_policy(policy: Any, space: spaces.Space[Any]) -> None:
 def picture_settings(config: RewardConfig) -> ImageRewardConfig:
     """Return the settings of a reward on pictures that a reward ensemble's stand for."""
     return ImageRewardConfig(**{name: getattr(config, name) for name in OF_PICTURES})
-
-
-def make_reward_model(
-    given: RewardModel | Callable[..., RewardModel] | str, observation_size: int, action_size: int, seed: int
-) -> RewardModel:
-    """Return the reward model given: an object, `module:NAME`, or what makes one.
-
-    That is called with observation_size, action_size and seed by name. Raises PrefenvsError where no model comes of it.
-    """
-    found: Any = import_object(given, "reward model") if isinstance(given, str) else given
-    if isinstance(found, type) or (callable(found) and not isinstance(found, RewardModel)):
-        with failure_told(
-            f"the reward model {given!r} cannot be made", "it is called with observation_size, action_size and seed"
-        ):
-            found = found(observation_size=observation_size, action_size=action_size, seed=seed)
-    missing = [name for name in ("predict", "fit", "save", "load") if not callable(getattr(found, name, None))]
-    if missing:
-        raise PrefenvsError(
-            f"the reward model {found!r} has no {' and no '.join(missing)}: see prefenvs.protocols.RewardModel"
-        )
-    model: RewardModel = found
-    return model
 
 
 def mean_returns(model: RewardModel, trajectories: Trajectories) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
 
 from prefenvs.agents.runs.evaluation_process import EvaluationProcess, Order
 from prefenvs.evaluate import Env, Evaluation
 from prefenvs.runs import Run
+from prefenvs.tasks import has_reward
 
 if TYPE_CHECKING:
     from prefenvs.agents.offline.learner import OfflineLearner
@@ -26,7 +29,7 @@ FIRST = 30.0
 
 
 class EvaluationCallback(BaseCallback):
-    """Measure the policy by the true return in environments of its own, and add a row to the run's evaluations.csv.
+    """Measure the policy by the true return in environments of its own, print it, and add a row to evaluations.csv.
 
     Columns: steps, labels, mean_return, std_return, success (share of episodes; empty where there is none), seconds,
     learned_return and learned_return_min: the same episodes' mean return by the learned reward, of the ensemble's mean
@@ -123,11 +126,21 @@ class EvaluationCallback(BaseCallback):
             "learned_return_min": "" if learned is None else round(float(learned.min()), 4),
         }
         self.run.append("evaluations", figures)
+        self._tell(figures)
         self.logger.record("evaluation/true_return", figures["mean_return"])
         if result.success is not None:
             self.logger.record("evaluation/success", figures["success"])
         if learned is not None:
             self.logger.record("evaluation/learned_return", figures["learned_return"])
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        """Print an evaluation as one line, above a progress bar."""
+        unit = "update" if self.model.get_env() is None else "step"
+        known = f"true return {row['mean_return']:.1f} +- {row['std_return']:.1f} (std over episodes), "
+        solved = "" if row["success"] == "" else f"success {row['success']:.0%}, "
+        figures = f"{known if has_reward(self.task) else ''}{solved}{row['labels']} labels"
+        tqdm.write(f"seed {self.seed}, {unit} {row['steps']:,}: {figures}")
+        sys.stdout.flush()
 
 
 class KeepBest(EvaluationCallback):
@@ -157,6 +170,7 @@ class KeepBest(EvaluationCallback):
             self.evaluator.drain()
         chosen = self._choose() if self.folder.exists() else self.num_timesteps
         if chosen != self.num_timesteps:
+            tqdm.write(f"seed {self.seed}: the policy of step {chosen:,} is kept, which the learned reward calls best")
             self._load(chosen)
             self.run.drop_rows_after("evaluations", self.num_timesteps - 1)
             self.measure()

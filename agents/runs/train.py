@@ -21,10 +21,9 @@ from prefenvs.agents.offline.files import read_state
 from prefenvs.agents.offline.learner import OfflineLearner
 from prefenvs.agents.offline.seeds import SeedGroup
 from prefenvs.agents.offline.single_loss import SingleLossLearner
-from prefenvs.agents.online.learner import make_reward_model
 from prefenvs.agents.registry import find_algorithm
 from prefenvs.agents.rewards.ensemble import RewardEnsemble
-from prefenvs.agents.rewards.kinds import read_reward
+from prefenvs.agents.rewards.kinds import make_reward_model, read_reward
 from prefenvs.agents.runs.callbacks import CheckpointCallback, EvaluationCallback, KeepBest
 from prefenvs.agents.runs.evaluation_process import EvaluationFailed, EvaluationProcess
 from prefenvs.agents.runs.interrupt import StopOnInterrupt

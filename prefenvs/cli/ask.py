@@ -67,7 +67,10 @@ class Ask:
         length = self.segment_length or find_task(data.task).segment_length
         run = self.task_run if self.task_run is not None else f"ask {self.dataset}"
         if data.states is None and data.recordings is None:
-            print(f"{self.dataset} holds neither states nor recordings: people see its observations as curves")
+            print(
+                f"{self.dataset} holds neither states nor recordings: people see its observations as curves. An "
+                "environment with a `state` that can be set is drawn; one that renders, `prefenvs train` films"
+            )
         with filling(self.store) as store:
             added = self._choose(store, run, data, length, model)
             store.add_queries(added, run=run)

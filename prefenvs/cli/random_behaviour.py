@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 import prefenvs
+from prefenvs.envs import draws_live
 from prefenvs.evaluate import evaluate
 from prefenvs.segments import Array
 from prefenvs.tasks import Task
 from prefenvs.trajectories import Trajectories
 
 
-def collect_random_behaviour(task: Task, episodes: int, seed: int = 0) -> Trajectories:
-    """Return episodes of random behaviour, each with its own size of action and its own persistence."""
+def collect_random_behaviour(task: Task, episodes: int, seed: int = 0, film: Path | None = None) -> Trajectories:
+    """Return episodes of random behaviour, each with its own size of action and its own persistence.
+
+    film: a folder for videos of them, should the task draw itself and tell no states.
+    """
     env = prefenvs.make(task.id)
     policy = _HeldActions(env.action_space, seed)
     env.close()
-    found = evaluate(policy, task.id, episodes=episodes, seed=seed, num_envs=1, record=episodes).trajectories
-    assert found is not None
-    return found
+    if film is not None and not draws_live(task.id):
+        film = None
+    found = evaluate(policy, task.id, episodes=episodes, seed=seed, num_envs=1, record=episodes, film=film)
+    assert found.trajectories is not None
+    return found.trajectories
 
 
 class _HeldActions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from prefenvs.cli.data.store import learning
-from prefenvs.cli.raters import RATE, make_rater, rater_field, read_options, read_parts
+from prefenvs.cli.raters import LOOKING, RATE, make_rater, rater_field, read_options, read_parts
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.csv_tables import write_table
 from prefenvs.limits import LARGE, PositiveFloat, PositiveInt, Range, Seed
@@ -108,7 +109,8 @@ class Rate:
         elif self.check == 0:
             self._tell_price()
         elif self.check is not None:
-            self._check(self.check)
+            with tempfile.TemporaryDirectory() as films:
+                self._check(self.check, Path(films))
         else:
             self._label()
 
@@ -195,7 +197,7 @@ class Rate:
             labelling.finish()
         return labelling.too_large
 
-    def _check(self, count: int) -> None:
+    def _check(self, count: int, films: Path) -> None:
         from prefenvs.oracles.calibration import bin_rows, calibrate
         from prefenvs.store import Store
 
@@ -203,7 +205,7 @@ class Rate:
             raise PrefenvsError(f"--check {count}: a rater is measured on 2 queries or more")
         self._check_source()
         self._check_rater()
-        queries = self._sample(count)
+        queries = self._sample(count, films)
         store = None if self.store is None else Store(self.store)
         oracle = self._make_oracle(queries[0].segments[0].task, store, "check")
         try:
@@ -247,12 +249,12 @@ class Rate:
                 f"prompts ({config.picture_tokens:,} for a picture) and {tokens[1]:,} of replies; {most}"
             )
 
-    def _sample(self, count: int) -> list[Query]:
+    def _sample(self, count: int, films: Path | None = None) -> list[Query]:
         if self.dataset is not None:
             return self._sample_dataset(count)
         if self.store is not None and self.task is None:
             return self._sample_store(count)
-        return self._sample_behaviour(count)
+        return self._sample_behaviour(count, films)
 
     def _make_oracle(self, task: str, store: Store | None, run: str) -> Oracle:
         return make_rater(self.oracle, self.rater, task or self.task or "", self.seed, store, run)
@@ -278,14 +280,12 @@ class Rate:
         from prefenvs.datasets.load import load_dataset
 
         assert self.dataset is not None
-        trajectories = load_dataset(
-            self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged
-        ).trajectories
-        looks = {rater.name for rater, _ in read_parts(self.oracle, self.rater).values()} & {"vlm", "clip"}
-        if looks and not (trajectories.states is not None or trajectories.recordings):
+        data = load_dataset(self.dataset, self.task, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
+        trajectories = data.trajectories
+        if self._looks() and not (trajectories.states is not None or trajectories.recordings):
             raise PrefenvsError(
-                f"the data set {self.dataset} holds no simulator states, so a model cannot be shown its segments, and "
-                "no recordings"
+                f"the data set {self.dataset} holds no simulator states and no recordings to show a model: collect "
+                "anew with a `state` that can be set, or let `prefenvs train` ask, which films"
             )
         if not trajectories.task and not self.task:
             raise PrefenvsError(f"the data set {self.dataset} does not tell its task: name it with --task")
@@ -310,7 +310,10 @@ class Rate:
         chosen = np.random.default_rng(self.seed).permutation(len(known))[:count]
         return [known[i] for i in chosen]
 
-    def _sample_behaviour(self, count: int) -> list[Query]:
+    def _looks(self) -> bool:
+        return any(rater.name in LOOKING for rater, _ in read_parts(self.oracle, self.rater).values())
+
+    def _sample_behaviour(self, count: int, films: Path | None) -> list[Query]:
         from prefenvs.cli.random_behaviour import collect_random_behaviour
 
         task = find_task(self.task or "")
@@ -319,8 +322,8 @@ class Rate:
             raise PrefenvsError(
                 f"--segment-length {length} is longer than an episode of {task.id}, {task.horizon} steps: lower it"
             )
-        trajectories = collect_random_behaviour(task, episodes=min(20, 4 + count // 10), seed=self.seed)
-        rng = np.random.default_rng(self.seed)
+        films, rng = films if self._looks() else None, np.random.default_rng(self.seed)
+        trajectories = collect_random_behaviour(task, min(20, 4 + count // 10), self.seed, films)
         draws = (make_pairs(trajectories.sample(2 * count, length, rng)) for _ in itertools.count())
         return distinct_pairs(draws, count)
 

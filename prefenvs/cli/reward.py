@@ -35,8 +35,8 @@ class Reward:
     """The labels: a store, or a folder of published labels."""
     folder: Path = Path("reward")
     """Where the networks, the features, the rewards of all steps and the report are written."""
-    kind: Literal["image", "ensemble", "transformer"] = "image"
-    """What the reward looks at: pictures, observations and actions, or windows of them."""
+    kind: Literal["image", "ensemble", "transformer", "gaussian"] = "image"
+    """What the reward looks at: pictures, observations and actions, or windows of them (gaussian: PEARL's)."""
     encoder: str | None = None
     """With images: a frozen CLIP model, timm:NAME, transformers:NAME or module:NAME; without it convolutions learn."""
     cameras: tuple[str, ...] = ()
@@ -148,8 +148,8 @@ class Reward:
             model.fit(preferences)
         else:
             folder = self.folder if kept.is_file() else None
-            settings = kind_settings("transformer")
-            model = fit_kind("transformer", settings, preferences, data.task, None, self.seed, self.device, folder)
+            settings = kind_settings(self.kind)
+            model = fit_kind(self.kind, settings, preferences, data.task, None, self.seed, self.device, folder)
         model.save(kept)
         return model
 

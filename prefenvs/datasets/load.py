@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from prefenvs.datasets.d4rl.entries import d4rl_entries, load_d4rl, read_d4rl
@@ -73,4 +74,12 @@ def _load(name: str, path: Path, task: str | None, skip_damaged: bool) -> Offlin
     if name.startswith("d4rl/") or name in d4rl_entries():
         return load_d4rl(name, task)
     near = near_matches(name, [f"d4rl/{known}" for known in d4rl_entries()])
-    raise PrefenvsError(f"there is no data set {name!r}: name {FORMS}.{near}")
+    raise PrefenvsError(f"there is no data set {name!r}: name {FORMS}.{near or _download(name)}")
+
+
+def _download(name: str) -> str:
+    """Return a sentence about where a data set lies whose name, OWNER/NAME, is none of a path here."""
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) or Path(name).parent.exists():
+        return ""
+    command = f"hf download {name} --repo-type dataset --local-dir {Path(name).name}"
+    return f" One of Hugging Face is downloaded first, and its folder named: {command}"

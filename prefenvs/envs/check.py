@@ -76,7 +76,8 @@ def check_task(task_id: str, rendering: bool = True, seed: int = 7) -> list[Chec
     results = []
     if "state" not in first.reset(seed=seed)[1]:
         checks = [check for check in checks if check not in (check_restore, check_resume, check_rendering)]
-        shown = "films" if "rgb_array" in first.metadata.get("render_modes", []) else "curves of observations"
+        films = "films while training asks and curves of collected data"
+        shown = films if "rgb_array" in first.metadata.get("render_modes", []) else "curves of observations"
         told = f"not told, so a resumed run begins its episodes anew, and raters see {shown}: give the class a vector"
         results = [CheckResult("state", True, f"{told} `state` that can be set")]
     try:

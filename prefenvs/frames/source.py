@@ -95,7 +95,8 @@ class SegmentFrames(Closing):
         if segment.states is None:
             raise PrefenvsError(
                 f"a segment of task {segment.task!r}, source {segment.source!r}, has no recording and no simulator "
-                "states, so there is nothing to show: record with prefenvs.make, or choose a data set that keeps them"
+                "states, so there is nothing to show: give the environment a `state` that can be set, film it while "
+                "it acts (evaluate(..., film=FOLDER)), or choose data that keep either"
             )
         task = self.task or segment.task
         name = segment.task if self.task is None else self.task.id

@@ -91,6 +91,7 @@ def test_bad_input_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
     assert "not a run folder" in fails(runs[0], str(tmp_path), "--folder", folder)
     assert "--seconds" in fails(*runs, "--seconds", "0", "--folder", folder)
     assert "prefenvs train pebble" in fails(*runs, "--folder", runs[0])
+    assert "--seed 1 is that of" in fails(*runs, "--seed", "1", "--folder", folder)
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)
     record = json.loads((other / "run.json").read_text())
@@ -122,7 +123,7 @@ def test_a_judging_goes_on_as_it_was_begun(runs: list[str], tmp_path: Path, caps
         assert others[0] in capsys.readouterr().err
     # What is left out is as it was, who judges too.
     assert judge(capsys, "--folder", folder, "--matches", "2") == begun
-    same = ["--episodes", "2", "--seed", "1", "--oracle", "oracle", "--task", "InvertedPendulum-v5"]
+    same = ["--episodes", "2", "--seed", "7919", "--oracle", "oracle", "--task", "InvertedPendulum-v5"]
     assert judge(capsys, *runs, "--folder", folder, *same, "--matches", "2") == begun
 
 

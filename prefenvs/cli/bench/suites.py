@@ -330,6 +330,7 @@ class BenchMeasure:
         from prefenvs.tasks import find_task
 
         run = Run.open(self.run_folder)
+        run.check_fresh(self.seed)
         figures: dict[str, float] = {}
         model = load_reward(run) if (run.checkpoint / "reward.pt").exists() else None
         if model is not None:

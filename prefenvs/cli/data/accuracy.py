@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefenvs.preferences import Preference
     from prefenvs.segments import Array, Segment
 
-Model = Literal["return", "ensemble", "transformer", "gaussian", "segment"]
+MODELS = ("return", "ensemble", "transformer", "gaussian", "segment")
 LOCOMOTION = {"HalfCheetah-v5": (8, 0.0, 0.1), "Hopper-v5": (5, 1.0, 1e-3), "Walker2d-v5": (8, 1.0, 1e-3)}
 """Where observations hold the forward velocity, the reward for being healthy, and the weight of squared actions."""
 
@@ -46,8 +46,9 @@ class LabelsAccuracy:
     """Task of segments in a file: Hopper-v5, Walker2d-v5 and HalfCheetah-v5 get a return by their observed velocity."""
     name: str = ""
     """How the labels are called in the results; by default as the file is."""
-    models: tuple[Model, ...] = ("return", "ensemble", "transformer", "gaussian", "segment")
-    """The true return, our ensemble, Preference Transformer, PEARL's robust reward, DPPO's score of segments."""
+    models: tuple[str, ...] = MODELS
+    """The true return, our ensemble, Preference Transformer, PEARL's robust reward, DPPO's score of segments, or
+    module:NAME of your own."""
     preset: Literal["published", "small"] = "small"
     """Settings of the models, published or for a CPU."""
     folds: AtLeastTwo = 5
@@ -65,11 +66,14 @@ class LabelsAccuracy:
 
     def run(self) -> None:
         """Measure what is missing, write it fold by fold, and print the accuracies of these labels."""
+        from prefenvs.agents.rewards.kinds import check_kind
         from prefenvs.datasets.holdout import fold_pairs
         from prefenvs.internal.csv_tables import read_table, write_table
         from prefenvs.metrics.folds import COLUMNS, fold_table
         from prefenvs.runs import provenance
 
+        for model in self.models:
+            check_kind(model, MODELS)
         commit = str(provenance()["commit"])
         name = self.name or self.labels.stem
         labelled = self._read()
@@ -152,7 +156,7 @@ class LabelsAccuracy:
             sources.append(frozenset[Hashable]((data.source, int(episode)) for episode in episodes))
         return found, sources
 
-    def _hits(self, model: Model, fitted: list[Preference], tested: list[Preference], seed: int) -> float | None:
+    def _hits(self, model: str, fitted: list[Preference], tested: list[Preference], seed: int) -> float | None:
         """Return how many of the tested answers are predicted; None for the return where it is unknown."""
         from prefenvs.metrics.accuracy import label_accuracy
 
@@ -192,20 +196,25 @@ def _return_of(segment: Segment) -> Callable[[Segment], float] | None:
     return None if segment.true_rewards is None else lambda one: float(np.asarray(one.true_rewards, np.float64).sum())
 
 
-def _fit(model: Model, preferences: list[Preference], seed: int, small: bool) -> Callable[[Segment], float]:
+def _fit(model: str, preferences: list[Preference], seed: int, small: bool) -> Callable[[Segment], float]:
     """Fit a reward model; return its score of a segment."""
     import torch
 
     from prefenvs.agents.offline.dppo import SegmentScore, SegmentScoreConfig
     from prefenvs.agents.rewards.ensemble import RewardConfig, RewardEnsemble
-    from prefenvs.agents.rewards.kinds import kind_settings
+    from prefenvs.agents.rewards.kinds import kind_settings, make_reward_model
     from prefenvs.agents.rewards.pearl import GaussianReward
     from prefenvs.agents.rewards.preference_transformer import PreferenceTransformer
+    from prefenvs.protocols import predict_rewards
 
     torch.set_num_threads(1)
     segment = preferences[0].query.segments[0]
     sizes = segment.observations.shape[1], segment.actions.shape[1]
     learned: Any
+    if ":" in model:
+        own = make_reward_model(model, *sizes, seed)
+        own.fit(preferences)
+        return lambda one: float(predict_rewards(own, one.observations, one.actions).mean(0).sum())
     if model == "ensemble":
         learned = RewardEnsemble(*sizes, RewardConfig(width=128 if small else 256), seed=seed, device="cpu")
         learned.fit(preferences)

@@ -38,6 +38,7 @@ class Diagnose:
         Raises PrefenvsError for a run without a learned reward or a label.
         """
         run = Run.open(self.run_folder)
+        run.check_fresh(self.seed)
         out = self.out or run.path("diagnosis.png")
         if out.suffix.lower() not in PICTURES:
             raise PrefenvsError(f"--out {out} is no picture: end its name with {', '.join(PICTURES)}")
@@ -50,11 +51,12 @@ class Diagnose:
         model = load_reward(run)
         if model is None:
             raise PrefenvsError(f"{run.folder} keeps no reward model: diagnose a run that learns one, such as PEBBLE's")
-        answers = run.path("preferences.sqlite")
         preferences: list[Preference] = []
-        if answers.is_file():
-            with Store(answers) as store:
-                preferences = store.preferences(with_true_rewards=True)
+        # A checkpoint holds the answers of people, too, who give them to a store of their own.
+        for answers in (run.checkpoint / "preferences.sqlite", run.path("preferences.sqlite")):
+            if answers.is_file() and not preferences:
+                with Store(answers) as store:
+                    preferences = store.preferences(with_true_rewards=True)
         if not preferences:
             raise PrefenvsError(f"{run.folder} learned from no label: there is nothing to diagnose")
         if not has_environment(run.task):

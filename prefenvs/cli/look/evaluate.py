@@ -29,8 +29,8 @@ class Evaluate:
     """For a policy of the data of `prefenvs features`: their encoder, through which it sees --task."""
     episodes: PositiveInt = 20
     """Episodes."""
-    seed: Seed = 1
-    """Seed of the evaluation; training itself evaluated with its own."""
+    seed: Seed = 7_919
+    """Seed of the evaluation, other than the run's, with which training itself evaluated."""
     stochastic: bool = False
     """Sample actions instead of taking the mean."""
     json: bool = False
@@ -48,7 +48,7 @@ class Evaluate:
     """Lowest and highest cost that an episode can have."""
 
     def run(self) -> None:
-        """Print the returns, or the verdict of the safety test."""
+        """Print the returns, or the verdict of the safety test; raises PrefenvsError for the run's own seed."""
         if self.safety is not None:
             self._test_safety(self.safety)
             return
@@ -56,6 +56,7 @@ class Evaluate:
             if getattr(self, name) is not None:
                 raise PrefenvsError(f"--{name.replace('_', '-')} belongs to the safety test: name a cost with --safety")
         run = Run.open(self.run_folder)
+        run.check_fresh(self.seed)
         result, record = evaluate_run(
             run, self.episodes, self.seed, not self.stochastic, task=self.task, encoder=self.encoder
         )
@@ -88,11 +89,7 @@ class Evaluate:
         factor, run = find_factor(cost), Run.open(self.run_folder)
         if self.limit is None:
             raise PrefenvsError(f"--safety {cost} needs the highest cost allowed: --limit")
-        if run.config.get("seed") == self.seed:
-            raise PrefenvsError(
-                f"--seed {self.seed} gives the episodes that training itself was evaluated on, which chose its length: "
-                "take another one for a safety test"
-            )
+        run.check_fresh(self.seed)
         episodes, task = self.episodes, self.task
         result, record = evaluate_run(
             run, episodes, self.seed, not self.stochastic, record=episodes, task=task, encoder=self.encoder

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # Seconds between two looks at whether the people at the page need further questions.
 LOOK_EVERY = 2.0
 PEOPLE = "people"
+# No run of the usual small seeds was evaluated on its episodes.
+SEED = 7_919
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Judge:
     episodes: PositiveInt | None = None
     """Evaluation episodes of each agent, 10 by default; the same ones for all."""
     seed: Seed | None = None
-    """Seed of the evaluation, and of who meets whom; 1 by default."""
+    """Seed of the evaluation, other than the runs', and of who meets whom; 7919 by default."""
     seconds: PositiveFloat | None = None
     """Show only the beginning of an episode, so many seconds of it; whole episodes by default."""
     oracle: str | None = None
@@ -114,8 +116,9 @@ class Judge:
                 raise PrefenvsError(
                     f"{self.folder} holds no judging yet: prefenvs judge RUN RUN --folder {self.folder}"
                 )
+            seed = SEED if self.seed is None else self.seed
             how = {
-                "seed": 1 if self.seed is None else self.seed,
+                "seed": seed,
                 "seconds": self.seconds,
                 "oracle": self.oracle or PEOPLE,
             }
@@ -133,6 +136,8 @@ class Judge:
                 raise PrefenvsError(f"a judging takes at least 2 runs, got {len(self.runs)}: prefenvs judge RUN RUN")
             if len(tasks) > 1:
                 raise PrefenvsError(f"agents are compared on one task, these have {', '.join(sorted(tasks))}")
+            for folder in self.runs:
+                Run.open(folder).check_fresh(seed)
             config: dict[str, Any] = {
                 "task": tasks.pop(),
                 "runs": [str(folder.resolve()) for folder in self.runs],

@@ -251,9 +251,11 @@ def _create_run(algorithm: Algorithm, groups: Mapping[str, Any], fitting: Fittin
     run = Run.create(training.folder or Path("runs") / name, f"train {algorithm.name}", record_of(groups))
     if fitting.labels.train is not None:
         offline_labels.keep(run, fitting.labels)
+    from prefenvs.agents.rewards.kinds import ENSEMBLE
+
     model = getattr(fitting.learner, "reward_model", None)
     # The ensemble lies in the checkpoint; what takes long to fit is kept before training begins.
-    if getattr(groups.get("learner"), "model", None) is not None and model is not None:
+    if model is not None and getattr(groups.get("learner"), "reward_model", ENSEMBLE[0]) not in ENSEMBLE:
         model.save(run.path("reward.pt"))
     return run
 

@@ -38,7 +38,8 @@ class RewardTraining(Training):
     """How long, where, and when the policy is measured."""
 
     reward_model: str | None = None
-    """A reward model of your own in place of the ensemble, module:NAME (see `prefenvs.protocols.RewardModel`)."""
+    """What takes the ensemble's place: transformer, gaussian or groups, with small settings, or module:NAME of your own
+    (see `prefenvs.protocols.RewardModel`)."""
     keep_best: NonNegativeInt = 0
     """End with the policy, of those at so many last evaluations, that the learned reward calls best, by episodes of
     their own; 0 ends with the last one."""

@@ -216,13 +216,14 @@ def report(
         print(f"labels left out: {summary['left_out']} ({reasons})")
     if summary.get("held_out_accuracy") is not None:
         print(f"held-out labels predicted: {summary['held_out_accuracy']:.1%} of {summary['held_out_labels']}")
-    rows = {"before": first, "final": last, "best": best}
+    rows = {"before": first, "final": last} | ({} if best is last else {"best": best})
     if last is None:
         print(f"not evaluated: the data tell no task to act in; `prefenvs evaluate {run.folder} --task ID` does it")
     elif has_reward(summary["task"]):
         for name, row in rows.items():
             solved = "" if row["success"] != row["success"] else f", success {row['success']:.0%}"
             note = f" (chosen by this very evaluation, at step {row['steps']:.0f})" if name == "best" else ""
+            note = " (std over episodes)" if name == "before" else note
             print(f"true return, {name:6} {row['mean_return']:.1f} +- {row['std_return']:.1f}{solved}{note}")
     else:
         print("this task has no true reward: look at the behaviour itself, with `prefenvs record`")

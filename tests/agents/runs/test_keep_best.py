@@ -52,9 +52,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_the_policy_kept_is_the_one_that_the_learned_reward_likes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: list[dict[str, float]], beside: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: list[dict[str, float]],
+    beside: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     agent, run = run_with(tmp_path / "kept", 3, 0, monkeypatch, beside)
+    told = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "true return" in line]
+    assert told == [f"seed {agent.seed or 0}, step {step}" for step in (0, 40, 80, 120, 160, 200, 200)]
     # The policies of steps 120, 160 and 200 are compared, and the first of them is liked.
     kept = torch.load(run.path("policies/120.pt"), weights_only=True)
     torch.testing.assert_close(dict(agent.policy.state_dict()), dict(kept), rtol=0, atol=0)

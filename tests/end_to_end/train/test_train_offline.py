@@ -77,7 +77,10 @@ def test_each_learner_and_signal(algorithm, options, labels, learns_from, data, 
     assert (summary["labels"], summary["learns_from"]) == (labels, learns_from)
     printed = capsys.readouterr().out
     assert "final" in printed
-    assert "chosen by this very evaluation" in printed
+    # A line for each evaluation; the best one is told where it is not the final one.
+    evaluations = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()[1:]
+    assert printed.count("(std over episodes), ") == len(evaluations)
+    assert ("chosen by this very evaluation" in printed) == (summary["best"] != summary["last"])
     if "--held-out" in options:
         assert summary["held_out_labels"] == 3
         assert 0.0 <= summary["held_out_accuracy"] <= 1.0
@@ -281,6 +284,8 @@ def test_speed_that_a_learner_cannot_have_is_refused(data, tmp_path, capsys):
 
 def test_bad_data_are_told_in_one_line(data, tmp_path, capsys):
     assert "there is no data set 'nothing'" in refused(capsys, "train", "bc", "--dataset", "nothing")
+    line = refused(capsys, "ask", "lerobot/pusht", "--store", str(tmp_path / "labels.sqlite"))
+    assert "hf download lerobot/pusht --repo-type dataset --local-dir pusht" in line
     assert "say what to learn from" in refused(capsys, "train", "bc")
     error = refused(capsys, "train", "bc", "--dataset", data, "--task", "Hopper-v5", *QUICK)
     assert "Hopper-v5" in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from prefenvs.cli import main
 from prefenvs.datasets.formats.npz import write_npz
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.preferences import Preference
 from prefenvs.trajectories import Trajectories
 
 SMALL = {
@@ -18,7 +20,33 @@ SMALL = {
     "ipl": "--hidden 16 16",
     "dppo": "--batch-size 8 --predictor.width 16 --predictor.heads 2 --predictor.epochs 2 --predictor.batch-size 16",
     "iql": "--hidden 16 16 --model.width 16 --model.heads 2 --model.epochs 2 --model.batch-size 16",
+    "own": "--hidden 16 16",
 }
+
+
+class First:
+    """A reward of one's own: the first observation, once it was fitted."""
+
+    fits = 0
+
+    def __init__(self, observation_size: int, action_size: int, seed: int = 0) -> None:
+        self.scale = 0.0
+
+    def predict(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return (self.scale * observations[:, 0])[None]
+
+    def fit(self, preferences: Sequence[Preference]) -> dict[str, float]:
+        self.scale, First.fits = 1.0, First.fits + 1
+        return {}
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.scale))
+
+    @classmethod
+    def load(cls, path: str | Path) -> First:
+        model = cls(3, 1)
+        model.scale = json.loads(Path(path).read_text())
+        return model
 
 
 @pytest.fixture
@@ -32,12 +60,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("learner", ["oppo", "ipl", "dppo", "iql transformer", "iql gaussian"])
+@pytest.mark.parametrize("learner", ["oppo", "ipl", "dppo", "iql transformer", "iql gaussian", f"iql {__name__}:First"])
 def test_a_run_and_its_continuation(learner: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     algorithm, _, reward = learner.partition(" ")
     options = ["--dataset", str(folder / "data"), "--labels", "20", "--segment-length", "8", "--steps", "4"]
     options += ["--preset", "small", "--episodes", "1", "--no-progress", "--folder", str(folder / "run")]
-    options += SMALL[algorithm].split()
+    options += SMALL["own" if ":" in reward else algorithm].split()
+    First.fits = 0
     if reward:
         options += ["--reward-model", reward]
     main(["train", algorithm, *options])
@@ -50,12 +79,14 @@ def test_a_run_and_its_continuation(learner: str, folder: Path, capsys: pytest.C
     main(["train", algorithm, "--resume", str(folder / "run"), "--no-progress"])
     assert json.loads((folder / "run" / "summary.json").read_text())["last"] == summary["last"]
     if reward:
+        assert First.fits == (":" in reward)
         assert "accuracy" not in capsys.readouterr().out, "the reward model of the first start is read, not fitted"
 
 
 def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--dataset", str(folder / "data"), "--labels", "20", "--segment-length", "8"]
     for options, message in (
+        (["iql", *data, "--reward-model", "transfomer"], "'transfomer' is unknown: choose ensemble, mlp, transformer"),
         (["oppo", *data, "--window", "0"], "--window must be at least 1"),
         (["ipl", *data, "--expectile", "1"], "expectile"),
         (["dppo", *data, "--conservatism", "2"], "conservatism"),

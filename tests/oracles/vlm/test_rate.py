@@ -197,6 +197,46 @@ def test_check_prints_what_a_model_is_worth(serve, tmp_path: Path, capsys) -> No
     assert len(server.requests) == 40
 
 
+LAMP = '''
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Lamp(gymnasium.Env):
+    """The lamp is bright."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+    max_episode_steps = 12
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.light = self.np_random.uniform(0, 1, 1).astype(np.float32)
+        return self.light, {}
+
+    def step(self, action):
+        self.light = np.clip(self.light + 0.2 * np.asarray(action), 0, 1).astype(np.float32)
+        return self.light, float(self.light[0]), False, False, {}
+
+    def render(self):
+        return np.full((40, 62, 3), int(250 * self.light[0]), np.uint8)
+'''
+
+
+def test_check_films_a_task_that_tells_no_states(serve, tmp_path: Path, capsys, monkeypatch) -> None:
+    (tmp_path / "filmed_lamps.py").write_text(LAMP)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    server = serve(lambda request: json.dumps({"verdict": "first"}))
+    main(["rate", "--check", "4", "--task", "filmed_lamps:Lamp", "--segment-length", "6", *options(server)])
+    assert "4 queries whose true returns are known" in capsys.readouterr().out
+    assert len({picture for request in server.requests for picture in hashes(request)}) > 1
+
+
 def test_check_compares_no_pair_twice(capsys) -> None:
     # Segments as long as episodes: 14 of them, so 91 pairs.
     with pytest.warns(UserWarning, match="only 91 pairs"):

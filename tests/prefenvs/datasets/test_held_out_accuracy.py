@@ -1,5 +1,7 @@
 """`prefenvs labels accuracy`: folds share no episode and no step, and what people said is predicted or not."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from prefenvs.datasets.labels.files import find_labels
 from prefenvs.errors import PrefenvsError
 from prefenvs.internal.csv_tables import read_table
 from prefenvs.metrics.folds import COLUMNS, fold_table
-from prefenvs.preferences import Query
+from prefenvs.preferences import Preference, Query
 from prefenvs.segments import Segment
 
 REAL = Path(os.environ.get("PREFENVS_REAL_DATA", Path(__file__).parents[4] / "shared" / "data" / "real"))
@@ -46,6 +48,24 @@ def test_every_pair_is_held_out_once_at_most_and_never_with_its_sources() -> Non
         fold_pairs([frozenset((1, 2))], 5)
 
 
+class Right:
+    """A reward of one's own that needs no label."""
+
+    def __init__(self, observation_size: int, action_size: int, seed: int) -> None: ...
+
+    def predict(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return observations[None, :, 0]
+
+    def fit(self, preferences: list[Preference]) -> dict[str, float]:
+        return {}
+
+    def save(self, path: Path) -> None: ...
+
+    @classmethod
+    def load(cls, path: Path) -> Right:
+        return cls(3, 1, 0)
+
+
 @pytest.fixture
 def answers(tmp_path: Path) -> Path:
     """Labels that follow the first observation, in the form of published segments."""
@@ -72,6 +92,11 @@ def test_a_model_predicts_answers_that_it_was_not_fitted_to(answers: Path, tmp_p
     with pytest.raises(SystemExit):
         main([*words[:4], "2", *words[5:]])
     assert "accuracy.csv holds other folds of 'made', as by other --folds" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words[:-4], "image", "--out", str(out)])
+    assert "'image' cannot be used here: choose return, ensemble" in capsys.readouterr().err
+    main([*words[:-4], f"{__name__}:Right", "--out", str(out)])
+    assert f"| made | {__name__}:Right | 1 | 40 | 60 | 100.0%" in capsys.readouterr().out
     store = tmp_path / "kept.sqlite"
     main(["labels", "import", str(answers), "--store", str(store)])
     main(["labels", "accuracy", str(store), *words[3:5], "--models", "ensemble", "--out", str(out)])

@@ -52,7 +52,7 @@ def test_the_command_passes_and_fails_a_policy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(tmp_path / "run")
-    quick = ["--steps", "200", "--evaluate-every", "200", "--episodes", "1", "--no-progress", "--seed", "3"]
+    quick = ["--steps", "200", "--evaluate-every", "200", "--episodes", "1", "--no-progress", "--seed", "1"]
     main(["train", "dqn", "--task", "Delivery-v0", *quick, "--folder", folder])
     capsys.readouterr()
     # One-hot actions: an effort of exactly 1 at every step.
@@ -66,7 +66,7 @@ def test_the_command_passes_and_fails_a_policy(
     assert stop.value.code == 1
     assert "not passed" in capsys.readouterr().out
     for more, reason in (
-        (["--seed", "3", "--limit", "1"], "episodes that training itself"),
+        (["--seed", "1", "--limit", "1"], "episodes that training itself"),
         ([], "--limit"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -76,6 +76,10 @@ def test_the_command_passes_and_fails_a_policy(
     with pytest.raises(SystemExit):
         main(["evaluate", folder, "--limit", "1"])
     assert "--limit belongs to the safety test" in capsys.readouterr().err
+    for command in ("evaluate", "diagnose"):
+        with pytest.raises(SystemExit):
+            main([command, folder, "--seed", "1"])
+        assert "--seed 1 is that of" in capsys.readouterr().err
     # What a task without a true reward returns is nothing, not 0.
     main(["evaluate", folder, "--episodes", "1", "--json"])
     assert json.loads(capsys.readouterr().out)["mean_return"] is not None

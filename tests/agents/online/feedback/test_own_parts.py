@@ -25,6 +25,8 @@ from prefenvs.agents import (
     RewardConfig,
 )
 from prefenvs.agents.online.replay import RelabelBuffer
+from prefenvs.agents.rewards.ensemble import RewardEnsemble
+from prefenvs.agents.rewards.groups import GroupReward
 from prefenvs.agents.rewards.options.surf import SurfConfig
 from prefenvs.agents.runs.train import load_reward
 from prefenvs.cli import main
@@ -215,6 +217,18 @@ def test_a_model_of_one_s_own_on_the_command_line(tmp_path: Path) -> None:
     with (folder / "log" / "from-0" / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["time/total_timesteps"] == "420"
+
+
+def test_a_kind_of_reward_model_goes_by_its_name() -> None:
+    kinds = {"transformer": PreferenceTransformer, "gaussian": GaussianReward, "groups": GroupReward}
+    for name, kind in ({"ensemble": RewardEnsemble, "mlp": RewardEnsemble} | kinds).items():
+        assert type(make_pebble(name).reward_model) is kind
+    assert make_pebble("transformer").reward_model.config.epochs == 100  # the small settings
+    choose = "choose ensemble, transformer, gaussian, groups, or module:NAME of your own"
+    with pytest.raises(PrefenvsError, match=f"'image' cannot be used here: {choose}"):
+        make_pebble("image")
+    with pytest.raises(PrefenvsError, match=f"'transfomer' is unknown: {choose}. Did you mean transformer"):
+        make_pebble("transfomer")
 
 
 def test_a_setting_of_the_ensemble_is_refused_beside_a_model_of_one_s_own(
