@@ -145,7 +145,7 @@ class HeldAction(OwnEnv):
                 successes.append(info[self.success_key])
             if terminated or truncated:
                 break
-        if successes:
+        if self.success_key is not None and successes:
             info = {**info, self.success_key: max(successes)}
         return observation, total, terminated, truncated, info
 
