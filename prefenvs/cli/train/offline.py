@@ -86,9 +86,9 @@ def train_offline(
     assert dataset is not None
     groups["data"] = dataclasses.replace(groups["data"], task=dataset.task)
     _check_labels_matter(given, settings)
+    fittings = _assemble(algorithm, groups, settings, dataset, resumed)
     if resumed is None:
         advise_preset(algorithm, settings, given, groups["training"].device)
-    fittings = _assemble(algorithm, groups, settings, dataset, resumed)
     _train(algorithm, groups, settings, fittings, dataset, resumed)
 
 
