@@ -26,6 +26,8 @@ from prefenvs.preferences import Query
 from prefenvs.runs import Run
 from prefenvs.store import Store, list_calls
 
+from ...awkward import LAMP
+
 TASK = "Pendulum-v1"
 
 
@@ -195,37 +197,6 @@ def test_check_prints_what_a_model_is_worth(serve, tmp_path: Path, capsys) -> No
     assert "verdict depends on the order" in out
     assert f"cost: {40 * 0.11:.4f}, 4,400 tokens; no useful label; 1,000 queries like these: 220.00, 220,000" in out
     assert len(server.requests) == 40
-
-
-LAMP = '''
-import gymnasium
-import numpy as np
-from gymnasium import spaces
-
-
-class Lamp(gymnasium.Env):
-    """The lamp is bright."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    observation_space = spaces.Box(0, 1, (1,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
-    max_episode_steps = 12
-
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.light = self.np_random.uniform(0, 1, 1).astype(np.float32)
-        return self.light, {}
-
-    def step(self, action):
-        self.light = np.clip(self.light + 0.2 * np.asarray(action), 0, 1).astype(np.float32)
-        return self.light, float(self.light[0]), False, False, {}
-
-    def render(self):
-        return np.full((40, 62, 3), int(250 * self.light[0]), np.uint8)
-'''
 
 
 def test_check_films_a_task_that_tells_no_states(serve, tmp_path: Path, capsys, monkeypatch) -> None:

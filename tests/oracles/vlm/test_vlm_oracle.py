@@ -325,8 +325,7 @@ def test_a_stopped_rater_writes_down_what_it_has_paid_for(make_queries, serve, s
 
 
 def test_concurrency_and_rate_are_limited(make_queries, serve) -> None:
-    # Nobody is answered before three wait together, so that a slow machine shows as many at a time as a fast one.
-    together, answer = threading.Barrier(3), say("FIRST")
+    together, answer = threading.Barrier(3), say("FIRST")  # on a slow machine too three wait at a time
     server = serve(lambda request: (together.wait(60), answer(request))[1], delay=0.05)
     with make(server, stages="one", concurrency=3) as oracle:
         oracle.ask(make_queries(12))

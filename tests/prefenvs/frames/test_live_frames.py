@@ -26,35 +26,11 @@ from prefenvs.segments import Segment
 from prefenvs.store import Store
 from prefenvs.videos import Recorder
 
-MODULE = '''
-import gymnasium
-import numpy as np
-from gymnasium import spaces
+from ...awkward import LAMP
 
-
-class Lamp(gymnasium.Env):
-    """The lamp is bright. The rest is for its author."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    observation_space = spaces.Box(0, 1, (1,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
-    max_episode_steps = 12
-
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.light = self.np_random.uniform(0, 1, 1).astype(np.float32)
-        return self.light, {}
-
-    def step(self, action):
-        self.light = np.clip(self.light + 0.2 * np.asarray(action), 0, 1).astype(np.float32)
-        return self.light, float(self.light[0]), False, False, {}
-
-    def render(self):
-        return np.full((40, 62, 3), int(250 * self.light[0]), np.uint8)
-
+MODULE = (
+    LAMP
+    + """
 
 class Dark(Lamp):
     metadata = {"render_modes": []}
@@ -66,7 +42,8 @@ class Dark(Lamp):
 class Odd(Lamp):
     def render(self):
         return None
-'''
+"""
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
