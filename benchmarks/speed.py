@@ -112,8 +112,7 @@ def d3rlpy(quick: bool) -> list[Row]:
 def many_seeds(quick: bool) -> list[Row]:
     device, rounds = "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5
     count = 3 if quick else 10
-    rows = seeds.measure(count, device, rounds) + seeds.measure_rewards(count, device, rounds)
-    return rows + seeds.measure_pebble(3, device, rounds)
+    return seeds.measure(count, device, rounds) + seeds.measure_rewards(count, device, rounds)
 
 
 def reward(quick: bool) -> list[Row]:

@@ -19,7 +19,7 @@ from prefenvs.agents.offline.actor import TanhActor, make_adam
 from prefenvs.agents.offline.single_loss import Drawn, SingleLossConfig, SingleLossLearner
 from prefenvs.agents.offline.tables import PairTable, RankedSegments, build_pair_table, find_rows
 from prefenvs.agents.registry import Algorithm, Offline, OfflineOptions, Row, Settings
-from prefenvs.agents.rewards.losses import LOWEST
+from prefenvs.agents.rewards.losses import FlipCorrection, cross_entropy
 from prefenvs.datasets.offline import OfflineDataset
 from prefenvs.errors import PrefenvsError
 from prefenvs.limits import (
@@ -35,8 +35,6 @@ from prefenvs.metrics.accuracy import credit, label_accuracy
 from prefenvs.preferences import Preference
 from prefenvs.segments import Segment
 from prefenvs.tasks import Task
-
-FlipCorrection = Literal["unbiased", "forward", "smoothing"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class CPLConfig(SingleLossConfig):
     flip_rate: FlipRate = 0.0
     """Share of labels assumed to be flipped, below 0.5."""
     correction: FlipCorrection = "unbiased"
-    """How the loss allows for flipped labels (see `pair_loss`)."""
+    """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses.cross_entropy`)."""
 
 
 class CPL(SingleLossLearner[CPLConfig]):
@@ -260,23 +258,10 @@ def pair_loss(
 ) -> Tensor:
     """Return the loss [B] of scores [B, 2] under targets [B, 2], the chance that each segment is preferred.
 
-    Of one side it is l_k = -log(exp(g_k) / (exp(g_k) + exp(bias g_other))) (Hejna et al. 2024, eq. 5 and 10), and the
-    two are weighted by the targets; bias 1 is Bradley-Terry's cross entropy. flip_rate e corrects for labels that name
-    the other segment: "unbiased" weighs l_k by (p_k - e) / (1 - 2e) and stops the negatively weighted term at
-    -log p = 10 (Natarajan et al. 2013, used for preferences by Chowdhury et al. 2024), "forward" takes
-    -log((1 - e) p + e (1 - p)) (Patrini et al. 2017), "smoothing" weighs l_k by (1 - e) p_k + e (1 - p_k).
+    Of one side it is -log(exp(g_k) / (exp(g_k) + exp(bias g_other))) (Hejna et al. 2024, eq. 5 and 10), and the two are
+    weighted by the targets; bias 1 is Bradley-Terry's cross entropy. `flip_rate`, `correction`: see `cross_entropy`.
     """
-    margins = scores - bias * scores.flip(-1)
-    log_chance = logsigmoid(margins)
-    if flip_rate and correction == "forward":
-        chance = log_chance.exp()
-        return -(targets * torch.log((1.0 - flip_rate) * chance + flip_rate * (1.0 - chance))).sum(-1)
-    if flip_rate and correction == "smoothing":
-        targets = (1.0 - flip_rate) * targets + flip_rate * (1.0 - targets)
-    elif flip_rate:
-        targets = (targets - flip_rate) / (1.0 - 2.0 * flip_rate)
-        log_chance = torch.where(targets < 0, log_chance.clamp_min(LOWEST), log_chance)
-    return -(targets * log_chance).sum(-1)
+    return cross_entropy(logsigmoid(scores - bias * scores.flip(-1)), targets, None, flip_rate, correction)
 
 
 def ranking_loss(scores: Tensor, ranks: Tensor, bias: float = 1.0) -> Tensor:

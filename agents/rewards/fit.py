@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prefenvs.agents.nets.mlp import EnsembleMLP, Output, Precision, rows_per_chunk
-from prefenvs.agents.rewards.losses import ABSENT, Correction, credit_labels, preference_loss, score_returns
+from prefenvs.agents.rewards.losses import ABSENT, FlipCorrection, credit_labels, preference_loss, score_returns
 from prefenvs.agents.rewards.options.reed import EncodedMLP, ReedConfig, SelfPrediction, Transitions
 from prefenvs.agents.rewards.options.rime import LabelDenoiser, RimeConfig
 from prefenvs.agents.rewards.options.surf import SurfConfig, centre_returns, crop_returns, pseudo_label_loss
@@ -78,7 +78,7 @@ class RewardConfig:
     """Give each member its own resample of the labels, drawn with replacement at each fit."""
     flip_rate: FlipRate = 0.0
     """Share of labels assumed to be flipped at random, below 0.5."""
-    correction: Correction = "unbiased"
+    correction: FlipCorrection = "unbiased"
     """How the loss allows for flipped labels (see `prefenvs.agents.rewards.losses`)."""
     agent_weight: NonNegativeFloat = 0.0
     """REBEL: weight of the mean reward of the agent's newest episodes, added to the likelihood of the labels."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prefenvs.metrics.accuracy import credit
 
-Correction = Literal["unbiased", "forward"]
+FlipCorrection = Literal["unbiased", "forward", "smoothing"]
 
 # Absent segments of ragged queries get this return, so that their softmax is 0 and no product is NaN.
 ABSENT = -1e9
@@ -24,29 +24,43 @@ def preference_loss(
     targets: Tensor,
     present: Tensor | None = None,
     flip_rate: float = 0.0,
-    correction: Correction = "unbiased",
+    correction: FlipCorrection = "unbiased",
 ) -> Tensor:
     """Return the cross entropy [...] between targets [..., K] and the softmax of segment returns [..., K].
 
     For K = 2 this is Bradley-Terry, for more Plackett-Luce's first choice (Christiano et al. 2017, eq. 1). `present`:
-    [..., K] bool, False where a query has fewer than K segments. `flip_rate`: the share e of labels that name another
-    segment at random; it is corrected either without bias (Natarajan et al. 2013; for K = 2 the loss is
-    ((1-e) l(y) - e l(1-y)) / (1-2e)), or forward through the noise, -log((1-e) p + e (1-p)) (Patrini et al. 2017).
+    [..., K] bool, False where a query has fewer than K segments. `flip_rate`, `correction`: see `cross_entropy`.
     """
     if present is not None:
         returns = returns.masked_fill(~present, ABSENT)
-    log_probabilities = returns.log_softmax(-1)
+    return cross_entropy(returns.log_softmax(-1), targets, present, flip_rate, correction)
+
+
+def cross_entropy(
+    log_chances: Tensor,
+    targets: Tensor,
+    present: Tensor | None = None,
+    flip_rate: float = 0.0,
+    correction: FlipCorrection = "unbiased",
+) -> Tensor:
+    """Return -sum_k p_k log q_k [...] for log q [..., K] and targets p [..., K], corrected for flipped labels.
+
+    `flip_rate`: the share e of labels that name another segment, each of the others as often. "unbiased" weighs log q_k
+    so that the mean over flips is the loss of the true label (for K = 2 by (p_k - e) / (1 - 2e); Natarajan et al. 2013,
+    for preferences Chowdhury et al. 2024) and stops the terms of negative weight at log q = -10; "forward" takes
+    -log((1 - e) q + e (1 - q)) (Patrini et al. 2017); "smoothing" weighs by (1 - e) p_k + e (1 - p_k).
+    """
     if not flip_rate:
-        return -(targets * log_probabilities).sum(-1)
-    count = returns.shape[-1] if present is None else present.sum(-1, keepdim=True)
+        return -(targets * log_chances).sum(-1)
+    count = log_chances.shape[-1] if present is None else present.sum(-1, keepdim=True)
     other = flip_rate / (count - 1)
     kept = 1.0 - flip_rate - other
     if correction == "forward":
-        return -(targets * torch.log(other + kept * log_probabilities.exp())).sum(-1)
-    corrected = (targets - other) / kept
+        return -(targets * torch.log(other + kept * log_chances.exp())).sum(-1)
+    corrected = other + kept * targets if correction == "smoothing" else (targets - other) / kept
     if present is not None:
         corrected = corrected * present
-    return -(corrected * torch.where(corrected < 0, log_probabilities.clamp_min(LOWEST), log_probabilities)).sum(-1)
+    return -(corrected * torch.where(corrected < 0, log_chances.clamp_min(LOWEST), log_chances)).sum(-1)
 
 
 def score_returns(rewards: Tensor, inside: Tensor | None, score: str = "exponential") -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ import numpy as np
 from prefenvs.errors import PrefenvsError
 
 DEFAULT_GIB = 4.0
-"""Twice what the largest of D4RL's and Minari's sets of vectors take here."""
-_limit: ContextVar[float] = ContextVar("size limit", default=DEFAULT_GIB)
+"""Twice what the largest of D4RL's and Minari's sets of vectors take here; PREFENVS_MAX_GIB says otherwise."""
+VARIABLE = "PREFENVS_MAX_GIB"
+_limit: ContextVar[float | None] = ContextVar("size limit", default=None)
 
 
 @contextmanager
@@ -26,19 +28,35 @@ def size_limit(gib: float | None) -> Iterator[None]:
     """
     if gib is not None and not gib > 0:
         raise PrefenvsError(f"the limit on a data set's size must be more than 0 GiB, got {gib}")
-    token = _limit.set(_limit.get() if gib is None else float(gib))
+    token = _limit.set(current_limit() if gib is None else float(gib))
     try:
         yield
     finally:
         _limit.reset(token)
 
 
+def current_limit() -> float:
+    """Return the limit in GiB: that of the innermost `size_limit`, else PREFENVS_MAX_GIB's, else 4."""
+    inner = _limit.get()
+    if inner is not None:
+        return inner
+    given = os.environ.get(VARIABLE, "") or DEFAULT_GIB
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise PrefenvsError(f"{VARIABLE}={given}: it is a number of GiB above 0, as in {VARIABLE}=16")
+    return limit
+
+
 def check_size(size: float, what: str | Path) -> None:
     """Raise a PrefenvsError where `size` bytes are more than the limit."""
-    if not size <= _limit.get() * 2**30:
+    limit = current_limit()
+    if not size <= limit * 2**30:
         raise PrefenvsError(
-            f"{what} asks for {size / 2**30:.3g} GiB of memory, over the limit of {_limit.get():g} GiB: if that is "
-            "right, raise it with --max-gib, or in Python with prefenvs.internal.file_sizes.size_limit(gib)"
+            f"{what} asks for {size / 2**30:.3g} GiB of memory, over the limit of {limit:g} GiB: if that is right, set "
+            f"{VARIABLE} to more in the environment, or give --max-gib to a command that reads a data set"
         )
 
 

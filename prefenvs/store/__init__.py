@@ -19,7 +19,7 @@ from prefenvs.store.calls import (
     storable,
     sum_calls,
 )
-from prefenvs.store.database import StoreUnavailable
+from prefenvs.store.database import StoreUnavailable, is_store
 from prefenvs.store.events import GOLD, TUTORIAL, Event
 from prefenvs.store.exchange.exporting import export_store
 from prefenvs.store.exchange.importing import Imported, import_store
@@ -70,6 +70,7 @@ __all__ = [
     "find_manager",
     "find_replies",
     "import_store",
+    "is_store",
     "issue_manager_token",
     "issue_token",
     "list_calls",

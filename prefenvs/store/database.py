@@ -32,6 +32,12 @@ _WRITER_LOCK = 0x70726566
 _INHERITED: list[Any] = []
 
 
+def is_store(location: str | os.PathLike[str]) -> bool:
+    """Return whether this names a store, not some other file: a URL, or a path that ends in .sqlite or .db."""
+    text = os.fspath(location)
+    return "://" in text or Path(text).suffix in (".sqlite", ".db")
+
+
 def parse_location(location: str | os.PathLike[str]) -> sa.URL:
     """Return the database URL for a file path, `sqlite:///path` or `postgresql://...`.
 

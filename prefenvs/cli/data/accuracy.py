@@ -38,8 +38,9 @@ class LabelsAccuracy:
     prefer one segment count, a predicted tie as half a hit. The same command goes on where it stopped.
     """
 
-    labels: Annotated[Path, Positional]
-    """A store (.sqlite), a label file (.csv, .jsonl, .parquet, .npz), or published labels by folder or name."""
+    labels: Annotated[str, Positional]
+    """A store (.sqlite or postgresql://...), a label file (.csv, .jsonl, .parquet, .npz), or published labels by folder
+    or name."""
     dataset: str = ""
     """The data that the labels are about; stores and files that hold their segments need none."""
     task: str = ""
@@ -75,7 +76,7 @@ class LabelsAccuracy:
         for model in self.models:
             check_kind(model, MODELS)
         commit = str(provenance()["commit"])
-        name = self.name or self.labels.stem
+        name = self.name or Path(self.labels.partition("?")[0]).stem
         labelled = self._read()
         decided = np.array([one.best is not None for one in labelled.preferences])
         kept = read_table(self.out, COLUMNS)
@@ -109,19 +110,18 @@ class LabelsAccuracy:
         from prefenvs.datasets.labels.rows import is_table
         from prefenvs.datasets.labels.table import read_label_table
         from prefenvs.datasets.load import load_dataset
-        from prefenvs.store import Store
+        from prefenvs.store import Store, is_store
 
         dataset = (
             load_dataset(self.dataset, self.task or None, max_gib=self.max_gib, skip_damaged=self.skip_damaged)
             if self.dataset
             else None
         )
-        path = find_labels(self.labels)
-        if path.suffix in (".sqlite", ".db"):
-            with Store(path, create=False) as store:
+        if is_store(self.labels):
+            with Store(self.labels, create=False) as store:
                 preferences = store.preferences(with_true_rewards=True)
                 tell_known(store)
-        elif is_table(path):
+        elif is_table(path := find_labels(self.labels)):
             found = read_label_table(path, dataset, task=self.task, max_gib=self.max_gib)
             found.check()
             preferences = found.preferences

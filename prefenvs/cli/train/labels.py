@@ -200,9 +200,9 @@ class LabelSource:
     def _read_given(self, dataset: OfflineDataset) -> tuple[list[Preference], dict[str, int]]:
         """Return the preferences of a store or of label files, and how many are none to learn from, by reason."""
         given = self.options.preferences
-        if "://" in given or Path(given).suffix in (".sqlite", ".db"):
-            from prefenvs.store import Store
+        from prefenvs.store import Store, is_store
 
+        if is_store(given):
             with Store(given, create=False) as store:
                 answers, known = read_answers(store), store.count_known()
             if not answers:

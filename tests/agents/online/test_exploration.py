@@ -10,7 +10,7 @@ from prefenvs.agents.online import exploration
 from prefenvs.agents.online.exploration import RunningStd, SeenStates, StateEntropy, least, nearest_distances
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 400), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31))
 def test_distances_are_those_of_a_full_sort(count: int, k: int, chunk: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -23,7 +23,7 @@ def test_distances_are_those_of_a_full_sort(count: int, k: int, chunk: int, seed
     torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 700), st.integers(1, 8), st.booleans(), st.integers(0, 2**31))
 def test_the_least_of_many_are_those_of_a_full_sort(count: int, k: int, ties: bool, seed: int) -> None:
     scores = torch.randn(5, count, generator=torch.Generator().manual_seed(seed))
@@ -35,7 +35,7 @@ def test_the_least_of_many_are_those_of_a_full_sort(count: int, k: int, ties: bo
     assert all(len(set(row)) == len(row) for row in columns.tolist())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 25), min_size=1, max_size=12), st.integers(0, 2**31))
 def test_states_taken_in_step_by_step_are_those_of_the_buffer(parts: list[int], seed: int) -> None:
     """Before and after the ring has wrapped."""

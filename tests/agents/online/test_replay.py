@@ -39,7 +39,7 @@ def expected(buffer: RelabelBuffer) -> np.ndarray:
     return buffer.observations[:size].sum(-1) + 10 * task_actions[..., 0] + 100 * task_actions[..., 1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(added=st.integers(1, 60), chunk=st.integers(1, 30), envs=st.integers(1, 3))
 def test_relabel_reaches_every_row_also_after_wrapping(added: int, chunk: int, envs: int) -> None:
     buffer = make_buffer(20, envs)
@@ -48,7 +48,7 @@ def test_relabel_reaches_every_row_also_after_wrapping(added: int, chunk: int, e
     np.testing.assert_allclose(buffer.rewards[: buffer.size()], expected(buffer), rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 15), min_size=1, max_size=6))
 def test_filling_as_rows_come_equals_relabelling_at_the_end(parts: list[int]) -> None:
     buffer = make_buffer(20)

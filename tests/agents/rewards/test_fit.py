@@ -164,7 +164,7 @@ def shared_episodes(queries: list[Query], sides: dict[str, bool]) -> set[object]
     return episodes[True] & episodes[False]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=2, max_size=30),
     share=st.sampled_from([0.1, 0.3]),

@@ -40,7 +40,7 @@ def test_the_unbiased_loss_averages_to_the_clean_one_over_flips(returns: np.ndar
     torch.testing.assert_close((1 - rate) * noisy[0] + rate / 2 * (noisy[1] + noisy[2]), clean)
 
 
-@given(finite((4, 2), 200.0), st.floats(0.01, 0.45), st.sampled_from(["unbiased", "forward"]))
+@given(finite((4, 2), 200.0), st.floats(0.01, 0.45), st.sampled_from(["unbiased", "forward", "smoothing"]))
 def test_corrected_losses_are_bounded_below(returns: np.ndarray, rate: float, correction: str) -> None:
     label = torch.tensor([1.0, 0.0], dtype=torch.float64)
     loss = preference_loss(torch.from_numpy(returns), label, flip_rate=rate, correction=correction)  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def test_absent_segments_change_nothing() -> None:
     returns, target = torch.randn(6, 2), torch.eye(2)[torch.tensor([0, 1, 1, 0, 0, 1])]
     wide, present = torch.nn.functional.pad(returns, (0, 1), value=7.0), torch.tensor([True, True, False])
     wide_target = torch.nn.functional.pad(target, (0, 1))
-    for options in ({}, {"flip_rate": 0.2}, {"flip_rate": 0.2, "correction": "forward"}):
+    for options in ({}, *({"flip_rate": 0.2, "correction": name} for name in ("unbiased", "forward", "smoothing"))):
         expected = preference_loss(returns, target, **options)  # type: ignore[arg-type]
         torch.testing.assert_close(preference_loss(wide, wide_target, present.expand(6, 3), **options), expected)  # type: ignore[arg-type]
     assert torch.equal(credit_labels(wide, wide_target, present.expand(6, 3)), credit_labels(returns, target))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prefenvs.cli.data.accuracy import LabelsAccuracy
 from prefenvs.cli.data.store import StoreExport, StoreImport, StoreStats
 from prefenvs.errors import PrefenvsError
 from prefenvs.preferences import Preference, Query
@@ -52,6 +53,19 @@ def test_export_then_import(labels: str, tmp_path: Path, capsys: pytest.CaptureF
         assert f"{new} queries" in capsys.readouterr().out
     StoreExport(labels, tmp_path / "public", true_rewards=False).run()
     assert not (tmp_path / "public" / "true_rewards.npz").exists()
+
+
+def test_accuracy_is_measured_on_the_answers_of_either_database(
+    location: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    pieces = [Segment(rng.random((4, 2)), rng.random((4, 1)), np.full(4, float(i)), task="t") for i in range(12)]
+    pairs = zip(pieces[::2], pieces[1::2], strict=True)
+    second = np.array([0.0, 1.0])
+    with Store(location) as store:
+        store.add_preferences([Preference(Query(pair), second, "ana", "human") for pair in pairs])
+    LabelsAccuracy(location, models=("return",), folds=2, out=tmp_path / "accuracy.csv").run()
+    assert "| 100.0%" in capsys.readouterr().out
 
 
 def test_a_wrong_path_makes_no_store(tmp_path: Path) -> None:

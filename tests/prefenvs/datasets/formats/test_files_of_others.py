@@ -288,6 +288,19 @@ def test_the_limit_can_be_raised_and_lowered(tmp_path: Path) -> None:
         load_dataset(path, max_gib=float("nan"))
 
 
+def test_the_environment_can_raise_and_lower_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what no flag is about: checkpoints, replay, reward models."""
+    path = save(tmp_path / "data", "hdf5")
+    monkeypatch.setenv("PREFENVS_MAX_GIB", "1e-8")
+    with pytest.raises(PrefenvsError, match=r"over the limit of 1e-08 GiB.*PREFENVS_MAX_GIB"):
+        load_dataset(path)
+    assert len(load_dataset(path, max_gib=1.0)) == 2
+    for wrong in ("lots", "0", "nan"):
+        monkeypatch.setenv("PREFENVS_MAX_GIB", wrong)
+        with pytest.raises(PrefenvsError, match=f"PREFENVS_MAX_GIB={wrong}"):
+            load_dataset(path)
+
+
 def test_a_pickle_cannot_ask_for_memory_by_a_number(tmp_path: Path) -> None:
     path = tmp_path / "memo.pkl"
     path.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
