@@ -37,6 +37,7 @@ from prefenvs.agents.offline.single_loss import SingleLossLearner
 from prefenvs.envs.rendering.gl import gl_backend
 from prefenvs.preferences import Preference, make_pairs
 from prefenvs.queries import k_center
+from prefenvs.runs import provenance
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -245,7 +246,9 @@ def main() -> None:
     # MuJoCo takes the backend that is set when it is first imported.
     gl_backend()
     kernels = "oneDNN's, exact here" if onednn_is_exact() else "PyTorch's own"
-    lines = [f"# Speed, {date.today()}", "", f"{machine()}; float32 products: {kernels}.", "", HEAD]
+    commit = str(provenance()["commit"])[:7]
+    about = f"{machine()}; commit {commit}; float32 products: {kernels}."
+    lines = [f"# Speed, {date.today()}", "", about, "", HEAD]
     print(*lines, sep="\n", flush=True)
     failed = []
     if "D3RLPY_PYTHON" in os.environ:
