@@ -19,7 +19,7 @@ from prefenvs.envs.hidden_reward import changing_wrapper
 from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
-from prefenvs.segments import Array
+from prefenvs.segments import Array, short_repr
 from prefenvs.tasks import find_task, known_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
@@ -51,6 +51,8 @@ class Evaluation:
     seeds: Array
     success: Array | None = None
     trajectories: Trajectories | None = None
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """Number of episodes."""

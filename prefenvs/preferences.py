@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array, Segment, SegmentBatch
+from prefenvs.segments import Array, Segment, SegmentBatch, short_repr
 
 if TYPE_CHECKING:
     from prefenvs.protocols import Policy
@@ -58,6 +58,8 @@ class Preference:
     time: float = field(default_factory=clock.time)
     seconds: float | None = None
     shown: tuple[int, ...] | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.shown is not None and sorted(self.shown) != list(range(len(self.query.segments))):

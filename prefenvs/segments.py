@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -25,6 +25,21 @@ def _bytes_of(array: Array | None) -> bytes:
         return b"-"
     array = np.ascontiguousarray(array)
     return f"{array.dtype.str}{array.shape}".encode() + array.tobytes()
+
+
+def short_repr(record: Any) -> str:
+    """Return the `repr` of a data class: the fields that say something, longer arrays by type and shape."""
+    parts = []
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if isinstance(value, np.ndarray):
+            shown = value.tolist() if value.ndim == 1 and value.size <= 8 else f"{value.dtype}{[*value.shape]}"
+        elif value is None or value == one.default:
+            continue
+        else:
+            shown = f"[{len(value)}]" if one.name == "recordings" else repr(value)
+        parts.append(f"{one.name}={shown}")
+    return f"{type(record).__name__}({', '.join(parts)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +65,8 @@ class Segment:
     episode: int = -1
     start: int = -1
     recording: Recording | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("actions", "true_rewards", "states", "recording"):
@@ -133,6 +150,8 @@ class SegmentBatch:
     task: str = ""
     source: str = ""
     recordings: tuple[Recording, ...] | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         n, t = self.observations.shape[:2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array, Segment, SegmentBatch
+from prefenvs.segments import Array, Segment, SegmentBatch, short_repr
 
 if TYPE_CHECKING:
     from prefenvs.frames.recording import Recording
@@ -42,6 +42,8 @@ class Trajectories:
     final_observations: Array | None = None
     recordings: tuple[Recording, ...] | None = None
     numbers: Array | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         steps, ends = len(self.observations), self.ends

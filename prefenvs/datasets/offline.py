@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from prefenvs.datasets.formats.columns import check_columns
 from prefenvs.errors import PrefenvsError
-from prefenvs.segments import Array
+from prefenvs.segments import Array, short_repr
 from prefenvs.tasks import known_task
 from prefenvs.trajectories import Trajectories
 
@@ -61,6 +61,8 @@ class OfflineDataset:
     horizon: int | None = None
     inferred: Array | None = None
     interventions: Array | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not len(self.trajectories):

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefenvs import PrefenvsError, Segment, SegmentBatch
+from prefenvs import PrefenvsError, Preference, Query, Segment, SegmentBatch, Trajectories
+from prefenvs.datasets.offline import OfflineDataset
 
 
 def batch(count: int = 4, steps: int = 3) -> SegmentBatch:
@@ -83,3 +84,16 @@ def test_arrays_of_unequal_length_are_refused() -> None:
         replace(segments, states=np.zeros((4, 2, 5)))
     with pytest.raises(PrefenvsError, match=r"SegmentBatch.scenes"):
         replace(segments, scenes=np.zeros((3, 6)))
+
+
+def test_data_types_print_shapes_and_not_their_numbers() -> None:
+    """A rater of one's own that prints what it is asked fills no screen."""
+    segment = Segment(np.zeros((50, 17), np.float32), np.zeros((50, 6), np.float32), task="t", episode=3, start=10)
+    assert repr(segment) == (
+        "Segment(observations=float32[50, 17], actions=float32[50, 6], task='t', episode=3, start=10)"
+    )
+    answer = Preference(Query((segment, segment)), np.array([1.0, 0.0]), "ana")
+    assert "probabilities=[1.0, 0.0], annotator='ana'" in repr(answer)
+    episodes = Trajectories(np.zeros((100, 17)), np.zeros((100, 6)), np.array([50, 100]))
+    assert repr(episodes) == "Trajectories(observations=float64[100, 17], actions=float64[100, 6], ends=[50, 100])"
+    assert len(repr(OfflineDataset("mine", episodes))) < 200

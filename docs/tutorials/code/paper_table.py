@@ -5,20 +5,20 @@ from __future__ import annotations
 from prefenvs.bench import Grid, Limits, Suite
 
 SUITE = Suite(
-    "reach",
-    "PEBBLE from 60 labels beside coin flips and the true reward.",
+    "pendulum",
+    "PEBBLE from 100 labels beside coin flips and the true reward.",
     (
         Grid(
-            methods=("random", "pebble", "pebble-coin", "pebble-true-reward"),
-            tasks=("own_environment:Reach",),
-            labels=(60,),
-            seeds=(0, 1),
+            methods=("random", "pebble", "pebble-coin", "pebble-true-reward-explored"),
+            tasks=("Pendulum-v1",),
+            labels=(100,),
+            seeds=(0, 1, 2),
             options={
-                "preset": "small", "steps": 600, "per_session": 15, "interact": 100, "learning_starts": 150,
-                "unsupervised_steps": 50, "segment_length": 10, "gamma": 0.9, "episodes": 5, "evaluate_every": 300,
+                "preset": "reliable", "steps": 4_000, "per_session": 10, "interact": 300, "learning_starts": 250,
+                "unsupervised_steps": 250, "segment_length": 25, "evaluate_every": 500,
             },
             limits=Limits(seconds=1_800, memory_gb=4),
         ),
     ),
-    reduced="600 environment steps and two seeds: it shows how a table is made, not how methods compare.",
+    reduced="4,000 environment steps, networks of 2x128, three seeds.",
 )  # fmt: skip
