@@ -126,16 +126,29 @@ class Scores:
         """
         cells = self.cells if cells is None else cells
         here = cells[cells["task"] == task]
-        upper = self.suite["methods"][method]["upper"]
+        upper = self._upper(method, task)
         floor = float(here.loc[here["method"] == FLOOR, "final"].mean())
         top = float(here.loc[here["method"] == upper, "final"].mean())
         return floor, math.nan if self._beating(task, upper, cells) else top
+
+    def _upper(self, method: str, task: str) -> str:
+        """Return the method on the true reward by which a method is normalised on a task.
+
+        Where its own has not been run there, this is the one that bounds label lift, after the same exploration.
+        """
+        methods = self.suite["methods"]
+        upper: str = methods[method]["upper"]
+        frame = self.results.frame
+        if ((frame["method"] == upper) & (frame["task"] == task)).any():
+            return upper
+        explored = {one["upper"]: str(one["bound"]) for one in methods.values() if one.get("bound")}
+        return explored.get(upper, upper)
 
     def _beating(self, task: str, upper: str, cells: pd.DataFrame) -> dict[Entry, float]:
         """Return the mean final scores of entries, of those measured by an upper bound, that are above its own."""
         here = cells[cells["task"] == task]
         top = float(here.loc[here["method"] == upper, "final"].mean())
-        ours = here[[bool(upper) and self.suite["methods"][name]["upper"] == upper for name in here["method"]]]
+        ours = here[[bool(upper) and self._upper(name, task) == upper for name in here["method"]]]
         means = ours.groupby(["method", "oracle", "level"], sort=False)["final"].mean().reset_index()
         found = {Entry(row["method"], row["oracle"], int(row["level"])): row["final"] for _, row in means.iterrows()}
         return {entry: float(mean) for entry, mean in found.items() if entry.method != upper and mean > top}

@@ -52,6 +52,16 @@ def test_an_upper_bound_that_is_no_better_than_chance_scales_nothing() -> None:
     assert row[1:] == ("50% (a single seed)", "missing")
 
 
+def test_where_only_the_explored_upper_bound_was_run_scores_are_normalised_by_it() -> None:
+    results = full()
+    own = {"good": {"upper": "plain", "bound": "upper"}, "poor": {"upper": "plain"}}
+    methods = {name: one | own.get(name, {}) for name, one in results.suite["methods"].items()}
+    for scores in (Scores(results), Scores(Results(results.frame, results.suite | {"methods": methods}))):
+        for entry in (GOOD, POOR):
+            walk = scores.runs(entry, "walk")
+            np.testing.assert_allclose(scores.runs(entry, "walk", "normalised"), (walk - 100.0) / (1_000.0 - 100.0))
+
+
 def test_intervals_are_rliable_s_stratified_bootstrap() -> None:
     scores = Scores(full())
     matrix = scores.matrix(GOOD, ["walk", "push"])
