@@ -112,8 +112,7 @@ def d3rlpy(quick: bool) -> list[Row]:
 def many_seeds(quick: bool) -> list[Row]:
     device, rounds = "cuda" if torch.cuda.is_available() else "cpu", 2 if quick else 5
     count = 3 if quick else 10
-    rows = seeds.measure(count, device, rounds) + seeds.measure_rewards(count, device, rounds)
-    return rows + seeds.measure_pebble(3, device, rounds)
+    return seeds.measure(count, device, rounds) + seeds.measure_rewards(count, device, rounds)
 
 
 def reward(quick: bool) -> list[Row]:
@@ -146,10 +145,9 @@ def relabel(quick: bool) -> list[Row]:
 
 def sampling(quick: bool) -> list[Row]:
     rng = np.random.default_rng(0)
-    shapes = {"observations": (100_000, 24), "actions": (100_000, 6)}
-    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    observations, actions = (rng.normal(size=(100_000, size)).astype(np.float32) for size in (24, 6))
     ends = np.arange(1_000, 100_001, 1_000)
-    pool = Trajectories(**arrays, ends=ends, true_rewards=rng.normal(size=100_000))
+    pool = Trajectories(observations, actions, ends, rng.normal(size=100_000))
     assert pool.true_rewards is not None
     parts = [np.split(array, ends[:-1]) for array in (pool.observations, pool.actions, pool.true_rewards)]
     episodes = [(o.copy(), a.copy(), r.copy()) for o, a, r in zip(*parts, strict=True)]
