@@ -96,8 +96,7 @@ def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: Sequence[tuple[
     return rows
 
 
-def size_of(text: str) -> tuple[int, int, int]:
-    """Read width:batch:observations."""
+def width_batch_observations(text: str) -> tuple[int, int, int]:
     width, batch, observations = map(int, text.split(":"))
     return width, batch, observations
 
@@ -106,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"rounds": 15, "updates": 20, "threads": torch.get_num_threads()}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--size", type=size_of, nargs="+", default=SIZES)
+    parser.add_argument("--size", type=width_batch_observations, nargs="+", default=SIZES)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine())
