@@ -61,8 +61,8 @@ def from_seconds(what: str, ours: str, reference: str, seconds: Iterable[float],
     """Make a row of the rounds' seconds."""
     mine, theirs = np.array(list(seconds)), np.array(list(others))
     low, ratio, high = np.quantile(theirs / mine, [0.25, 0.5, 0.75])
-    middle = (float(np.median(times)) for times in (mine, theirs))
-    return Row(what, ours, reference, *middle, float(ratio), float(low), float(high))
+    middle, other = float(np.median(mine)), float(np.median(theirs))
+    return Row(what, ours, reference, middle, other, float(ratio), float(low), float(high))
 
 
 def machine() -> str:

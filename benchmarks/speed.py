@@ -146,10 +146,9 @@ def relabel(quick: bool) -> list[Row]:
 
 def sampling(quick: bool) -> list[Row]:
     rng = np.random.default_rng(0)
-    shapes = {"observations": (100_000, 24), "actions": (100_000, 6)}
-    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    observations, actions = (rng.normal(size=(100_000, size)).astype(np.float32) for size in (24, 6))
     ends = np.arange(1_000, 100_001, 1_000)
-    pool = Trajectories(**arrays, ends=ends, true_rewards=rng.normal(size=100_000))
+    pool = Trajectories(observations, actions, ends, rng.normal(size=100_000))
     assert pool.true_rewards is not None
     parts = [np.split(array, ends[:-1]) for array in (pool.observations, pool.actions, pool.true_rewards)]
     episodes = [(o.copy(), a.copy(), r.copy()) for o, a, r in zip(*parts, strict=True)]

@@ -79,6 +79,7 @@ def check_equal(dataset: OfflineDataset, reference: dict[str, Array]) -> None:
     np.testing.assert_array_equal(ours.rows[:count], dataset.qlearning_rows()[:count])
     np.testing.assert_array_equal(ours.observations[:count], reference["obs"])
     np.testing.assert_array_equal(ours.actions[:count], reference["action"])
+    assert ours.true_rewards is not None
     np.testing.assert_array_equal(ours.true_rewards[:count], reference["reward"])
     np.testing.assert_array_equal(ours.terminals[:count] == 1, reference["done"])
     np.testing.assert_array_equal(ours.next_observations[:count][goes_on], reference["next_obs"][goes_on])

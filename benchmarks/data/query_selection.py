@@ -24,8 +24,8 @@ BLOCK = 100
 def nearest_distances(rows: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
     """Return each row's distance to its nearest centre, by differences."""
     nearest = []
-    for block in rows.split(BLOCK):
-        parts = [torch.norm(block[:, None] - part[None], dim=-1).amin(dim=1) for part in centers.split(BLOCK)]
+    for block in torch.split(rows, BLOCK):
+        parts = [torch.norm(block[:, None] - part[None], dim=-1).amin(dim=1) for part in torch.split(centers, BLOCK)]
         nearest.append(torch.stack(parts).amin(dim=0))
     return torch.cat(nearest)
 

@@ -71,7 +71,7 @@ def make_dataset(folder: Path, options: Options) -> Path:
     count = PER_FILE * options.steps
     noise = rng.integers(0, 255, (40, options.side, options.side, 3), np.uint8)
     ramp = np.linspace(0, 255, options.side, dtype=np.uint8)[:, None, None]
-    array = np.lib.format.open_memmap(shots, "w+", np.uint8, (count, options.side, options.side, 3))
+    array = np.lib.format.open_memmap(shots, "w+", np.uint8, (count, options.side, options.side, 3))  # type: ignore[no-untyped-call]
     for step in range(count):
         array[step] = np.roll(ramp, step, 0) // 2 + noise[step % 40] // 16
     array.flush()

@@ -86,6 +86,7 @@ class PlainIQL:
         self.a_adam = torch.optim.Adam([*self.actor.parameters(), self.log_std], lr=c.learning_rate)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.a_adam, 1_000_000)
         data = dataset.transitions()
+        assert data.true_rewards is not None
         self.arrays = [data.observations, data.actions, data.next_observations, data.true_rewards, data.terminals]
 
     def step(self) -> None:
@@ -114,7 +115,7 @@ class PlainIQL:
         weight = torch.exp(c.inv_temperature * u.detach()).clamp(max=c.weight_clip)
         mean = torch.tanh(self.actor(o))
         policy = torch.distributions.Normal(mean, self.log_std.clamp(-20, 2).exp())
-        a_loss = (weight * -policy.log_prob(a).sum(-1)).mean()
+        a_loss = (weight * -policy.log_prob(a).sum(-1)).mean()  # type: ignore[no-untyped-call]
         self.a_adam.zero_grad()
         a_loss.backward()
         self.a_adam.step()
@@ -132,7 +133,8 @@ class PlainCPL:
         sides = [[preference.query.segments[i] for preference in preferences] for i in (0, 1)]
         self.observations = [np.stack([segment.observations for segment in side]) for side in sides]
         self.actions = [np.stack([segment.actions for segment in side]) for side in sides]
-        self.labels = np.array([preference.probabilities[1] for preference in preferences], np.float32)
+        chances = [one.probabilities[1] for one in preferences if one.probabilities is not None]
+        self.labels = np.array(chances, np.float32)
 
     def step(self) -> None:
         """Make one gradient step."""
@@ -146,7 +148,7 @@ class PlainCPL:
         loss = y * softplus(c.conservative * first - second) + (1 - y) * softplus(c.conservative * second - first)
         loss, bc = loss.mean(), -log_probs.mean()
         self.adam.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.adam.step()
         _ = loss.item(), bc.item(), ((second > first) == (y > 0.5)).float().mean().item()
 
@@ -188,12 +190,13 @@ def d3rlpy_way(python: str, threads: int, device: str) -> Callable[[int], float]
         [python, "-c", D3RLPY, str(threads), "cpu" if device == "cpu" else "cuda:0"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
+    told, heard = process.stdin, process.stdout
+    assert told is not None
+    assert heard is not None
 
     def run(count: int) -> float:
-        print(count, file=process.stdin, flush=True)
-        for line in process.stdout:
+        print(count, file=told, flush=True)
+        for line in heard:
             if line.startswith("rate "):
                 return float(line.split()[1])
         raise SystemExit("d3rlpy ended early; see its message above")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -54,7 +54,7 @@ class Clock:
     """Adds up seconds by part; what a part spends in another one counts for the other."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inner = [0.0]
 
     def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +73,7 @@ class Clock:
         return timed
 
 
-def profile(kind: type[PEBBLE], task_id: str, settings: Settings) -> tuple[Counter[str], float, int]:
+def profile(kind: type[PEBBLE], task_id: str, settings: Settings) -> tuple[dict[str, float], float, int]:
     """Train and return seconds by part, in all, and the number of gradient steps."""
     agent, clock = make_agent(kind, task_id, settings), Clock()
     patches = [mock.patch.object(owner, name, clock.wrap(part, vars(owner)[name])) for part, owner, name in PARTS]

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from benchmarks.interleaved import HEAD, Row, from_seconds, machine
 from benchmarks.learners.knn_entropy import distances_by_differences
 from benchmarks.rewards.relabelling import member_networks, relabel_in_batches
-from prefenvs.agents import PEBBLE
+from prefenvs.agents import PEBBLE, RewardEnsemble
 from prefenvs.agents.online.pebble import preset
 from prefenvs.agents.online.sac import NETWORKS, SACConfig
 from prefenvs.agents.registry import Settings
@@ -69,6 +69,7 @@ class PlainPEBBLE(PEBBLE):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        assert self.log_ent_coef is not None
         self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_learning_rate)
         self.members: list[torch.nn.Sequential] = []
 
@@ -76,6 +77,7 @@ class PlainPEBBLE(PEBBLE):
         """Hold a session if one is due, and take the members' new weights."""
         changed = super().update_reward()
         if changed:
+            assert isinstance(self.reward_model, RewardEnsemble)
             self.members = member_networks(self.reward_model)
         return changed
 

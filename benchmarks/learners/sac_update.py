@@ -10,7 +10,7 @@ Run: python -m benchmarks.learners.sac_update [--threads 1] [--rounds 15] [--upd
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gymnasium
 import numpy as np
@@ -75,7 +75,7 @@ def updates(agent: SAC, width: int, batch: int, count: int, precision: Precision
     return run
 
 
-def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: tuple[tuple[int, int, int], ...] = SIZES) -> list[Row]:
+def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: Sequence[tuple[int, int, int]] = SIZES) -> list[Row]:
     """`updates_at_2x256`: updates in a round; fewer where they are larger."""
     rows = []
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -96,16 +96,20 @@ def measure(rounds: int = 15, updates_at_2x256: int = 20, sizes: tuple[tuple[int
     return rows
 
 
+def width_batch_observations(text: str) -> tuple[int, int, int]:
+    width, batch, observations = map(int, text.split(":"))
+    return width, batch, observations
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"rounds": 15, "updates": 20, "threads": torch.get_num_threads()}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--size", nargs="*", default=[":".join(map(str, size)) for size in SIZES])
+    parser.add_argument("--size", type=width_batch_observations, nargs="+", default=SIZES)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine())
-    sizes = tuple(tuple(int(part) for part in size.split(":")) for size in args.size)
-    print(HEAD, *(row.line for row in measure(args.rounds, args.updates, sizes)), sep="\n")
+    print(HEAD, *(row.line for row in measure(args.rounds, args.updates, args.size)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ def make_learners(seeds: int, device: str) -> dict[str, tuple[list[list[SingleLo
     rewards = dataset.trajectories.true_rewards
     pairs = make_pairs(dataset.trajectories.sample(400, 32, np.random.default_rng(0)))
     preferences = [Preference(query, np.array([1.0, 0.0])) for query in pairs]
-    stages = {"pretrain_updates": 0, "warmup_updates": 0}
-    small = CPLConfig(hidden=(128, 128), batch_size=16, dropout=0.1, **stages)
+    small = CPLConfig(hidden=(128, 128), batch_size=16, dropout=0.1, pretrain_updates=0, warmup_updates=0)
 
     def three(make: Callable[[int], SingleLossLearner[Any]]) -> list[list[SingleLossLearner[Any]]]:
         return [[make(seed) for seed in range(seeds)] for _ in range(3)]
@@ -65,7 +64,7 @@ def measure(seeds: int = 10, device: str = "cpu", rounds: int = 7) -> list[Row]:
             learner.learn(updates, reset_num_timesteps=False)
             _wait(device)
 
-        references = {f"{seeds} in turn": in_turn, "one seed": alone}
+        references: dict[str, Callable[[], object]] = {f"{seeds} in turn": in_turn, "one seed": alone}
         rows += compare(f"{updates} updates of {what}", {f"{seeds} seeds at once": at_once}, references, rounds)
     return rows
 

@@ -57,8 +57,10 @@ class Plan:
 def train(side: str, plan: Plan, seed: int) -> Iterator[Point]:
     """Train, and give a point after each stage: environment steps, seconds of training, mean true return."""
     kind, name = SIDES[side]
-    asked = {"labels": plan.labels, "per_session": plan.per_session, "interact": plan.interact}
-    settings = preset(find_task(plan.task), name, steps=plan.steps, **asked)
+    settings = preset(
+        find_task(plan.task), name, labels=plan.labels, steps=plan.steps, per_session=plan.per_session,
+        interact=plan.interact,
+    )  # fmt: skip
     envs, rater = make_envs(plan.task, 1, seed), PartialReturnOracle("oracle", seed=seed)
     agent = kind("MlpPolicy", envs, rater, settings.config, seed=seed, **settings.options.keywords())
     agent.set_logger(configure(None, []))

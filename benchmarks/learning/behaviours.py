@@ -28,9 +28,9 @@ class CheetahBackwards(HalfCheetahEnv):
 
     max_episode_steps = 1_000
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: np.ndarray) -> Step:  # type: ignore[override]
         """Step the simulation; the reward is the measure."""
-        observation, _, terminated, truncated, info = super().step(action)
+        observation, _, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         return observation, -float(info["x_velocity"]), terminated, truncated, info
 
 
@@ -42,9 +42,9 @@ class CheetahOnItsBack(HalfCheetahEnv):
 
     max_episode_steps = 500
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: np.ndarray) -> Step:  # type: ignore[override]
         """Step the simulation; the reward is the measure."""
-        observation, _, terminated, truncated, info = super().step(action)
+        observation, _, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         return observation, -float(np.cos(self.data.qpos[2])), terminated, truncated, info
 
 
@@ -59,10 +59,10 @@ class HopperFlip(HopperEnv):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(terminate_when_unhealthy=False, **kwargs)
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: np.ndarray) -> Step:  # type: ignore[override]
         """Step the simulation; the reward is the measure."""
         before = float(self.data.qpos[2])
-        observation, _, terminated, truncated, info = super().step(action)
+        observation, _, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         turns = (before - float(self.data.qpos[2])) / (2.0 * np.pi)
         return observation, turns / self.dt, terminated, truncated, info
 
@@ -79,9 +79,9 @@ class WalkerOneLeg(Walker2dEnv):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(terminate_when_unhealthy=False, **kwargs)
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: np.ndarray) -> Step:  # type: ignore[override]
         """Step the simulation; the reward is the measure."""
-        observation, _, terminated, truncated, info = super().step(action)
+        observation, _, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         height, lean = float(self.data.qpos[1]), float(self.data.qpos[2])
         foot = float(self.data.body("foot").xpos[2])
         standing = height > 0.8 and abs(lean) < 0.5

@@ -105,7 +105,8 @@ def serve(model: Model, returns: dict[str, float]) -> ThreadingHTTPServer:
 
 def measure(model: Model, queries: list[Query]) -> tuple[list[str], bool]:
     """Return a row of the table, and whether all that is known lies within the intervals of what was found."""
-    returns = {s.hash: float(np.sum(s.true_rewards)) for query in queries for s in query.segments}
+    segments = [segment for query in queries for segment in query.segments]
+    returns = {one.hash: float(one.true_rewards.sum()) for one in segments if one.true_rewards is not None}
     server = serve(model, returns)
     settings: dict[str, Any] = {
         "base_url": f"http://127.0.0.1:{server.server_port}/v1",

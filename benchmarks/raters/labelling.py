@@ -48,8 +48,9 @@ from prefenvs.store import Store
 SEGMENTS, COLD_PAIRS = 150, 200
 PACE = 3.6
 NICE = 10
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
-FLAGS += ("--force-prefers-reduced-motion",)  # clips play once, so that one computer can play those of several people
+# With reduced motion clips play once, so that one computer can play those of several people.
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--force-prefers-reduced-motion")  # fmt: skip
 PERSON = """
 window.given = 0;
 window.first = null;

@@ -49,7 +49,7 @@ CLIPS = 16  # that a pool makes in each round
 
 def record_states(task_id: str, count: int = 50) -> tuple[Array, Array | None, Any]:
     """States and scene of an episode of random actions, and the model they belong to."""
-    env = prefenvs.make(task_id)
+    env: Any = prefenvs.make(task_id)
     env.action_space.seed(0)
     _, info = env.reset(seed=0)
     states = []

@@ -89,12 +89,13 @@ def answer(boards: Sequence[Board], count: int, model: str, settings: Settings, 
         ]
         queries = [Query((segments[2 * j], segments[2 * j + 1])) for j in range(count)]
         teacher, own = Teacher(beta=settings.beta), derive_seed(seed, "rater", i)
-        if model == "regret":
-            oracle = RegretOracle(BoardValues(board, settings.gamma), teacher, seed=own)
-        else:
-            oracle = PartialReturnOracle(teacher, seed=own)
+        oracle = (
+            RegretOracle(BoardValues(board, settings.gamma), teacher, seed=own)
+            if model == "regret"
+            else PartialReturnOracle(teacher, seed=own)
+        )
         oracle.ask(queries)
-        first = np.array([preference.probabilities[0] for preference in oracle.collect()])
+        first = np.array([one.probabilities[0] for one in oracle.collect() if one.probabilities is not None])
         shape = (count, 2, settings.length)
         parts.append((cells.reshape(shape), moves.reshape(shape), first))
     return Answers(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
@@ -114,7 +115,8 @@ class Tables:
 
     def at_next(self, values: Array) -> Array:
         """Values [B, C, ...] of the cell after each move, [B, C, 4, ...]."""
-        return values[np.arange(len(values))[:, None, None], self.next_cells]
+        found: Array = values[np.arange(len(values))[:, None, None], self.next_cells]
+        return found
 
 
 class BestPolicy:
@@ -152,7 +154,8 @@ class BestPolicy:
             self.moves = np.where(better, worth.argmax(axis=2), self.moves)
             self.successors = self._follow()
         gains = self.tables.features + self.gamma * self.tables.at_next(self.successors)
-        return gains - self.successors[:, :, None]
+        advantages: Array = gains - self.successors[:, :, None]
+        return advantages
 
 
 def differences(tables: Tables, answers: Answers, model: str, weights: Array, best: BestPolicy, rounds: int) -> Array:
@@ -163,7 +166,8 @@ def differences(tables: Tables, answers: Answers, model: str, weights: Array, be
     features = best.improve(weights, rounds) if model == "regret" else tables.features
     boards = np.arange(len(features))[:, None, None, None]
     sums = features[boards, answers.cells, answers.moves].sum(axis=3)
-    return sums[:, :, 0] - sums[:, :, 1]
+    change: Array = sums[:, :, 0] - sums[:, :, 1]
+    return change
 
 
 def fit(tables: Tables, answers: Answers, model: str, settings: Settings, seed: int) -> Array:

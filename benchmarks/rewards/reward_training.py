@@ -28,6 +28,7 @@ from torch import nn
 
 from prefenvs import Preference, Query, Segment
 from prefenvs.agents import RewardConfig, RewardEnsemble
+from prefenvs.agents.nets.mlp import Precision
 from prefenvs.segments import Array
 
 OBSERVATIONS, ACTIONS, MEMBERS, WIDTH, BATCH = 17, 6, 3, 256, 128
@@ -63,7 +64,7 @@ def plain_loop(inputs: Array, labels: Array) -> Callable[[], None]:
                 total = total + loss
                 losses.append(loss.item())
                 correct[m] += (logits.argmax(1) == target).sum().item()
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     return run
@@ -97,7 +98,7 @@ def imitation_trainer(inputs: Array, labels: Array, folder: str) -> Callable[[],
     return lambda: trainer.train(data)
 
 
-def ensemble(inputs: Array, labels: Array, precision: str) -> Callable[[], None]:
+def ensemble(inputs: Array, labels: Array, precision: Precision) -> Callable[[], None]:
     """One pass of `RewardEnsemble.fit` over the same pairs, which it holds since an earlier fit."""
     model = RewardEnsemble(
         OBSERVATIONS, ACTIONS, RewardConfig(epochs=1, stop="never", precision=precision), device="cpu"
