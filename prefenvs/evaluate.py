@@ -19,7 +19,7 @@ from prefenvs.envs.hidden_reward import changing_wrapper
 from prefenvs.envs.spaces import action_vectors
 from prefenvs.errors import PrefenvsError
 from prefenvs.protocols import Policy
-from prefenvs.segments import Array, short_repr
+from prefenvs.segments import Array
 from prefenvs.tasks import find_task, known_task
 from prefenvs.trajectories import Trajectories, TrajectoryBuffer
 
@@ -52,7 +52,9 @@ class Evaluation:
     success: Array | None = None
     trajectories: Trajectories | None = None
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        success = "" if self.success_rate is None else f", success_rate={self.success_rate:.3g}"
+        return f"Evaluation(task={self.task!r}, episodes={len(self)}, mean_return={self.mean_return:.6g}{success})"
 
     def __len__(self) -> int:
         """Number of episodes."""

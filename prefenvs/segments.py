@@ -34,7 +34,7 @@ def short_repr(record: Any) -> str:
         value = getattr(record, one.name)
         if isinstance(value, np.ndarray):
             shown = value.tolist() if value.ndim == 1 and value.size <= 8 else f"{value.dtype}{[*value.shape]}"
-        elif value is None or value == one.default:
+        elif value == one.default:
             continue
         else:
             shown = f"[{len(value)}]" if one.name == "recordings" else repr(value)

@@ -8,6 +8,7 @@ import pytest
 
 from prefenvs import PrefenvsError, Preference, Query, Segment, SegmentBatch, Trajectories
 from prefenvs.datasets.offline import OfflineDataset
+from prefenvs.evaluate import Evaluation
 
 
 def batch(count: int = 4, steps: int = 3) -> SegmentBatch:
@@ -94,6 +95,10 @@ def test_data_types_print_shapes_and_not_their_numbers() -> None:
     )
     answer = Preference(Query((segment, segment)), np.array([1.0, 0.0]), "ana")
     assert "probabilities=[1.0, 0.0], annotator='ana'" in repr(answer)
+    assert "probabilities=None" in repr(Preference(answer.query, None)), "a skip is no answer left out"
     episodes = Trajectories(np.zeros((100, 17)), np.zeros((100, 6)), np.array([50, 100]))
     assert repr(episodes) == "Trajectories(observations=float64[100, 17], actions=float64[100, 6], ends=[50, 100])"
     assert len(repr(OfflineDataset("mine", episodes))) < 200
+    steps = np.full(3, 50)
+    evaluation = Evaluation("t", np.array([1.0, 2.0, 6.0]), steps, steps, np.array([1.0, 0.0, 0.0]))
+    assert repr(evaluation) == "Evaluation(task='t', episodes=3, mean_return=3, success_rate=0.333)"
